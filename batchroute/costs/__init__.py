@@ -1,0 +1,1 @@
+"""What the models cost: prices, usage and the report."""

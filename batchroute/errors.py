@@ -1,0 +1,28 @@
+"""What can end a command, each with the exit code that a scheduler sees."""
+
+EXIT_OK = 0
+EXIT_FAILED_ROWS = 1
+EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 3
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class BatchrouteError(Exception):
+    """Ends the command with one sentence and no traceback."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class InputError(BatchrouteError):
+    """The user's input or configuration is wrong: the message says what, where and what to do. Do not retry."""
+
+
+class StoppedError(BatchrouteError):
+    """The run stopped by itself and can be resumed: the message says why."""
+
+    exit_code = EXIT_STOPPED
+
+
+class Terminated(BaseException):  # noqa: N818 - a signal, not an error
+    """SIGTERM arrived. Not an `Exception`, so that no handler for a model's errors swallows it."""

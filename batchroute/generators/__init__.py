@@ -1,0 +1,25 @@
+"""Generators: one file a backend behind one interface."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchroute.generators.base import Generator, ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load(spec: ModelSpec, device: torch.device) -> Generator:
+    """Load the model that `spec` names onto `device`. Imports only the backend that is asked for.
+
+    Raises:
+        InputError: the model is not there or cannot be loaded.
+    """
+    if spec.backend == "echo":
+        from batchroute.generators.echo import EchoGenerator
+
+        return EchoGenerator(spec)
+    from batchroute.generators.transformers import TransformersGenerator
+
+    return TransformersGenerator(spec, device)
