@@ -24,5 +24,5 @@ class StoppedError(BatchrouteError):
     exit_code = EXIT_STOPPED
 
 
-class Terminated(BaseException):  # noqa: N818 - a signal, not an error
+class Terminated(BaseException):
     """SIGTERM arrived. Not an `Exception`, so that no handler for a model's errors swallows it."""

@@ -46,8 +46,8 @@ def resolve(name: str) -> str:
 def identity(name: str) -> str:
     """A short digest that changes when a local model's files change; a hub id is its own identity.
 
-    Of large files only the size and the first and last megabyte are read: new weights of the same shape differ there too,
-    and a 140 GB model is identified in a moment. Paths and times are left out, so that a copy has the same identity.
+    Of large files only the size and the first and last megabyte are read: new weights of the same shape differ there
+    too, and a 140 GB model is identified in a moment. Paths and times are left out, so that a copy has the same identity.
 
     Raises:
         InputError: as `resolve`.
@@ -67,6 +67,22 @@ def identity(name: str) -> str:
                 stream.seek(-_HEAD_AND_TAIL, os.SEEK_END)
                 digest.update(stream.read())
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def check(name: str, router: bool = False) -> None:
+    """Check that a model is there and of a kind that can be used, without loading its weights.
+
+    Raises:
+        InputError: it is not there, or, for a router, no classifier with one or two labels.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(resolve(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot load the model '{name}': {first_line(error)}") from error
+    if router and config.num_labels not in (1, 2):
+        raise InputError(f"the router '{name}' has {config.num_labels} labels: it must be a classifier with one or two")
 
 
 def first_line(error: BaseException) -> str:

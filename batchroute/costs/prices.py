@@ -1,7 +1,7 @@
 """Prices, and exact amounts of money.
 
-All amounts are whole numbers of *pico-dollars* (10⁻¹² USD) in arithmetic, and `decimal128(20, 12)` in files, so that the
-costs of a million rows add up to the report's total to the last digit.
+All amounts are whole numbers of *pico-dollars* (10⁻¹² USD) in arithmetic, and `decimal128(20, 12)` in files, so that
+the costs of a million rows add up to the report's total to the last digit.
 """
 
 from __future__ import annotations

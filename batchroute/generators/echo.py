@@ -1,4 +1,4 @@
-"""The `echo` backend: answers with the prompt itself, at once. For dry runs of a job and for measuring everything else."""
+"""The `echo` backend: answers with the prompt itself, at once. For dry runs, and for measuring everything else."""
 
 from __future__ import annotations
 

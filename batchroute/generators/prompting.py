@@ -17,8 +17,8 @@ class ChatError(Exception):
 class Renderer:
     """Renders prompts for one model.
 
-    With a chat template, `template` wraps the last user message, and the model's own markup goes around the whole. Without
-    one, `template` wraps the prompt's text, and `system` stands before it.
+    With a chat template, `template` wraps the last user message, and the model's own markup goes around the whole.
+    Without one, `template` wraps the prompt's text, and `system` stands before it.
     """
 
     def __init__(self, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -117,7 +117,7 @@ class TransformersGenerator:
         return _Request(index, tokens, seed)
 
     def _answer(self, batch: list[_Request]) -> dict[int, Response]:
-        """Responses to a first part of `batch`: all of it, or less when memory ran out and the batch size was halved."""
+        """Responses to all of `batch`, or to none of it when memory ran out and the batch size was halved."""
         try:
             return self._decode(batch)
         except Exception as error:

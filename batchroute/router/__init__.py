@@ -1,1 +1,1 @@
-"""The router of the Hybrid LLM paper: the model, its scores, its labels, its training, and the policy over its scores."""
+"""The router of the Hybrid LLM paper: its model, scores, labels and training, and the policy over its scores."""

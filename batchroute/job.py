@@ -1,0 +1,193 @@
+"""A run: the stages in their order, from a job to a committed output. The only place that knows the order."""
+
+from __future__ import annotations
+
+import datetime
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchroute import models
+from batchroute.costs import report as cost_report
+from batchroute.costs.report import CostReport
+from batchroute.costs.usage import model_usage, router_usage
+from batchroute.engines.local import LocalEngine
+from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK
+from batchroute.progress import Progress
+from batchroute.spec import SIDES, Job
+from batchroute.stages import merge, retry, score, snapshot
+from batchroute.stages.context import Context
+from batchroute.stages.generate import generate
+from batchroute.stages.partition import Partition, partition, shard_stage
+from batchroute.storage import manifest
+from batchroute.storage.manifest import DataFile, Manifest
+from batchroute.storage.objects import Folder
+from batchroute.storage.workdir import run_ids, work_root
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the output is committed either way."""
+
+    output: str
+    manifest: Manifest
+    report: CostReport
+    was_done: bool
+    exit_code: int
+
+
+def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = False) -> Outcome:
+    """Run the job, or go on with a run of it that was stopped; does nothing when it is committed already.
+
+    Args:
+        fresh: first remove what this output holds, committed or not.
+        retry_failed: ask the models again for the rows that failed.
+
+    Raises:
+        InputError: the job or its input is wrong, or the output belongs to another job.
+        StoppedError: the run stopped by itself and can be resumed.
+        Terminated: SIGTERM arrived; the run can be resumed.
+    """
+    output = Folder(job.output.uri)
+    if fresh:
+        discard(output)
+    frozen, table = snapshot.inspect(job)
+    found = snapshot.committed(output, frozen)
+    if found is not None and not (retry_failed and found.counts["failed"]):
+        return _outcome(job, output, found, was_done=True)
+    frozen, work = snapshot.begin(job, frozen, table, output)
+    retry.finish_reopening(work)
+    if retry_failed:
+        again = retry.reopen_failed(work, frozen)
+        progress.note("retry", f"asking again for {again:,} failed rows", rows=again)
+    engine = LocalEngine(progress)
+    context = Context(job, frozen, table, work, engine)
+    progress.note(
+        "begin", f"run {frozen.run_id}: {frozen.rows:,} rows in {len(frozen.files):,} files", run=frozen.run_id
+    )
+    with engine.terminable():
+        score.score(context)
+        dealt = partition(context)
+        for side in SIDES:
+            generate(context, side)
+        merge.merge(context)
+        report = _report(context, dealt)
+        committed = _commit(context, dealt, report)
+    return _outcome(job, output, committed, was_done=False)
+
+
+def validate(job: Job) -> list[str]:
+    """Check everything that can be checked without running: one line for each thing that is well.
+
+    Raises:
+        InputError: the first thing that is not.
+    """
+    output = Folder(job.output.uri)
+    frozen, table = snapshot.inspect(job)
+    lines = [f"input    {frozen.rows:,} rows in {len(frozen.files):,} files, prompts are {frozen.prompt_kind}"]
+    if job.input.id is not None:
+        snapshot.check_ids(table, job.input.id)
+        lines.append(f"ids      {job.input.id}: unique, none null")
+    models.check(job.router.model, router=True)
+    lines.append(f"router   {job.router.model}")
+    for side in SIDES:
+        if job.models.of(side).backend != "echo":
+            models.check(job.models.of(side).model)
+        lines.append(f"{side:<8} {job.models.of(side).model}")
+    found = snapshot.committed(output, frozen)
+    snapshot.refuse_others(output, frozen)
+    output.check_writable()
+    state = "committed already" if found else "to resume" if frozen.run_id in run_ids(output) else "new"
+    units = f"{len(frozen.chunks()):,} to score, {len(frozen.parts()):,} files to write"
+    return [*lines, f"output   {output}: {state}", f"units    {units}"]
+
+
+def discard(output: Folder) -> None:
+    """Remove a run and its output. The manifest goes first: from then on nothing here counts as committed."""
+    output.remove(manifest.MANIFEST)
+    for name in output.folder("data").names(".parquet"):
+        output.folder("data").remove(name)
+    for name in output.folder("report").names(""):
+        output.folder("report").remove(name)
+    work_root(output).remove_all()
+
+
+def _report(context: Context, dealt: Partition) -> CostReport:
+    """Write the report, unless an earlier attempt has written it."""
+    job, work = context.job, context.work
+    parts = work.stage(merge.STAGE).receipts()
+    files = [Path(str(work.output)) / "data" / part.file for part in parts.values()]
+    counts = _counts(context, dealt)
+    usages = {
+        side: model_usage(
+            job.models.of(side).model,
+            job.models.of(side).price,
+            shard_stage(work, side).receipts().values(),
+            work.stage(side).receipts().values(),
+        )
+        for side in SIDES
+    }
+    groups = cost_report.by_group(files, job.output.prefix, job.report.group_by)
+    report = cost_report.build(
+        name=job.name,
+        run_id=context.snapshot.run_id,
+        rows=counts,
+        router=router_usage(job.router.model, job.router.price, work.stage(score.STAGE).receipts().values()),
+        small=usages["small"],
+        large=usages["large"],
+        large_price=job.models.large.price,
+        groups=groups,
+        failures=cost_report.failures(files, job.output.prefix),
+    )
+    folder = work.output.folder("report")
+    frame = io.BytesIO()
+    cost_report.to_frame(report, groups).write_parquet(frame)
+    folder.put_new("cost.parquet", frame.getvalue())
+    folder.put_new("cost.json", report.model_dump_json(indent=1).encode())
+    return read_report(work.output)
+
+
+def read_report(output: Folder) -> CostReport:
+    return CostReport.model_validate_json(output.folder("report").read("cost.json"))
+
+
+def _counts(context: Context, dealt: Partition) -> dict[str, int]:
+    parts = context.work.stage(merge.STAGE).receipts().values()
+    names = ("ok", "failed", "small", "large", "unrouted")
+    return {
+        "total": context.snapshot.rows,
+        **{name: sum(part.counts.get(name, 0) for part in parts) for name in names},
+        "copies": sum(dealt.copies.values()),
+    }
+
+
+def _commit(context: Context, dealt: Partition, report: CostReport) -> Manifest:
+    frozen = context.snapshot
+    parts = context.work.stage(merge.STAGE).receipts().values()
+    # The last check before anything counts: every row of the input is in the output, once.
+    assert sum(part.rows for part in parts) == frozen.rows
+    committed = Manifest(
+        name=context.job.name,
+        run_id=frozen.run_id,
+        fingerprint=frozen.fingerprint,
+        settings=frozen.settings,
+        input_files=[snapshot.identity(file) for file in frozen.files],
+        committed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        rows=frozen.rows,
+        counts=report.rows,
+        cutoff=dealt.cutoff.model_dump(),
+        files=[DataFile(path=f"data/{p.file}", rows=p.rows, bytes=p.bytes, sha256=p.sha256) for p in parts],
+        report=["report/cost.json", "report/cost.parquet"],
+        cost=report.model_dump(mode="json", include={"total_cost", "baseline", "savings", "missing_prices"}),
+        versions=manifest.versions(),
+    )
+    committed.put(context.work.output)
+    winner = manifest.read(context.work.output)
+    assert winner is not None
+    return winner
+
+
+def _outcome(job: Job, output: Folder, committed: Manifest, was_done: bool) -> Outcome:
+    failed, rows = committed.counts["failed"], committed.rows
+    exit_code = EXIT_FAILED_ROWS if failed > job.max_failed * rows else EXIT_OK
+    return Outcome(str(output), committed, read_report(output), was_done, exit_code)

@@ -1,0 +1,163 @@
+"""What a run tells while it works: bars on a terminal, plain lines in a container, JSON lines for a log collector.
+
+Never a prompt or a response: logs are read by more people than the data.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichBars
+
+from batchroute.storage.workdir import Receipt
+
+Report = Callable[[Receipt], None]
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress(Protocol):
+    @contextmanager
+    def stage(self, name: str, units: int, done: Sequence[Receipt]) -> Iterator[Report]:
+        """A stage of `units` units, of which `done` are done already; the report is called with each further one."""
+        ...
+
+    def note(self, event: str, message: str, **fields: Any) -> None:
+        """One line about something that happened."""
+        ...
+
+
+class Tally:
+    """How far a stage is."""
+
+    def __init__(self, units: int, done: Sequence[Receipt]) -> None:
+        self.units, self.done = units, len(done)
+        self.rows = sum(receipt.rows for receipt in done)
+        self.failed = sum(receipt.counts.get("failed", 0) for receipt in done)
+        self._started, self._rows_before, self._done_before = time.monotonic(), self.rows, self.done
+
+    def add(self, receipt: Receipt) -> None:
+        self.done += 1
+        self.rows += receipt.rows
+        self.failed += receipt.counts.get("failed", 0)
+
+    @property
+    def rate(self) -> float:
+        """Rows a second in this process."""
+        return (self.rows - self._rows_before) / max(time.monotonic() - self._started, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        here = self.done - self._done_before
+        return (time.monotonic() - self._started) / here * (self.units - self.done) if here else None
+
+
+class PlainProgress:
+    """One line when a stage begins and ends, and one a unit between, at most every ten seconds."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+
+    @contextmanager
+    def stage(self, name: str, units: int, done: Sequence[Receipt]) -> Iterator[Report]:
+        tally, spoke = Tally(units, done), 0.0
+
+        def report(receipt: Receipt) -> None:
+            nonlocal spoke
+            tally.add(receipt)
+            if time.monotonic() - spoke >= _SECONDS_BETWEEN_LINES or tally.done == units:
+                spoke = time.monotonic()
+                self._write(describe(name, tally))
+
+        yield report
+
+    def note(self, event: str, message: str, **fields: Any) -> None:
+        self._write(message)
+
+    def _write(self, line: str) -> None:
+        print(time.strftime("%H:%M:%S"), line, file=self._stream, flush=True)
+
+
+class JsonProgress:
+    """One JSON object a line, on stderr."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+
+    @contextmanager
+    def stage(self, name: str, units: int, done: Sequence[Receipt]) -> Iterator[Report]:
+        tally = Tally(units, done)
+
+        def report(receipt: Receipt) -> None:
+            tally.add(receipt)
+            self._write(
+                event="unit", stage=name, unit=receipt.unit, units=units, units_done=tally.done, rows=tally.rows,
+                failed=tally.failed, rows_per_second=round(tally.rate, 3), seconds=round(receipt.seconds, 3),
+                seconds_left=None if tally.seconds_left is None else round(tally.seconds_left, 1),
+            )  # fmt: skip
+
+        yield report
+
+    def note(self, event: str, message: str, **fields: Any) -> None:
+        self._write(event=event, message=message, **fields)
+
+    def _write(self, **fields: Any) -> None:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        print(json.dumps({"time": now, **fields}, default=str), file=self._stream, flush=True)
+
+
+class TerminalProgress:
+    """A bar a stage."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+
+    @contextmanager
+    def stage(self, name: str, units: int, done: Sequence[Receipt]) -> Iterator[Report]:
+        tally = Tally(units, done)
+        columns = (
+            TextColumn(f"{name:<16}"), BarColumn(), MofNCompleteColumn(), TextColumn("units · {task.fields[rows]}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        with RichBars(*columns, console=self._console) as bars:
+            task = bars.add_task(name, total=units, completed=len(done), rows="")
+
+            def report(receipt: Receipt) -> None:
+                tally.add(receipt)
+                failed = f" · {tally.failed:,} failed" if tally.failed else ""
+                bars.update(task, advance=1, rows=f"{tally.rows:,} rows · {_rate(tally.rate)}{failed}")
+
+            yield report
+
+    def note(self, event: str, message: str, **fields: Any) -> None:
+        self._console.print(message, highlight=False, markup=False)
+
+
+def for_this_terminal(json_logs: bool) -> Progress:
+    if json_logs:
+        return JsonProgress()
+    return TerminalProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+def describe(name: str, tally: Tally) -> str:
+    left = "" if tally.seconds_left is None or tally.done == tally.units else f" · {duration(tally.seconds_left)} left"
+    failed = f" · {tally.failed:,} failed" if tally.failed else ""
+    return f"{name}: {tally.done:,}/{tally.units:,} units · {tally.rows:,} rows · {_rate(tally.rate)}{failed}{left}"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _rate(rows_a_second: float) -> str:
+    return f"{rows_a_second:,.0f} rows/s" if rows_a_second >= 10 else f"{rows_a_second:.1f} rows/s"

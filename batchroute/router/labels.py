@@ -1,0 +1,168 @@
+"""Training labels: how easy each prompt was for the small model, from the sampled qualities of both models.
+
+After "Hybrid LLM" (ICLR 2024, arXiv 2404.14618), section 3: `det`, `prob` and `trans`. `gap` is our own: under binary
+cross-entropy a score then estimates the expected quality gap, and sending the rows of the highest expected gap to the
+small model costs least quality at a given share; the other three estimate only how often the small model wins.
+
+Throughout, `small` and `large` hold one float64 array a prompt: the qualities of its sampled responses, at least one
+each, not necessarily as many of one as of the other. H is the quality gap q(S) − q(L); labels are float32 of shape
+[prompts], in [0, 1], high = easy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchroute.errors import InputError
+
+LabelKind = Literal["det", "prob", "trans", "gap"]
+Qualities = Sequence[NDArray[np.float64]]
+LabelArray = NDArray[np.float32]
+
+_GRID_SIZE = 200
+_GAP_PERCENTILES = (1.0, 99.0)
+
+
+def det(small: Qualities, large: Qualities) -> LabelArray:
+    """y_det = 1[q(S) ≥ q(L)], of the first sample of each."""
+    return np.array([s[0] >= q[0] for s, q in zip(small, large, strict=True)], dtype=np.float32)
+
+
+def prob(small: Qualities, large: Qualities) -> LabelArray:
+    """y_prob = Pr[H ≥ 0], over all pairs of a small and a large sample."""
+    return trans(small, large, 0.0)
+
+
+def trans(small: Qualities, large: Qualities, t: float) -> LabelArray:
+    """y_trans(t) = Pr[H ≥ −t], over all pairs of a small and a large sample; ties count."""
+    return _Pairs.of(small, large).share_at_least(-t).astype(np.float32)
+
+
+def mean_gap(small: Qualities, large: Qualities) -> NDArray[np.float64]:
+    """mean H of every prompt, float64 of shape [prompts]."""
+    return np.array([s.mean() - q.mean() for s, q in zip(small, large, strict=True)])
+
+
+def gap(small: Qualities, large: Qualities, low: float, high: float) -> LabelArray:
+    """y_gap = (mean H − low) / (high − low), clipped to [0, 1], for `low` < `high`."""
+    return np.clip((mean_gap(small, large) - low) / (high - low), 0.0, 1.0).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class BestT:
+    """t*, and the curve it is the peak of: `spread[i]` is the mean absolute difference of the labels at `grid[i]`."""
+
+    t: float
+    grid: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+
+def best_t(small: Qualities, large: Qualities, grid_size: int = _GRID_SIZE) -> BestT:
+    """t* = argmax over t ≥ 0 of the mean absolute difference of y_trans(t) over all pairs of prompts.
+
+    The labels change only where −t is one of the observed gaps, so the grid is 0 and up to `grid_size` quantiles of the
+    distinct losses −H > 0: all of them when there are no more than that. Of equal peaks the smallest t is taken.
+    """
+    pairs = _Pairs.of(small, large)
+    losses = np.unique(-pairs.gaps[pairs.gaps < 0])
+    if len(losses) > grid_size:
+        losses = np.unique(np.quantile(losses, np.linspace(0, 1, grid_size), method="nearest"))
+    grid = np.concatenate([[0.0], losses])
+    spread = np.array([mean_absolute_difference(pairs.share_at_least(-t)) for t in grid])
+    return BestT(float(grid[spread.argmax()]), grid, spread)
+
+
+def mean_absolute_difference(values: NDArray[np.float64]) -> float:
+    """(1/N²) Σᵢ Σⱼ |vᵢ − vⱼ| in O(N log N).
+
+    Counting from 0, the i-th smallest value is the larger one of i pairs and the smaller one of N − 1 − i.
+    """
+    n = len(values)
+    weights = 2.0 * np.arange(n) - (n - 1)
+    return float(2.0 * (np.sort(values) @ weights) / n**2)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """A kind of label with what it learnt from training rows: t* (`trans`), or the gaps that become 0 and 1 (`gap`)."""
+
+    kind: LabelKind
+    t_star: float | None = None
+    gap_low: float | None = None
+    gap_high: float | None = None
+
+    @classmethod
+    def fit(cls, kind: LabelKind, small: Qualities, large: Qualities) -> Self:
+        """Fit to training rows, and to them only.
+
+        Raises:
+            InputError: every training row gets the same label, so that there is nothing to learn.
+        """
+        fitted = cls(kind)
+        if kind == "trans":
+            fitted = cls(kind, t_star=best_t(small, large).t)
+        elif kind == "gap":
+            gaps = mean_gap(small, large)
+            low, high = np.percentile(gaps, _GAP_PERCENTILES)
+            if low == high:
+                # Almost all rows have the same gap; the few others are all there is to learn from.
+                low, high = gaps.min(), gaps.max()
+            if low == high:
+                raise InputError(_constant(kind, len(gaps)))
+            fitted = cls(kind, gap_low=float(low), gap_high=float(high))
+        labels = fitted.apply(small, large)
+        if (labels == labels[0]).all():
+            raise InputError(_constant(kind, len(labels)))
+        return fitted
+
+    def apply(self, small: Qualities, large: Qualities) -> LabelArray:
+        """The labels of any rows."""
+        if self.kind == "det":
+            return det(small, large)
+        if self.kind == "prob":
+            return prob(small, large)
+        if self.kind == "trans":
+            assert self.t_star is not None
+            return trans(small, large, self.t_star)
+        assert self.gap_low is not None
+        assert self.gap_high is not None
+        return gap(small, large, self.gap_low, self.gap_high)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"label": self.kind, "t_star": self.t_star, "gap_low": self.gap_low, "gap_high": self.gap_high}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """From what `to_dict` gave; other keys are not looked at."""
+        return cls(values["label"], values["t_star"], values["gap_low"], values["gap_high"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """The gaps of all pairs of samples, prompt after prompt: 8 bytes for each of Σ k_small · k_large."""
+
+    gaps: NDArray[np.float64]
+    starts: NDArray[np.intp]
+    counts: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, small: Qualities, large: Qualities) -> Self:
+        each = [np.subtract.outer(s, q).ravel() for s, q in zip(small, large, strict=True)]
+        counts = np.array([len(gaps) for gaps in each], dtype=np.intp)
+        return cls(np.concatenate(each), np.cumsum(counts) - counts, counts)
+
+    def share_at_least(self, least: float) -> NDArray[np.float64]:
+        """Pr[H ≥ least] of every prompt."""
+        return np.add.reduceat((self.gaps >= least).astype(np.int64), self.starts) / self.counts
+
+
+def _constant(kind: LabelKind, rows: int) -> str:
+    return (
+        f"there is nothing to learn: all {rows:,} training rows get the same '{kind}' label, so take another label, "
+        "another quality metric or more prompts"
+    )

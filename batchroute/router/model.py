@@ -1,0 +1,184 @@
+"""The router's model: a sequence classifier that reads a prompt and says how likely the small model will do."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import inspect
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from batchroute import models
+from batchroute.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ROUTER_FILE = "router.json"
+"""What `train` notes beside the weights: label, lengths, table, validation figures."""
+
+LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+"""What `from_pretrained` raises for a model that is not there, is broken, or needs a package that is not installed."""
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+_DEFAULT_MAX_LENGTH = 512
+# Tokenizers without a limit of their own say 10³⁰.
+_NO_LIMIT = 10**9
+_CPU_TOKEN_BUDGET = 2_048
+_CUDA_TOKEN_BUDGET = 32_768
+
+
+class Router:
+    """A classifier with one logit (score = sigmoid) or two labels (score = softmax probability of label 1).
+
+    Attributes:
+        max_length: tokens that are read, special ones included; longer prompts are cut.
+        inputs: names of the tensors that the model takes, out of those that the tokenizer makes.
+        token_budget: padded tokens (rows × longest row) in one batch; `score` lowers it when memory runs out.
+        load_seconds: time that `load` took.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device, max_length: int
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.device = device
+        self.max_length = max_length
+        self.load_seconds = 0.0
+        self.token_budget = _CUDA_TOKEN_BUDGET if device.type == "cuda" else _CPU_TOKEN_BUDGET
+        accepted = inspect.signature(model.forward).parameters
+        self.inputs = [name for name in tokenizer.model_input_names if name in accepted]
+
+    @classmethod
+    def load(cls, name: str, device: torch.device, dtype: DType = "auto", max_length: int | None = None) -> Self:
+        """Load the router from a directory, a hub id or `embedded:NAME` onto `device`, ready to score.
+
+        It reads as many tokens as the smallest of `max_length`, the length it was trained with (`router.json`), the
+        tokenizer's limit and the model's positions. `auto` is float32 on CPU and half precision on a GPU.
+
+        Raises:
+            InputError: no such model, not a classifier with one or two labels, an untrained one, or a `max_length` that
+                leaves no room for text.
+        """
+        started = time.perf_counter()
+        path = models.resolve(name)
+        with quiet_transformers():
+            try:
+                config = AutoConfig.from_pretrained(path)
+                if config.num_labels not in (1, 2):
+                    raise InputError(
+                        f"the router '{name}' has {config.num_labels} labels: it must be a classifier with one or two"
+                    )
+                tokenizer = AutoTokenizer.from_pretrained(path)
+                model, info = AutoModelForSequenceClassification.from_pretrained(
+                    path, config=config, dtype=_dtype(dtype, device), output_loading_info=True
+                )
+            except LOAD_ERRORS as error:
+                raise InputError(f"cannot load the router '{name}': {models.first_line(error)}") from error
+        # A head that is not in the checkpoint was made at random just now, and would route at random.
+        if missing := info["missing_keys"]:
+            raise InputError(
+                f"'{name}' is no trained router: its checkpoint has no {min(missing)}; "
+                f"train it with 'batchroute train --base {name}'"
+            )
+        ensure_padding(model, tokenizer, name)
+        limits = [token_limit(model, tokenizer), max_length, _trained_length(path)]
+        router = cls(model.to(device).eval(), tokenizer, device, min(limit for limit in limits if limit is not None))
+        if router.max_length <= (special := tokenizer.num_special_tokens_to_add()):
+            raise InputError(
+                f"max_length {router.max_length} leaves the router '{name}' no room for text: "
+                f"its {special} special tokens count too, so give more than {special}"
+            )
+        router.load_seconds = time.perf_counter() - started
+        return router
+
+    def probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Scores of one padded batch: float32, shape [rows], on the router's device."""
+        logits: torch.Tensor = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()}).logits
+        logits = logits.float()
+        return logits[:, 0].sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        del self.model
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The most tokens, special ones included, that the tokenizer and the model's position embeddings allow."""
+    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _NO_LIMIT else []
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        limits.append(positions - _first_position(model))
+    return int(min(limits, default=_DEFAULT_MAX_LENGTH))
+
+
+def ensure_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Give tokenizer and model a padding token where they have none, as decoders often do.
+
+    Raises:
+        InputError: no token can serve.
+    """
+    config = model.config
+    if tokenizer.pad_token_id is None:
+        candidates = (config.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+        pad = next((token for token in candidates if token is not None), None)
+        if pad is None:
+            raise InputError(f"the tokenizer of '{name}' has no padding token: set pad_token in its configuration")
+        tokenizer.pad_token_id = pad
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars, and no table of missing weights: what matters about them is said in our own words."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _first_position(model: PreTrainedModel) -> int:
+    """RoBERTa and its relatives number positions from the padding token's id + 1 and have that many fewer."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings"):
+            padding: Any = getattr(module, "padding_idx", None)
+            return 0 if padding is None else int(padding) + 1
+    return 0
+
+
+def _trained_length(path: str) -> int | None:
+    file = Path(path) / ROUTER_FILE
+    if not file.is_file():
+        return None
+    try:
+        return int(json.loads(file.read_text(encoding="utf-8"))["max_length"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{file}' is damaged: it should be JSON with a whole number max_length") from error
+
+
+def _dtype(name: DType, device: torch.device) -> torch.dtype:
+    """`auto` is float32 on CPU, where half precision is slower, and the widest half precision that the GPU has."""
+    if name != "auto":
+        dtype = getattr(torch, name)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -1,0 +1,85 @@
+"""The policy: which rows go to the small model, decided on all scores of the run."""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from typing import Annotated, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Scores = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.int64]
+
+_LAST_POSITION = int(np.iinfo(np.int64).max)
+
+
+def _share(value: Any) -> Any:
+    """`60%`, `0.6` and `"0.6"` are the same share."""
+    if not isinstance(value, str):
+        return str(value) if isinstance(value, float) else value
+    number = value.strip()
+    try:
+        return Decimal(number[:-1]) / 100 if number.endswith("%") else Decimal(number)
+    except InvalidOperation as error:
+        raise ValueError("must be a share such as 60% or 0.6") from error
+
+
+Share = Annotated[Decimal, BeforeValidator(_share), Field(ge=0, le=1)]
+"""A share of rows, from 0 to 1, exact."""
+
+
+class Cutoff(BaseModel):
+    """A decision: a row goes to the small model when its score is above `score`, or equal to it and the row is not
+    after `last_tie`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    score: float
+    last_tie: int = _LAST_POSITION
+
+    def small(self, scores: Scores, positions: Positions) -> npt.NDArray[np.bool_]:
+        """Which rows go to the small model; a row without a score (NaN) never does. Shapes: all [rows]."""
+        exact = scores.astype(np.float64)
+        return (exact > self.score) | ((exact == self.score) & (positions <= self.last_tie))
+
+
+class Policy(BaseModel):
+    """Exactly one way to trade cost against quality."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    threshold: float | None = Field(default=None, ge=0, description="small when score ≥ threshold")
+    small_share: Share | None = Field(default=None, description="this share of the rows, the easiest, to small")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}")
+        return self
+
+    def decide(self, scores: Scores, routable: int) -> Cutoff:
+        """The cut-off over all scores of the run.
+
+        A share is met exactly to the row, halves rounded up, of all rows that can be routed; among equal scores the
+        first rows go to small. Costs one copy of `scores`: 4 bytes a row.
+
+        Args:
+            scores: shape [rows], by position; NaN where a row has no score.
+            routable: how many rows will be sent to a model: those with a usable prompt.
+        """
+        if self.threshold is not None:
+            return Cutoff(score=self.threshold)
+        assert self.small_share is not None
+        wanted = int((self.small_share * routable).to_integral_value(ROUND_HALF_UP))
+        known = scores[~np.isnan(scores)]
+        wanted = min(wanted, len(known))
+        if wanted == 0:
+            return Cutoff(score=np.finfo(np.float64).max)
+        known.partition(len(known) - wanted)
+        lowest = known[len(known) - wanted]
+        above = int(np.count_nonzero(known > lowest))
+        last_tie = np.flatnonzero(scores == lowest)[wanted - above - 1]
+        return Cutoff(score=float(lowest), last_tie=int(last_tie))

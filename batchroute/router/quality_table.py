@@ -1,0 +1,208 @@
+"""The quality table: what `label` writes and `train`, `calibrate` and `evaluate` read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from batchroute.errors import InputError
+from batchroute.models import first_line
+
+_REQUIRED = ("prompt", "small_quality", "large_quality")
+_OPTIONAL = ("id", "task", "split")
+_TRAIN, _VALIDATION = "train", "validation"
+
+
+@dataclass(frozen=True, slots=True)
+class QualityTable:
+    """Rows of a quality table; every list has one entry a row.
+
+    Attributes:
+        path, sha256: the file.
+        prompts: not blank.
+        small, large: the qualities of each model's sampled responses: float64 arrays, one or more finite entries each.
+        ids, tasks, splits: the optional columns, None where the file lacks them.
+        metadata: of the file: model names, metric, sampling settings.
+    """
+
+    path: str
+    sha256: str
+    prompts: list[str]
+    small: list[NDArray[np.float64]]
+    large: list[NDArray[np.float64]]
+    ids: list[Any] | None
+    tasks: list[str | None] | None
+    splits: list[str | None] | None
+    metadata: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def small_mean(self) -> NDArray[np.float64]:
+        return np.array([quality.mean() for quality in self.small])
+
+    @property
+    def large_mean(self) -> NDArray[np.float64]:
+        return np.array([quality.mean() for quality in self.large])
+
+    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Self:
+        """These rows, in this order."""
+        return type(self)(
+            self.path,
+            self.sha256,
+            [self.prompts[row] for row in rows],
+            [self.small[row] for row in rows],
+            [self.large[row] for row in rows],
+            None if self.ids is None else [self.ids[row] for row in rows],
+            None if self.tasks is None else [self.tasks[row] for row in rows],
+            None if self.splits is None else [self.splits[row] for row in rows],
+            self.metadata,
+        )
+
+
+def read(path: str) -> QualityTable:
+    """Read and check a quality table (parquet, local). Rows are counted from 1 in messages.
+
+    Raises:
+        InputError: no such file, not parquet, a column is missing or has the wrong type, or a row is unusable.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(f"the quality table '{path}' does not exist: make it with 'batchroute label'")
+    try:
+        with file.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        source = pq.ParquetFile(file)
+        present = source.schema_arrow.names
+        for column in _REQUIRED:
+            if column not in present:
+                raise InputError(
+                    f"the quality table '{path}' has no column '{column}', only {', '.join(present) or 'no columns'}: "
+                    f"it needs {', '.join(_REQUIRED)}"
+                )
+        table = source.read([name for name in (*_REQUIRED, *_OPTIONAL) if name in present])
+        table.validate(full=True)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read the quality table '{path}' as parquet: {first_line(error)}") from error
+    if table.num_rows == 0:
+        raise InputError(f"the quality table '{path}' has no rows: label some prompts first")
+    return QualityTable(
+        path=path,
+        sha256=sha256,
+        prompts=_prompts(path, table),
+        small=_qualities(path, table, "small_quality"),
+        large=_qualities(path, table, "large_quality"),
+        ids=table["id"].to_pylist() if "id" in present else None,
+        tasks=_texts(path, table, "task") if "task" in present else None,
+        splits=_texts(path, table, "split") if "split" in present else None,
+        metadata=_metadata(source),
+    )
+
+
+def split(table: QualityTable, share: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row numbers of the training and of the validation rows; no prompt is in both.
+
+    A `split` column decides where there is one (`train`, `validation`; other rows are left out). Otherwise a `share` of
+    the different prompts, chosen by `seed`, validates; rows of the same prompt stay together.
+
+    Raises:
+        InputError: one of the two would be empty, or the `split` column puts one prompt in both.
+    """
+    if table.splits is not None:
+        return _given_split(table, table.splits)
+    prompts, group = np.unique(np.array(table.prompts, dtype=object), return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(len(prompts))
+    validating = np.zeros(len(prompts), dtype=bool)
+    validating[shuffled[: max(1, round(share * len(prompts)))]] = True
+    if validating.all():
+        raise InputError(
+            f"the quality table '{table.path}' has {len(prompts):,} different prompts, too few to keep a share of "
+            f"{share:g} for validation: label more prompts"
+        )
+    return np.flatnonzero(~validating[group]), np.flatnonzero(validating[group])
+
+
+def prompt_digest(prompt: str) -> str:
+    """12 hexadecimal digits that tell a prompt apart without showing it."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:12]
+
+
+def _given_split(table: QualityTable, splits: list[str | None]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    names = np.array([name or "" for name in splits], dtype=object)
+    train, validation = np.flatnonzero(names == _TRAIN), np.flatnonzero(names == _VALIDATION)
+    for name, rows in ((_TRAIN, train), (_VALIDATION, validation)):
+        if len(rows) == 0:
+            raise InputError(
+                f"the column 'split' of the quality table '{table.path}' has no row '{name}': "
+                f"mark rows as {_TRAIN} and {_VALIDATION}, or drop the column to have them split by prompt"
+            )
+    trained = {table.prompts[row] for row in train}
+    for row in validation:
+        if table.prompts[row] in trained:
+            raise InputError(
+                f"the prompt in row {row + 1:,} of the quality table '{table.path}' is in both {_TRAIN} and "
+                f"{_VALIDATION}: leave it in one, or drop the column 'split' to have rows split by prompt"
+            )
+    return train, validation
+
+
+def _prompts(path: str, table: pa.Table) -> list[str]:
+    prompts = _texts(path, table, "prompt")
+    for row, prompt in enumerate(prompts, start=1):
+        if prompt is None or not prompt.strip():
+            raise InputError(f"the prompt in row {row:,} of the quality table '{path}' is empty: remove the row")
+    return [prompt for prompt in prompts if prompt is not None]
+
+
+def _texts(path: str, table: pa.Table, column: str) -> list[str | None]:
+    try:
+        found: list[str | None] = table[column].cast(pa.large_string()).to_pylist()
+    except pa.ArrowException as error:
+        found_type = table.schema.field(column).type
+        raise InputError(
+            f"the column '{column}' of the quality table '{path}' has type {found_type}: it must be string"
+        ) from error
+    return found
+
+
+def _qualities(path: str, table: pa.Table, column: str) -> list[NDArray[np.float64]]:
+    try:
+        lists = table[column].cast(pa.large_list(pa.float64())).combine_chunks()
+    except pa.ArrowException as error:
+        found_type = table.schema.field(column).type
+        raise InputError(
+            f"the column '{column}' of the quality table '{path}' has type {found_type}: it must be list<double>, "
+            "one number a sampled response"
+        ) from error
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    if (empty := np.flatnonzero(counts == 0)).size:
+        raise InputError(
+            f"the column '{column}' in row {empty[0] + 1:,} of the quality table '{path}' is empty: "
+            "give at least one number, or remove the row"
+        )
+    values = pc.fill_null(pc.list_flatten(lists), np.nan).to_numpy()
+    ends = np.cumsum(counts)
+    if (bad := np.flatnonzero(~np.isfinite(values))).size:
+        row = int(np.searchsorted(ends, bad[0], side="right"))
+        raise InputError(
+            f"the column '{column}' in row {row + 1:,} of the quality table '{path}' holds a number that is null, NaN "
+            "or infinite: remove it, or the row"
+        )
+    return np.split(values, ends[:-1])
+
+
+def _metadata(source: pq.ParquetFile) -> dict[str, str]:
+    stored: dict[bytes, bytes] = {**(source.schema_arrow.metadata or {}), **(source.metadata.metadata or {})}
+    # These two describe the file to Arrow and pandas, and nothing of the table.
+    own = {key: value for key, value in stored.items() if key not in (b"ARROW:schema", b"pandas")}
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in own.items()}

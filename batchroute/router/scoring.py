@@ -1,0 +1,119 @@
+"""Scores for many prompts: sorted by length and batched by a token budget, so that little of the work is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from batchroute.router.model import Router
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One entry a text, in the order of the texts: arrays of shape [n].
+
+    Attributes:
+        scores: float32 in [0, 1]; high = easy. NaN where the model gave no number, as half precision can.
+        tokens: int32, tokens of the text before it was cut, special ones included.
+        truncated: bool, whether the router read only a part.
+    """
+
+    scores: NDArray[np.float32]
+    tokens: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Tokenised texts, cut to the router's length.
+
+    Attributes:
+        features: for each of the model's inputs (`input_ids`, …) one list of ids a text, not padded.
+        lengths: int32 [n], tokens after the cut.
+        tokens: int32 [n], tokens before it.
+    """
+
+    features: dict[str, list[list[int]]]
+    lengths: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+
+
+def score(router: Router, texts: Sequence[str], token_budget: int | None = None) -> Scores:
+    """Score `texts` with `router`.
+
+    Args:
+        texts: any number of texts that the tokenizer can encode.
+        token_budget: padded tokens (rows × longest row) in one batch; a longer row goes alone. Default: the router's.
+    """
+    return score_encoded(router, encode(router, texts), token_budget)
+
+
+def encode(router: Router, texts: Sequence[str]) -> Encoded:
+    """Tokenise once, and cut long texts as the tokenizer's own `truncation=True` would, special tokens kept."""
+    encoding = router.tokenizer(list(texts), return_attention_mask=False, verbose=False) if texts else {"input_ids": []}
+    tokens = np.array([len(row) for row in encoding["input_ids"]], dtype=np.int32)
+    front, back = _special_tokens(router)
+    keep_end = router.tokenizer.truncation_side == "left"
+
+    def cut(row: list[int]) -> list[int]:
+        over = len(row) - router.max_length
+        if over <= 0:
+            return row
+        return row[:front] + row[front + over :] if keep_end else row[: len(row) - back - over] + row[len(row) - back :]
+
+    features = {name: [cut(row) for row in encoding[name]] for name in router.inputs if name in encoding}
+    return Encoded(features, np.minimum(tokens, router.max_length).astype(np.int32), tokens)
+
+
+def score_encoded(router: Router, encoded: Encoded, token_budget: int | None = None) -> Scores:
+    """As `score`, for texts that `encode` has tokenised: a caller may tokenise the next texts meanwhile."""
+    budget = router.token_budget if token_budget is None else token_budget
+    # The longest first: a batch that does not fit in memory shows itself at once.
+    order = np.argsort(-encoded.lengths, kind="stable")
+    parts: list[torch.Tensor] = []
+    start = 0
+    while start < len(order):
+        longest = max(1, int(encoded.lengths[order[start]]))
+        rows = order[start : start + max(1, budget // longest)]
+        try:
+            with torch.inference_mode():
+                parts.append(router.probabilities(pad(router, encoded, rows)))
+        except Exception as error:
+            if len(rows) == 1 or not _out_of_memory(error):
+                raise
+            # Kept on the router: the next texts need not find out again.
+            budget = longest * len(rows) // 2
+            router.token_budget = min(router.token_budget, budget)
+            continue
+        start += len(rows)
+    scores = np.empty(len(order), dtype=np.float32)
+    if parts:
+        # One transfer at the end: the device is not waited for between batches.
+        scores[order] = torch.cat(parts).cpu().numpy()
+    return Scores(scores, encoded.tokens, encoded.tokens > encoded.lengths)
+
+
+def pad(router: Router, encoded: Encoded, rows: NDArray[np.intp]) -> dict[str, torch.Tensor]:
+    """The model's inputs for `rows`: int64 tensors of shape [len(rows), longest of them], on the CPU."""
+    features = {name: [column[row] for row in rows] for name, column in encoded.features.items()}
+    padded = router.tokenizer.pad(features, return_attention_mask=True, return_tensors="pt")
+    return {name: padded[name] for name in [*features, "attention_mask"]}
+
+
+def _special_tokens(router: Router) -> tuple[int, int]:
+    """How many special tokens the tokenizer puts before and after a text."""
+    bare = router.tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = router.tokenizer("a")["input_ids"]
+    added = len(whole) - len(bare)
+    front = next(i for i in range(added + 1) if whole[i : i + len(bare)] == bare)
+    return front, added - front
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # PyTorch has no exception of its own for memory that the CPU lacks, and words it differently by platform.
+    no_memory = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in no_memory)

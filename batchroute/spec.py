@@ -1,0 +1,204 @@
+"""The job file: what a run reads, decides, calls and writes."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from batchroute.costs.prices import Price
+from batchroute.errors import InputError
+from batchroute.generators.base import ModelSpec
+from batchroute.router.policy import Policy, Share
+from batchroute.tables.parquet import InputSpec
+
+Side = Literal["small", "large"]
+SIDES: tuple[Side, Side] = ("small", "large")
+
+
+class OutputSpec(BaseModel):
+    """Where the answers go."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    uri: str
+    prefix: str = Field(default="", description="put before the names of the result columns")
+
+
+class RouterSpec(BaseModel):
+    """The router: a Hugging Face sequence classifier whose score is high for easy prompts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    max_length: int | None = Field(default=None, ge=8, description="tokens read of a prompt; the router's own limit")
+    token_budget: int | None = Field(default=None, ge=64, description="tokens scored at a time, padding included")
+    price: Price | None = None
+
+
+class JobModel(ModelSpec):
+    """One of the two models of a job, with its price."""
+
+    price: Price | None = None
+
+
+class Models(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    small: JobModel
+    large: JobModel
+
+    def of(self, side: Side) -> JobModel:
+        return self.small if side == "small" else self.large
+
+
+class ReportSpec(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    group_by: list[str] = Field(default_factory=list, description="input columns to split the costs by")
+
+
+class Units(BaseModel):
+    """How many rows are committed at a time. A crash repeats at most one unit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    score: int | None = Field(default=None, ge=1, description="rows of a scored chunk")
+    generate: int | None = Field(default=None, ge=1, description="rows of a piece of a shard")
+    merge: int | None = Field(default=None, ge=1, description="rows of an output file; whole chunks")
+
+
+class Job(BaseModel):
+    """A job file, checked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = "batchroute"
+    input: InputSpec
+    output: OutputSpec
+    router: RouterSpec
+    policy: Policy
+    models: Models
+    report: ReportSpec = Field(default_factory=ReportSpec)
+    max_failed: Share = Field(default="1%", validate_default=True, description="of all rows; more: exit code 1")
+    units: Units = Field(default_factory=Units)
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> Job:
+    """Read and check a job file.
+
+    Args:
+        path: of a YAML file.
+        overrides: `key.of.a.setting=value`, with the value in YAML.
+
+    Raises:
+        InputError: naming the file and the key, and for an unknown key its nearest neighbour.
+    """
+    tree = _read_yaml(path)
+    for override in overrides:
+        _override(tree, override)
+    expanded = _expand(tree, path, ())
+    try:
+        return Job.model_validate(expanded)
+    except ValidationError as error:
+        problems = [f"{path}: {_explain(problem)}" for problem in error.errors()]
+        raise InputError("\n".join(dict.fromkeys(problems))) from error
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"cannot read the job file {path}: {reason}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: a job file is a mapping with the keys {', '.join(Job.model_fields)}")
+    return tree
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {override}: write it as key=value, for example policy.threshold=0.4")
+    *parents, last = key.split(".")
+    # The two ways to decide exclude each other, so that setting one on the command line replaces the other.
+    if parents == ["policy"]:
+        tree["policy"] = {}
+    branch = tree
+    for parent in parents:
+        branch = branch.setdefault(parent, {})
+        if not isinstance(branch, dict):
+            raise InputError(f"--set {override}: '{parent}' is not a section")
+    try:
+        branch[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override}: the value is not valid YAML") from error
+
+
+_VARIABLE = re.compile(r"\$\$\{|\$\{(\w+)(?::-((?:[^${}]|\$\{\w+\})*))?\}")
+
+
+def _expand(value: Any, path: str, keys: tuple[str, ...]) -> Any:
+    """Replace `${VAR}` and `${VAR:-default}` in all strings; `$${` stands for `${` itself."""
+    if isinstance(value, dict):
+        return {key: _expand(item, path, (*keys, str(key))) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, path, (*keys, str(number))) for number, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def substitute(match: re.Match[str]) -> str:
+        if match[0] == "$${":
+            return "${"
+        name, default = match[1], match[2]
+        # As in a shell, ":-" also replaces an empty value.
+        found = os.environ.get(name) or (_VARIABLE.sub(substitute, default) if default is not None else None)
+        if found is None and name not in os.environ:
+            raise InputError(
+                f"{path}: {'.'.join(keys)}: the environment variable {name} is not set; "
+                f"set it, or write ${{{name}:-default}}"
+            )
+        return found or ""
+
+    return _VARIABLE.sub(substitute, value)
+
+
+def _explain(problem: Any) -> str:
+    """One sentence for one of pydantic's errors."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"{key}: missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] not in ("value_error", "model_type", "dict_type") and problem["input"] is not None:
+        message += f" (it is {problem['input']!r})"
+    return f"{key}: {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(location: Sequence[str]) -> list[str]:
+    """The known keys of the section at this place of the job file."""
+    model: type[BaseModel] = Job
+    for part in location:
+        model = _section(model.model_fields[part].annotation)
+    return list(model.model_fields)
+
+
+def _section(annotation: Any) -> type[BaseModel]:
+    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))

@@ -1,0 +1,70 @@
+"""What every stage is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from batchroute.engines.local import LocalEngine
+from batchroute.spec import Job
+from batchroute.storage.workdir import FORMAT_VERSION, Workdir
+from batchroute.tables.parquet import InputFile, PromptKind, PromptTable
+
+
+class Span(NamedTuple):
+    """The rows at positions `start` up to `stop` as a unit of work."""
+
+    unit: str
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+class Snapshot(BaseModel):
+    """A frozen input and the unit bounds over it: `run.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format_version: int = FORMAT_VERSION
+    run_id: str
+    fingerprint: str
+    settings: dict[str, Any]
+    files: list[InputFile]
+    rows: int
+    prompt_kind: PromptKind
+    chunk_rows: int
+    unit_rows: int
+    part_rows: int
+
+    def chunks(self) -> list[Span]:
+        """The units of scoring."""
+        return _spans(self.rows, self.chunk_rows)
+
+    def parts(self) -> list[Span]:
+        """The units of merging, whole chunks each; one empty part when there are no rows, so that there is a schema."""
+        return _spans(self.rows, self.part_rows) or [Span("00000", 0, 0)]
+
+    def chunks_within(self, part: Span) -> Iterator[Span]:
+        first = part.start // self.chunk_rows
+        return (span for span in self.chunks()[first:] if span.start < part.stop)
+
+
+@dataclass(frozen=True)
+class Context:
+    """A run under way."""
+
+    job: Job
+    snapshot: Snapshot
+    table: PromptTable
+    work: Workdir
+    engine: LocalEngine
+
+
+def _spans(rows: int, size: int) -> list[Span]:
+    return [Span(f"{number:05d}", start, min(start + size, rows)) for number, start in enumerate(range(0, rows, size))]

@@ -1,0 +1,83 @@
+"""Copies: rows of a shard whose prompt stands earlier in it, so that one response serves them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from batchroute.router.policy import Cutoff
+from batchroute.spec import Side
+from batchroute.stages import score
+from batchroute.stages.context import Context
+
+Positions = npt.NDArray[np.int64]
+
+_DIGESTS_AT_A_TIME = 1 << 20
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Rows whose prompt stands earlier in the same shard, in rising order, and where it stands first."""
+
+    copies: Positions
+    originals: Positions
+
+    def of(self, positions: Positions) -> pa.Array:
+        """For each of `positions` the row that it copies, or null."""
+        if not len(self.copies):
+            return pa.nulls(len(positions), pa.int64())
+        at = np.minimum(np.searchsorted(self.copies, positions), len(self.copies) - 1)
+        return pa.array(self.originals[at], mask=self.copies[at] != positions)
+
+
+def find_copies(context: Context, cutoff: Cutoff, side: Side) -> Copies:
+    """The copies within one shard; none where the model samples, since each row then has a response of its own.
+
+    Digests are compared a million rows' worth at a time, in as many passes over the score files, so that memory does
+    not grow with the run.
+    """
+    if not context.job.models.of(side).generation.greedy:
+        return Copies(np.empty(0, np.int64), np.empty(0, np.int64))
+    passes = 1 + context.snapshot.rows // _DIGESTS_AT_A_TIME
+    found = [_same(*_digests(context, cutoff, side, number, passes)) for number in range(passes)]
+    copies = np.concatenate([copies for copies, _ in found])
+    originals = np.concatenate([originals for _, originals in found])
+    order = np.argsort(copies)
+    return Copies(copies[order], originals[order])
+
+
+def _digests(context: Context, cutoff: Cutoff, side: Side, number: int, passes: int) -> tuple[Any, Positions]:
+    """Digests as pairs of integers, shape [rows, 2], and positions, of the shard's rows in pass `number`."""
+    stage = context.work.stage(score.STAGE)
+    digests, positions = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
+    for chunk in context.snapshot.chunks():
+        rows = stage.read(chunk.unit, ["position", "score", "digest"])
+        at = rows["position"].to_numpy()
+        small = cutoff.small(score.floats(rows["score"]), at)
+        usable = rows["digest"].is_valid().to_numpy()
+        pairs = _pairs(rows["digest"])
+        mine = usable & (small if side == "small" else ~small) & (pairs[:, 0] % passes == number)
+        digests.append(pairs[mine])
+        positions.append(at[mine])
+    return np.concatenate(digests), np.concatenate(positions)
+
+
+def _same(digests: Any, positions: Positions) -> tuple[Positions, Positions]:
+    """Of rows with equal digests all but the first, and for each of them the first."""
+    order = np.lexsort((positions, digests[:, 1], digests[:, 0]))
+    digests, positions = digests[order], positions[order]
+    repeats = np.flatnonzero((digests[1:] == digests[:-1]).all(axis=1)) + 1
+    starts = np.ones(len(positions), bool)
+    starts[repeats] = False
+    first = np.maximum.accumulate(np.where(starts, np.arange(len(positions)), 0))
+    return positions[repeats], positions[first[repeats]]
+
+
+def _pairs(digests: pa.ChunkedArray) -> Any:
+    filled = digests.combine_chunks().fill_null(bytes(16))
+    buffer = filled.buffers()[1]
+    return np.frombuffer(buffer, np.uint64).reshape(-1, 2)[filled.offset : filled.offset + len(filled)]

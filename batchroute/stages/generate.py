@@ -1,0 +1,174 @@
+"""Generation: each model answers its shard, piece by piece, one model in memory at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from batchroute import generators
+from batchroute.costs import prices
+from batchroute.errors import StoppedError
+from batchroute.generators.base import Generator, Response, row_seed
+from batchroute.spec import JobModel, Side
+from batchroute.stages.context import Context
+from batchroute.stages.partition import shard_stage
+from batchroute.storage.workdir import Facts, Receipt, Stage
+
+COST = pa.decimal128(prices.COST_PRECISION, prices.COST_SCALE)
+SCHEMA = pa.schema(
+    [
+        pa.field("position", pa.int64()),
+        pa.field("copy_of", pa.int64()),  # set: all that follows is null, and the row at this position has it
+        pa.field("response", pa.large_string()),
+        pa.field("finish_reason", pa.string()),
+        pa.field("input_tokens", pa.int32()),
+        pa.field("output_tokens", pa.int32()),
+        pa.field("cost", COST),  # null: no price is set
+        pa.field("error_type", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("attempts", pa.int32()),
+    ]
+)
+Answer = tuple[Response, int | None]
+"""A response and its cost in pico-dollars, None where no price is set."""
+
+# So many rows one after another with one and the same error of the model: the rest would only burn money.
+_HOPELESS = 100
+
+
+def generate(context: Context, side: Side) -> None:
+    """Generate all pieces of one shard that have no receipt yet."""
+    shard, stage = shard_stage(context.work, side), context.work.stage(side)
+    done = stage.receipts()
+    pending = [piece for unit, piece in shard.receipts().items() if unit not in done]
+    if not pending:
+        return
+    model = context.job.models.of(side)
+    context.engine.progress.note("load", f"loading the {side} model {model.model}")
+    generator = generators.load(model, context.engine.device)
+    worker = _Worker(context, model, shard, stage, generator, generator.load_seconds)
+    try:
+        context.engine.carry_out(side, pending, list(done.values()), worker.do)
+    finally:
+        generator.close()
+
+
+@dataclass
+class _Worker:
+    context: Context
+    model: JobModel
+    shard: Stage
+    stage: Stage
+    generator: Generator
+    load_seconds: float
+
+    def do(self, piece: Receipt) -> Receipt:
+        started = time.perf_counter()
+        rows = self.shard.read(piece.unit, ["position", "prompt", "copy_of"]).sort_by("position")
+        positions, copies = rows["position"].to_pylist(), rows["copy_of"].to_pylist()
+        before = self._before(piece.unit)
+        answers: list[Answer | None] = [before.get(position) for position in positions]
+        todo = [i for i, answer in enumerate(answers) if copies[i] is None and not _ok(answer)]
+        responses = self._ask(rows.take(todo), [positions[i] for i in todo])
+        seconds = time.perf_counter() - started
+        for i, (response, cost) in zip(todo, self._with_costs(responses, seconds), strict=True):
+            earlier = answers[i]
+            answers[i] = response if earlier is None else _after(earlier[0], response), cost
+        table = _table(positions, rows["copy_of"], answers)
+        facts = Facts(
+            run_id=piece.run_id,
+            unit=piece.unit,
+            rows=piece.rows,
+            first=piece.first,
+            last=piece.last,
+            seconds=seconds,
+            load_seconds=self.load_seconds,
+            counts=_counts(answers),
+        )
+        self.load_seconds = 0.0
+        return self.stage.commit(facts, SCHEMA, table.to_batches())
+
+    def _ask(self, rows: pa.Table, positions: Sequence[int]) -> list[Response]:
+        seeds = [row_seed(self.model.generation.seed, position) for position in positions]
+        responses = self.generator.generate(rows["prompt"].to_pylist(), seeds)
+        errors = [response.error if response.error_type == "model_error" else None for response in responses]
+        if len(errors) >= _HOPELESS and errors[0] is not None and set(errors) == {errors[0]}:
+            raise StoppedError(
+                f"all {len(errors)} rows of a piece failed alike on the model '{self.model.model}': {errors[0]}; "
+                "mend it and run again"
+            )
+        return responses
+
+    def _with_costs(self, responses: Sequence[Response], seconds: float) -> list[Answer]:
+        """Each response with its cost in pico-dollars: by its tokens, or its share of the piece's time by tokens."""
+        price = self.model.price
+        if price is None:
+            return [(response, None) for response in responses]
+        if price.by_token:
+            return [
+                (r, price.of_tokens(r.input_tokens, r.output_tokens) if r.error_type is None else 0) for r in responses
+            ]
+        weights = [response.input_tokens + response.output_tokens for response in responses]
+        return list(zip(responses, prices.split(price.of_seconds(seconds), weights), strict=True))
+
+    def _before(self, unit: str) -> dict[int, Answer]:
+        """The answers of an earlier attempt, by position, when this is a retry of the failed ones among them."""
+        table = self.stage.kept(unit)
+        rows = [] if table is None else table.to_pylist()
+        return {row["position"]: _answer(row) for row in rows if row["copy_of"] is None}
+
+
+def _ok(answer: Answer | None) -> bool:
+    return answer is not None and answer[0].error_type is None
+
+
+def _after(earlier: Response, response: Response) -> Response:
+    return dataclasses.replace(response, attempts=earlier.attempts + response.attempts)
+
+
+def _answer(row: dict[str, Any]) -> Answer:
+    cost = row["cost"]
+    names = [field.name for field in dataclasses.fields(Response) if field.name != "text"]
+    response = Response(text=row["response"], **{name: row[name] for name in names})
+    return response, None if cost is None else int(cost.scaleb(prices.COST_SCALE))
+
+
+def _table(positions: list[int], copy_of: pa.ChunkedArray, answers: Sequence[Answer | None]) -> pa.Table:
+    responses = [answer and answer[0] for answer in answers]
+    costs = [None if answer is None or answer[1] is None else prices.usd(answer[1]) for answer in answers]
+    columns = [
+        positions,
+        copy_of,
+        [response and response.text for response in responses],
+        [response and response.finish_reason for response in responses],
+        [response and response.input_tokens for response in responses],
+        [response and response.output_tokens for response in responses],
+        costs,
+        [response and response.error_type for response in responses],
+        [response and response.error for response in responses],
+        [response and response.attempts for response in responses],
+    ]
+    arrays = [
+        column if isinstance(column, pa.ChunkedArray) else pa.array(column, field.type)
+        for column, field in zip(columns, SCHEMA, strict=True)
+    ]
+    return pa.table(arrays, schema=SCHEMA)
+
+
+def _counts(answers: Sequence[Answer | None]) -> dict[str, int]:
+    responses = [answer[0] for answer in answers if answer is not None]
+    good = [response for response in responses if response.error_type is None]
+    return {
+        "generated": len(responses),
+        "copies": len(answers) - len(responses),
+        "failed": len(responses) - len(good),
+        "cut": sum(response.finish_reason == "length" for response in good),
+        "input_tokens": sum(response.input_tokens for response in good),
+        "output_tokens": sum(response.output_tokens for response in good),
+        "cost_pico": sum(answer[1] for answer in answers if answer is not None and answer[1] is not None),
+    }

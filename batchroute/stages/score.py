@@ -1,0 +1,111 @@
+"""Scoring: the router reads every usable prompt; every other row is marked as failed here, once and for all stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from batchroute.generators.base import as_text
+from batchroute.stages.context import Context, Span
+from batchroute.storage.workdir import Facts, Receipt
+from batchroute.tables.prompts import DIGEST, BadPrompt, Prompt, digest, read_prompts
+
+if TYPE_CHECKING:
+    from batchroute.router.model import Router
+
+STAGE = "score"
+SCHEMA = pa.schema(
+    [
+        pa.field("position", pa.int64()),
+        pa.field("score", pa.float32()),  # null: no usable prompt, or a router that gave no number
+        pa.field("tokens", pa.int32()),  # of the router's tokenizer, before truncation
+        pa.field("digest", DIGEST),
+        pa.field("error_type", pa.string()),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+def score(context: Context) -> None:
+    """Score all chunks that have no receipt yet."""
+    stage = context.work.stage(STAGE)
+    done = stage.receipts()
+    pending = [chunk for chunk in context.snapshot.chunks() if chunk.unit not in done]
+    if not pending:
+        return
+    router, load_seconds = _load(context)
+    reader = context.table.reader([context.job.input.prompt])
+
+    def do(chunk: Span) -> Receipt:
+        nonlocal load_seconds
+        started = time.perf_counter()
+        batches = reader.read(chunk.start, chunk.stop)
+        kind = context.snapshot.prompt_kind
+        prompts = [prompt for batch in batches for prompt in read_prompts(batch.column(0), kind)]
+        table, counts = _score_chunk(router, prompts, chunk.start, context.job.router.token_budget)
+        facts = Facts(
+            run_id=context.snapshot.run_id,
+            unit=chunk.unit,
+            rows=chunk.rows,
+            first=chunk.start,
+            last=chunk.stop - 1,
+            seconds=time.perf_counter() - started,
+            load_seconds=load_seconds,
+            counts=counts,
+        )
+        load_seconds = 0.0
+        return stage.commit(facts, SCHEMA, table.to_batches())
+
+    context.engine.carry_out(STAGE, pending, list(done.values()), do)
+
+
+def _load(context: Context) -> tuple[Router, float]:
+    from batchroute.router.model import Router
+
+    context.engine.progress.note("load", f"loading the router {context.job.router.model}")
+    router = Router.load(context.job.router.model, context.engine.device, max_length=context.job.router.max_length)
+    return router, router.load_seconds
+
+
+def _score_chunk(
+    router: Router, prompts: Sequence[Prompt | BadPrompt], start: int, token_budget: int | None
+) -> tuple[pa.Table, dict[str, int]]:
+    from batchroute.router.scoring import score as score_texts
+
+    usable = [index for index, prompt in enumerate(prompts) if not isinstance(prompt, BadPrompt)]
+    texts = [as_text(prompt) for prompt in prompts if not isinstance(prompt, BadPrompt)]
+    found = score_texts(router, texts, token_budget)
+    rows = len(prompts)
+    scores, tokens = np.full(rows, np.nan, np.float32), np.zeros(rows, np.int32)
+    scores[usable], tokens[usable] = found.scores, found.tokens
+    bad = [prompt if isinstance(prompt, BadPrompt) else None for prompt in prompts]
+    digests = [None if isinstance(prompt, BadPrompt) else digest(prompt) for prompt in prompts]
+    table = pa.table(
+        [
+            pa.array(np.arange(start, start + rows, dtype=np.int64)),
+            pa.array(scores, from_pandas=True),  # NaN becomes null
+            pa.array(tokens, mask=np.array([row is not None for row in bad], bool)),
+            pa.array(digests, DIGEST),
+            pa.array([row and row.error_type for row in bad], pa.string()),
+            pa.array([row and row.error for row in bad], pa.string()),
+        ],
+        schema=SCHEMA,
+    )
+    counts = {
+        "failed": rows - len(usable),
+        "tokens": int(tokens.sum()),
+        "truncated": int(found.truncated.sum()),
+        "unscored": int(np.isnan(found.scores).sum()),
+    }
+    return table, counts
+
+
+def floats(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    """A column of scores, with NaN for null."""
+    scores: npt.NDArray[np.float32] = column.to_numpy().astype(np.float32, copy=False)
+    return scores

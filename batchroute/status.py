@@ -1,0 +1,84 @@
+"""How far a run is, from its receipts alone: it may be running, stopped, or on another machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from batchroute.errors import InputError
+from batchroute.progress import duration
+from batchroute.spec import SIDES
+from batchroute.stages.context import Snapshot
+from batchroute.stages.partition import read_partition, shard_stage
+from batchroute.stages.snapshot import RUN
+from batchroute.storage import manifest
+from batchroute.storage.objects import Folder
+from batchroute.storage.workdir import Receipt, Workdir, run_ids
+
+
+def show(uri: str) -> None:
+    """Print it.
+
+    Raises:
+        InputError: nothing is or was running on this output.
+    """
+    output = Folder(uri)
+    committed = manifest.read(output)
+    runs = run_ids(output)
+    if committed is None and not runs:
+        raise InputError(f"{output}: no run has begun here")
+    console = Console()
+    for run_id in runs:
+        console.print(_table(Workdir(output, run_id), committed is not None and committed.run_id == run_id))
+    if committed is not None:
+        counts = ", ".join(f"{count:,} {name}" for name, count in committed.counts.items() if count)
+        console.print(f"committed at {committed.committed_at} by run {committed.run_id}: {counts}")
+
+
+def _table(work: Workdir, committed: bool) -> Table:
+    tree = work.read_json(RUN)
+    if tree is None:
+        return Table(title=f"run {work.run_id}: not begun", title_justify="left")
+    snapshot = Snapshot.model_validate(tree)
+    state = "committed" if committed else "not committed"
+    table = Table(title=f"run {work.run_id}: {snapshot.rows:,} rows, {state}", title_justify="left")
+    table.add_column("stage")
+    for heading in ("units", "rows", "failed", "rows/s", "last unit", "left"):
+        table.add_column(heading, justify="right")
+    for name, receipts, units in _stages(work, snapshot):
+        table.add_row(name, *_cells(receipts, units))
+    return table
+
+
+def _stages(work: Workdir, snapshot: Snapshot) -> list[tuple[str, Sequence[Receipt], int | None]]:
+    """Name, receipts and number of units; None while that is not known yet."""
+    dealt = read_partition(work)
+    shards = [receipt for side in SIDES for receipt in shard_stage(work, side).receipts().values()]
+    return [
+        ("score", list(work.stage("score").receipts().values()), len(snapshot.chunks())),
+        ("partition", shards, None if dealt is None else sum(dealt.units.values())),
+        *(
+            (side, list(work.stage(side).receipts().values()), None if dealt is None else dealt.units[side])
+            for side in SIDES
+        ),
+        ("merge", list(work.stage("merge").receipts().values()), len(snapshot.parts())),
+    ]
+
+
+def _cells(receipts: Sequence[Receipt], units: int | None) -> list[str]:
+    rows = sum(receipt.rows for receipt in receipts)
+    seconds = sum(receipt.seconds for receipt in receipts)
+    failed = sum(receipt.counts.get("failed", 0) for receipt in receipts)
+    left = "" if units is None or not receipts else duration(seconds / len(receipts) * (units - len(receipts)))
+    last = max((receipt.finished for receipt in receipts), default=None)
+    return [
+        f"{len(receipts):,}/{'?' if units is None else f'{units:,}'}",
+        f"{rows:,}",
+        f"{failed:,}",
+        f"{rows / seconds:,.1f}" if seconds else "",
+        "" if last is None else f"{duration(max(0.0, time.time() - last))} ago",
+        "done" if units == len(receipts) else left,
+    ]

@@ -1,0 +1,78 @@
+"""The manifest: the one file that makes an output committed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from batchroute.errors import InputError
+from batchroute.storage.objects import Folder
+from batchroute.storage.workdir import FORMAT_VERSION
+
+MANIFEST = "manifest.json"
+
+
+class DataFile(BaseModel):
+    """One file of the output, its path relative to the manifest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What was committed. Readers take the files named here and no others."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    run_id: str
+    fingerprint: str
+    settings: dict[str, Any]
+    input_files: list[dict[str, Any]]
+    committed_at: str
+    rows: int
+    counts: dict[str, int]
+    cutoff: dict[str, Any]
+    files: list[DataFile]
+    report: list[str]
+    cost: dict[str, Any]
+    versions: dict[str, str]
+
+    def put(self, output: Folder) -> bool:
+        """Commit. False when the output was committed before, by this run or another."""
+        return output.put_new(MANIFEST, self.model_dump_json(indent=1).encode())
+
+
+def read(output: Folder) -> Manifest | None:
+    """The manifest of an output; None when it is not committed.
+
+    Raises:
+        InputError: the manifest is damaged, or of a newer format.
+    """
+    try:
+        tree = json.loads(output.read(MANIFEST))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(f"{output}/{MANIFEST} is damaged: not valid JSON") from error
+    if tree.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{output}/{MANIFEST} has format version {tree.get('format_version')}; "
+            f"this batchroute reads {FORMAT_VERSION}"
+        )
+    return Manifest.model_validate(tree)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what the results depend on."""
+    packages = ("batchroute", "torch", "transformers", "tokenizers", "accelerate", "pyarrow", "polars")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}

@@ -1,0 +1,198 @@
+"""The work folder of a run: units of work, each proved done by its receipt.
+
+    <output>.work/<run id>/run.json
+    <output>.work/<run id>/<stage>/<unit>.parquet + <unit>.json
+
+A unit's data is put first, its receipt second, both create-only. Data without a receipt is what a crash left between
+the two: it is whole, since puts are, and carries the receipt's facts in its own metadata, so that the next attempt
+adopts it instead of fighting it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from batchroute.errors import InputError
+from batchroute.storage.objects import Folder
+
+_FACTS = b"batchroute.unit"
+_KEPT = ".kept.parquet"
+_ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 1 << 16, 64 << 20
+WORK_SUFFIX = ".work"
+FORMAT_VERSION = 1
+
+
+class Facts(BaseModel):
+    """What is known of a unit besides its file: written into the data's own metadata and into the receipt."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    unit: str
+    rows: int
+    first: int = Field(description="smallest row position in it; -1 when it has no rows")
+    last: int = Field(description="largest row position in it; -1 when it has no rows")
+    seconds: float = Field(description="computing it, without loading models")
+    load_seconds: float = Field(default=0.0, description="loading a model for it; 0 when that was loaded already")
+    finished: float = Field(default_factory=time.time, description="Unix time")
+    counts: dict[str, int] = Field(default_factory=dict)
+
+
+class Receipt(Facts):
+    """Proof that a unit is done."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+class Stage:
+    """The units of one stage: where their data and their receipts are."""
+
+    def __init__(self, run_id: str, receipts: Folder, data: Folder | None = None, prefix: str = "") -> None:
+        self.run_id = run_id
+        self._receipts = receipts
+        self._data = data or receipts
+        self._prefix = prefix
+        self._known: dict[str, Receipt] = {}
+
+    def receipts(self) -> dict[str, Receipt]:
+        """The receipts of all units done so far, by unit, in order; one listing, and each receipt read once."""
+        names = [name.removesuffix(".json") for name in self._receipts.names(".json")]
+        known = {unit: self._known.get(unit) or self._read_receipt(unit) for unit in names}
+        self._known = known
+        return dict(known)
+
+    def commit(self, facts: Facts, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Receipt:
+        """Put the unit's data and then its receipt. When another attempt's data is there already, that is adopted.
+
+        Raises:
+            InputError: a file of the unit's name is there that is not this unit's.
+        """
+        file = f"{self._prefix}{facts.unit}.parquet"
+        data = parquet_bytes(schema, batches, facts)
+        if not self._data.put_new(file, data):
+            data = self._data.read(file)
+            facts = self._adopt(file, data, facts)
+        sha256 = hashlib.sha256(data).hexdigest()
+        receipt = Receipt(**facts.model_dump(), file=file, bytes=len(data), sha256=sha256)
+        if not self._receipts.put_new(f"{facts.unit}.json", receipt.model_dump_json().encode()):
+            receipt = self._read_receipt(facts.unit)
+        self._known[facts.unit] = receipt
+        return receipt
+
+    def read(self, unit: str, columns: list[str] | None = None) -> pa.Table:
+        """The unit's rows."""
+        return _read_table(self._data, f"{self._prefix}{unit}.parquet", columns)
+
+    def reopen(self, unit: str, keep: bool = False) -> None:
+        """Forget that the unit is done, and its data; `keep` puts that aside for `kept`. Repeat it after a crash."""
+        file, kept = f"{self._prefix}{unit}.parquet", unit + _KEPT
+        if keep and self._data.exists(file):
+            self._receipts.remove(kept)
+            self._receipts.put_new(kept, self._data.read(file))
+        # The data first: without its receipt it would be adopted by the next attempt.
+        self._data.remove(file)
+        self._receipts.remove(f"{unit}.json")
+        self._known.pop(unit, None)
+
+    def kept(self, unit: str) -> pa.Table | None:
+        """What `reopen` put aside; None when it never did."""
+        if not self._receipts.exists(unit + _KEPT):
+            return None
+        return _read_table(self._receipts, unit + _KEPT)
+
+    def _read_receipt(self, unit: str) -> Receipt:
+        return Receipt.model_validate_json(self._receipts.read(f"{unit}.json"))
+
+    def _adopt(self, file: str, data: bytes, facts: Facts) -> Facts:
+        found = read_facts(data)
+        if found is None or (found.run_id, found.unit, found.rows) != (facts.run_id, facts.unit, facts.rows):
+            raise InputError(f"{self._data}/{file} is in the way and not of this run; move it, or run with --fresh")
+        return found
+
+
+class Workdir:
+    """All state of one run that is not yet its output."""
+
+    def __init__(self, output: Folder, run_id: str) -> None:
+        self.output = output
+        self.run_id = run_id
+        self.folder = work_root(output).folder(run_id)
+
+    def stage(self, name: str) -> Stage:
+        """The stage's units; those of `merge` are the parts of the output, put straight into `data/`."""
+        receipts = self.folder.folder(name)
+        if name == "merge":
+            return Stage(self.run_id, receipts, self.output.folder("data"), prefix="part-")
+        return Stage(self.run_id, receipts)
+
+    def put_json(self, name: str, value: object) -> bool:
+        """Create-only, as all puts."""
+        return self.folder.put_new(name, json.dumps(value, indent=1).encode())
+
+    def read_json(self, name: str) -> dict[str, object] | None:
+        """None when it is not there."""
+        try:
+            value = json.loads(self.folder.read(name))
+        except FileNotFoundError:
+            return None
+        assert isinstance(value, dict)
+        return value
+
+
+def work_root(output: Folder) -> Folder:
+    """Beside the output, not in it: readers of the output never list work in progress."""
+    return Folder(str(output.path.with_name(output.path.name + WORK_SUFFIX)))
+
+
+def run_ids(output: Folder) -> list[str]:
+    """The runs that have a work folder beside this output."""
+    root = work_root(output).path
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+
+
+def read_facts(data: bytes) -> Facts | None:
+    """The facts in a parquet file that a run wrote; None for any other file."""
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+    except pa.ArrowInvalid:
+        return None
+    return Facts.model_validate_json(metadata[_FACTS]) if _FACTS in metadata else None
+
+
+def parquet_bytes(schema: pa.Schema, batches: Iterable[pa.RecordBatch], facts: Facts) -> memoryview:
+    """A whole parquet file in memory; `facts` go into its metadata."""
+    metadata = {**(schema.metadata or {}), _FACTS: facts.model_dump_json().encode()}
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, schema.with_metadata(metadata), compression="zstd") as writer:
+        for group in _row_groups(batches):
+            writer.write_table(pa.Table.from_batches(group))
+    return memoryview(sink.getvalue())
+
+
+def _read_table(folder: Folder, name: str, columns: list[str] | None = None) -> pa.Table:
+    table = pq.read_table(folder.path / name, columns=columns, use_threads=False, pre_buffer=False, partitioning=None)
+    # The facts are the file's, not the table's: tables of several units are put together.
+    return table.replace_schema_metadata(None)
+
+
+def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Batches gathered to row groups large enough for quick reading and small enough for memory."""
+    group: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        group.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows >= _ROW_GROUP_ROWS or size >= _ROW_GROUP_BYTES:
+            yield group
+            group, rows, size = [], 0, 0
+    if group:
+        yield group
