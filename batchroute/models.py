@@ -47,7 +47,7 @@ def identity(name: str) -> str:
     """A short digest that changes when a local model's files change; a hub id is its own identity.
 
     Of large files only the size and the first and last megabyte are read: new weights of the same shape differ there
-    too, and a 140 GB model is identified in a moment. Paths and times are left out, so that a copy has the same identity.
+    too, and a 140 GB model is identified in a moment. Paths and times are left out: a copy has the same identity.
 
     Raises:
         InputError: as `resolve`.

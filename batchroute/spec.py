@@ -146,7 +146,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override}: the value is not valid YAML") from error
 
 
-_VARIABLE = re.compile(r"\$\$\{|\$\{(\w+)(?::-((?:[^${}]|\$\{\w+\})*))?\}")
+_VARIABLE = re.compile(r"\$\$\{|\$\{(\w+)(?::-((?:[^{}]|\$\{[^{}]*\})*))?\}")
 
 
 def _expand(value: Any, path: str, keys: tuple[str, ...]) -> Any:

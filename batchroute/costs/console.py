@@ -59,8 +59,8 @@ def closing_line(report: CostReport) -> str:
     verb = "saved" if report.savings.usd >= 0 else "MORE"
     percent = "" if share is None else f" ({abs(share):.1%} {verb})"
     return (
-        f"Cost {money(report.total_cost)} against {money(report.baseline.cost)} for all rows on the large model{percent}, "
-        f"with {report.cost_advantage or 0:.1%} of the rows on the small one; "
+        f"Cost {money(report.total_cost)} against {money(report.baseline.cost)} for all rows on the large model"
+        f"{percent}, with {report.cost_advantage or 0:.1%} of the rows on the small one; "
         f"{report.rows['copies']:,} rows shared the answer of an identical prompt."
     )
 

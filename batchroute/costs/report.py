@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from batchroute.costs.prices import Price, usd
 from batchroute.costs.usage import ModelUsage, RouterUsage
 
+FILES = JSON, TABLE = ("cost.json", "cost.parquet")
+
 # The columns of cost.parquet that are not columns of the input.
 COLUMNS = ("name", "run_id", "route", "model", "rows", "failed", "input_tokens", "output_tokens", "cost")
 
@@ -102,7 +104,7 @@ def _baseline(small: ModelUsage, large: ModelUsage, price: Price | None) -> Base
     seconds = large.busy_seconds / answered * small.generated
     return Baseline(
         cost=large.cost + usd(price.of_seconds(seconds)),
-        assumption="each row of the small shard would have taken the large model as long as its own rows did on average",
+        assumption="a row of the small shard would have taken the large model as long as its own rows did on average",
     )
 
 
@@ -116,8 +118,8 @@ def _baseline_by_token(small: ModelUsage, large: ModelUsage, answered: int, pric
         written = round(small.generated * large.output_tokens / answered)
         spent = price.of_tokens(read, written)
         assumption = (
-            "on the rows of the small shard the large model would have read as many tokens per token of the prompt as on "
-            f"its own, and written as many a row as on its own: {large.output_tokens / answered:.1f}"
+            "on the small shard's rows the large model would have read as many tokens per token of the prompt as on "
+            f"its own, and written as many a row as there: {large.output_tokens / answered:.1f}"
         )
     return Baseline(cost=large.cost + usd(spent), assumption=assumption)
 
@@ -146,7 +148,7 @@ def failures(files: list[Path], prefix: str) -> dict[str, int]:
     """How many rows failed with each error type."""
     kind = prefix + "error_type"
     counted = pl.scan_parquet(files).drop_nulls(kind).group_by(kind).len().sort(kind).collect(engine="streaming")
-    return {name: count for name, count in counted.iter_rows()}
+    return {str(name): int(count) for name, count in counted.iter_rows()}
 
 
 def to_frame(report: CostReport, groups: pl.DataFrame) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from batchroute.generators.base import Generator, ModelSpec
@@ -10,8 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def load(spec: ModelSpec, device: torch.device) -> Generator:
-    """Load the model that `spec` names onto `device`. Imports only the backend that is asked for.
+def load(spec: ModelSpec, device: Callable[[], torch.device]) -> Generator:
+    """Load the model that `spec` names. Imports only the backend that is asked for, and torch only where that needs it.
 
     Raises:
         InputError: the model is not there or cannot be loaded.
@@ -22,4 +23,4 @@ def load(spec: ModelSpec, device: torch.device) -> Generator:
         return EchoGenerator(spec)
     from batchroute.generators.transformers import TransformersGenerator
 
-    return TransformersGenerator(spec, device)
+    return TransformersGenerator(spec, device())

@@ -34,6 +34,12 @@ class Sampling(BaseModel):
     def greedy(self) -> bool:
         return self.temperature == 0.0
 
+    @model_validator(mode="after")
+    def _greedy_has_no_choice(self) -> Self:
+        if self.greedy and (self.top_p < 1.0 or self.top_k):
+            raise ValueError("top_p and top_k need a temperature above 0: at 0 the likeliest token is taken")
+        return self
+
     @field_validator("stop", mode="before")
     @classmethod
     def _one_stop_is_a_list(cls, value: Any) -> Any:

@@ -26,7 +26,8 @@ class SeededSampling(LogitsProcessor):
     """Samples one token a row by inverting the cumulative distribution at the row's own uniform number of this step.
 
     `generate(do_sample=True)` draws for the whole batch from one global stream, so that a row's text would change with
-    its neighbours. Here every row has its own stream; all tokens but the chosen one get −∞, and greedy decoding takes it.
+    its neighbours. Here every row has its own stream; all tokens but the chosen one get −∞, and greedy decoding takes
+    that one.
     """
 
     def __init__(self, seeds: Sequence[int], max_new_tokens: int) -> None:

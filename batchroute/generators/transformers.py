@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import (
@@ -38,16 +39,17 @@ class TransformersGenerator:
     def __init__(self, spec: ModelSpec, device: torch.device) -> None:
         started = time.perf_counter()
         path = models.resolve(spec.model)
-        transformers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             config = AutoConfig.from_pretrained(path)
             self._encoder_decoder = bool(config.is_encoder_decoder)
             family = AutoModelForSeq2SeqLM if self._encoder_decoder else AutoModelForCausalLM
             self._tokenizer = AutoTokenizer.from_pretrained(path)
-            self._model = family.from_pretrained(path, dtype=_dtype(spec.dtype, device)).to(device).eval()
+            model = family.from_pretrained(path, dtype=_dtype(spec.dtype, device))
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"cannot load the model '{spec.model}': {models.first_line(error)}") from error
         self._device = device
+        self._model: Any = model.to(device).eval()  # type: ignore[arg-type]
         self._sampling = spec.generation
         self._batch_size = spec.batch_size
         self._renderer = Renderer(spec, self._tokenizer)
@@ -88,7 +90,7 @@ class TransformersGenerator:
         pad = next((i for i in (tokenizer.pad_token_id, defaults.pad_token_id, *self._eos) if i is not None), 0)
         tokenizer.pad_token_id = pad
         # A fresh configuration: the model's own may hold sampling defaults or penalties that the job did not ask for.
-        self._generation = GenerationConfig(
+        self._generation = GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=self._sampling.max_new_tokens,
             do_sample=False,
             num_beams=1,
@@ -96,7 +98,10 @@ class TransformersGenerator:
             pad_token_id=pad,
             bos_token_id=defaults.bos_token_id,
             decoder_start_token_id=defaults.decoder_start_token_id,
+            forced_bos_token_id=defaults.forced_bos_token_id,
         )
+        # `generate` fills in from the model's own whatever is not set here.
+        self._model.generation_config = self._generation
 
     def _request(self, index: int, prompt: Prompt, seed: int) -> _Request | Response:
         try:
@@ -156,7 +161,7 @@ class TransformersGenerator:
         end = next((i + 1 for i, token in enumerate(tokens) if token in self._eos), None)
         ends = [length for length in (end, stopped_at) if length is not None]
         tokens = tokens[: min(ends)] if ends else tokens
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        text = str(self._tokenizer.decode(tokens, skip_special_tokens=True))
         cuts = [at for stop in self._sampling.stop if (at := text.find(stop)) >= 0]
         text = text[: min(cuts)] if cuts else text
         return Response(text, "stop" if ends else "length", len(request.tokens), len(tokens))
@@ -169,7 +174,9 @@ def _failed(request: _Request, error: Exception) -> Response:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
+    # Of memory that is not a GPU's, torch only says so in words: on Linux, elsewhere.
+    words = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -42,7 +42,8 @@ class Cutoff(BaseModel):
     def small(self, scores: Scores, positions: Positions) -> npt.NDArray[np.bool_]:
         """Which rows go to the small model; a row without a score (NaN) never does. Shapes: all [rows]."""
         exact = scores.astype(np.float64)
-        return (exact > self.score) | ((exact == self.score) & (positions <= self.last_tie))
+        small: npt.NDArray[np.bool_] = (exact > self.score) | ((exact == self.score) & (positions <= self.last_tie))
+        return small
 
 
 class Policy(BaseModel):

@@ -50,7 +50,7 @@ def generate(context: Context, side: Side) -> None:
         return
     model = context.job.models.of(side)
     context.engine.progress.note("load", f"loading the {side} model {model.model}")
-    generator = generators.load(model, context.engine.device)
+    generator = generators.load(model, lambda: context.engine.device)
     worker = _Worker(context, model, shard, stage, generator, generator.load_seconds)
     try:
         context.engine.carry_out(side, pending, list(done.values()), worker.do)
@@ -74,7 +74,7 @@ class _Worker:
         before = self._before(piece.unit)
         answers: list[Answer | None] = [before.get(position) for position in positions]
         todo = [i for i, answer in enumerate(answers) if copies[i] is None and not _ok(answer)]
-        responses = self._ask(rows.take(todo), [positions[i] for i in todo])
+        responses = self._ask(rows.take(pa.array(todo, pa.int64())), [positions[i] for i in todo])
         seconds = time.perf_counter() - started
         for i, (response, cost) in zip(todo, self._with_costs(responses, seconds), strict=True):
             earlier = answers[i]

@@ -121,8 +121,13 @@ def _results(context: Context, chunk: Span, answers: list[_Answers]) -> pa.Recor
 
 def _count(results: pa.RecordBatch, counts: dict[str, int]) -> None:
     failed = pc.sum(pc.equal(results["status"], "failed")).as_py()
-    routes = {side: pc.sum(pc.equal(results["route"], side)).as_py() or 0 for side in SIDES}
-    news = {"ok": results.num_rows - failed, "failed": failed, **routes, "unrouted": results["route"].null_count}
+    routes: dict[str, int] = {side: pc.sum(pc.equal(results["route"], side)).as_py() or 0 for side in SIDES}
+    news: dict[str, int] = {
+        "ok": results.num_rows - failed,
+        "failed": failed,
+        **routes,
+        "unrouted": results["route"].null_count,
+    }
     for name, number in news.items():
         counts[name] = counts.get(name, 0) + number
 

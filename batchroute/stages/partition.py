@@ -158,8 +158,8 @@ class _Shard:
     def _room(self, to_generate: Mask) -> int:
         """How many of the next rows still belong to the piece in hand; at least one."""
         size = self.context.snapshot.unit_rows
-        by_work = np.searchsorted(np.cumsum(to_generate), size - self._to_generate) + 1
-        return int(min(by_work, size * _MOST_COPIES_A_ROW - self._gathered_rows, len(to_generate)))
+        by_work = int(np.searchsorted(np.cumsum(to_generate), size - self._to_generate)) + 1
+        return min(by_work, size * _MOST_COPIES_A_ROW - self._gathered_rows, len(to_generate))
 
     def _full(self) -> bool:
         size = self.context.snapshot.unit_rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchroute.costs import report
 from batchroute.spec import SIDES
 from batchroute.stages import merge
 from batchroute.stages.context import Snapshot
@@ -17,7 +18,7 @@ def reopen_failed(work: Workdir, snapshot: Snapshot) -> int:
     The good answers of a reopened piece are kept and not generated again. What is to be reopened is written down first:
     a crash in the middle is made good by `finish_reopening`, which every attempt of the run begins with.
     """
-    failed = {side: _failed(work, side) for side in SIDES}
+    failed: dict[str, list[Receipt]] = {side: _failed(work, side) for side in SIDES}
     rows = sum(piece.counts["failed"] for pieces in failed.values() for piece in pieces)
     if rows:
         spans = [(piece.first, piece.last) for pieces in failed.values() for piece in pieces]
@@ -35,7 +36,8 @@ def finish_reopening(work: Workdir) -> None:
     if intent is None:
         return
     work.output.remove(MANIFEST)
-    work.output.folder("report").remove_all()
+    for name in report.FILES:
+        work.output.folder("report").remove(name)
     for side in SIDES:
         stage = work.stage(side)
         for unit in intent[side]:  # type: ignore[attr-defined]

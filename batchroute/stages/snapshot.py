@@ -24,8 +24,8 @@ from batchroute.tables.parquet import InputFile, PromptTable, find
 
 RUN = "run.json"
 
-# No unit is more than a thousandth of a large run, and none is so small that committing it costs more than its work.
-_UNITS_A_RUN = 1024
+# No unit is more than 0.2 % of a large run, and none is so small that committing it costs more than its work.
+_UNITS_A_RUN = 512
 _CHUNK_ROWS, _UNIT_ROWS, _PART_ROWS = 2048, 512, 65536
 _CHUNK_BYTES, _PART_BYTES = 64 << 20, 256 << 20
 
@@ -116,7 +116,7 @@ def _refuse_foreign_data(output: Folder) -> None:
     if foreign:
         raise InputError(
             f"{output}/data holds {len(foreign):,} files of no run that is known here, such as {foreign[0]}; "
-            "choose another output.uri, or start anew with --fresh"
+            "choose another output.uri, or, when an earlier run wrote them, start anew with --fresh"
         )
 
 

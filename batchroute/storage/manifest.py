@@ -60,16 +60,16 @@ def read(output: Folder) -> Manifest | None:
     """
     try:
         tree = json.loads(output.read(MANIFEST))
+        if isinstance(tree, dict) and tree.get("format_version") != FORMAT_VERSION:
+            raise InputError(
+                f"{output}/{MANIFEST} has format version {tree.get('format_version')}; "
+                f"this batchroute reads {FORMAT_VERSION}"
+            )
+        return Manifest.model_validate(tree)
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise InputError(f"{output}/{MANIFEST} is damaged: not valid JSON") from error
-    if tree.get("format_version") != FORMAT_VERSION:
-        raise InputError(
-            f"{output}/{MANIFEST} has format version {tree.get('format_version')}; "
-            f"this batchroute reads {FORMAT_VERSION}"
-        )
-    return Manifest.model_validate(tree)
+        raise InputError(f"{output}/{MANIFEST} is damaged: not the JSON of a manifest") from error
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
-import tempfile
+import uuid
 from pathlib import Path
 
 from fsspec.core import split_protocol
@@ -35,8 +35,10 @@ class Folder:
     def folder(self, name: str) -> Folder:
         return Folder(str(self.path / name))
 
-    def put_new(self, name: str, data: bytes | memoryview) -> bool:
+    def put_new(self, name: str, data: bytes | memoryview, sync_folder: bool = True) -> bool:
         """Create `name` with `data`. False when it exists already, which leaves it as it is.
+
+        Without `sync_folder` the content survives a power cut, the name only after a later put into the same folder.
 
         Raises:
             InputError: the folder may not be written.
@@ -45,7 +47,7 @@ class Folder:
         target = self.path / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            return _link_new(target, data)
+            return _link_new(target, data, sync_folder)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise InputError(f"cannot write {target}: {error.strerror}") from error
         except OSError as error:
@@ -93,22 +95,21 @@ class Folder:
         return str(self.path)
 
 
-def _link_new(target: Path, data: bytes | memoryview) -> bool:
-    descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=target.parent)
+def _link_new(target: Path, data: bytes | memoryview, sync_folder: bool) -> bool:
+    temporary = target.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp keeps files private; committed data is as readable as any other new file.
-        os.chmod(temporary, 0o666 & ~_umask())
         try:
             os.link(temporary, target)
         except FileExistsError:
             return False
     finally:
-        os.unlink(temporary)
-    _sync_folder(target.parent)
+        temporary.unlink(missing_ok=True)
+    if sync_folder:
+        _sync_folder(target.parent)
     return True
 
 
@@ -119,9 +120,3 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

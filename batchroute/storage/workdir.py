@@ -78,8 +78,9 @@ class Stage:
         """
         file = f"{self._prefix}{facts.unit}.parquet"
         data = parquet_bytes(schema, batches, facts)
-        if not self._data.put_new(file, data):
-            data = self._data.read(file)
+        # The receipt's put syncs the folder for both, when both are in it.
+        if not self._data.put_new(file, data, sync_folder=self._data is not self._receipts):
+            data = memoryview(self._data.read(file))
             facts = self._adopt(file, data, facts)
         sha256 = hashlib.sha256(data).hexdigest()
         receipt = Receipt(**facts.model_dump(), file=file, bytes=len(data), sha256=sha256)
@@ -112,8 +113,8 @@ class Stage:
     def _read_receipt(self, unit: str) -> Receipt:
         return Receipt.model_validate_json(self._receipts.read(f"{unit}.json"))
 
-    def _adopt(self, file: str, data: bytes, facts: Facts) -> Facts:
-        found = read_facts(data)
+    def _adopt(self, file: str, data: memoryview, facts: Facts) -> Facts:
+        found = read_facts(pa.BufferReader(data))
         if found is None or (found.run_id, found.unit, found.rows) != (facts.run_id, facts.unit, facts.rows):
             raise InputError(f"{self._data}/{file} is in the way and not of this run; move it, or run with --fresh")
         return found
@@ -159,13 +160,18 @@ def run_ids(output: Folder) -> list[str]:
     return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
 
 
-def read_facts(data: bytes) -> Facts | None:
-    """The facts in a parquet file that a run wrote; None for any other file."""
+def read_facts(source: object) -> Facts | None:
+    """The facts in a parquet file (a path or a buffer) that a run wrote; None for any other file."""
     try:
-        metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+        metadata = pq.read_metadata(source).metadata or {}
     except pa.ArrowInvalid:
         return None
     return Facts.model_validate_json(metadata[_FACTS]) if _FACTS in metadata else None
+
+
+def is_ours(folder: Folder, name: str) -> bool:
+    """Whether a run of batchroute wrote this parquet file."""
+    return read_facts(folder.path / name) is not None
 
 
 def parquet_bytes(schema: pa.Schema, batches: Iterable[pa.RecordBatch], facts: Facts) -> memoryview:
@@ -179,7 +185,13 @@ def parquet_bytes(schema: pa.Schema, batches: Iterable[pa.RecordBatch], facts: F
 
 
 def _read_table(folder: Folder, name: str, columns: list[str] | None = None) -> pa.Table:
-    table = pq.read_table(folder.path / name, columns=columns, use_threads=False, pre_buffer=False, partitioning=None)
+    try:
+        table = pq.read_table(
+            folder.path / name, columns=columns, use_threads=False, pre_buffer=False, partitioning=None
+        )
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        state = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
+        raise InputError(f"{folder}/{name} {state}, though its receipt is there; start anew with --fresh") from error
     # The facts are the file's, not the table's: tables of several units are put together.
     return table.replace_schema_metadata(None)
 

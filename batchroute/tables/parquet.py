@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import glob
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from batchroute.errors import InputError
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _READ_ROWS = 4096
+_WHOLE = re.compile("-?[0-9]{1,18}")
 
 PromptKind = Literal["text", "messages"]
 
@@ -63,12 +66,13 @@ def find(uri: str) -> list[InputFile]:
     is_glob = any(character in path for character in "*?[") and not os.path.exists(path)
     if is_glob:
         base = str(Path(*itertools.takewhile(lambda part: not set(part) & set("*?["), Path(path).parts)))
-        found = [name for name in filesystem.glob(path) if os.path.isfile(name)]
+        found = filesystem.glob(path)
     elif os.path.isdir(path):
-        base, found = path, filesystem.glob(f"{path}/**/*.parquet")
+        base, found = path, filesystem.glob(f"{glob.escape(path)}/**/*.parquet")
     else:
-        base, found = os.path.dirname(path), [path] if os.path.isfile(path) else []
-    visible = [name for name in sorted(found) if not _hidden(os.path.relpath(name, base))]
+        base, found = path, [path]
+    files = [name for name in sorted(found) if os.path.isfile(name)]
+    visible = [name for name in files if not _hidden(os.path.relpath(name, base))]
     if not visible:
         what = "no file matches" if is_glob else "no parquet file in" if os.path.isdir(path) else "no such file:"
         raise InputError(f"input.uri: {what} {path}")
@@ -122,7 +126,11 @@ class PromptTable:
         """
         schema = _file_schema(files[0])
         for file in files[1:]:
-            _check_same_columns(schema, files[0], _file_schema(file), file)
+            other = _file_schema(file)
+            _check_same_columns(schema, files[0], other, file)
+            # A column that one file promises to be free of nulls may hold them in another.
+            fields = [field.with_nullable(field.nullable or other.field(field.name).nullable) for field in schema]
+            schema = pa.schema(fields, metadata=schema.metadata)
         offsets = list(itertools.accumulate((file.rows for file in files), initial=0))
         return cls(files, _with_hive(schema, files), offsets)
 
@@ -179,6 +187,8 @@ class RowReader:
 
     def read(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """The rows at positions `start` up to `stop`, in batches of no fixed size."""
+        if start >= stop:
+            return
         if start < self._batch_start:
             self._seek(*self._locate(start))
         elif start > self._end:
@@ -215,6 +225,7 @@ class RowReader:
         for number in range(index, len(self._table.files)):
             file = self._table.files[number]
             stored = [name for name in self.schema.names if name not in _hive_names(self._table.files)]
+            _check_unchanged(file)
             # A buffered stream: a column chunk of a gigabyte must not come into memory whole.
             with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as source:
                 groups = range(group if number == index else 0, source.metadata.num_row_groups)
@@ -230,6 +241,15 @@ class RowReader:
             for field in self.schema
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+def _check_unchanged(file: InputFile) -> None:
+    try:
+        status = os.stat(file.path)
+    except FileNotFoundError as error:
+        raise InputError(f"input: {file.path} is gone since the run began") from error
+    if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
+        raise InputError(f"input: {file.path} has changed since the run began; put it back, or start with --fresh")
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -272,6 +292,6 @@ def _with_hive(schema: pa.Schema, files: list[InputFile]) -> pa.Schema:
         if name in schema.names:
             raise InputError(f"input: '{name}' is a column and a partition folder; rename one of them")
         values = [file.hive[name] for file in files]
-        whole = all(value is None or value.lstrip("-").isdecimal() for value in values) and any(values)
+        whole = all(value is None or _WHOLE.fullmatch(value) for value in values) and any(values)
         schema = schema.append(pa.field(name, pa.int64() if whole else pa.string()))
     return schema

@@ -1,0 +1,142 @@
+"""The job without models: everything but scoring and generation, on many rows.
+
+    python tests/benchmarks/job_without_models.py --rows 1000000
+
+Scores come from a tiny router, before the clock starts; both models are `echo`. Prints rows per second and peak memory of
+the run that does the rest, for each number of rows: the peak must not grow with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+CHARACTERS = 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[250_000, 1_000_000])
+    parser.add_argument("--folder", help="where to work; a temporary folder that is removed afterwards")
+    parser.add_argument("--quick", action="store_true", help="20,000 rows")
+    arguments = parser.parse_args()
+    sizes = [20_000] if arguments.quick else arguments.rows
+    results = []
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        for rows in sizes:
+            results.append(measure(Path(folder) / str(rows), rows))
+            found = results[-1]
+            print(
+                f"{rows:>10,} rows  scoring {found['score_seconds']:6.1f} s (not counted)  the rest "
+                f"{found['seconds']:6.1f} s  {found['rows_per_second']:9,.0f} rows/s  peak {found['peak_mb']:6,.0f} MB"
+            )
+    print(json.dumps(results))
+
+
+def measure(folder: Path, rows: int) -> dict[str, float]:
+    folder.mkdir()
+    write_input(folder / "in.parquet", rows)
+    job = write_job(folder)
+    started = time.perf_counter()
+    child([sys.executable, __file__, "--score-only", job])
+    scored = time.perf_counter()
+    peak = child([sys.executable, "-m", "batchroute", "run", job, "--json-logs"])
+    seconds = time.perf_counter() - scored
+    counted = json.loads((folder / "out" / "manifest.json").read_text())["counts"]
+    assert counted["ok"] == rows, counted
+    return {
+        "rows": rows, "score_seconds": scored - started, "seconds": seconds, "rows_per_second": rows / seconds,
+        "peak_mb": peak / 1024,
+    }  # fmt: skip
+
+
+def child(command: list[str]) -> int:
+    """Run a command to its end; its peak memory in kB."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, command
+    return usage.ru_maxrss
+
+
+def write_input(path: Path, rows: int) -> None:
+    schema = pa.schema([("id", pa.int64()), ("prompt", pa.string()), ("team", pa.string())])
+    words = np.array([f"word{i:03d}" for i in range(1000)])
+    chance = np.random.default_rng(0)
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, rows, 50_000):
+            count = min(50_000, rows - start)
+            picked = words[chance.integers(0, 1000, (count, CHARACTERS // 8))]
+            prompts = [" ".join(line) for line in picked.tolist()]
+            teams = np.array(["search", "support"])[chance.integers(0, 2, count)]
+            writer.write_table(pa.table([np.arange(start, start + count), prompts, teams], schema=schema))
+
+
+def write_router(folder: Path) -> None:
+    """A real, tiny BERT that reads whole words, so that a million rows are scored in about a minute."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *(f"word{i:03d}" for i in range(1000))])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32,
+        max_position_embeddings=64, num_labels=1,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+
+
+def write_job(folder: Path) -> str:
+    write_router(folder / "router")
+    price = {"input": 0.5, "output": 1.5}
+    settings = {
+        "input": {"uri": str(folder / "in.parquet"), "id": "id", "prompt": "prompt"},
+        "output": {"uri": str(folder / "out")},
+        "router": {"model": str(folder / "router"), "max_length": 8, "price": {"gpu_hour": 1}},
+        "policy": {"small_share": "50%"},
+        "models": {
+            "small": {"backend": "echo", "price": price},
+            "large": {"backend": "echo", "model": "echo-2", "price": price},
+        },
+        "report": {"group_by": ["team"]},
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return str(path)
+
+
+def score_only(path: str) -> None:
+    """The first stages of a run, and no more."""
+    from batchroute import spec
+    from batchroute.engines.local import LocalEngine
+    from batchroute.progress import JsonProgress
+    from batchroute.stages import score, snapshot
+    from batchroute.stages.context import Context
+    from batchroute.storage.objects import Folder
+
+    job = spec.load(path)
+    frozen, table = snapshot.inspect(job)
+    frozen, work = snapshot.begin(job, frozen, table, Folder(job.output.uri))
+    score.score(Context(job, frozen, table, work, LocalEngine(JsonProgress())))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    if sys.argv[1:2] == ["--score-only"]:
+        score_only(sys.argv[2])
+    else:
+        main()

@@ -1,0 +1,64 @@
+"""A job that is killed again and again ends with every row once."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from batchroute.errors import EXIT_TERMINATED
+from tests.crash.killing import _start, rows_of, run_with_kills, work_of
+from tests.generators.tiny_generators import tiny_decoder
+from tests.jobs import JobFolder, table
+
+KILLS = 10
+
+
+@pytest.mark.crash
+def test_kill_at_random_moments_loses_nothing_and_repeats_no_unit(tmp_path: Path) -> None:
+    folder = _slow_job(tmp_path, rows=300)
+    damage = run_with_kills(folder.path, [], work_of(folder.output), KILLS, seconds=8.0, seed=1)
+    assert damage.kills > KILLS // 2
+    assert damage.redone == []
+    assert damage.changed == []
+    calm = JobFolder(tmp_path, output={"uri": str(tmp_path / "calm")}, models=folder.settings["models"])
+    calm.settings["units"] = folder.settings["units"]
+    calm.run()
+    same = [name for name in rows_of(folder.output).columns if name != "cost"]  # which is measured time
+    assert rows_of(folder.output).select(same).equals(rows_of(tmp_path / "calm").select(same))
+
+
+@pytest.mark.crash
+def test_sigterm_ends_with_143_and_can_be_resumed(tmp_path: Path) -> None:
+    folder = _slow_job(tmp_path, rows=300)
+    process = _start(folder.path, [])
+    _wait_for_unit(work_of(folder.output), process)
+    process.send_signal(signal.SIGTERM)
+    log = process.communicate(timeout=20)[1]
+    assert process.returncode == EXIT_TERMINATED
+    assert "run the same command again" in log
+    assert not (folder.output / "manifest.json").exists()
+    assert list(tmp_path.rglob(".tmp-*")) == []
+    folder.run()
+    assert rows_of(folder.output)["id"].to_list() == table(300)["id"].to_list()
+
+
+def _slow_job(tmp_path: Path, rows: int) -> JobFolder:
+    tiny_decoder(tmp_path / "decoder", chat=False)
+    model = {
+        "backend": "transformers", "model": str(tmp_path / "decoder"), "generation": {"max_new_tokens": 24},
+        "price": {"gpu_hour": 1}, "batch_size": 4,
+    }  # fmt: skip
+    units = {"score": 20, "generate": 10, "merge": 60}
+    return JobFolder(tmp_path, table(rows), models={"small": model, "large": {**model, "template": "{prompt} !"}}, units=units)
+
+
+def _wait_for_unit(work: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not list(work.glob("*/small/*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

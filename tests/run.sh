@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands: environment, style, types, manifests, and all tests.
+#
+#     tests/run.sh            # all
+#     tests/run.sh -k policy  # arguments go to pytest
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+step() { printf '\n== %s\n' "$1"; }
+
+step "environment"
+jobs/environment.sh dev
+PATH=$PWD/.venv/bin:$PATH
+
+step "style and types"
+ruff check .
+ruff format --check .
+mypy batchroute
+
+step "containers"
+manifests=$(find jobs/kubernetes -name '*.yaml' 2>/dev/null | sort)
+[ -z "$manifests" ] || kubernetes-validate --strict $manifests
+[ ! -f Dockerfile ] || hadolint Dockerfile
+
+step "embedded models"
+batchroute models fetch demo
+
+step "tests"
+# No model hub, and no more threads than this machine has cores for.
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+pytest -q "$@"
