@@ -128,14 +128,12 @@ def status(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The out
 
 @app.command()
 def train(
-    quality_table: Annotated[
-        Path, typer.Option("--quality-table", metavar="TABLE.parquet", help="What to learn from.")
-    ],
+    quality_table: Annotated[str, typer.Option("--quality-table", metavar="TABLE.parquet", help="What to learn from.")],
     base: Annotated[str, typer.Option("--base", metavar="MODEL", help="The encoder to start from.")],
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the router goes.")],
     label: Annotated[Literal["det", "prob", "trans", "gap"], typer.Option("--label", help="What it predicts.")] = "gap",
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training rows.")] = 5,
-    seed: Annotated[int, typer.Option("--seed", help="Of the split, the order and the new weights.")] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training rows.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split, the order and the new weights.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the router that is there.")] = False,
 ) -> None:
     """Train a router on a quality table."""

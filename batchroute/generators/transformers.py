@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -46,7 +47,7 @@ class TransformersGenerator:
             family = AutoModelForSeq2SeqLM if self._encoder_decoder else AutoModelForCausalLM
             self._tokenizer = AutoTokenizer.from_pretrained(path)
             model = family.from_pretrained(path, dtype=_dtype(spec.dtype, device))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise InputError(f"cannot load the model '{spec.model}': {models.first_line(error)}") from error
         self._device = device
         self._model: Any = model.to(device).eval()  # type: ignore[arg-type]

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from batchroute.costs import report as reports
+from batchroute.costs.prices import COST_PRECISION, COST_SCALE, Price
+from batchroute.costs.report import CostReport
+from batchroute.costs.usage import ModelUsage, RouterUsage, model_usage, router_usage
+from batchroute.storage.workdir import Receipt
+
+BY_TOKEN = Price.model_validate({"input": 1, "output": 10})
+BY_HOUR = Price.model_validate({"gpu_hour": 3.6})
+CHEAP = Price.model_validate({"input": 0.1, "output": 0.1})
+FREE = Price.model_validate({"input": 0, "output": 0})
+ROUTER = Price.model_validate({"gpu_hour": 0.36})
+
+
+def receipt(rows: int, seconds: float = 0.0, load: float = 0.0, **counts: int) -> Receipt:
+    return Receipt(
+        run_id="run", unit="00000", rows=rows, first=0, last=rows - 1, seconds=seconds, load_seconds=load,
+        counts=counts, file="00000.parquet", bytes=1, sha256="ab",
+    )  # fmt: skip
+
+
+def scored(price: Price | None = ROUTER, rows: int = 10) -> RouterUsage:
+    return router_usage("models/router", price, [receipt(rows, 10.0, 10.0, tokens=rows * 5)] if rows else [])
+
+
+def usage(
+    price: Price | None, generated: int, read: int, written: int, seconds: float = 0.0, load: float = 0.0,
+    copies: int = 0, failed: int = 0, tokens: int | None = None, cost: int | None = None,
+) -> ModelUsage:  # fmt: skip
+    """A model's shard in one piece; the cost of its rows follows from its tokens, or from its seconds."""
+    if not generated:
+        return model_usage("m", price, [], [])
+    if cost is None and price is not None:
+        cost = price.of_tokens(read, written) if price.by_token else price.of_seconds(seconds)
+    counts = {
+        "generated": generated, "copies": copies, "failed": failed, "cut": 0, "input_tokens": read,
+        "output_tokens": written, "cost_pico": cost or 0,
+    }  # fmt: skip
+    shard = receipt(generated + copies, tokens=read if tokens is None else tokens)
+    return model_usage("m", price, [shard], [receipt(generated + copies, seconds, load, **counts)])
+
+
+def build(small: ModelUsage, large: ModelUsage, price: Price | None, router: RouterUsage | None = None) -> CostReport:
+    total = small.rows + large.rows
+    rows = {
+        "total": total,
+        "ok": total,
+        "failed": 0,
+        "small": small.rows,
+        "large": large.rows,
+        "unrouted": 0,
+        "copies": 0,
+    }
+    return reports.build("job", "run", rows, router or scored(), small, large, price, pl.DataFrame(), {})
+
+
+class TestUsage:
+    def test_what_a_router_took_is_added_up(self) -> None:
+        units = [
+            receipt(10, 1.5, 3.0, tokens=50, failed=2, truncated=1, unscored=0),
+            receipt(5, 0.5, tokens=7, failed=0, truncated=0, unscored=1),
+        ]
+        found = router_usage("r", BY_HOUR, units)
+        assert (found.rows, found.tokens, found.truncated, found.unscored) == (13, 57, 1, 1)
+        assert (found.busy_seconds, found.load_seconds) == (2.0, 3.0)
+        assert found.cost == Decimal("0.005")
+
+    def test_a_router_can_have_a_price_by_token(self) -> None:
+        assert router_usage("r", BY_TOKEN, [receipt(1, 9.0, tokens=1000)]).cost == Decimal("0.001")
+
+    def test_a_model_by_the_hour_costs_its_loading_too(self) -> None:
+        assert usage(BY_HOUR, 4, 10, 10, seconds=2.0, load=1.0).cost == Decimal("0.003")
+
+    def test_a_model_by_token_does_not_cost_its_loading(self) -> None:
+        assert usage(BY_TOKEN, 4, 100, 10, seconds=2.0, load=1.0).cost == Decimal("0.0002")
+
+    def test_without_a_price_there_is_no_cost(self) -> None:
+        assert usage(None, 4, 100, 10).cost is None
+        assert scored(None).cost is None
+
+    def test_a_shard_without_rows_with_a_price_costs_nothing(self) -> None:
+        assert usage(BY_TOKEN, 0, 0, 0).cost == 0
+
+
+class TestBuild:
+    def test_the_total_is_the_router_and_both_models(self) -> None:
+        found = build(usage(CHEAP, 6, 600, 60), usage(BY_TOKEN, 4, 400, 40), BY_TOKEN)
+        assert found.router.cost == Decimal("0.002")
+        assert found.total_cost == Decimal("0.002") + Decimal("0.000066") + Decimal("0.0008")
+        assert found.cost_advantage == 0.6
+        assert found.missing_prices == []
+
+    def test_by_token_the_small_rows_are_priced_by_their_prompts_and_the_large_rows_answers(self) -> None:
+        # The large model read 2 tokens per token of the router, and wrote 10 a row.
+        small = usage(CHEAP, 6, 999, 999, tokens=300)
+        large = usage(BY_TOKEN, 4, 400, 40, tokens=200)
+        found = build(small, large, BY_TOKEN).baseline
+        assert found.cost == Decimal("0.0008") + Decimal(600 * 1 + 60 * 10) / 10**6
+        assert found.assumption.endswith("written as many a row as there: 10.0")
+
+    def test_by_token_failed_rows_of_the_large_model_say_nothing_of_its_answers(self) -> None:
+        small = usage(CHEAP, 6, 600, 60, tokens=600)
+        large = usage(BY_TOKEN, 8, 400, 40, failed=4, tokens=400)
+        assert build(small, large, BY_TOKEN).baseline.cost == Decimal("0.0008") + Decimal(600 + 60 * 10) / 10**6
+
+    def test_by_token_without_large_rows_the_small_models_tokens_stand_for_the_large_ones(self) -> None:
+        found = build(usage(CHEAP, 6, 600, 60), usage(BY_TOKEN, 0, 0, 0), BY_TOKEN)
+        assert found.baseline.cost == Decimal(600 + 600) / 10**6
+        assert "as many tokens as the small one did" in found.baseline.assumption
+
+    def test_by_the_hour_a_small_row_takes_as_long_as_a_large_one(self) -> None:
+        small, large = usage(FREE, 6, 6, 6), usage(BY_HOUR, 4, 4, 4, seconds=8.0, load=5.0)
+        # Four rows in 8 s, so that six more take 12 s; the model is loaded once.
+        assert build(small, large, BY_HOUR).baseline.cost == Decimal("0.025")
+
+    def test_by_the_hour_without_large_rows_the_baseline_is_not_known(self) -> None:
+        found = build(usage(FREE, 6, 6, 6), usage(BY_HOUR, 0, 0, 0), BY_HOUR)
+        assert found.baseline.cost is None
+        assert found.baseline.assumption.startswith("not known: no row ran on the large model")
+        assert found.savings is None
+        assert found.total_cost == Decimal("0.002")
+
+    def test_with_all_rows_on_the_large_model_the_baseline_is_its_cost_and_the_router_the_loss(self) -> None:
+        found = build(usage(CHEAP, 0, 0, 0), usage(BY_TOKEN, 4, 400, 40), BY_TOKEN)
+        assert found.baseline.cost == Decimal("0.0008")
+        assert found.savings is not None
+        assert found.savings.usd == Decimal("-0.002")
+        assert found.savings.share == Decimal("-2.5")
+
+    def test_savings_are_positive_when_the_run_was_cheaper(self) -> None:
+        found = build(usage(FREE, 9, 900, 90), usage(BY_TOKEN, 1, 100, 10), BY_TOKEN, scored(FREE))
+        assert found.savings is not None
+        assert found.total_cost == Decimal("0.0002")
+        assert found.baseline.cost == Decimal("0.002")
+        assert found.savings.usd == Decimal("0.0018")
+        assert found.savings.share == Decimal("0.9")
+
+    def test_a_large_model_that_costs_nothing_has_no_share_of_savings(self) -> None:
+        found = build(usage(FREE, 6, 6, 6), usage(FREE, 4, 4, 4), FREE)
+        assert found.savings is not None
+        assert found.savings.usd == Decimal("-0.002")
+        assert found.savings.share is None
+
+    @pytest.mark.parametrize("router", [ROUTER, None])
+    @pytest.mark.parametrize("small", [CHEAP, None])
+    @pytest.mark.parametrize("large", [BY_TOKEN, BY_HOUR, None])
+    def test_a_missing_price_is_null_and_listed_and_never_zero(
+        self, router: Price | None, small: Price | None, large: Price | None
+    ) -> None:
+        prices = {"router.price": router, "models.small.price": small, "models.large.price": large}
+        found = build(usage(small, 6, 600, 60), usage(large, 4, 400, 40, seconds=1.0), large, scored(router))
+        missing = [key for key, price in prices.items() if price is None]
+        assert found.missing_prices == missing
+        assert (found.total_cost is None) == bool(missing)
+        assert (found.savings is None) == bool(missing)
+        assert (found.baseline.cost is None) == (large is None)
+        tree = json.loads(found.model_dump_json())
+        costs = [tree["router"]["cost"], tree["models"]["small"]["cost"], tree["models"]["large"]["cost"]]
+        assert [cost is None for cost in costs] == [price is None for price in prices.values()]
+
+    def test_a_run_without_rows_costs_nothing_and_saves_nothing(self) -> None:
+        found = build(usage(CHEAP, 0, 0, 0), usage(BY_TOKEN, 0, 0, 0), BY_TOKEN, scored(ROUTER, rows=0))
+        assert found.total_cost == found.baseline.cost == 0
+        assert found.savings is not None
+        assert found.savings.usd == 0
+        assert found.savings.share is None
+        assert found.cost_advantage is None
+
+    def test_a_report_survives_its_file_to_the_last_digit(self) -> None:
+        large = usage(BY_TOKEN, 4, 400, 40, cost=123456789012345)
+        found = build(usage(CHEAP, 6, 600, 60), large, BY_TOKEN)
+        assert found.models["large"].cost == Decimal("123.456789012345")
+        assert CostReport.model_validate_json(found.model_dump_json()) == found
+
+
+def output(folder: Path, prefix: str = "", priced: bool = True) -> list[Path]:
+    """Two committed files with rows of all fates: answered, a copy, failed on the model, without a usable prompt."""
+    cost = [Decimal("0.000000000001"), Decimal("0.1"), Decimal("0.2"), Decimal(0), Decimal("0.3"), Decimal(0)]
+    results: dict[str, Any] = {
+        "route": ["small", "large", "large", "large", "large", None],
+        "status": ["ok", "ok", "ok", "ok", "failed", "failed"],
+        "input_tokens": [1, 2, 4, 4, 8, None],
+        "output_tokens": [10, 20, 40, 40, 0, None],
+        "cost": [*(cost if priced else [None] * 5), Decimal(0)] if not priced else cost,
+        "error_type": [None, None, None, None, "model_error", "null_prompt"],
+        "attempts": [1, 1, 1, 0, 2, 0],
+    }
+    frame = pl.DataFrame(
+        {"team": ["a", "a", "b", "b", "b", None], **{prefix + name: values for name, values in results.items()}},
+        schema_overrides={prefix + "cost": pl.Decimal(COST_PRECISION, COST_SCALE)},
+    )
+    for number, rows in enumerate((frame[:3], frame[3:])):
+        rows.write_parquet(folder / f"{number}.parquet")
+    return [folder / "0.parquet", folder / "1.parquet"]
+
+
+GROUPS = ["team", "route", "rows", "failed", "input_tokens", "output_tokens", "cost"]
+
+
+class TestGroups:
+    @pytest.mark.parametrize("prefix", ["", "br_"])
+    def test_costs_are_split_by_group_and_route(self, tmp_path: Path, prefix: str) -> None:
+        found = reports.by_group(output(tmp_path, prefix), prefix, ["team"])
+        assert found.columns == GROUPS
+        # Copies and failures have tokens of their original or none: they were not generated.
+        assert found.rows() == [
+            (None, None, 1, 1, 0, 0, Decimal(0)),
+            ("a", "large", 1, 0, 2, 20, Decimal("0.1")),
+            ("a", "small", 1, 0, 1, 10, Decimal("0.000000000001")),
+            ("b", "large", 3, 1, 4, 40, Decimal("0.5")),
+        ]
+
+    def test_without_a_group_there_is_a_row_a_route(self, tmp_path: Path) -> None:
+        found = reports.by_group(output(tmp_path), "", [])
+        assert found.columns == GROUPS[1:]
+        assert found["rows"].sum() == 6
+        assert found["cost"].sum() == Decimal("0.600000000001")
+
+    def test_without_a_price_a_group_has_no_cost(self, tmp_path: Path) -> None:
+        found = reports.by_group(output(tmp_path, priced=False), "", ["team"])
+        assert found["cost"].to_list() == [Decimal(0), None, None, None]
+
+    def test_an_output_without_rows_has_no_groups(self, tmp_path: Path) -> None:
+        first, _ = output(tmp_path)
+        pl.read_parquet(first).clear().write_parquet(first)
+        assert reports.by_group([first], "", ["team"]).rows() == []
+        assert reports.failures([first], "") == {}
+
+    @pytest.mark.parametrize("prefix", ["", "br_"])
+    def test_failures_are_counted_by_kind(self, tmp_path: Path, prefix: str) -> None:
+        assert reports.failures(output(tmp_path, prefix), prefix) == {"model_error": 1, "null_prompt": 1}
+
+    def test_the_table_of_costs_adds_up_to_the_report(self, tmp_path: Path) -> None:
+        groups = reports.by_group(output(tmp_path), "", ["team"])
+        found = build(usage(CHEAP, 1, 1, 10), usage(BY_TOKEN, 4, 4, 40), BY_TOKEN)
+        frame = reports.to_frame(found, groups)
+        assert frame.columns == ["name", "run_id", "team", *reports.COLUMNS[2:]]
+        assert frame["route"].to_list() == [None, "large", "small", "large", "router"]
+        assert frame["model"].to_list() == [None, "m", "m", "m", "models/router"]
+        assert frame["cost"].dtype == groups["cost"].dtype
+        assert frame["cost"].sum() == groups["cost"].sum() + Decimal("0.002")
+        assert frame["rows"].to_list() == [1, 1, 1, 3, 10]
+
+    def test_the_table_of_a_router_without_a_price_has_no_cost_there(self, tmp_path: Path) -> None:
+        groups = reports.by_group(output(tmp_path), "", [])
+        found = build(usage(CHEAP, 1, 1, 10), usage(BY_TOKEN, 4, 4, 40), BY_TOKEN, scored(None))
+        assert reports.to_frame(found, groups)["cost"].to_list()[-1] is None
+
+    def test_a_group_may_be_named_as_a_column_of_the_table(self, tmp_path: Path) -> None:
+        """The input may well have a column `name` or `model`, which the output does not clash with."""
+        files = output(tmp_path)
+        for path in files:
+            pl.read_parquet(path).rename({"team": "name"}).write_parquet(path)
+        groups = reports.by_group(files, "", ["name"])
+        frame = reports.to_frame(build(usage(CHEAP, 1, 1, 1), usage(BY_TOKEN, 4, 4, 4), BY_TOKEN), groups)
+        assert {"a", "b"} <= {value for column in frame.get_columns() for value in column.to_list()}

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from batchroute import generators
+from batchroute.generators.base import ModelSpec, Prompt, Response
+
+
+def no_device() -> Any:
+    raise AssertionError("the echo backend needs no device")
+
+
+def answer(prompt: Prompt, **spec: Any) -> Response:
+    generator = generators.load(ModelSpec(backend="echo", **spec), no_device)
+    (response,) = generator.generate([prompt], [0])
+    generator.close()
+    return response
+
+
+def test_the_answer_is_the_prompt() -> None:
+    assert answer("say  this \n again") == Response("say  this \n again", "stop", 4 - 1, 3)
+
+
+def test_a_template_goes_around_it_whatever_braces_the_prompt_holds() -> None:
+    found = answer("{x} {prompt}", template="Q: {prompt} {A}")
+    assert found.text == "Q: {x} {prompt} {A}"
+    assert found.input_tokens == 4
+
+
+def test_chat_messages_are_one_text() -> None:
+    chat = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}]
+    assert answer(chat) == Response("a b\n\nc", "stop", 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("limit", "text", "reason"), [(2, "a b", "length"), (3, "a b c", "stop"), (9, "a b c", "stop")]
+)
+def test_it_is_cut_to_so_many_words(limit: int, text: str, reason: str) -> None:
+    found = answer("a b c", generation={"max_new_tokens": limit})
+    assert (found.text, found.finish_reason, found.input_tokens) == (text, reason, 3)
+    assert found.output_tokens == len(text.split())
+
+
+def test_the_first_stop_string_ends_it() -> None:
+    found = answer("a b END c STOP d", generation={"stop": ["STOP", "END"]})
+    assert found == Response("a b ", "stop", 6, 2)
+
+
+def test_a_stop_string_beyond_the_limit_does_not_end_it() -> None:
+    found = answer("a b c END", generation={"stop": "END", "max_new_tokens": 2})
+    assert found == Response("a b", "length", 4, 2)
+
+
+def test_answers_come_in_the_order_of_the_prompts() -> None:
+    generator = generators.load(ModelSpec(backend="echo"), no_device)
+    assert [response.text for response in generator.generate(["b", "a", "c"], [3, 2, 1])] == ["b", "a", "c"]
+    assert generator.generate([], []) == []

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from batchroute.generators.base import ModelSpec, as_messages, as_text
+from batchroute.generators.prompting import ChatError, Renderer
+from tests.generators.tiny_generators import CHAT_TEMPLATE
+from tests.tiny_models import tiny_tokenizer
+
+CHAT = [
+    {"role": "user", "content": "first"},
+    {"role": "assistant", "content": "answer"},
+    {"role": "user", "content": "second"},
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer")
+    tiny_tokenizer(path)
+    return path
+
+
+def renderer(folder: Path, chat: bool, chat_template: str = CHAT_TEMPLATE, **spec: Any) -> Renderer:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if chat:
+        tokenizer.chat_template = chat_template
+    return Renderer(ModelSpec(backend="transformers", model="m", **spec), tokenizer)
+
+
+def test_without_a_chat_template_a_text_stays_as_it_is(folder: Path) -> None:
+    found = renderer(folder, chat=False)
+    assert not found.chat
+    assert found.render("a {b}\n") == "a {b}\n"
+    assert found.render(CHAT) == "first\n\nanswer\n\nsecond"
+
+
+def test_without_a_chat_template_template_and_system_go_around_the_text(folder: Path) -> None:
+    found = renderer(folder, chat=False, template="Q: {prompt} {x}\nA:", system="Be brief.")
+    assert found.render("{prompt}?") == "Be brief.\n\nQ: {prompt}? {x}\nA:"
+    assert found.render(CHAT) == "Be brief.\n\nQ: first\n\nanswer\n\nsecond {x}\nA:"
+
+
+def test_with_a_chat_template_a_text_is_a_user_message(folder: Path) -> None:
+    found = renderer(folder, chat=True)
+    assert found.chat
+    assert found.render("hello") == "[CLS]user: hello[SEP][CLS]assistant: "
+
+
+def test_with_a_chat_template_the_template_wraps_the_last_user_message_alone(folder: Path) -> None:
+    found = renderer(folder, chat=True, template="<{prompt}>", system="S")
+    assert found.render("hello") == "[CLS]system: S[SEP][CLS]user: <hello>[SEP][CLS]assistant: "
+    assert found.render(CHAT) == (
+        "[CLS]system: S[SEP][CLS]user: first[SEP][CLS]assistant: answer[SEP][CLS]user: <second>[SEP][CLS]assistant: "
+    )
+
+
+def test_messages_without_a_user_are_not_wrapped(folder: Path) -> None:
+    found = renderer(folder, chat=True, template="<{prompt}>")
+    assert found.render([{"role": "system", "content": "S"}]) == "[CLS]system: S[SEP][CLS]assistant: "
+
+
+def test_rendering_leaves_the_prompt_as_it_was(folder: Path) -> None:
+    chat = [dict(message) for message in CHAT]
+    renderer(folder, chat=True, template="<{prompt}>", system="S").render(chat)
+    assert chat == CHAT
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (CHAT_TEMPLATE, "unknown role: tool"),
+        ("{{ messages[0]['content'] + 1 }}", "can only concatenate str"),
+        ("{{ messages[0].absent.more }}", "has no attribute"),
+        ("{% for message in messages %}", "nexpected end of template"),
+    ],
+)
+def test_what_the_chat_template_refuses_is_a_chat_error(folder: Path, template: str, reason: str) -> None:
+    with pytest.raises(ChatError, match=reason):
+        renderer(folder, chat=True, chat_template=template).render([{"role": "tool", "content": "x"}])
+
+
+def test_a_system_message_is_put_in_front_only_where_one_is_set() -> None:
+    assert as_messages("a", None) == [{"role": "user", "content": "a"}]
+    assert as_messages(CHAT, "S") == [{"role": "system", "content": "S"}, *CHAT]
+    assert as_messages("a", "") == [{"role": "system", "content": ""}, {"role": "user", "content": "a"}]
+
+
+def test_messages_as_text_are_their_contents() -> None:
+    assert as_text("a") == "a"
+    assert as_text(CHAT) == "first\n\nanswer\n\nsecond"

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from itertools import product
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchroute.errors import InputError
+from batchroute.router import labels
+from batchroute.router.labels import LabelKind, Labels, Qualities
+
+# Few different values, so that ties are common, and a step that is exact in binary.
+QUALITY = st.integers(-8, 8).map(lambda n: n / 4)
+SAMPLES = st.lists(QUALITY, min_size=1, max_size=5).map(lambda values: np.array(values, dtype=np.float64))
+TABLE = st.lists(st.tuples(SAMPLES, SAMPLES), min_size=1, max_size=12).map(lambda rows: tuple(zip(*rows, strict=True)))
+
+
+def share_by_hand(small: Qualities, large: Qualities, t: float) -> list[float]:
+    return [sum(a >= b - t for a, b in product(s, q)) / (len(s) * len(q)) for s, q in zip(small, large, strict=True)]
+
+
+def rows(small: list[list[float]], large: list[list[float]]) -> tuple[Qualities, Qualities]:
+    return [np.array(values, dtype=np.float64) for values in small], [
+        np.array(values, dtype=np.float64) for values in large
+    ]
+
+
+@given(TABLE)
+def test_det_compares_the_first_samples(table: tuple[Qualities, Qualities]) -> None:
+    small, large = table
+    assert labels.det(small, large).tolist() == [float(s[0] >= q[0]) for s, q in zip(small, large, strict=True)]
+
+
+@given(TABLE, st.integers(0, 12).map(lambda n: n / 4))
+def test_prob_and_trans_count_all_pairs(table: tuple[Qualities, Qualities], t: float) -> None:
+    np.testing.assert_allclose(labels.prob(*table), share_by_hand(*table, 0.0), rtol=1e-6)
+    np.testing.assert_allclose(labels.trans(*table, t), share_by_hand(*table, t), rtol=1e-6)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=30))
+def test_mean_absolute_difference_equals_the_double_loop(values: list[float]) -> None:
+    expected = sum(abs(a - b) for a, b in product(values, values)) / len(values) ** 2
+    assert labels.mean_absolute_difference(np.array(values)) == pytest.approx(expected, abs=1e-9)
+
+
+@given(TABLE)
+def test_best_t_is_the_best_of_all_t(table: tuple[Qualities, Qualities]) -> None:
+    def spread(t: float) -> float:
+        shares = share_by_hand(*table, t)
+        return sum(abs(a - b) for a, b in product(shares, shares)) / len(shares) ** 2
+
+    found = labels.best_t(*table)
+    everywhere = [n / 8 for n in range(40)]
+    assert spread(found.t) == pytest.approx(max(spread(t) for t in everywhere), abs=1e-9)
+    assert found.spread.max() == pytest.approx(spread(found.t), abs=1e-9)
+    assert found.grid[0] == 0.0
+    assert (np.diff(found.grid) > 0).all()
+
+
+def test_best_t_relaxes_a_comparison_that_the_large_model_always_wins() -> None:
+    rng = np.random.default_rng(0)
+    small = [rng.normal(-3 + (row % 2), 0.2, 10) for row in range(400)]
+    large = [rng.normal(0, 0.2, 10) for _ in range(400)]
+    assert labels.prob(small, large).max() == 0.0
+    found = labels.best_t(small, large)
+    # Half of the prompts lose 2, half lose 3: a margin between the two tells them apart best.
+    assert 2.0 < found.t < 3.0
+    assert len(found.grid) <= 201
+    relaxed = labels.trans(small, large, found.t)
+    assert relaxed[1::2].min() > 0.5 > relaxed[0::2].max()
+
+
+def test_gap_is_scaled_by_percentiles_of_training_rows_and_clipped() -> None:
+    small, large = rows([[0.0, 2.0], [0.5], [-9.0]], [[0.0], [0.0, 1.0], [1.0]])
+    assert labels.gap(small, large, low=-1.0, high=1.0).tolist() == [1.0, 0.5, 0.0]
+    train = rows([[n / 100] for n in range(101)], [[0.0]] * 101)
+    fitted = Labels.fit("gap", *train)
+    assert (fitted.gap_low, fitted.gap_high) == (pytest.approx(0.01), pytest.approx(0.99))
+    assert fitted.apply(*rows([[0.5], [7.0], [-7.0]], [[0.0]] * 3)).tolist() == pytest.approx([0.5, 1.0, 0.0])
+
+
+def test_gap_falls_back_to_the_extremes_when_nearly_all_gaps_are_equal() -> None:
+    train = rows([[0.0]] * 999 + [[1.0]], [[0.0]] * 1000)
+    fitted = Labels.fit("gap", *train)
+    assert (fitted.gap_low, fitted.gap_high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", get_args(LabelKind))
+def test_equal_labels_everywhere_are_refused(kind: LabelKind) -> None:
+    with pytest.raises(InputError, match=f"nothing to learn: all 60 training rows get the same '{kind}' label"):
+        Labels.fit(kind, *rows([[1.0, 1.0]] * 60, [[0.5]] * 60))
+
+
+@pytest.mark.parametrize("kind", get_args(LabelKind))
+def test_fitted_labels_survive_a_dict_and_do_not_look_at_the_rows_they_are_applied_to(kind: LabelKind) -> None:
+    rng = np.random.default_rng(1)
+    small, large = [rng.normal(0, 1, 4) for _ in range(80)], [rng.normal(1, 1, 3) for _ in range(80)]
+    fitted = Labels.fit(kind, small, large)
+    assert Labels.from_dict(fitted.to_dict() | {"other": 1}) == fitted
+    whole = fitted.apply(small, large)
+    assert whole.dtype == np.float32
+    assert fitted.apply(small[:7], large[:7]).tolist() == whole[:7].tolist()
+    assert 0 <= whole.min() < whole.max() <= 1

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import pipeline
+
+from batchroute.router.model import Router
+from batchroute.router.scoring import encode, score
+from tests.tiny_models import POSITIONS, TEXT, tiny_router
+
+CPU = torch.device("cpu")
+ARCHITECTURES = ["bert", "roberta", "deberta", "modernbert", "gpt2"]
+LONG = " ".join(TEXT * 3)
+# Short and long in turn, as prompts arrive; two are longer than the model reads.
+TEXTS = [
+    TEXT[0],
+    "a",
+    LONG,
+    "Ünïcode ☃ 你好",
+    TEXT[1],
+    "[CLS] not special [SEP]",
+    TEXT[3][:9],
+    LONG[5:],
+    TEXT[2],
+    "b c",
+]
+
+
+def load(folder: Path, architecture: str = "bert", **options: int) -> Router:
+    return Router.load(str(tiny_router(folder, architecture, **options)), CPU)
+
+
+@pytest.fixture(scope="module")
+def router(tmp_path_factory: pytest.TempPathFactory) -> Router:
+    return load(tmp_path_factory.mktemp("router"))
+
+
+def one_by_one(router: Router, texts: list[str]) -> list[float]:
+    scores = []
+    for text in texts:
+        inputs = router.tokenizer(text, truncation=True, max_length=router.max_length, return_tensors="pt")
+        with torch.inference_mode():
+            logits = router.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        scores.append(float(logits.sigmoid()[0, 0] if logits.shape[1] == 1 else logits.softmax(-1)[0, 1]))
+    return scores
+
+
+def batch_shapes(router: Router) -> list[tuple[int, int]]:
+    """A list that grows by the shape of every batch the model is given."""
+    shapes: list[tuple[int, int]] = []
+    router.model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    return shapes
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("labels", [1, 2])
+def test_scores_are_those_of_each_text_alone_in_input_order(tmp_path: Path, architecture: str, labels: int) -> None:
+    router = load(tmp_path, architecture, labels=labels)
+    expected = one_by_one(router, TEXTS)
+    assert np.ptp(expected) > 0.01
+    for budget in (1, 100, 10_000, None):
+        found = score(router, TEXTS, budget)
+        assert found.scores.dtype == np.float32
+        np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+
+
+def test_scores_equal_the_pipeline_of_transformers(router: Router) -> None:
+    classify = pipeline("text-classification", model=router.model, tokenizer=router.tokenizer, device=CPU)
+    expected = [row["score"] for row in classify(TEXTS, batch_size=4, truncation=True, max_length=router.max_length)]
+    np.testing.assert_allclose(score(router, TEXTS).scores, expected, atol=1e-4)
+
+
+def test_tokens_are_counted_before_the_cut(router: Router) -> None:
+    found = score(router, TEXTS)
+    expected = [len(router.tokenizer(text)["input_ids"]) for text in TEXTS]
+    assert found.tokens.dtype == np.int32
+    assert found.tokens.tolist() == expected
+    assert found.truncated.tolist() == [length > POSITIONS for length in expected]
+    assert found.truncated.sum() == 2
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("special_tokens", [True, False])
+def test_cut_equals_the_tokenizers_own(tmp_path: Path, side: str, special_tokens: bool) -> None:
+    router = load(tmp_path, "bert" if special_tokens else "gpt2")
+    router.tokenizer.truncation_side = side
+    for router.max_length in (3, 5, 17, POSITIONS):
+        expected = router.tokenizer(TEXTS, truncation=True, max_length=router.max_length)["input_ids"]
+        assert encode(router, TEXTS).features["input_ids"] == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(text=st.text(min_size=1), max_length=st.integers(3, 12))
+def test_cut_equals_the_tokenizers_own_for_any_text(router: Router, text: str, max_length: int) -> None:
+    shortened = Router(router.model, router.tokenizer, CPU, max_length)
+    expected = router.tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+    assert encode(shortened, [text]).features["input_ids"] == [expected]
+
+
+def test_batches_keep_to_the_budget_and_are_sorted(tmp_path: Path) -> None:
+    router = load(tmp_path)
+    shapes = batch_shapes(router)
+    texts = TEXTS * 5
+    score(router, texts, token_budget=200)
+    assert all(rows * width <= 200 for rows, width in shapes)
+    assert [width for _, width in shapes] == sorted((width for _, width in shapes), reverse=True)
+    real = int(encode(router, texts).lengths.sum())
+    padded = sum(rows * width for rows, width in shapes)
+    assert padded < 1.15 * real
+    # In arrival order, eight at a time, every batch would hold a long text.
+    assert len(texts) * POSITIONS > 1.5 * padded
+
+
+def test_a_text_longer_than_the_budget_goes_alone(tmp_path: Path) -> None:
+    router = load(tmp_path)
+    shapes = batch_shapes(router)
+    score(router, [LONG, LONG, "a"], token_budget=10)
+    assert shapes[:2] == [(1, POSITIONS), (1, POSITIONS)]
+
+
+def limit_memory(router: Router, tokens: int) -> list[int]:
+    """Let the model run out of memory above `tokens` in a batch; the list grows by the size of each such batch."""
+    refused = []
+
+    def check(_module: object, _args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        if (size := kwargs["input_ids"].numel()) > tokens:
+            refused.append(size)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    router.model.register_forward_pre_hook(check, with_kwargs=True)
+    return refused
+
+
+def test_out_of_memory_halves_the_budget_and_repeats(tmp_path: Path) -> None:
+    router = load(tmp_path)
+    expected = score(router, TEXTS).scores
+    refused = limit_memory(router, 150)
+    np.testing.assert_allclose(score(router, TEXTS).scores, expected, atol=1e-5)
+    assert refused == [640, 320]
+    # The next texts start from what fitted.
+    assert router.token_budget == 160
+    score(router, TEXTS)
+    assert len(refused) == 2
+
+
+def test_out_of_memory_for_one_text_is_raised(tmp_path: Path) -> None:
+    router = load(tmp_path)
+    limit_memory(router, POSITIONS - 1)
+    with pytest.raises(torch.OutOfMemoryError):
+        score(router, TEXTS)
+
+
+def test_an_error_of_the_model_is_not_taken_for_lack_of_memory(tmp_path: Path) -> None:
+    router = load(tmp_path)
+    router.model.resize_token_embeddings(10)
+    with pytest.raises(IndexError):
+        score(router, TEXTS)
+
+
+def test_no_texts_give_no_scores(router: Router) -> None:
+    found = score(router, [])
+    assert (found.scores.shape, found.tokens.shape, found.truncated.shape) == ((0,), (0,), (0,))
+
+
+def test_a_model_that_gives_no_number_gives_nan(tmp_path: Path) -> None:
+    router = load(tmp_path)
+    torch.nn.init.constant_(router.model.classifier.bias, torch.nan)
+    assert np.isnan(score(router, TEXTS).scores).all()

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from batchroute.progress import JsonProgress, PlainProgress, Progress, Tally, describe, duration
+from batchroute.storage.objects import Folder
+from batchroute.storage.workdir import Facts, Receipt, Stage
+
+SECRET = "a prompt that no log may hold"
+
+
+def receipts(folder: Path, units: int) -> list[Receipt]:
+    """Receipts of committed units of ten rows, one of them failed, each of which holds a secret."""
+    stage = Stage("run", Folder(str(folder)))
+    batch = pa.record_batch({"prompt": [SECRET] * 10})
+    return [
+        stage.commit(
+            Facts(
+                run_id="run", unit=f"{n:05d}", rows=10, first=n * 10, last=n * 10 + 9, seconds=2.5, counts={"failed": 1}
+            ),
+            batch.schema,
+            [batch],
+        )
+        for n in range(units)
+    ]
+
+
+def play(progress: Progress, done: list[Receipt], further: list[Receipt]) -> None:
+    with progress.stage("small", len(done) + len(further), done) as report:
+        for receipt in further:
+            report(receipt)
+
+
+def test_plain_progress_writes_the_first_and_the_last_unit_and_is_quiet_between(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    units = receipts(tmp_path, 5)
+    play(PlainProgress(stream), units[:1], units[1:])
+    first, last = stream.getvalue().splitlines()
+    assert re.match(r"\d\d:\d\d:\d\d small: 2/5 units · 20 rows · .* rows/s · 2 failed · .* left$", first)
+    assert re.match(r"\d\d:\d\d:\d\d small: 5/5 units · 50 rows · .* rows/s · 5 failed$", last)
+
+
+def test_plain_notes_are_their_message() -> None:
+    stream = io.StringIO()
+    PlainProgress(stream).note("load", "loading the small model", model="m")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d loading the small model\n", stream.getvalue())
+
+
+def test_json_progress_writes_one_object_a_unit(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    progress = JsonProgress(stream)
+    units = receipts(tmp_path, 3)
+    progress.note("begin", 'run "1"\nbegins', run="1", folder=tmp_path)
+    play(progress, units[:1], units[1:])
+    begin, *lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert begin["event"] == "begin"
+    assert begin["message"] == 'run "1"\nbegins'
+    assert begin["folder"] == str(tmp_path)
+    assert [line["unit"] for line in lines] == ["00001", "00002"]
+    assert [line["units_done"] for line in lines] == [2, 3]
+    assert [line["rows"] for line in lines] == [20, 30]
+    assert [line["failed"] for line in lines] == [2, 3]
+    assert lines[0]["seconds_left"] >= 0
+    assert lines[1]["seconds_left"] == 0
+    assert set(lines[0]) == {
+        "time", "event", "stage", "unit", "units", "units_done", "rows", "failed", "rows_per_second", "seconds",
+        "seconds_left",
+    }  # fmt: skip
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line["time"]) for line in lines)
+
+
+@pytest.mark.parametrize("kind", [PlainProgress, JsonProgress])
+def test_no_log_holds_what_the_rows_hold(tmp_path: Path, kind: type[PlainProgress | JsonProgress]) -> None:
+    stream = io.StringIO()
+    play(kind(stream), [], receipts(tmp_path, 2))
+    assert "small" in stream.getvalue()
+    assert SECRET not in stream.getvalue()
+
+
+def test_the_rate_and_the_time_left_leave_earlier_attempts_out(tmp_path: Path) -> None:
+    units = receipts(tmp_path, 3)
+    tally = Tally(3, units[:2])
+    assert tally.rows == 20
+    assert tally.rate == 0
+    assert tally.seconds_left is None
+    assert "left" not in describe("small", tally)
+    tally.add(units[2])
+    assert tally.rate > 0
+    assert tally.seconds_left == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (45.4, "45 s"),
+        (119, "119 s"),
+        (119.7, "120 s"),
+        (120, "2 min"),
+        (12 * 60 + 10, "12 min"),
+        (119 * 60, "119 min"),
+        (7199.9, "2 h 0 min"),
+        (2 * 3600, "2 h 0 min"),
+        (3 * 3600 + 20 * 60, "3 h 20 min"),
+        (30 * 3600, "30 h 0 min"),
+    ],
+)
+def test_durations_are_in_the_unit_that_fits(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
