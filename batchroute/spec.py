@@ -11,8 +11,9 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from batchroute.costs import report
 from batchroute.costs.prices import Price
 from batchroute.errors import InputError
 from batchroute.generators.base import ModelSpec
@@ -63,6 +64,16 @@ class ReportSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     group_by: list[str] = Field(default_factory=list, description="input columns to split the costs by")
+
+    @field_validator("group_by")
+    @classmethod
+    def _no_column_twice(cls, value: list[str]) -> list[str]:
+        for number, name in enumerate(value):
+            if name in report.COLUMNS:
+                raise ValueError(f"'{name}' is a column of cost.parquet itself: rename the input's, or leave it out")
+            if name in value[:number]:
+                raise ValueError(f"'{name}' is there twice")
+        return value
 
 
 class Units(BaseModel):

@@ -315,6 +315,24 @@ def test_retry_failed_asks_only_for_the_failed_rows(tmp_path: Path, monkeypatch:
     assert answers["cost"].sum() == sum(second.report.models[side].cost for side in ("small", "large"))
 
 
+def test_retry_failed_reaches_copies_in_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generators, "load", lambda spec, device: _Flaky(spec))
+    monkeypatch.setattr(_Flaky, "broken", True)
+    texts = ["xyz", "aa", "bb", "cc", "dd", "ee", "xyz", "ff"]  # the flaky model fails on three letters
+    folder = JobFolder(tmp_path, table(8).with_columns(prompt=pl.Series(texts)))
+    folder.settings["units"] = {"score": 2, "generate": 2, "merge": 2}
+    assert folder.run("policy.threshold=0").manifest.counts["failed"] == 2
+    monkeypatch.setattr(_Flaky, "broken", False)
+    assert folder.run("policy.threshold=0", retry_failed=True).manifest.counts["failed"] == 0
+    assert folder.answers()["response"].to_list() == texts
+
+
+def test_a_column_that_cannot_be_grouped_by_is_refused(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path, table(4).with_columns(team=pl.Series([[1], [2], [3], [4]])))
+    with pytest.raises(InputError, match="group by text, numbers, dates or booleans"):
+        folder.run()
+
+
 def test_a_model_that_fails_on_everything_alike_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(EchoGenerator):
         def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:

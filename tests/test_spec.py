@@ -299,3 +299,10 @@ def test_an_unreadable_file_is_named_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     with pytest.raises(InputError, match="not UTF-8 text"):
         spec.load(str(tmp_path / "latin.yaml"))
+
+
+@pytest.mark.parametrize("groups", ["[rows]", "[failed]", "[route]", "[cost]", "[name]", "[model]", "[team, team]"])
+def test_a_group_that_the_table_of_costs_has_as_a_column_is_refused(tmp_path: Path, groups: str) -> None:
+    found = problems(tmp_path, GOOD, f"report.group_by={groups}")
+    assert len(found) == 1
+    assert found[0].startswith("report.group_by: ")

@@ -44,7 +44,7 @@ class Renderer:
         messages = self._wrap_last_user_message(as_messages(prompt, self._system))
         try:
             rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, TypeError, KeyError) as error:
+        except (TemplateError, TypeError, KeyError, ValueError) as error:
             raise ChatError(str(error)) from error
         assert isinstance(rendered, str)
         return rendered

@@ -55,6 +55,11 @@ class TransformersGenerator:
         self._batch_size = spec.batch_size
         self._renderer = Renderer(spec, self._tokenizer)
         self._context = getattr(config.get_text_config(), "max_position_embeddings", None)
+        if self._context is not None and self._sampling.max_new_tokens >= self._context:
+            raise InputError(
+                f"generation.max_new_tokens is {self._sampling.max_new_tokens:,}, but the model '{spec.model}' has a "
+                f"context of {self._context:,} tokens for prompt and response"
+            )
         self._prepare_padding()
         self.load_seconds = time.perf_counter() - started
 
@@ -88,6 +93,10 @@ class TransformersGenerator:
         tokenizer.padding_side = "right" if self._encoder_decoder else "left"
         eos = defaults.eos_token_id if defaults.eos_token_id is not None else tokenizer.eos_token_id
         self._eos: list[int] = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+        # A stop that is a special token is not in the decoded text, where stop strings are looked for.
+        self._eos += [
+            tokenizer.get_vocab()[stop] for stop in self._sampling.stop if stop in tokenizer.all_special_tokens
+        ]
         pad = next((i for i in (tokenizer.pad_token_id, defaults.pad_token_id, *self._eos) if i is not None), 0)
         tokenizer.pad_token_id = pad
         # A fresh configuration: the model's own may hold sampling defaults or penalties that the job did not ask for.
@@ -162,7 +171,9 @@ class TransformersGenerator:
         end = next((i + 1 for i, token in enumerate(tokens) if token in self._eos), None)
         ends = [length for length in (end, stopped_at) if length is not None]
         tokens = tokens[: min(ends)] if ends else tokens
-        text = str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        # The end token may be an ordinary one, such as a newline.
+        said = tokens[:-1] if end == len(tokens) else tokens
+        text = str(self._tokenizer.decode(said, skip_special_tokens=True))
         cuts = [at for stop in self._sampling.stop if (at := text.find(stop)) >= 0]
         text = text[: min(cuts)] if cuts else text
         return Response(text, "stop" if ends else "length", len(request.tokens), len(tokens))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 Scores = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
 
+_ABOVE_ALL = 2.0
 _LAST_POSITION = int(np.iinfo(np.int64).max)
 
 
@@ -41,8 +42,9 @@ class Cutoff(BaseModel):
 
     def small(self, scores: Scores, positions: Positions) -> npt.NDArray[np.bool_]:
         """Which rows go to the small model; a row without a score (NaN) never does. Shapes: all [rows]."""
-        exact = scores.astype(np.float64)
-        small: npt.NDArray[np.bool_] = (exact > self.score) | ((exact == self.score) & (positions <= self.last_tie))
+        # In the scores' own precision: a score that is printed as 0.7 reaches a threshold of 0.7.
+        cut = np.float32(self.score)
+        small: npt.NDArray[np.bool_] = (scores > cut) | ((scores == cut) & (positions <= self.last_tie))
         return small
 
 
@@ -51,7 +53,7 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    threshold: float | None = Field(default=None, ge=0, description="small when score ≥ threshold")
+    threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="small when score ≥ threshold")
     small_share: Share | None = Field(default=None, description="this share of the rows, the easiest, to small")
 
     @model_validator(mode="after")
@@ -78,7 +80,7 @@ class Policy(BaseModel):
         known = scores[~np.isnan(scores)]
         wanted = min(wanted, len(known))
         if wanted == 0:
-            return Cutoff(score=np.finfo(np.float64).max)
+            return Cutoff(score=_ABOVE_ALL)
         known.partition(len(known) - wanted)
         lowest = known[len(known) - wanted]
         above = int(np.count_nonzero(known > lowest))

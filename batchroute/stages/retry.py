@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from batchroute.costs import report
-from batchroute.spec import SIDES
+from batchroute.spec import SIDES, Side
 from batchroute.stages import merge
-from batchroute.stages.context import Snapshot
+from batchroute.stages.context import Snapshot, Span
+from batchroute.stages.partition import read_partition
 from batchroute.storage.manifest import MANIFEST
 from batchroute.storage.workdir import Receipt, Workdir
 
@@ -18,14 +19,12 @@ def reopen_failed(work: Workdir, snapshot: Snapshot) -> int:
     The good answers of a reopened piece are kept and not generated again. What is to be reopened is written down first:
     a crash in the middle is made good by `finish_reopening`, which every attempt of the run begins with.
     """
-    failed: dict[str, list[Receipt]] = {side: _failed(work, side) for side in SIDES}
-    rows = sum(piece.counts["failed"] for pieces in failed.values() for piece in pieces)
+    failed: dict[Side, list[Receipt]] = {side: _failed(work, side) for side in SIDES}
+    rows = sum(piece.counts["failed"] for found in failed.values() for piece in found)
     if rows:
-        spans = [(piece.first, piece.last) for pieces in failed.values() for piece in pieces]
-        parts = [
-            part.unit for part in snapshot.parts() if any(f < part.stop and last >= part.start for f, last in spans)
-        ]
-        work.put_json(INTENT, {"merge": parts, **{side: [p.unit for p in pieces] for side, pieces in failed.items()}})
+        parts = [part.unit for part in snapshot.parts() if _touched(part, failed, work)]
+        pieces = {side: [piece.unit for piece in found] for side, found in failed.items()}
+        work.put_json(INTENT, {"merge": parts, "pieces": pieces})
         finish_reopening(work)
     return rows
 
@@ -40,13 +39,23 @@ def finish_reopening(work: Workdir) -> None:
         work.output.folder("report").remove(name)
     for side in SIDES:
         stage = work.stage(side)
-        for unit in intent[side]:  # type: ignore[attr-defined]
+        for unit in intent["pieces"][side]:
             if unit in stage.receipts():
                 stage.reopen(unit, keep=True)
-    for unit in intent["merge"]:  # type: ignore[attr-defined]
+    for unit in intent["merge"]:
         work.stage(merge.STAGE).reopen(unit)
     work.folder.remove(INTENT)
 
 
-def _failed(work: Workdir, side: str) -> list[Receipt]:
+def _failed(work: Workdir, side: Side) -> list[Receipt]:
     return [receipt for receipt in work.stage(side).receipts().values() if receipt.counts["failed"]]
+
+
+def _touched(part: Span, failed: dict[Side, list[Receipt]], work: Workdir) -> bool:
+    """Whether the part holds rows of a failed piece, or may hold copies of them, which can be anywhere."""
+    dealt = read_partition(work)
+    assert dealt is not None
+    return any(
+        found and (dealt.copies[side] or any(piece.first < part.stop and piece.last >= part.start for piece in found))
+        for side, found in failed.items()
+    )

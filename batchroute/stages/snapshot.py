@@ -26,7 +26,7 @@ RUN = "run.json"
 
 # No unit is more than 0.2 % of a large run, and none is so small that committing it costs more than its work.
 _UNITS_A_RUN = 512
-_CHUNK_ROWS, _UNIT_ROWS, _PART_ROWS = 2048, 512, 65536
+_CHUNK_ROWS, _UNIT_ROWS, _PART_ROWS = 2048, 256, 65536
 _CHUNK_BYTES, _PART_BYTES = 64 << 20, 256 << 20
 
 # Settings that change how fast results come, not what they are.
@@ -46,7 +46,7 @@ def inspect(job: Job) -> tuple[Snapshot, PromptTable]:
     if job.input.id is not None:
         table.check_column(job.input.id, "input.id")
     for column in job.report.group_by:
-        table.check_column(column, "report.group_by")
+        table.check_groupable(column, "report.group_by")
     _check_result_names(job, table)
     _check_output_place(job, files)
     settings = _settings(job)

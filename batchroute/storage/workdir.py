@@ -14,6 +14,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -139,7 +140,7 @@ class Workdir:
         """Create-only, as all puts."""
         return self.folder.put_new(name, json.dumps(value, indent=1).encode())
 
-    def read_json(self, name: str) -> dict[str, object] | None:
+    def read_json(self, name: str) -> dict[str, Any] | None:
         """None when it is not there."""
         try:
             value = json.loads(self.folder.read(name))
@@ -164,7 +165,7 @@ def read_facts(source: object) -> Facts | None:
     """The facts in a parquet file (a path or a buffer) that a run wrote; None for any other file."""
     try:
         metadata = pq.read_metadata(source).metadata or {}
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, OSError):
         return None
     return Facts.model_validate_json(metadata[_FACTS]) if _FACTS in metadata else None
 

@@ -125,6 +125,9 @@ class PromptTable:
         InputError: the files' columns differ.
         """
         schema = _file_schema(files[0])
+        twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"input: {files[0].path} has two columns '{twice}'; rename one of them")
         for file in files[1:]:
             other = _file_schema(file)
             _check_same_columns(schema, files[0], other, file)
@@ -162,6 +165,14 @@ class PromptTable:
         InputError: there is no such column.
         """
         self._type(column, key)
+
+    def check_groupable(self, column: str, key: str) -> None:
+        """Raises:
+        InputError: there is no such column, or its values are no names for groups.
+        """
+        kind = self._type(column, key)
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            raise InputError(f"{key}: column '{column}' is {kind}; group by text, numbers, dates or booleans")
 
     def _type(self, column: str, key: str) -> pa.DataType:
         if column not in self.schema.names:

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/job_without_models.py --rows 1000000
 
-Scores come from a tiny router, before the clock starts; both models are `echo`. Prints rows per second and peak memory of
-the run that does the rest, for each number of rows: the peak must not grow with them.
+Scores come from a tiny router, before the clock starts; both models are `echo`. Prints rows per second and peak memory
+of the run that does the rest, for each number of rows: the peak must not grow with them.
 """
 
 from __future__ import annotations

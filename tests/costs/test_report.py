@@ -254,12 +254,3 @@ class TestGroups:
         groups = reports.by_group(output(tmp_path), "", [])
         found = build(usage(CHEAP, 1, 1, 10), usage(BY_TOKEN, 4, 4, 40), BY_TOKEN, scored(None))
         assert reports.to_frame(found, groups)["cost"].to_list()[-1] is None
-
-    def test_a_group_may_be_named_as_a_column_of_the_table(self, tmp_path: Path) -> None:
-        """The input may well have a column `name` or `model`, which the output does not clash with."""
-        files = output(tmp_path)
-        for path in files:
-            pl.read_parquet(path).rename({"team": "name"}).write_parquet(path)
-        groups = reports.by_group(files, "", ["name"])
-        frame = reports.to_frame(build(usage(CHEAP, 1, 1, 1), usage(BY_TOKEN, 4, 4, 4), BY_TOKEN), groups)
-        assert {"a", "b"} <= {value for column in frame.get_columns() for value in column.to_list()}

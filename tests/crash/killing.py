@@ -1,4 +1,4 @@
-"""Kills a job at chosen moments, resumes it until it is done, and checks that nothing is lost and nothing done twice."""
+"""Kills a job at random moments, resumes it until it is done, and checks that nothing is lost or done twice."""
 
 from __future__ import annotations
 

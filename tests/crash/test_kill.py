@@ -53,7 +53,9 @@ def _slow_job(tmp_path: Path, rows: int) -> JobFolder:
         "price": {"gpu_hour": 1}, "batch_size": 4,
     }  # fmt: skip
     units = {"score": 20, "generate": 10, "merge": 60}
-    return JobFolder(tmp_path, table(rows), models={"small": model, "large": {**model, "template": "{prompt} !"}}, units=units)
+    return JobFolder(
+        tmp_path, table(rows), models={"small": model, "large": {**model, "template": "{prompt} !"}}, units=units
+    )
 
 
 def _wait_for_unit(work: Path, process: subprocess.Popen[str]) -> None:

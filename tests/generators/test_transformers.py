@@ -396,7 +396,9 @@ class TestLoading:
 
     @pytest.mark.parametrize(("dtype", "expected"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
     def test_the_precision_is_the_one_asked_for(self, decoder: Path, dtype: str, expected: torch.dtype) -> None:
-        spec = ModelSpec.model_validate({"backend": "transformers", "model": str(decoder), "dtype": dtype})
+        spec = ModelSpec.model_validate(
+            {"backend": "transformers", "model": str(decoder), "dtype": dtype, "generation": {"max_new_tokens": 4}}
+        )
         assert TransformersGenerator(spec, CPU)._model.dtype == expected
 
     @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_a_commit_puts_data_and_a_receipt_that_proves_it(tmp_path: Path) -> None
 def test_the_data_carries_its_schema_metadata_and_its_facts(tmp_path: Path) -> None:
     stage(tmp_path).commit(facts(), SCHEMA, [rows(0, 3)])
     data = (stage_folder(tmp_path) / "00000.parquet").read_bytes()
-    found = read_facts(data)
+    found = read_facts(pa.BufferReader(data))
     assert found is not None
     assert found.model_dump(exclude={"finished"}) == facts().model_dump(exclude={"finished"})
     assert pq.read_schema(pa.BufferReader(data)).metadata[b"mine"] == b"kept"
@@ -102,11 +102,12 @@ def test_the_first_receipt_wins(tmp_path: Path) -> None:
     [
         b"",
         b"not parquet at all",
+        b"PAR1" + b"\xff" * 40 + b"\x20\x00\x00\x00PAR1",
         bytes(parquet_bytes(SCHEMA, [rows(0, 3)], facts(run_id="other"))),
         bytes(parquet_bytes(SCHEMA, [rows(0, 3)], facts(unit="00001"))),
         bytes(parquet_bytes(SCHEMA, [rows(0, 2)], facts(count=2))),
     ],
-    ids=["empty", "not parquet", "another run", "another unit", "other rows"],
+    ids=["empty", "not parquet", "a broken footer", "another run", "another unit", "other rows"],
 )
 def test_a_foreign_file_in_the_way_is_refused_and_left(tmp_path: Path, foreign: bytes) -> None:
     stage_folder(tmp_path).mkdir(parents=True)
@@ -121,7 +122,7 @@ def test_a_foreign_file_in_the_way_is_refused_and_left(tmp_path: Path, foreign: 
 def test_a_parquet_file_of_others_has_no_facts() -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"a": [1]}), sink)
-    assert read_facts(sink.getvalue().to_pybytes()) is None
+    assert read_facts(pa.BufferReader(sink.getvalue())) is None
 
 
 def test_a_reopened_unit_is_undone_and_can_be_done_anew(tmp_path: Path) -> None:

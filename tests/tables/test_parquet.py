@@ -388,3 +388,10 @@ def test_an_empty_table_has_a_schema_and_no_batches(tmp_path: Path) -> None:
     assert table.rows == 0
     assert list(table.reader().read(0, 0)) == []
     assert table.reader().schema.names == ["n", "prompt"]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    column = pa.array([1])
+    pq.write_table(pa.Table.from_arrays([column, column], names=["x", "x"]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="has two columns 'x'"):
+        PromptTable.open(find(str(tmp_path / "a.parquet")))
