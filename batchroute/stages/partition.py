@@ -131,6 +131,7 @@ class _Shard:
         self._stage = shard_stage(self.context.work, self.side)
         self._done = self._stage.receipts()
         self._schema = shard_schema(self.context)
+        self._begun = time.perf_counter()
 
     def add(self, rows: pa.Table, prompts: pa.ChunkedArray, which: npt.NDArray[np.intp]) -> None:
         """Add the rows at the indices `which` of a chunk."""
@@ -172,9 +173,9 @@ class _Shard:
         self.rows += self._gathered_rows
         self.units += 1
         self._gathered, self._gathered_rows, self._to_generate = [], 0, 0
+        self._begun = time.perf_counter()
 
     def _commit(self, unit: str, table: pa.Table) -> None:
-        started = time.perf_counter()
         positions = table["position"]
         copies = table.num_rows - table["copy_of"].null_count
         facts = Facts(
@@ -183,7 +184,7 @@ class _Shard:
             rows=table.num_rows,
             first=positions[0].as_py(),
             last=positions[-1].as_py(),
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() - self._begun,
             counts={
                 "copies": copies,
                 "tokens": pc.sum(table["tokens"].filter(table["copy_of"].is_null())).as_py() or 0,

@@ -198,6 +198,25 @@ class TestEnds:
             assert response.output_tokens == (length or NEW)
             assert response.finish_reason == ("stop" if length else "length")
 
+    def test_an_end_token_that_is_an_ordinary_one_is_not_in_the_text_either(
+        self, tmp_path: Path, decoder: Path
+    ) -> None:
+        tokens = plain(decoder)[1][1]
+        length = tokens.index(tokens[7]) + 1
+        found = answers(tiny_decoder(tmp_path, eos_token_id=tokens[7]))[1]
+        assert (found.output_tokens, found.text) == (length, decode(decoder, tokens[: length - 1]))
+
+    def test_a_stop_that_is_a_special_token_ends_the_row(self, tmp_path: Path, decoder: Path) -> None:
+        tokens = plain(decoder)[1][1]
+        length = tokens.index(tokens[7]) + 1
+        shutil.copytree(decoder, tmp_path / "m")
+        tokenizer = AutoTokenizer.from_pretrained(decoder)
+        name = tokenizer.convert_ids_to_tokens(tokens[7])
+        tokenizer.add_special_tokens({"additional_special_tokens": [name]})
+        tokenizer.save_pretrained(tmp_path / "m")
+        found = answers(tmp_path / "m", stop=[name])[1]
+        assert (found.output_tokens, found.finish_reason) == (length, "stop")
+
     def test_an_end_at_the_limit_is_an_end(self, decoder: Path, tmp_path: Path) -> None:
         (_, tokens) = plain(decoder)[0]
         at = next(n for n in range(4, NEW) if tokens[n] not in tokens[:n])
@@ -422,6 +441,11 @@ class TestLoading:
         with pytest.raises(InputError, match=f"cannot load the model '{tmp_path}': ") as caught:
             load(tmp_path)
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("kind", ["decoder", "bart"])
+    def test_more_new_tokens_than_the_context_are_refused(self, folders: dict[str, Path], kind: str) -> None:
+        with pytest.raises(InputError, match="generation.max_new_tokens is 5,000, but the model .* has a context of"):
+            load(folders[kind], max_new_tokens=5000)
 
     def test_a_classifier_or_an_encoder_is_no_generator(self, tmp_path: Path) -> None:
         from tests.tiny_models import tiny_router
