@@ -98,10 +98,14 @@ def score_encoded(router: Router, encoded: Encoded, token_budget: int | None = N
 
 
 def pad(router: Router, encoded: Encoded, rows: NDArray[np.intp]) -> dict[str, torch.Tensor]:
-    """The model's inputs for `rows`: int64 tensors of shape [len(rows), longest of them], on the CPU."""
+    """The model's inputs for `rows`: int64 tensors of shape [len(rows), longest of them], on the CPU.
+
+    Without an attention mask when nothing is padded: attention is then about a tenth of the whole quicker on CPU.
+    """
     features = {name: [column[row] for row in rows] for name, column in encoded.features.items()}
     padded = router.tokenizer.pad(features, return_attention_mask=True, return_tensors="pt")
-    return {name: padded[name] for name in [*features, "attention_mask"]}
+    equal = bool((encoded.lengths[rows] == encoded.lengths[rows[0]]).all())
+    return {name: padded[name] for name in (features if equal else [*features, "attention_mask"])}
 
 
 def _special_tokens(router: Router) -> tuple[int, int]:
