@@ -444,7 +444,7 @@ class TestLoading:
 
     @pytest.mark.parametrize("kind", ["decoder", "bart"])
     def test_more_new_tokens_than_the_context_are_refused(self, folders: dict[str, Path], kind: str) -> None:
-        with pytest.raises(InputError, match="generation.max_new_tokens is 5,000, but the model .* has a context of"):
+        with pytest.raises(InputError, match=r"generation\.max_new_tokens is 5,000, but the model .* has a context of"):
             load(folders[kind], max_new_tokens=5000)
 
     def test_a_classifier_or_an_encoder_is_no_generator(self, tmp_path: Path) -> None:
