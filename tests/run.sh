@@ -18,9 +18,12 @@ ruff format --check .
 mypy batchroute
 
 step "containers"
-manifests=$(find jobs/kubernetes -name '*.yaml' 2>/dev/null | sort)
-[ -z "$manifests" ] || kubernetes-validate --strict $manifests
-[ ! -f Dockerfile ] || hadolint Dockerfile
+if [ -d jobs/kubernetes ]; then
+    find jobs/kubernetes -name '*.yaml' -print0 | xargs -0 kubernetes-validate --strict
+fi
+if [ -f Dockerfile ]; then
+    hadolint Dockerfile
+fi
 
 step "embedded models"
 batchroute models fetch demo
