@@ -29,25 +29,36 @@ class Damage:
 
 
 def run_with_kills(
-    job: str, overrides: Sequence[str], work: Path, kills: int, seconds: float, seed: int, sig: int = signal.SIGKILL
+    job: str, overrides: Sequence[str], work: Path, kills: int, units: int, seconds: float, seed: int
 ) -> Damage:
-    """Run `job` and kill it `kills` times, each at a random moment up to `seconds` after it began; then let it end."""
+    """Run `job` and kill it `kills` times; then let it end.
+
+    An attempt does a random number of units, at most `units`, and is killed a random time later, at most `seconds`:
+    so kills fall all over the job, on a quick machine and on a slow one.
+    """
     chance, damage = random.Random(seed), Damage()
     while True:
         before = _receipts(work)
-        process = _start(job, overrides)
+        process = start(job, overrides)
         damage.attempts += 1
-        try:
-            limit = chance.uniform(0, seconds) if damage.kills < kills else None
-            log = process.communicate(timeout=limit)[1]
-        except subprocess.TimeoutExpired:
-            process.send_signal(sig)
-            log = process.communicate()[1]
-            damage.kills += 1
+        if damage.kills < kills and _wait_for_units(process, work, len(before) + chance.randint(0, units)):
+            time.sleep(chance.uniform(0, seconds))
+            process.kill()
+        log = process.communicate()[1]
+        damage.kills += process.returncode == -signal.SIGKILL
         _inspect(damage, before, _receipts(work), log)
         if process.returncode == 0:
             return damage
-        assert process.returncode in (-signal.SIGKILL, 143), log
+        assert process.returncode == -signal.SIGKILL, log
+
+
+def _wait_for_units(process: subprocess.Popen[str], work: Path, units: int) -> bool:
+    """Wait until so many units are done; False when the process ended before."""
+    while process.poll() is None:
+        if len(_receipts(work)) >= units:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def rows_of(output: Path) -> pl.DataFrame:
@@ -60,7 +71,7 @@ def work_of(output: Path) -> Path:
     return output.with_name(output.name + ".work")
 
 
-def _start(job: str, overrides: Sequence[str]) -> subprocess.Popen[str]:
+def start(job: str, overrides: Sequence[str]) -> subprocess.Popen[str]:
     settings = [word for override in overrides for word in ("--set", override)]
     command = [sys.executable, "-m", "batchroute", "run", job, "--json-logs", *settings]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -88,7 +99,8 @@ def main() -> None:
     parser.add_argument("job")
     parser.add_argument("output", type=Path)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=30.0, help="the latest moment of a kill")
+    parser.add_argument("--units", type=int, default=2, help="the most units that an attempt does before its kill")
+    parser.add_argument("--seconds", type=float, default=3.0, help="the longest time from then to the kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--id", default="id", help="the id column")
     arguments = parser.parse_args()
@@ -98,6 +110,7 @@ def main() -> None:
         [f"output.uri={arguments.output}"],
         work_of(arguments.output),
         arguments.kills,
+        arguments.units,
         arguments.seconds,
         arguments.seed,
     )

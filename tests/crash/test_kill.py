@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from batchroute.errors import EXIT_TERMINATED
-from tests.crash.killing import _start, rows_of, run_with_kills, work_of
+from tests.crash.killing import rows_of, run_with_kills, start, work_of
 from tests.generators.tiny_generators import tiny_decoder
 from tests.jobs import JobFolder, table
 
@@ -20,8 +20,8 @@ KILLS = 10
 @pytest.mark.crash
 def test_kill_at_random_moments_loses_nothing_and_repeats_no_unit(tmp_path: Path) -> None:
     folder = _slow_job(tmp_path, rows=300)
-    damage = run_with_kills(folder.path, [], work_of(folder.output), KILLS, seconds=8.0, seed=1)
-    assert damage.kills > KILLS // 2
+    damage = run_with_kills(folder.path, [], work_of(folder.output), KILLS, units=7, seconds=0.05, seed=1)
+    assert damage.kills == KILLS
     assert damage.redone == []
     assert damage.changed == []
     calm = JobFolder(tmp_path, output={"uri": str(tmp_path / "calm")}, models=folder.settings["models"])
@@ -34,7 +34,7 @@ def test_kill_at_random_moments_loses_nothing_and_repeats_no_unit(tmp_path: Path
 @pytest.mark.crash
 def test_sigterm_ends_with_143_and_can_be_resumed(tmp_path: Path) -> None:
     folder = _slow_job(tmp_path, rows=300)
-    process = _start(folder.path, [])
+    process = start(folder.path, [])
     _wait_for_unit(work_of(folder.output), process)
     process.send_signal(signal.SIGTERM)
     log = process.communicate(timeout=20)[1]
