@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.router.policy import Cutoff
-from batchroute.spec import SIDES, Side
+from batchroute.spec import Side
 from batchroute.stages import score
 from batchroute.stages.context import Context, Span
 from batchroute.stages.copies import Copies, find_copies
@@ -67,7 +67,7 @@ def partition(context: Context) -> Partition:
         return found
     chunks = _Chunks(context)
     cutoff = context.job.policy.decide(chunks.scores(), chunks.routable())
-    shards = {side: _Shard(context, side, find_copies(context, cutoff, side)) for side in SIDES}
+    shards = {side: _Shard(context, side, copies) for side, copies in find_copies(context, cutoff).items()}
     reader = context.table.reader([context.job.input.prompt])
 
     def deal(chunk: Span) -> Receipt:
