@@ -12,7 +12,7 @@ from batchroute.costs import report as cost_report
 from batchroute.costs.report import CostReport
 from batchroute.costs.usage import model_usage, router_usage
 from batchroute.engines.local import LocalEngine
-from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK
+from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
 from batchroute.progress import Progress
 from batchroute.spec import SIDES, Job
 from batchroute.stages import merge, retry, score, snapshot
@@ -55,6 +55,8 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
     found = snapshot.committed(output, frozen)
     if found is not None and not (retry_failed and found.counts["failed"]):
         return _outcome(job, output, found, was_done=True)
+    if found is not None and frozen.run_id not in run_ids(output):
+        raise InputError(f"--retry-failed needs {work_root(output)}, which is gone; start anew with --fresh")
     frozen, work = snapshot.begin(job, frozen, table, output)
     retry.finish_reopening(work)
     if retry_failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -403,3 +404,16 @@ def test_specs_reach_the_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder.run("models.large.generation.max_new_tokens=2")
     assert [model.generation.max_new_tokens for model in seen] == [256, 2]
     assert folder.answers().filter(route="large")["output_tokens"].max() == 2
+
+
+def test_retry_failed_without_the_work_folder_says_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generators, "load", lambda spec, device: _Flaky(spec))
+    monkeypatch.setattr(_Flaky, "broken", True)
+    folder = JobFolder(tmp_path, table(30))
+    folder.run()
+    shutil.rmtree(tmp_path / "out.work")
+    with pytest.raises(InputError, match=r"--retry-failed needs .*out\.work, which is gone"):
+        folder.run(retry_failed=True)
+    assert (folder.output / "manifest.json").exists()

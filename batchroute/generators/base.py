@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from batchroute.devices import DType
+
 Message = dict[str, str]
 """One chat message: `{"role": …, "content": …}`."""
 
@@ -64,7 +66,7 @@ class ModelSpec(BaseModel):
     system: str | None = Field(default=None, description="system message, put before the prompt")
     generation: Sampling = Field(default_factory=Sampling)
     batch_size: int = Field(default=16, ge=1, description="rows generated at a time")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: DType = "auto"
 
     @field_validator("template")
     @classmethod

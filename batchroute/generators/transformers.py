@@ -21,6 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from batchroute import models
+from batchroute.devices import out_of_memory, precision
 from batchroute.errors import InputError
 from batchroute.generators.base import ModelSpec, Prompt, Response
 from batchroute.generators.decoding import StopStrings, logits_processors
@@ -46,7 +47,7 @@ class TransformersGenerator:
             self._encoder_decoder = bool(config.is_encoder_decoder)
             family = AutoModelForSeq2SeqLM if self._encoder_decoder else AutoModelForCausalLM
             self._tokenizer = AutoTokenizer.from_pretrained(path)
-            model = family.from_pretrained(path, dtype=_dtype(spec.dtype, device))
+            model = family.from_pretrained(path, dtype=precision(spec.dtype, device))
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise InputError(f"cannot load the model '{spec.model}': {models.first_line(error)}") from error
         self._device = device
@@ -138,7 +139,7 @@ class TransformersGenerator:
         except Exception as error:
             if len(batch) == 1:
                 return {batch[0].index: _failed(batch[0], error)}
-            if _out_of_memory(error):
+            if out_of_memory(error):
                 self._batch_size = len(batch) // 2
                 return {}
         # One row's error must not take its neighbours with it.
@@ -180,23 +181,6 @@ class TransformersGenerator:
 
 
 def _failed(request: _Request, error: Exception) -> Response:
-    kind = "out_of_memory" if _out_of_memory(error) else "model_error"
+    kind = "out_of_memory" if out_of_memory(error) else "model_error"
     message = f"{type(error).__name__}: {models.first_line(error)}"
     return Response(input_tokens=len(request.tokens), error_type=kind, error=message)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # Of memory that is not a GPU's, torch only says so in words: on Linux, elsewhere.
-    words = ("can't allocate memory", "not enough memory")
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is float32 on CPU, where half precision is slower, and the widest half precision that the GPU has."""
-    if name != "auto":
-        dtype = getattr(torch, name)
-        assert isinstance(dtype, torch.dtype)
-        return dtype
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

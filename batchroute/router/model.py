@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 from batchroute import models
+from batchroute.devices import DType, precision
 from batchroute.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ ROUTER_FILE = "router.json"
 
 LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 """What `from_pretrained` raises for a model that is not there, is broken, or needs a package that is not installed."""
-
-DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 _DEFAULT_MAX_LENGTH = 512
 # Tokenizers without a limit of their own say 10³⁰.
@@ -81,7 +80,7 @@ class Router:
                     )
                 tokenizer = AutoTokenizer.from_pretrained(path)
                 model, info = AutoModelForSequenceClassification.from_pretrained(
-                    path, config=config, dtype=_dtype(dtype, device), output_loading_info=True
+                    path, config=config, dtype=precision(dtype, device), output_loading_info=True
                 )
             except LOAD_ERRORS as error:
                 raise InputError(f"cannot load the router '{name}': {models.first_line(error)}") from error
@@ -171,14 +170,3 @@ def _trained_length(path: str) -> int | None:
         return int(json.loads(file.read_text(encoding="utf-8"))["max_length"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{file}' is damaged: it should be JSON with a whole number max_length") from error
-
-
-def _dtype(name: DType, device: torch.device) -> torch.dtype:
-    """`auto` is float32 on CPU, where half precision is slower, and the widest half precision that the GPU has."""
-    if name != "auto":
-        dtype = getattr(torch, name)
-        assert isinstance(dtype, torch.dtype)
-        return dtype
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from batchroute.devices import out_of_memory
 from batchroute.router.model import Router
 
 
@@ -83,7 +84,7 @@ def score_encoded(router: Router, encoded: Encoded, token_budget: int | None = N
             with torch.inference_mode():
                 parts.append(router.probabilities(pad(router, encoded, rows)))
         except Exception as error:
-            if len(rows) == 1 or not _out_of_memory(error):
+            if len(rows) == 1 or not out_of_memory(error):
                 raise
             # Kept on the router: the next texts need not find out again.
             budget = longest * len(rows) // 2
@@ -115,9 +116,3 @@ def _special_tokens(router: Router) -> tuple[int, int]:
     added = len(whole) - len(bare)
     front = next(i for i in range(added + 1) if whole[i : i + len(bare)] == bare)
     return front, added - front
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # PyTorch has no exception of its own for memory that the CPU lacks, and words it differently by platform.
-    no_memory = ("can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in no_memory)

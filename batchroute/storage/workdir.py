@@ -66,7 +66,8 @@ class Stage:
 
     def receipts(self) -> dict[str, Receipt]:
         """The receipts of all units done so far, by unit, in order; one listing, and each receipt read once."""
-        names = [name.removesuffix(".json") for name in self._receipts.names(".json")]
+        # By number: unit 100000 comes after unit 99999.
+        names = sorted((name.removesuffix(".json") for name in self._receipts.names(".json")), key=int)
         known = {unit: self._known.get(unit) or self._read_receipt(unit) for unit in names}
         self._known = known
         return dict(known)
