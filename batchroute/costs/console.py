@@ -79,4 +79,4 @@ def _seconds(seconds: float) -> str:
 
 
 def _short(model: str) -> str:
-    return model.rstrip("/").rsplit("/", 1)[-1]
+    return model.rstrip("/").rsplit("/", 1)[-1].removeprefix("embedded:")
