@@ -38,6 +38,7 @@ def main() -> None:
     """The entry point: turns what ends a command into one sentence and an exit code."""
     # Libraries' own chatter would bury the progress lines.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()

@@ -48,7 +48,7 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
         StoppedError: the run stopped by itself and can be resumed.
         Terminated: SIGTERM arrived; the run can be resumed.
     """
-    output = Folder(job.output.uri)
+    output = _output(job)
     if fresh:
         discard(output)
     frozen, table = snapshot.inspect(job)
@@ -84,7 +84,7 @@ def validate(job: Job) -> list[str]:
     Raises:
         InputError: the first thing that is not.
     """
-    output = Folder(job.output.uri)
+    output = _output(job)
     frozen, table = snapshot.inspect(job)
     lines = [f"input    {frozen.rows:,} rows in {len(frozen.files):,} files, prompts are {frozen.prompt_kind}"]
     if job.input.id is not None:
@@ -102,6 +102,13 @@ def validate(job: Job) -> list[str]:
     state = "committed already" if found else "to resume" if frozen.run_id in run_ids(output) else "new"
     units = f"{len(frozen.chunks()):,} to score, {len(frozen.parts()):,} files to write"
     return [*lines, f"output   {output}: {state}", f"units    {units}"]
+
+
+def _output(job: Job) -> Folder:
+    output = Folder(job.output.uri)
+    if output.path.exists() and not output.path.is_dir():
+        raise InputError(f"output.uri {output} is a file; name a folder")
+    return output
 
 
 def discard(output: Folder) -> None:

@@ -81,7 +81,13 @@ def check(name: str, router: bool = False) -> None:
         config = AutoConfig.from_pretrained(resolve(name))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"cannot load the model '{name}': {first_line(error)}") from error
-    if router and config.num_labels not in (1, 2):
+    if not router:
+        return
+    if not any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ()):
+        raise InputError(
+            f"the router '{name}' is no trained classifier; make one with 'batchroute train --base {name}'"
+        )
+    if config.num_labels not in (1, 2):
         raise InputError(f"the router '{name}' has {config.num_labels} labels: it must be a classifier with one or two")
 
 

@@ -392,6 +392,23 @@ def test_validate_checks_without_running(tmp_path: Path) -> None:
         job.validate(folder.load())
 
 
+def test_validate_refuses_an_encoder_that_was_not_trained(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path, table(5))
+    config = json.loads((folder.router / "config.json").read_text())
+    (folder.router / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
+    with pytest.raises(InputError, match="is no trained classifier; make one with 'batchroute train"):
+        job.validate(folder.load())
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_an_output_that_is_a_file_is_refused_and_left(tmp_path: Path, fresh: bool) -> None:
+    folder = JobFolder(tmp_path, table(5))
+    folder.output.write_text("mine")
+    with pytest.raises(InputError, match="is a file; name a folder"):
+        folder.run(fresh=fresh)
+    assert folder.output.read_text() == "mine"
+
+
 def test_specs_reach_the_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ModelSpec] = []
 
