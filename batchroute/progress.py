@@ -28,6 +28,10 @@ class Progress(Protocol):
         """A stage of `units` units, of which `done` are done already; the report is called with each further one."""
         ...
 
+    def pulse(self, name: str, unit: str, rows: int, of: int) -> None:
+        """`rows` of the unit in hand are done: a sign of life from a unit that takes minutes."""
+        ...
+
     def note(self, event: str, message: str, **fields: Any) -> None:
         """One line about something that happened."""
         ...
@@ -58,24 +62,41 @@ class Tally:
         return (time.monotonic() - self._started) / here * (self.units - self.done) if here else None
 
 
+class Pace:
+    """Keeps lines apart: at once for the first, then ten seconds between."""
+
+    def __init__(self) -> None:
+        self._last = -_SECONDS_BETWEEN_LINES
+
+    def is_time(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < _SECONDS_BETWEEN_LINES:
+            return False
+        self._last = now
+        return True
+
+
 class PlainProgress:
     """One line when a stage begins and ends, and one a unit between, at most every ten seconds."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
+        self._pace = Pace()
 
     @contextmanager
     def stage(self, name: str, units: int, done: Sequence[Receipt]) -> Iterator[Report]:
-        tally, spoke = Tally(units, done), 0.0
+        tally, self._pace = Tally(units, done), Pace()
 
         def report(receipt: Receipt) -> None:
-            nonlocal spoke
             tally.add(receipt)
-            if time.monotonic() - spoke >= _SECONDS_BETWEEN_LINES or tally.done == units:
-                spoke = time.monotonic()
+            if self._pace.is_time() or tally.done == units:
                 self._write(describe(name, tally))
 
         yield report
+
+    def pulse(self, name: str, unit: str, rows: int, of: int) -> None:
+        if self._pace.is_time():
+            self._write(f"{name}: unit {unit}: {rows:,}/{of:,} rows")
 
     def note(self, event: str, message: str, **fields: Any) -> None:
         self._write(message)
@@ -89,6 +110,7 @@ class JsonProgress:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
+        self._pace = Pace()
 
     @contextmanager
     def stage(self, name: str, units: int, done: Sequence[Receipt]) -> Iterator[Report]:
@@ -103,6 +125,10 @@ class JsonProgress:
             )  # fmt: skip
 
         yield report
+
+    def pulse(self, name: str, unit: str, rows: int, of: int) -> None:
+        if self._pace.is_time():
+            self._write(event="pulse", stage=name, unit=unit, rows=rows, unit_rows=of)
 
     def note(self, event: str, message: str, **fields: Any) -> None:
         self._write(event=event, message=message, **fields)
@@ -134,6 +160,9 @@ class TerminalProgress:
                 bars.update(task, advance=1, rows=f"{tally.rows:,} rows · {_rate(tally.rate)}{failed}")
 
             yield report
+
+    def pulse(self, name: str, unit: str, rows: int, of: int) -> None:
+        """The bar itself is the sign of life."""
 
     def note(self, event: str, message: str, **fields: Any) -> None:
         self._console.print(message, highlight=False, markup=False)

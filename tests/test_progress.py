@@ -113,3 +113,12 @@ def test_the_rate_and_the_time_left_leave_earlier_attempts_out(tmp_path: Path) -
 )
 def test_durations_are_in_the_unit_that_fits(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_long_unit_gives_a_sign_of_life_and_no_flood() -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(stream)
+    with progress.stage("small", 2, []):
+        for rows in range(64, 513, 64):
+            progress.pulse("small", "00000", rows, 512)
+    assert [line.split(" ", 1)[1] for line in stream.getvalue().splitlines()] == ["small: unit 00000: 64/512 rows"]

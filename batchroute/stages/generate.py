@@ -39,6 +39,8 @@ Answer = tuple[Response, int | None]
 
 # So many rows one after another with one and the same error of the model: the rest would only burn money.
 _HOPELESS = 100
+# Often enough for a sign of life and for SIGTERM, seldom enough to fill batches.
+_ROWS_AT_A_TIME = 64
 
 
 def generate(context: Context, side: Side) -> None:
@@ -51,7 +53,7 @@ def generate(context: Context, side: Side) -> None:
     model = context.job.models.of(side)
     context.engine.progress.note("load", f"loading the {side} model {model.model}")
     generator = generators.load(model, lambda: context.engine.device)
-    worker = _Worker(context, model, shard, stage, generator, generator.load_seconds)
+    worker = _Worker(context, side, model, shard, stage, generator, generator.load_seconds)
     try:
         context.engine.carry_out(side, pending, list(done.values()), worker.do)
     finally:
@@ -61,6 +63,7 @@ def generate(context: Context, side: Side) -> None:
 @dataclass
 class _Worker:
     context: Context
+    side: Side
     model: JobModel
     shard: Stage
     stage: Stage
@@ -69,12 +72,12 @@ class _Worker:
 
     def do(self, piece: Receipt) -> Receipt:
         started = time.perf_counter()
-        rows = self.shard.read(piece.unit, ["position", "prompt", "copy_of"]).sort_by("position")
+        rows = self.shard.read(piece.unit)
         positions, copies = rows["position"].to_pylist(), rows["copy_of"].to_pylist()
         before = self._before(piece.unit)
         answers: list[Answer | None] = [before.get(position) for position in positions]
         todo = [i for i, answer in enumerate(answers) if copies[i] is None and not _ok(answer)]
-        responses = self._ask(rows.take(pa.array(todo, pa.int64())), [positions[i] for i in todo])
+        responses = self._ask(piece.unit, rows.take(pa.array(todo, pa.int64())))
         seconds = time.perf_counter() - started
         for i, (response, cost) in zip(todo, self._with_costs(responses, seconds), strict=True):
             earlier = answers[i]
@@ -91,11 +94,17 @@ class _Worker:
             counts=_counts(answers),
         )
         self.load_seconds = 0.0
-        return self.stage.commit(facts, SCHEMA, table.to_batches())
+        return self.stage.commit(facts, SCHEMA, table.sort_by("position").to_batches())
 
-    def _ask(self, rows: pa.Table, positions: Sequence[int]) -> list[Response]:
-        seeds = [row_seed(self.model.generation.seed, position) for position in positions]
-        responses = self.generator.generate(rows["prompt"].to_pylist(), seeds)
+    def _ask(self, unit: str, rows: pa.Table) -> list[Response]:
+        """Responses to all rows, asked for some at a time; since pieces are ordered by length, so are the batches."""
+        responses: list[Response] = []
+        at_a_time = max(_ROWS_AT_A_TIME, 4 * self.model.batch_size)
+        for start in range(0, rows.num_rows, at_a_time):
+            some = rows.slice(start, at_a_time)
+            seeds = [row_seed(self.model.generation.seed, position) for position in some["position"].to_pylist()]
+            responses += self.generator.generate(some["prompt"].to_pylist(), seeds)
+            self.context.engine.progress.pulse(self.side, unit, len(responses), rows.num_rows)
         errors = [response.error if response.error_type == "model_error" else None for response in responses]
         if len(errors) >= _HOPELESS and errors[0] is not None and set(errors) == {errors[0]}:
             raise StoppedError(
