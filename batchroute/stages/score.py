@@ -61,7 +61,10 @@ def score(context: Context) -> None:
         load_seconds = 0.0
         return stage.commit(facts, SCHEMA, table.to_batches())
 
-    context.engine.carry_out(STAGE, pending, list(done.values()), do)
+    try:
+        context.engine.carry_out(STAGE, pending, list(done.values()), do)
+    finally:
+        router.close()
 
 
 def _load(context: Context) -> tuple[Router, float]:
