@@ -121,11 +121,6 @@ SOURCES: dict[str, Source] = {
 BUNDLES = {"demo": tuple(SOURCES)}
 
 
-def available() -> dict[str, Path | None]:
-    """Every embedded model's directory, or None where it was not fetched."""
-    return {name: path if (path := models.embedded_dir(name)).is_dir() else None for name in SOURCES}
-
-
 def fetch(names: Sequence[str] = ("demo",), on_progress: Callable[[str], None] = lambda line: None) -> dict[str, Path]:
     """Put embedded models into the cache; those that are there already are left as they are.
 
