@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +18,10 @@ from transformers.utils import logging as transformers_logging
 from batchroute import models
 from batchroute.devices import DType, precision
 from batchroute.errors import InputError
+from batchroute.router.notes import ROUTER_FILE, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-ROUTER_FILE = "router.json"
-"""What `train` notes beside the weights: label, lengths, table, validation figures."""
 
 LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 """What `from_pretrained` raises for a model that is not there, is broken, or needs a package that is not installed."""
@@ -164,9 +161,10 @@ def _first_position(model: PreTrainedModel) -> int:
 
 def _trained_length(path: str) -> int | None:
     file = Path(path) / ROUTER_FILE
-    if not file.is_file():
+    values = read_json(file)
+    if values is None:
         return None
     try:
-        return int(json.loads(file.read_text(encoding="utf-8"))["max_length"])
+        return int(values["max_length"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{file}' is damaged: it should be JSON with a whole number max_length") from error

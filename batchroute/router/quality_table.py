@@ -132,11 +132,6 @@ def split(table: QualityTable, share: float, seed: int) -> tuple[NDArray[np.intp
     return np.flatnonzero(~validating[group]), np.flatnonzero(validating[group])
 
 
-def prompt_digest(prompt: str) -> str:
-    """12 hexadecimal digits that tell a prompt apart without showing it."""
-    return hashlib.sha256(prompt.encode()).hexdigest()[:12]
-
-
 def _given_split(table: QualityTable, splits: list[str | None]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     names = np.array([name or "" for name in splits], dtype=object)
     train, validation = np.flatnonzero(names == _TRAIN), np.flatnonzero(names == _VALIDATION)

@@ -24,8 +24,9 @@ from batchroute.errors import InputError
 from batchroute.router import quality_table
 from batchroute.router.evaluation import Figures, figures_of
 from batchroute.router.labels import LabelKind, Labels
-from batchroute.router.model import LOAD_ERRORS, ROUTER_FILE, Router, ensure_padding, quiet_transformers, token_limit
-from batchroute.router.quality_table import QualityTable, prompt_digest
+from batchroute.router.model import LOAD_ERRORS, Router, ensure_padding, quiet_transformers, token_limit
+from batchroute.router.notes import ROUTER_FILE, prompt_digest
+from batchroute.router.quality_table import QualityTable
 from batchroute.router.scoring import encode, pad, score_encoded
 
 _MIN_ROWS = 50

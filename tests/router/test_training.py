@@ -15,7 +15,7 @@ from transformers import AutoModel
 from batchroute.errors import InputError
 from batchroute.router import quality_table
 from batchroute.router.model import Router
-from batchroute.router.quality_table import prompt_digest
+from batchroute.router.notes import prompt_digest
 from batchroute.router.scoring import score
 from batchroute.router.training import Progress, TrainOptions, train
 from tests.tiny_models import tiny_router

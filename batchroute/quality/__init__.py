@@ -1,0 +1,1 @@
+"""Quality metrics: how good a response is. Higher is better for all."""

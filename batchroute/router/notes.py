@@ -1,0 +1,96 @@
+"""The notes in a router's folder: how it was trained (`router.json`), and on which prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from batchroute import models
+from batchroute.errors import InputError
+from batchroute.router.quality_table import QualityTable
+
+ROUTER_FILE = "router.json"
+"""What `train` notes beside the weights: label, lengths, table, figures on validation rows."""
+
+CALIBRATION_FILE = "calibration.json"
+"""What `calibrate` adds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What is known of a router.
+
+    Attributes:
+        label: what it was trained to predict.
+        models: names of the pair, by side; None where the quality table did not name them.
+        metric: of the quality table; None where that did not name it.
+        trained, validated: digests of the prompts that it learnt from, and of those its checkpoint was chosen by.
+    """
+
+    label: str | None
+    models: dict[str, str | None]
+    metric: str | None
+    trained: frozenset[str]
+    validated: frozenset[str]
+
+    @classmethod
+    def read(cls, router: str) -> Self:
+        """The notes of a router by its name; empty ones for a router that `train` did not make.
+
+        Raises:
+            InputError: they are damaged, or there is no such router.
+        """
+        values = read_json(Path(models.resolve(router)) / ROUTER_FILE) or {}
+        pair = values.get("models") or {}
+        return cls(
+            label=values.get("label"),
+            models={side: pair.get(side) for side in ("small", "large")},
+            metric=values.get("metric"),
+            trained=frozenset(str(values.get("train_prompts", "")).split()),
+            validated=frozenset(str(values.get("validation_prompts", "")).split()),
+        )
+
+    def check_pair(self, table: QualityTable, router: str) -> None:
+        """Raises:
+        InputError: the table was measured on another pair of models than the router learnt.
+        """
+        for side, model in self.models.items():
+            other = table.metadata.get(f"{side}_model")
+            if model is not None and other is not None and model != other:
+                raise InputError(
+                    f"the quality table '{table.path}' is of another pair of models than the router '{router}': its "
+                    f"{side} model is {other}, the router's {model}; label prompts with the router's pair"
+                )
+
+    def held_out(self, table: QualityTable) -> QualityTable:
+        """The rows of prompts that the router never saw, in their order; empty when it saw all of them."""
+        seen = self.trained | self.validated
+        rows = [row for row, prompt in enumerate(table.prompts) if prompt_digest(prompt) not in seen]
+        return table.take(np.array(rows, dtype=np.intp))
+
+
+def prompt_digest(prompt: str) -> str:
+    """12 hexadecimal digits that tell a prompt apart without showing it."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:12]
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """None when it is not there.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"'{file}' is damaged: it should be JSON") from error
+    if not isinstance(values, dict):
+        raise InputError(f"'{file}' is damaged: it should be a JSON object")
+    return values
