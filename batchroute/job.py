@@ -67,6 +67,8 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
     progress.note(
         "begin", f"run {frozen.run_id}: {frozen.rows:,} rows in {len(frozen.files):,} files", run=frozen.run_id
     )
+    if job.policy.max_quality_drop is not None:
+        progress.note("policy", _calibrated(job))
     with engine.terminable():
         score.score(context)
         dealt = partition(context)
@@ -92,6 +94,8 @@ def validate(job: Job) -> list[str]:
         lines.append(f"ids      {job.input.id}: unique, none null")
     models.check(job.router.model, router=True)
     lines.append(f"router   {job.router.model}")
+    if job.policy.max_quality_drop is not None:
+        lines.append(f"policy   {_calibrated(job)}")
     for side in SIDES:
         if job.models.of(side).backend != "echo":
             models.check(job.models.of(side).model)
@@ -102,6 +106,19 @@ def validate(job: Job) -> list[str]:
     state = "committed already" if found else "to resume" if frozen.run_id in run_ids(output) else "new"
     units = f"{len(frozen.chunks()):,} to score, {len(frozen.parts()):,} files to write"
     return [*lines, f"output   {output}: {state}", f"units    {units}"]
+
+
+def _calibrated(job: Job) -> str:
+    """What the router's calibration makes of the policy, in words."""
+    rule = job.policy.rule or "bounded"
+    goal = f"max_quality_drop {float(100 * (job.policy.max_quality_drop or 0)):g} % ({rule})"
+    point = snapshot.calibrated_point(job)
+    if point is None:
+        return f"{goal}: no threshold of the calibration keeps within it, so all rows go to the large model"
+    return (
+        f"{goal}: threshold {point.threshold:.4g}, on the calibration rows {point.cost_advantage:.0%} on the small model "
+        f"with a drop of {point.drop:.2f} % (at most {point.bound:.2f} % with 95 % confidence)"
+    )
 
 
 def _output(job: Job) -> Folder:

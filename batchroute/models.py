@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from batchroute.errors import InputError
@@ -43,11 +44,14 @@ def resolve(name: str) -> str:
     return name
 
 
-def identity(name: str) -> str:
+def identity(name: str, ignore: Collection[str] = ()) -> str:
     """A short digest that changes when a local model's files change; a hub id is its own identity.
 
     Of large files only the size and the first and last megabyte are read: new weights of the same shape differ there
     too, and a 140 GB model is identified in a moment. Paths and times are left out: a copy has the same identity.
+
+    Args:
+        ignore: names of files that do not matter.
 
     Raises:
         InputError: as `resolve`.
@@ -57,7 +61,7 @@ def identity(name: str) -> str:
         return name
     digest = hashlib.sha256()
     for file in sorted(path.iterdir()):
-        if not file.is_file() or file.name.startswith("."):
+        if not file.is_file() or file.name.startswith(".") or file.name in ignore:
             continue
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())

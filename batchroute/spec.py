@@ -17,7 +17,7 @@ from batchroute.costs import report
 from batchroute.costs.prices import Price
 from batchroute.errors import InputError
 from batchroute.generators.base import ModelSpec
-from batchroute.router.policy import Policy, Share
+from batchroute.router.policy import WAYS, Policy, Share
 from batchroute.tables.parquet import InputSpec
 
 Side = Literal["small", "large"]
@@ -143,9 +143,11 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise InputError(f"--set {override}: write it as key=value, for example policy.threshold=0.4")
     *parents, last = key.split(".")
-    # The two ways to decide exclude each other, so that setting one on the command line replaces the other.
-    if parents == ["policy"]:
-        tree["policy"] = {}
+    # The ways to decide exclude each other, so that setting one on the command line replaces the other.
+    if parents == ["policy"] and last in WAYS:
+        policy: Any = tree.get("policy")
+        keeps_rule = last == "max_quality_drop" and isinstance(policy, dict)
+        tree["policy"] = {key: value for key, value in policy.items() if key == "rule"} if keeps_rule else {}
     branch = tree
     for parent in parents:
         branch = branch.setdefault(parent, {})

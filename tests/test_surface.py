@@ -21,6 +21,7 @@ from batchroute.storage.workdir import FORMAT_VERSION, Receipt
 
 COMMANDS: dict[str, list[str]] = {
     "batchroute": ["--version"],
+    "batchroute calibrate": ["--quality-table", "--router", "--seed"],
     "batchroute models": [],
     "batchroute models fetch": ["BUNDLE"],
     "batchroute run": ["JOB_FILE", "--set", "--fresh", "--retry-failed", "--json-logs"],
@@ -43,6 +44,8 @@ JOB_KEYS: list[str] = [
     "router.price.gpu_hour",
     "policy.threshold",
     "policy.small_share",
+    "policy.max_quality_drop",
+    "policy.rule",
     "models.small.backend",
     "models.small.model",
     "models.small.template",

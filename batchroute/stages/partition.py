@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
+from batchroute.router.calibration import Calibration
 from batchroute.router.policy import Cutoff
 from batchroute.spec import Side
 from batchroute.stages import score
@@ -66,7 +67,9 @@ def partition(context: Context) -> Partition:
     if found is not None:
         return found
     chunks = _Chunks(context)
-    cutoff = context.job.policy.decide(chunks.scores(), chunks.routable())
+    policy = context.job.policy
+    calibration = None if policy.max_quality_drop is None else Calibration.of(context.job.router.model)
+    cutoff = policy.decide(chunks.scores(), chunks.routable(), calibration)
     shards = {side: _Shard(context, side, copies) for side, copies in find_copies(context, cutoff).items()}
     reader = context.table.reader([context.job.input.prompt])
 

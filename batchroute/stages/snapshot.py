@@ -14,6 +14,8 @@ import pyarrow as pa
 
 from batchroute import models
 from batchroute.errors import InputError
+from batchroute.router.calibration import Calibration, Point
+from batchroute.router.notes import CALIBRATION_FILE
 from batchroute.spec import SIDES, Job
 from batchroute.stages.context import Snapshot
 from batchroute.stages.merge import result_names
@@ -186,13 +188,40 @@ def _settings(job: Job) -> dict[str, Any]:
     settings = job.model_dump(mode="json", exclude=_NOT_RESULTS, exclude_none=True)  # type: ignore[arg-type]
     del settings["input"]["uri"]
     settings["router"].pop("token_budget", None)
-    settings["router"]["model"] = models.identity(job.router.model)
+    settings["router"]["model"] = models.identity(job.router.model, ignore=[CALIBRATION_FILE])
+    if job.policy.max_quality_drop is not None:
+        point = calibrated_point(job)
+        settings["policy"]["calibrated"] = "all to large" if point is None else point.model_dump(mode="json")
     for side in SIDES:
         for name in _NOT_RESULTS_OF_A_MODEL:
             del settings["models"][side][name]
         if job.models.of(side).backend != "echo":
             settings["models"][side]["identity"] = models.identity(job.models.of(side).model)
     return settings
+
+
+def calibrated_point(job: Job) -> Point | None:
+    """The point of the router's calibration that `policy.max_quality_drop` asks for; None sends all rows to large.
+
+    Raises:
+        InputError: the router is not calibrated, or it was on other models or on more or less of each prompt.
+    """
+    calibration = Calibration.of(job.router.model)
+    for side in SIDES:
+        name, measured = job.models.of(side).model, calibration.models[side]
+        if measured is not None and measured != name:
+            raise InputError(
+                f"policy.max_quality_drop: the router '{job.router.model}' was calibrated with {measured} as the "
+                f"{side} model, but models.{side}.model is {name}: calibrate it on a quality table of this pair, or "
+                "route by threshold or small_share"
+            )
+    length = job.router.max_length
+    if length is not None and length < calibration.max_length:
+        raise InputError(
+            f"router.max_length {length} is less than the {calibration.max_length} tokens that the router "
+            f"'{job.router.model}' was calibrated with: leave it out"
+        )
+    return job.policy.point(calibration)
 
 
 def identity(file: InputFile) -> dict[str, Any]:
