@@ -30,6 +30,7 @@ ENOUGH_ROWS = 500
 _COMMON_LIMITS = (0.5, 1.0, 2.0, 5.0)
 _CONFIDENCE = 0.95
 _STEPS = 100
+_PRIOR_PROMPTS = 3
 _RESAMPLES = 2_000
 _RESAMPLES_AT_A_TIME = 200
 
@@ -192,9 +193,10 @@ def points_of(
     if baseline.sum() == 0.0:
         raise InputError("the large model's mean quality is 0, so a drop in percent means nothing: shift the metric")
     losses = np.stack([by_prompt((large - small) * (scores >= cut)) for cut in thresholds], axis=1)
+    routed = np.array([len(np.unique(group[scores >= cut])) for cut in thresholds])
     scale = 100.0 / abs(baseline.sum())
     drops: Floats = losses.sum(axis=0) * scale
-    bounds = drops + _student(groups - 1) * _standard_errors(losses, baseline)
+    bounds = drops + _student(groups - 1) * _standard_errors(losses, baseline, routed)
     low, high = _intervals(losses, baseline, seed)
     return [
         Point(
@@ -228,11 +230,23 @@ def _thresholds(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.unique(ordered[ranks])[::-1]
 
 
-def _standard_errors(losses: Floats, baseline: Floats) -> Floats:
-    """Of the drops, in percent, by the delta method. Shapes: losses [prompts, thresholds], baseline [prompts]."""
+def _standard_errors(losses: Floats, baseline: Floats, routed: NDArray[np.int64]) -> Floats:
+    """Of the drops, in percent, by the delta method.
+
+    A handful of rows on the small model may all have lost nothing, which proves little: as if `_PRIOR_PROMPTS` more
+    had been seen, the mean square of their losses is drawn towards that of all rows.
+
+    Args:
+        losses: shape [prompts, thresholds].
+        baseline: shape [prompts].
+        routed: shape [thresholds], prompts on the small model.
+    """
     count, total = len(baseline), baseline.sum()
     residuals = losses - baseline[:, None] * (losses.sum(axis=0) / total)
-    errors: Floats = np.sqrt(count / (count - 1) * (residuals**2).sum(axis=0)) * 100.0 / abs(total)
+    squares = (losses**2).sum(axis=0)
+    expected = (squares + _PRIOR_PROMPTS * squares[-1] / count) * routed / (routed + _PRIOR_PROMPTS)
+    spread = (residuals**2).sum(axis=0) + np.maximum(expected - squares, 0.0)
+    errors: Floats = np.sqrt(count / (count - 1) * spread) * 100.0 / abs(total)
     return errors
 
 

@@ -70,6 +70,15 @@ def test_the_bound_is_students_for_a_mean() -> None:
     assert last.bound == pytest.approx(10 * expected, rel=1e-3)
 
 
+def test_a_few_rows_without_a_loss_prove_little() -> None:
+    scores = np.linspace(1, 0, 100).astype(np.float32)
+    large, small = np.ones(100), np.repeat([1.0, 0.0], 50)
+    first = points(scores, small, large)[0]
+    # Of the one row that is routed and three more, one and a half would have lost 1, as half of all rows do.
+    assert first.drop == 0.0
+    assert first.bound == pytest.approx(100 * 1.6604 * np.sqrt(100 / 99 * 1.5 / 4) / 100, rel=1e-3)
+
+
 def test_intervals_hold_the_drop_and_shrink_with_more_rows() -> None:
     few, many = points(*simulated(200, 1)), points(*simulated(5000, 1))
     assert all(p.drop_low <= p.drop <= p.drop_high for p in [*few, *many])
@@ -164,7 +173,7 @@ def test_rows_that_were_trained_on_or_chosen_by_are_left_out(router: Path, tmp_p
     note(router, train_prompts=" ".join(digests[:40]), validation_prompts=" ".join(digests[40:60]))
     assert calibrate(tmp_path / "t.parquet", router).rows == 60
     note(router, train_prompts=" ".join(digests[:71]))
-    with pytest.raises(InputError, match="was trained on 71 of 120 rows .* which leaves 49"):
+    with pytest.raises(InputError, match=r"was trained on 71 of 120 rows .* which leaves 49"):
         calibrate(tmp_path / "t.parquet", router)
 
 
