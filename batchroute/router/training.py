@@ -22,10 +22,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_
 from batchroute import models
 from batchroute.errors import InputError
 from batchroute.router import quality_table
+from batchroute.router.averaging import Average
 from batchroute.router.evaluation import Figures, figures_of
 from batchroute.router.labels import LabelKind, Labels
 from batchroute.router.model import LOAD_ERRORS, Router, ensure_padding, quiet_transformers, token_limit
 from batchroute.router.notes import ROUTER_FILE, prompt_digest
+from batchroute.router.objective import Objective, Targets
 from batchroute.router.quality_table import QualityTable
 from batchroute.router.scoring import encode, pad, score_encoded
 
@@ -111,11 +113,13 @@ def train(options: TrainOptions, on_progress: Callable[[Progress], None] | None 
     options = options.model_copy(update={"lr": options.lr or _default_lr(router.model)})
     with _appearing_at_once(options.output) as folder:
         history: list[Figures] = []
-        for outcome in _epochs(options, accelerator, router, labels, training, validation, on_progress):
+        average = Average(router.model)
+        for outcome in _epochs(options, accelerator, router, average, labels, training, validation, on_progress):
             history.append(outcome)
             best_epoch = 1 + min(range(len(history)), key=lambda i: (history[i].mean_drop, history[i].bce))
             if best_epoch == len(history):
-                router.model.save_pretrained(folder)
+                with average.in_place():
+                    router.model.save_pretrained(folder)
         router.tokenizer.save_pretrained(folder)
         figures = {"epoch": best_epoch, **asdict(history[best_epoch - 1])}
         notes = _notes(options, router, labels, training, validation) | {"validation": figures}
@@ -127,6 +131,7 @@ def _epochs(
     options: TrainOptions,
     accelerator: Accelerator,
     router: Router,
+    average: Average,
     labels: Labels,
     training: QualityTable,
     validation: QualityTable,
@@ -134,10 +139,11 @@ def _epochs(
 ) -> Iterator[Figures]:
     """Train `router` in place, and say after every epoch how well it routes."""
     encoded, validation_encoded = encode(router, training.prompts), encode(router, validation.prompts)
-    targets = torch.from_numpy(labels.apply(training.small, training.large)).to(router.device)
+    targets = Targets.of(labels, training, router.device)
     validation_targets = labels.apply(validation.small, validation.large)
     steps = -(-len(training) // options.batch_size) * options.epochs
-    model, optimizer = accelerator.prepare(router.model, _optimizer(options, router.model))
+    objective = Objective(router.model).to(router.device)
+    model, optimizer = accelerator.prepare(objective, _optimizer(options, objective))
     warmup = round(options.warmup * steps)
     schedule = get_linear_schedule_with_warmup(optimizer, warmup, steps)  # type: ignore[no-untyped-call]
     rng = np.random.default_rng(options.seed)
@@ -147,18 +153,19 @@ def _epochs(
         model.train()
         for number, rows in enumerate(batches, start=1):
             inputs = {name: tensor.to(router.device) for name, tensor in pad(router, encoded, rows).items()}
-            logits = model(**inputs).logits[:, 0].float()
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets[torch.from_numpy(rows)])
+            loss = targets.loss(model(**inputs), rows).mean()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
+            average.update()
             step += 1
             if on_progress is not None and number < len(batches):
                 on_progress(Progress(epoch, options.epochs, step, steps, loss.item()))
         model.eval()
-        scores = score_encoded(router, validation_encoded).scores
+        with average.in_place():
+            scores = score_encoded(router, validation_encoded).scores
         if np.isnan(scores).any():
             raise InputError(
                 f"training diverged in epoch {epoch}: its scores are no numbers, so lower lr {options.lr:g}"
