@@ -133,11 +133,23 @@ def train(
     base: Annotated[str, typer.Option("--base", metavar="MODEL", help="The encoder to start from.")],
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the router goes.")],
     label: Annotated[Literal["det", "prob", "trans", "gap"], typer.Option("--label", help="What it predicts.")] = "gap",
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training rows.")] = 5,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training rows, at most.")] = 5,
+    patience: Annotated[int, typer.Option("--patience", min=1, help="Stop after so many without a better one.")] = 2,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate; 1e-4 for small encoders, else 1e-5.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows a step.")] = 32,
+    max_length: Annotated[int, typer.Option("--max-length", min=8, help="Tokens read of a prompt.")] = 128,
+    validation: Annotated[
+        float, typer.Option("--validation", min=0, max=1, help="Share of prompts that choose the epoch.")
+    ] = 0.1,
+    test: Annotated[
+        float, typer.Option("--test", min=0, max=1, help="Share left aside, for calibrate and evaluate.")
+    ] = 0.2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split, the order and the new weights.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the router that is there.")] = False,
 ) -> None:
     """Train a router on a quality table."""
+    from batchroute.engines.local import LocalEngine
+    from batchroute.progress import for_this_terminal
     from batchroute.router import narration, training
 
     options = training.TrainOptions(
@@ -146,11 +158,22 @@ def train(
         output=output,
         label=label,
         epochs=epochs,
+        patience=patience,
+        lr=lr,
+        batch_size=batch_size,
+        max_length=max_length,
+        validation=validation,
+        test=test,
         seed=seed,
         overwrite=overwrite,
     )
     typer.echo(f"training a router for '{label}' from {base} on {quality_table}", err=True)
-    result = training.train(options, narration.Narrator(lambda line: typer.echo(line, err=True)))
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    with LocalEngine(for_this_terminal(False)).terminable():
+        result = training.train(options, narration.Narrator(say), say)
     typer.echo(
         f"router in {result.output}: epoch {result.best_epoch} of {len(result.history)}, "
         f"{result.train_rows:,} rows to train on, {result.validation_rows:,} to choose by"

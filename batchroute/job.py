@@ -116,7 +116,7 @@ def _calibrated(job: Job) -> str:
     if point is None:
         return f"{goal}: no threshold of the calibration keeps within it, so all rows go to the large model"
     return (
-        f"{goal}: threshold {point.threshold:.4g}, on the calibration rows {point.cost_advantage:.0%} on the small model "
+        f"{goal}: threshold {point.threshold:.4g}, on the calibration rows {point.cost_advantage:.0%} to small "
         f"with a drop of {point.drop:.2f} % (at most {point.bound:.2f} % with 95 % confidence)"
     )
 

@@ -26,7 +26,21 @@ COMMANDS: dict[str, list[str]] = {
     "batchroute models fetch": ["BUNDLE"],
     "batchroute run": ["JOB_FILE", "--set", "--fresh", "--retry-failed", "--json-logs"],
     "batchroute status": ["OUTPUT"],
-    "batchroute train": ["--quality-table", "--base", "--output", "--label", "--epochs", "--seed", "--overwrite"],
+    "batchroute train": [
+        "--quality-table",
+        "--base",
+        "--output",
+        "--label",
+        "--epochs",
+        "--patience",
+        "--lr",
+        "--batch-size",
+        "--max-length",
+        "--validation",
+        "--test",
+        "--seed",
+        "--overwrite",
+    ],
     "batchroute validate": ["JOB_FILE", "--set"],
 }
 JOB_KEYS: list[str] = [

@@ -12,7 +12,7 @@ each, not necessarily as many of one as of the other. H is the quality gap q(S) 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -25,6 +25,9 @@ Qualities = Sequence[NDArray[np.float64]]
 LabelArray = NDArray[np.float32]
 
 _GRID_SIZE = 200
+_INTERVAL_GRID, _RESAMPLES = 50, 200
+# An interval of more than half of the losses that there are says that the peak is anywhere.
+_UNSTABLE = 0.5
 _GAP_PERCENTILES = (1.0, 99.0)
 
 
@@ -55,11 +58,35 @@ def gap(small: Qualities, large: Qualities, low: float, high: float) -> LabelArr
 
 @dataclass(frozen=True, slots=True)
 class BestT:
-    """t*, and the curve it is the peak of: `spread[i]` is the mean absolute difference of the labels at `grid[i]`."""
+    """t*, and the curve it is the peak of.
+
+    Attributes:
+        grid, spread: `spread[i]` is the mean absolute difference of the labels at `grid[i]`.
+        low, high: 95 % interval of t*, by a bootstrap over prompts on a grid of at most 50 points.
+    """
 
     t: float
     grid: NDArray[np.float64]
     spread: NDArray[np.float64]
+    low: float
+    high: float
+
+    def warnings(self) -> list[str]:
+        """What to know before trusting it: one sentence each."""
+        found = []
+        if self.t == 0.0:
+            found.append("t* is 0: no relaxation spreads the labels better, so 'trans' is the same as 'prob' here")
+        if self.high - self.low > _UNSTABLE * self.grid[-1]:
+            found.append(
+                f"t* is unstable: {self.t:.3g}, but anything from {self.low:.3g} to {self.high:.3g} on other prompts "
+                "like these; label more prompts, or train 'gap'"
+            )
+        return found
+
+    def curve(self, points: int = 50) -> dict[str, list[float]]:
+        """The curve in at most so many points, for files."""
+        rows = np.unique(np.linspace(0, len(self.grid) - 1, points).round().astype(int))
+        return {"t": self.grid[rows].tolist(), "spread": self.spread[rows].tolist()}
 
 
 def best_t(small: Qualities, large: Qualities, grid_size: int = _GRID_SIZE) -> BestT:
@@ -74,7 +101,25 @@ def best_t(small: Qualities, large: Qualities, grid_size: int = _GRID_SIZE) -> B
         losses = np.unique(np.quantile(losses, np.linspace(0, 1, grid_size), method="nearest"))
     grid = np.concatenate([[0.0], losses])
     spread = np.array([mean_absolute_difference(pairs.share_at_least(-t)) for t in grid])
-    return BestT(float(grid[spread.argmax()]), grid, spread)
+    low, high = _interval(pairs, grid)
+    return BestT(float(grid[spread.argmax()]), grid, spread, low, high)
+
+
+def _interval(pairs: _Pairs, grid: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % interval of t*: resampled prompts keep their labels, so each grid point is labelled and sorted once."""
+    some = grid[np.unique(np.linspace(0, len(grid) - 1, _INTERVAL_GRID).round().astype(int))]
+    n = len(pairs.counts)
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1.0 / n), size=_RESAMPLES).astype(np.float64)
+    spreads = []
+    for t in some:
+        labels = pairs.share_at_least(-t)
+        order = np.argsort(labels)
+        weights = drawn[:, order]
+        up_to = np.cumsum(weights, axis=1)
+        spreads.append((weights * (2.0 * up_to - weights - n)) @ labels[order])
+    peaks = some[np.argmax(spreads, axis=0)]
+    low, high = np.quantile(peaks, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def mean_absolute_difference(values: NDArray[np.float64]) -> float:
@@ -89,10 +134,14 @@ def mean_absolute_difference(values: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """A kind of label with what it learnt from training rows: t* (`trans`), or the gaps that become 0 and 1 (`gap`)."""
+    """A kind of label with what it learnt from training rows: t* (`trans`), or the gaps that become 0 and 1 (`gap`).
+
+    `best` tells how t* was found; it is not there after `from_dict`.
+    """
 
     kind: LabelKind
     t_star: float | None = None
+    best: BestT | None = field(default=None, compare=False)
     gap_low: float | None = None
     gap_high: float | None = None
 
@@ -105,7 +154,8 @@ class Labels:
         """
         fitted = cls(kind)
         if kind == "trans":
-            fitted = cls(kind, t_star=best_t(small, large).t)
+            best = best_t(small, large)
+            fitted = cls(kind, t_star=best.t, best=best)
         elif kind == "gap":
             gaps = mean_gap(small, large)
             low, high = np.percentile(gaps, _GAP_PERCENTILES)
@@ -134,12 +184,20 @@ class Labels:
         return gap(small, large, self.gap_low, self.gap_high)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"label": self.kind, "t_star": self.t_star, "gap_low": self.gap_low, "gap_high": self.gap_high}
+        found: dict[str, Any] = {
+            "label": self.kind,
+            "t_star": self.t_star,
+            "gap_low": self.gap_low,
+            "gap_high": self.gap_high,
+        }
+        if self.best is not None:
+            found |= {"t_star_interval": [self.best.low, self.best.high], "t_star_curve": self.best.curve()}
+        return found
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """From what `to_dict` gave; other keys are not looked at."""
-        return cls(values["label"], values["t_star"], values["gap_low"], values["gap_high"])
+        return cls(values["label"], t_star=values["t_star"], gap_low=values["gap_low"], gap_high=values["gap_high"])
 
 
 @dataclass(frozen=True, slots=True)

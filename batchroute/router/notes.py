@@ -75,8 +75,8 @@ class Notes:
 
 
 def prompt_digest(prompt: str) -> str:
-    """12 hexadecimal digits that tell a prompt apart without showing it."""
-    return hashlib.sha256(prompt.encode()).hexdigest()[:12]
+    """12 hexadecimal digits that tell a prompt apart, white space around it aside, without showing it."""
+    return hashlib.sha256(prompt.strip().encode()).hexdigest()[:12]
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

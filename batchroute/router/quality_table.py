@@ -19,6 +19,7 @@ from batchroute.models import first_line
 
 _REQUIRED = ("prompt", "small_quality", "large_quality")
 _OPTIONAL = ("id", "task", "split")
+_STATUS, _OK = "status", "ok"
 _TRAIN, _VALIDATION = "train", "validation"
 
 
@@ -32,6 +33,7 @@ class QualityTable:
         small, large: the qualities of each model's sampled responses: float64 arrays, one or more finite entries each.
         ids, tasks, splits: the optional columns, None where the file lacks them.
         metadata: of the file: model names, metric, sampling settings.
+        failed: how many rows of the file are left out, since they have another `status` than ok.
     """
 
     path: str
@@ -43,6 +45,7 @@ class QualityTable:
     tasks: list[str | None] | None
     splits: list[str | None] | None
     metadata: dict[str, str]
+    failed: int = 0
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -67,6 +70,7 @@ class QualityTable:
             None if self.tasks is None else [self.tasks[row] for row in rows],
             None if self.splits is None else [self.splits[row] for row in rows],
             self.metadata,
+            self.failed,
         )
 
 
@@ -90,12 +94,17 @@ def read(path: str) -> QualityTable:
                     f"the quality table '{path}' has no column '{column}', only {', '.join(present) or 'no columns'}: "
                     f"it needs {', '.join(_REQUIRED)}"
                 )
-        table = source.read([name for name in (*_REQUIRED, *_OPTIONAL) if name in present])
+        table = source.read([name for name in (*_REQUIRED, *_OPTIONAL, _STATUS) if name in present])
         table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot read the quality table '{path}' as parquet: {first_line(error)}") from error
     if table.num_rows == 0:
         raise InputError(f"the quality table '{path}' has no rows: label some prompts first")
+    whole = table.num_rows
+    if _STATUS in present:
+        table = table.filter(pc.fill_null(pc.equal(table[_STATUS], _OK), False))
+        if table.num_rows == 0:
+            raise InputError(f"all {whole:,} rows of the quality table '{path}' failed: see its column 'error'")
     return QualityTable(
         path=path,
         sha256=sha256,
@@ -106,30 +115,36 @@ def read(path: str) -> QualityTable:
         tasks=_texts(path, table, "task") if "task" in present else None,
         splits=_texts(path, table, "split") if "split" in present else None,
         metadata=_metadata(source),
+        failed=whole - table.num_rows,
     )
 
 
-def split(table: QualityTable, share: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Row numbers of the training and of the validation rows; no prompt is in both.
+def split(table: QualityTable, validation: float, test: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row numbers of the training and of the validation rows; no prompt is in both, or in one and among the others.
 
-    A `split` column decides where there is one (`train`, `validation`; other rows are left out). Otherwise a `share` of
-    the different prompts, chosen by `seed`, validates; rows of the same prompt stay together.
+    A `split` column decides where there is one (`train`, `validation`; other rows are left aside). Otherwise shares of
+    the different prompts, chosen by `seed`, validate and are left aside for tests; rows of the same prompt, white space
+    around it apart, stay together.
 
     Raises:
-        InputError: one of the two would be empty, or the `split` column puts one prompt in both.
+        InputError: nothing would be left to train on, or the `split` column puts one prompt in both.
     """
     if table.splits is not None:
         return _given_split(table, table.splits)
-    prompts, group = np.unique(np.array(table.prompts, dtype=object), return_inverse=True)
+    prompts, group = np.unique(
+        np.array([prompt.strip() for prompt in table.prompts], dtype=object), return_inverse=True
+    )
     shuffled = np.random.default_rng(seed).permutation(len(prompts))
-    validating = np.zeros(len(prompts), dtype=bool)
-    validating[shuffled[: max(1, round(share * len(prompts)))]] = True
-    if validating.all():
+    tested = round(test * len(prompts))
+    part = np.zeros(len(prompts), dtype=np.int8)
+    part[shuffled[:tested]] = 2
+    part[shuffled[tested : tested + max(1, round(validation * len(prompts)))]] = 1
+    if not (part == 0).any():
         raise InputError(
-            f"the quality table '{table.path}' has {len(prompts):,} different prompts, too few to keep a share of "
-            f"{share:g} for validation: label more prompts"
+            f"the quality table '{table.path}' has {len(prompts):,} different prompts, too few to keep shares of "
+            f"{validation:g} for validation and {test:g} for tests: label more prompts"
         )
-    return np.flatnonzero(~validating[group]), np.flatnonzero(validating[group])
+    return np.flatnonzero(part[group] == 0), np.flatnonzero(part[group] == 1)
 
 
 def _given_split(table: QualityTable, splits: list[str | None]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -141,9 +156,9 @@ def _given_split(table: QualityTable, splits: list[str | None]) -> tuple[NDArray
                 f"the column 'split' of the quality table '{table.path}' has no row '{name}': "
                 f"mark rows as {_TRAIN} and {_VALIDATION}, or drop the column to have them split by prompt"
             )
-    trained = {table.prompts[row] for row in train}
+    trained = {table.prompts[row].strip() for row in train}
     for row in validation:
-        if table.prompts[row] in trained:
+        if table.prompts[row].strip() in trained:
             raise InputError(
                 f"the prompt in row {row + 1:,} of the quality table '{table.path}' is in both {_TRAIN} and "
                 f"{_VALIDATION}: leave it in one, or drop the column 'split' to have rows split by prompt"

@@ -104,3 +104,37 @@ def test_fitted_labels_survive_a_dict_and_do_not_look_at_the_rows_they_are_appli
     assert whole.dtype == np.float32
     assert fitted.apply(small[:7], large[:7]).tolist() == whole[:7].tolist()
     assert 0 <= whole.min() < whole.max() <= 1
+
+
+def gaps(values: list[float], seed: int, noise: float) -> tuple[Qualities, Qualities]:
+    """Prompts whose true gaps are `values`, with ten samples of each model."""
+    rng = np.random.default_rng(seed)
+    small = [rng.normal(value, noise, 10) for value in values]
+    return small, [rng.normal(0.0, noise, 10) for _ in values]
+
+
+def test_the_interval_of_t_holds_what_other_prompts_like_these_give() -> None:
+    values = np.random.default_rng(0).choice([-1.0, -3.0], 300).tolist()
+    found = labels.best_t(*gaps(values, 0, 0.3))
+    assert found.low <= found.t <= found.high
+    others = [
+        labels.best_t(*gaps(np.random.default_rng(s).choice([-1.0, -3.0], 300).tolist(), s, 0.3)).t for s in range(1, 9)
+    ]
+    assert sum(found.low - 0.1 <= t <= found.high + 0.1 for t in others) >= 6
+    # Two kinds of prompts, and t* between them.
+    assert all(1.0 < t < 3.0 for t in [found.t, *others])
+    assert found.warnings() == []
+    curve = found.curve(20)
+    assert len(curve["t"]) == len(curve["spread"]) == 20
+
+
+def test_a_t_of_zero_and_an_unstable_one_are_warned_of() -> None:
+    rng = np.random.default_rng(3)
+    wins = [np.array([float(rng.random() < 0.5)]) for _ in range(200)]
+    zero = labels.best_t(wins, [np.array([1.0])] * 200)
+    assert zero.t == 0.0
+    assert "'trans' is the same as 'prob'" in zero.warnings()[0]
+    # Few prompts of no kind: their true gaps are spread evenly.
+    unstable = labels.best_t(*gaps(np.linspace(0, -9, 12).tolist(), 0, 0.01))
+    assert unstable.high - unstable.low > 0.5 * unstable.grid[-1]
+    assert any("unstable" in warning for warning in unstable.warnings())

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from transformers import AutoModel
 from batchroute.errors import InputError
 from batchroute.router import quality_table
 from batchroute.router.model import Router
-from batchroute.router.notes import prompt_digest
+from batchroute.router.notes import Notes, prompt_digest
 from batchroute.router.scoring import score
 from batchroute.router.training import Progress, TrainOptions, train
 from tests.tiny_models import tiny_router
@@ -48,7 +52,7 @@ def options(folder: Path, table: str, **more: Any) -> TrainOptions:
     if not base.exists():
         # So small a model learns nothing in a few steps from the usual 0.02.
         tiny_router(base, head=False, initializer_range=0.2)
-    fast = {"epochs": 4, "lr": 3e-3, "batch_size": 16, "max_length": 32}
+    fast = {"epochs": 4, "lr": 3e-3, "batch_size": 16, "max_length": 32, "validation": 0.2, "test": 0.0}
     paths = {"quality_table": table, "base": str(base), "output": folder / "out" / "router"}
     return TrainOptions(**paths | fast | more)
 
@@ -72,9 +76,9 @@ def test_a_trained_router_beats_chance_and_scores_easy_prompts_higher(tmp_path: 
 
 
 def test_the_kept_epoch_is_the_best_one_and_its_weights_are_in_the_folder(tmp_path: Path) -> None:
-    table = write_table(tmp_path, noise=2.0)
-    result = train(options(tmp_path, table, epochs=6))
-    order = [(figures.mean_drop, figures.bce) for figures in result.history]
+    table = write_table(tmp_path, noise=3.0)
+    result = train(options(tmp_path, table, epochs=6, patience=6, seed=4))
+    order = [(-figures.separation, figures.bce) for figures in result.history]
     assert len(order) == 6
     assert result.best_epoch == 1 + order.index(min(order))
     # A last epoch that is the best would prove nothing.
@@ -167,27 +171,107 @@ def test_progress_is_told_after_every_step_and_epoch(tmp_path: Path) -> None:
     assert all(np.isfinite(progress.loss) for progress in told)
 
 
+def test_training_stops_when_it_gets_no_better(tmp_path: Path) -> None:
+    table = write_table(tmp_path, noise=2.0)
+    whole = train(options(tmp_path, table, epochs=8, patience=8)).history
+    result = train(options(tmp_path, table, epochs=8, patience=1, output=tmp_path / "b"))
+    separations = [figures.separation for figures in whole]
+    first_worse = next(i for i in range(1, 8) if separations[i] < separations[i - 1])
+    assert result.history == whole[: first_worse + 1]
+    assert result.best_epoch == first_worse
+
+
 class Interrupted(BaseException):
     pass
 
 
 def interrupt(progress: Progress) -> None:
-    if progress.epoch == 2:
+    if progress.epoch == 2 and progress.validation is None:
         raise Interrupted
 
 
-def test_an_interrupted_training_leaves_nothing_or_the_old_router(tmp_path: Path) -> None:
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    """With dropout, whose random numbers must not depend on where the interruption fell."""
+    tiny_router(tmp_path / "base", head=False, initializer_range=0.2, hidden_dropout_prob=0.3)
     table = write_table(tmp_path, rows=80)
-    asked = options(tmp_path, table, epochs=2)
+    calm = train(options(tmp_path, table, epochs=3))
+    asked = options(tmp_path, table, epochs=3, output=tmp_path / "resumed" / "router")
     with pytest.raises(Interrupted):
         train(asked, interrupt)
-    assert list(asked.output.parent.iterdir()) == []
+    assert not asked.output.exists()
+    told: list[Progress] = []
+    resumed = train(asked, told.append)
+    assert told[0].epoch == 2
+    assert resumed.history == calm.history
+    before, after = weights(calm.output), weights(resumed.output)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert list(asked.output.parent.iterdir()) == [asked.output]
+
+
+def test_the_state_of_another_training_is_not_taken_up(tmp_path: Path) -> None:
+    table = write_table(tmp_path, rows=80)
+    with pytest.raises(Interrupted):
+        train(options(tmp_path, table, epochs=3), interrupt)
+    told: list[Progress] = []
+    result = train(options(tmp_path, table, epochs=3, seed=5), told.append)
+    assert told[0].epoch == 1
+    calm = train(options(tmp_path, table, epochs=3, seed=5, output=tmp_path / "calm"))
+    assert result.history == calm.history
+
+
+def test_an_interrupted_training_leaves_the_old_router(tmp_path: Path) -> None:
+    table = write_table(tmp_path, rows=80)
+    asked = options(tmp_path, table, epochs=2)
     train(asked)
     before = {file.name: file.read_bytes() for file in asked.output.iterdir()}
     with pytest.raises(Interrupted):
         train(options(tmp_path, table, epochs=2, seed=5, overwrite=True), interrupt)
     assert {file.name: file.read_bytes() for file in asked.output.iterdir()} == before
-    assert list(asked.output.parent.iterdir()) == [asked.output]
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    """41 rows a batch of 8: the last batch has one row, and so none for the second process."""
+    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    tiny_router(tmp_path / "base", head=False, initializer_range=0.2, **quiet)
+    table = write_table(tmp_path, rows=60, split=["train"] * 41 + ["validation"] * 19)
+    asked = options(tmp_path, table, epochs=2, batch_size=8, lr=1e-3)
+    alone = train(asked.model_copy(update={"output": tmp_path / "alone"}))
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom batchroute.router.training import TrainOptions, train\n"
+        "train(TrainOptions.model_validate_json(sys.argv[1]))\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launcher = ["torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    command = [sys.executable, "-m", *launcher, str(script), asked.model_dump_json()]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = weights(alone.output), weights(asked.output)
+    for name in one:
+        # A bias of all keys changes no attention: its gradient is rounding alone, which Adam makes steps of.
+        assert torch.allclose(one[name], two[name], atol=1e-5) or name.endswith("key.bias"), name
+    assert json.loads((asked.output / "router.json").read_text())["validation"]["epoch"] == alone.best_epoch
+
+
+def test_the_verdict_and_warnings_are_told_before_training(tmp_path: Path) -> None:
+    notes: list[str] = []
+    result = train(options(tmp_path, write_table(tmp_path, rows=80), epochs=1, label="trans"), on_note=notes.append)
+    assert notes[: len(result.verdict.sentences())] == result.verdict.sentences()
+    assert notes[len(result.verdict.sentences()) - 1] == "verdict: routing can pay"
+    kept = json.loads((result.output / "router.json").read_text())
+    assert kept["verdict"]["kind"] == "routing can pay"
+    low, high = kept["t_star_interval"]
+    assert low <= kept["t_star"] <= high
+    assert kept["t_star"] in kept["t_star_curve"]["t"] or len(kept["t_star_curve"]["t"]) == 50
+
+
+def test_rows_for_tests_are_left_aside(tmp_path: Path) -> None:
+    table = write_table(tmp_path, rows=100)
+    result = train(options(tmp_path, table, epochs=1, validation=0.1, test=0.3))
+    assert (result.train_rows, result.validation_rows) == (60, 10)
+    assert len(Notes.read(str(result.output)).held_out(quality_table.read(table))) == 30
 
 
 def test_an_output_that_is_not_empty_is_only_replaced_when_allowed(tmp_path: Path) -> None:

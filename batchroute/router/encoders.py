@@ -1,0 +1,50 @@
+"""The encoder that training starts from, with a head for one logit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from batchroute import models
+from batchroute.errors import InputError
+from batchroute.router.model import LOAD_ERRORS, Router, ensure_padding, quiet_transformers, token_limit
+
+_SMALL_ENCODER = 100_000_000
+
+
+def untrained_router(base: str, max_length: int, device: torch.device) -> Router:
+    """A router from any encoder of Hugging Face, by directory, hub id or `embedded:NAME`; its head is random.
+
+    Raises:
+        InputError: the base cannot be loaded.
+    """
+    path = models.resolve(base)
+    with quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            # float32 whatever the checkpoint has: half-precision weights lose small updates. The base may be a
+            # classifier with another number of labels: its head is replaced.
+            model = AutoModelForSequenceClassification.from_pretrained(
+                path, num_labels=1, dtype=torch.float32, ignore_mismatched_sizes=True
+            )
+        except LOAD_ERRORS as error:
+            raise InputError(f"cannot load the base '{base}': {models.first_line(error)}") from error
+    # With it, other programs that load the router apply a sigmoid too.
+    model.config.problem_type = "multi_label_classification"
+    model.config.id2label, model.config.label2id = {0: "easy"}, {"easy": 0}
+    ensure_padding(model, tokenizer, base)
+    return Router(model.to(device), tokenizer, device, min(max_length, token_limit(model, tokenizer)))
+
+
+def default_lr(model: torch.nn.Module) -> float:
+    """Small encoders stand, and need, larger steps."""
+    return 1e-4 if sum(weights.numel() for weights in model.parameters()) < _SMALL_ENCODER else 1e-5
+
+
+def optimizer(model: torch.nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW; no decay of biases and the scales of norms, since to pull them to 0 regularises nothing."""
+    matrices: dict[str, Any] = {"params": [weights for weights in model.parameters() if weights.ndim > 1]}
+    vectors = {"params": [weights for weights in model.parameters() if weights.ndim <= 1], "weight_decay": 0.0}
+    return torch.optim.AdamW([matrices, vectors], lr=lr, weight_decay=weight_decay)
