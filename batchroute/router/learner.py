@@ -23,7 +23,7 @@ from batchroute.errors import InputError
 from batchroute.router.averaging import Average
 from batchroute.router.checkpoints import Checkpoints
 from batchroute.router.encoders import default_lr, optimizer, untrained_router
-from batchroute.router.evaluation import Figures, figures_of
+from batchroute.router.figures import Figures, figures_of
 from batchroute.router.labels import LabelKind, Labels
 from batchroute.router.objective import Objective, Targets
 from batchroute.router.quality_table import QualityTable

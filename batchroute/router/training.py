@@ -9,7 +9,7 @@ from typing import Any
 
 from batchroute.errors import InputError
 from batchroute.router import quality_table
-from batchroute.router.evaluation import Figures
+from batchroute.router.figures import Figures
 from batchroute.router.labels import Labels
 from batchroute.router.learner import Learner, Progress, TrainOptions, versions
 from batchroute.router.notes import ROUTER_FILE, prompt_digest

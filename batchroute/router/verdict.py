@@ -8,7 +8,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from batchroute.router.evaluation import largest_share, quality_drop, random_drop
+from batchroute.router.figures import largest_share, quality_drop, random_drop
 from batchroute.router.quality_table import QualityTable
 
 Kind = Literal["routing can pay", "the small model is enough", "the large model is needed", "the gap is noise"]
