@@ -4,29 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batchroute.devices import DType
 
 MetricName = Literal["bartscore", "likelihood", "rouge", "bleu", "chrf", "exact_match", "embedding", "judge"]
+Direction = Literal["reference", "response", "both"]
+
+_SETTINGS: dict[MetricName, tuple[str, ...]] = {
+    "bartscore": ("model", "direction"),
+    "likelihood": ("model", "direction"),
+    "embedding": ("model",),
+    "judge": ("model", "endpoint"),
+    "rouge": (),
+    "bleu": (),
+    "chrf": (),
+    "exact_match": (),
+}
+_DEFAULTS = {("bartscore", "model"): "facebook/bart-large-cnn"}
+_DEFAULTS |= {(name, "direction"): "reference" for name in ("bartscore", "likelihood")}
 
 
 class MetricSpec(BaseModel):
-    """Which metric, and what it needs. Settings that a metric does not have must be left out."""
+    """Which metric, and what it needs; a setting that the metric does not have is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: MetricName
-    model: str | None = Field(default=None, description="of a metric that uses one: a directory, hub id, embedded:NAME")
-    direction: Literal["reference", "response", "both"] | None = Field(
+    model: str | None = Field(
+        default=None, description="of a metric that uses one: a directory, hub id, embedded:NAME; judge: its name there"
+    )
+    direction: Direction | None = Field(
         default=None, description="bartscore, likelihood: which text is predicted, the other one given"
     )
     endpoint: str | None = Field(default=None, description="judge: base URL of an OpenAI-compatible API")
     api_key_env: str = Field(default="OPENAI_API_KEY", description="judge: the environment variable with the key")
     batch_size: int = Field(default=16, ge=1, description="texts at a time, or judge's requests at a time")
     dtype: DType = "auto"
+
+    @model_validator(mode="after")
+    def _has_its_settings(self) -> Self:
+        for key in ("model", "direction", "endpoint"):
+            given, has = getattr(self, key), key in _SETTINGS[self.name]
+            if given is not None and not has:
+                raise ValueError(f"the metric {self.name} has no {key}: leave it out")
+            if given is None and has:
+                default = _DEFAULTS.get((self.name, key))
+                if default is None and key == "model":
+                    raise ValueError(f"the metric {self.name} needs a model: name one")
+                # Frozen for others; what is not given becomes what it means.
+                object.__setattr__(self, key, default)
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +75,10 @@ class Measurement:
     quality: float | None = None
     error_type: str | None = None
     error: str | None = None
+
+
+NO_REFERENCE = Measurement(error_type="no_reference", error="the metric needs a reference, and the row has none")
+EMPTY = Measurement(error_type="empty_response", error="the response is empty: it has no token to predict")
 
 
 class Metric(Protocol):

@@ -1,0 +1,145 @@
+"""The judge against a real HTTP server that speaks chat completions."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import torch
+
+from batchroute import quality
+from batchroute.errors import InputError
+from batchroute.quality.base import Item, Measurement, MetricSpec
+from batchroute.quality.judge import question
+
+
+def no_device() -> torch.device:
+    raise AssertionError("the judge runs elsewhere")
+
+
+class Server:
+    """Answers by what the response to rate says: `answers[response]` are bodies or statuses, one a request."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Any]] = {}
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                server.requests.append(body)
+                server.keys.append(self.headers["Authorization"])
+                response = body["messages"][-1]["content"].rsplit("Response to rate:\n", 1)[1]
+                answers = server.answers[response]
+                answer = answers.pop(0) if len(answers) > 1 else answers[0]
+                self.reply(answer)
+
+            def reply(self, answer: Any) -> None:
+                status = answer if isinstance(answer, int) else 200
+                message = answer if isinstance(answer, dict) else {"content": answer}
+                reason = message.pop("finish_reason", "stop")
+                choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}
+                whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+                data = json.dumps(whole if status == 200 else {"error": {"message": "no"}}).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.send_header("Retry-After-Ms", "1")
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    found = Server()
+    yield found
+    found.close()
+
+
+def rate(server: Server, answers: dict[str, Any], reference: str | None = "ref") -> list[Measurement]:
+    server.answers = {key: value if isinstance(value, list) else [value] for key, value in answers.items()}
+    metric = quality.load(MetricSpec(name="judge", model="m", endpoint=server.url, batch_size=4), no_device)
+    try:
+        return metric.measure([Item(f"prompt of {key}", key, reference) for key in answers])
+    finally:
+        metric.close()
+
+
+def test_ratings_are_read_strictly_and_in_order(server: Server) -> None:
+    answers = {
+        "a": "Rating: 7",
+        "b": "10",
+        "c": "rating: 3/10.",
+        "d": "Rating: 11",
+        "e": "I would say 7",
+        "f": "Rating: 7 because it is good",
+        "g": "",
+        "h": {"content": None, "refusal": "I can't"},
+        "i": {"content": "Rating: 5", "finish_reason": "content_filter"},
+        "j": "0",
+        "k": "7.5",
+    }
+    found = rate(server, answers)
+    assert [one.quality for one in found[:3]] == [7.0, 10.0, 3.0]
+    kinds = [one.error_type for one in found[3:]]
+    assert kinds == ["unparsable"] * 4 + ["refused"] * 2 + ["unparsable"] * 2
+    assert all((one.quality is None) != (one.error_type is None) for one in found)
+
+
+def test_the_question_is_fixed_and_asked_at_temperature_0(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    rate(server, {"a": "Rating: 7"})
+    (request,) = server.requests
+    assert (request["temperature"], request["model"]) == (0, "m")
+    system, user = request["messages"]
+    assert "from 1 to 10" in system["content"]
+    assert user["content"] == "Prompt:\nprompt of a\n\nReference answer:\nref\n\nResponse to rate:\na"
+    assert "Reference" not in question(Item("p", "r"))
+    assert server.keys == ["Bearer sk-secret"]
+
+
+def test_a_passing_error_is_asked_again_and_a_lasting_one_is_the_rows_own(server: Server) -> None:
+    found = rate(server, {"a": [500, 429, "Rating: 4"], "b": "Rating: 9", "c": 400})
+    assert [one.quality for one in found] == [4.0, 9.0, None]
+    assert (found[2].error_type, found[2].error is not None and "HTTP 400" in found[2].error) == ("api_error", True)
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [(401, "refuses the key in the environment variable OPENAI_API_KEY"), (404, "has no model 'm'")],
+)
+def test_what_would_fail_for_every_row_is_one_sentence(server: Server, status: int, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        rate(server, {"a": status})
+
+
+def test_an_endpoint_that_is_down_and_a_missing_key_are_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(InputError, match="set the environment variable OPENAI_API_KEY"):
+        quality.load(MetricSpec(name="judge", model="m"), no_device)
+    monkeypatch.setattr("batchroute.quality.judge._RETRIES", 0)
+    metric = quality.load(MetricSpec(name="judge", model="m", endpoint="http://127.0.0.1:9/v1"), no_device)
+    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9/v1 cannot be reached"):
+        metric.measure([Item("p", "r")])

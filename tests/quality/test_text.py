@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import math
+import sys
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from batchroute import quality
+from batchroute.errors import InputError
+from batchroute.quality.base import Item, MetricName, MetricSpec
+from batchroute.quality.text import exact_match
+
+
+def measured(name: MetricName, response: str, reference: str) -> float:
+    metric = quality.load(MetricSpec(name=name), lambda: torch.device("cpu"))
+    (found,) = metric.measure([Item("p", response, reference)])
+    assert found.quality is not None
+    return found.quality
+
+
+@pytest.mark.parametrize(
+    ("response", "reference", "same"),
+    [
+        ("Paris", "paris", True),
+        ("  The Eiffel Tower. ", "eiffel tower", True),
+        ("the cat sat", "the cat", False),
+        ("London", "Paris", False),
+        ("", "Paris", False),
+        ("42", "42.0", True),
+        ("So it is $1,000.", "1000", True),
+        ("1000.5", "1,000.50", True),
+        ("First 3, then 4.", "4", True),
+        ("First 3, then 4.", "3", False),
+        ("-5", "5", False),
+        ("5", "5%", False),
+        ("about 5%", "5%", True),
+        ("The answer is 42 apples", "42 apples", False),
+        ("forty-two", "42", False),
+        ("0.5", ".5", True),
+    ],
+)
+def test_exact_match_looks_past_form_and_at_numbers(response: str, reference: str, same: bool) -> None:
+    assert exact_match(response, reference) == float(same)
+
+
+def test_rouge_is_the_f1_of_the_longest_common_subsequence() -> None:
+    # police … the gunman: 3 of 4 words of the response, in order, and 3 of 4 of the reference.
+    assert measured("rouge", "police kill the gunman", "police killed the gunman") == 1.0  # stems are equal
+    assert measured("rouge", "the gunman police ran", "police shot the gunman") == pytest.approx(0.5)
+    assert measured("rouge", "", "police") == 0.0
+
+
+def test_bleu_is_the_brevity_penalty_times_the_mean_precision() -> None:
+    # 5 of 6 words, 3 of 5 pairs, 1 of 4 triples, 0 of 3 fours, which is smoothed to 1/2 · 1/3.
+    expected = math.exp(sum(map(math.log, (5 / 6, 3 / 5, 1 / 4, 1 / 6))) / 4)
+    assert measured("bleu", "the cat sat on a mat", "the cat sat by a mat") == pytest.approx(
+        math.exp(sum(map(math.log, (5 / 6, 3 / 5, 1 / 4, 1 / 6))) / 4), abs=1e-6
+    )
+    assert expected < 1.0 == pytest.approx(measured("bleu", "the cat sat on a mat", "the cat sat on a mat"))
+
+
+def test_chrf_is_the_f2_of_character_grams() -> None:
+    # "ab" of "abc": 2 of 2 and 2 of 3 letters, 1 of 1 and 1 of 2 pairs; there are no longer grams in "ab".
+    precision, recall = 1.0, (2 / 3 + 1 / 2) / 2
+    expected = 5 * precision * recall / (4 * precision + recall)
+    assert measured("chrf", "ab", "abc") == pytest.approx(expected, abs=1e-6)
+    assert measured("chrf", "abc", "abc") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", ["rouge", "bleu", "chrf"])
+def test_a_missing_package_is_one_line(name: MetricName, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("rouge_score", "rouge_score.rouge_scorer", "sacrebleu", "sacrebleu.metrics.bleu"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=r"needs a package: pip install 'batchroute\[quality\]'"):
+        quality.load(MetricSpec(name=name), lambda: torch.device("cpu"))
+
+
+def test_settings_that_a_metric_does_not_have_are_refused() -> None:
+    with pytest.raises(ValidationError, match="the metric rouge has no model: leave it out"):
+        MetricSpec(name="rouge", model="m")
+    with pytest.raises(ValidationError, match="the metric embedding has no direction"):
+        MetricSpec(name="embedding", model="m", direction="both")
+    with pytest.raises(ValidationError, match="the metric likelihood needs a model"):
+        MetricSpec(name="likelihood")
+
+
+def test_a_metric_in_words_tells_its_model_and_direction() -> None:
+    assert quality.describe(MetricSpec(name="rouge")) == "rouge"
+    assert quality.describe(MetricSpec(name="bartscore")) == "bartscore (facebook/bart-large-cnn, direction reference)"
