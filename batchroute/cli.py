@@ -128,6 +128,70 @@ def status(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The out
 
 
 @app.command()
+def label(
+    prompts: Annotated[str, typer.Argument(metavar="PROMPTS", help="Parquet: prompts, or recorded responses.")],
+    output: Annotated[Path, typer.Option("--output", metavar="TABLE.parquet", help="Where the quality table goes.")],
+    metric: Annotated[
+        str,
+        typer.Option(
+            "--metric",
+            help="bartscore, likelihood, rouge, bleu, chrf, exact_match, embedding or judge: see the README.",
+        ),
+    ],
+    job_file: Annotated[str | None, typer.Option("--job", metavar="JOB.yaml", help="The job with both models.")] = None,
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Responses of each model to each prompt.")] = 10,
+    temperature: Annotated[float | None, typer.Option("--temperature", min=0, help="Of the sampling.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sampling.")] = 0,
+    metric_model: Annotated[str | None, typer.Option("--metric-model", help="The model that measures.")] = None,
+    metric_direction: Annotated[
+        Literal["reference", "response", "both"] | None,
+        typer.Option("--metric-direction", help="Which text is predicted: bartscore and likelihood."),
+    ] = None,
+    judge_endpoint: Annotated[str | None, typer.Option("--judge-endpoint", help="Base URL of the judge.")] = None,
+    prompt: Annotated[str, typer.Option("--prompt", help="The column of prompts.")] = "prompt",
+    id_column: Annotated[str | None, typer.Option("--id", help="A column of unique ids.")] = None,
+    reference: Annotated[str | None, typer.Option("--reference", help="The column of references.")] = None,
+    small_model: Annotated[str | None, typer.Option("--small-model", help="Its name, for recorded responses.")] = None,
+    large_model: Annotated[str | None, typer.Option("--large-model", help="Its name, for recorded responses.")] = None,
+    keep_responses: Annotated[
+        bool, typer.Option("--keep-responses", help="Write the responses beside the table.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what the output holds, and start anew.")] = False,
+    json_logs: JsonLogs = False,
+) -> None:
+    """Make a quality table: both models answer each prompt, and a metric measures how well."""
+    from batchroute import label as labelling
+    from batchroute import spec
+    from batchroute.progress import for_this_terminal
+
+    job = None if job_file is None else spec.load(job_file, overrides or ())
+    options = spec.checked(
+        labelling.LabelOptions,
+        prompts=prompts,
+        output=output,
+        metric={"name": metric, "model": metric_model, "direction": metric_direction, "endpoint": judge_endpoint},
+        models=None if job is None else job.models,
+        max_failed="1%" if job is None else job.max_failed,
+        samples=samples,
+        temperature=temperature,
+        seed=seed,
+        prompt=prompt,
+        id=id_column,
+        reference=reference,
+        names={side: name for side, name in (("small", small_model), ("large", large_model)) if name is not None},
+        keep_responses=keep_responses,
+    )
+    outcome = labelling.label(options, for_this_terminal(json_logs), fresh)
+    if outcome.was_done:
+        typer.echo(f"nothing to do: {outcome.output} is there already")
+    for line in outcome.report.sentences():
+        typer.echo(line)
+    typer.echo(f"quality table in {outcome.output}")
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
 def train(
     quality_table: Annotated[str, typer.Option("--quality-table", metavar="TABLE.parquet", help="What to learn from.")],
     base: Annotated[str, typer.Option("--base", metavar="MODEL", help="The encoder to start from.")],

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -121,6 +121,21 @@ def load(path: str, overrides: Sequence[str] = ()) -> Job:
     except ValidationError as error:
         problems = [f"{path}: {_explain(problem)}" for problem in error.errors()]
         raise InputError("\n".join(dict.fromkeys(problems))) from error
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+def checked(model: type[Checked], **values: Any) -> Checked:
+    """A command's options, checked.
+
+    Raises:
+        InputError: naming the option.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InputError("; ".join(dict.fromkeys(_explain(problem) for problem in error.errors()))) from error
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

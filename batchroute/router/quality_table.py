@@ -34,6 +34,7 @@ class QualityTable:
         ids, tasks, splits: the optional columns, None where the file lacks them.
         metadata: of the file: model names, metric, sampling settings.
         failed: how many rows of the file are left out, since they have another `status` than ok.
+        numbers: of the rows in the file, from 1; None where they are 1, 2, 3, …
     """
 
     path: str
@@ -46,6 +47,7 @@ class QualityTable:
     splits: list[str | None] | None
     metadata: dict[str, str]
     failed: int = 0
+    numbers: NDArray[np.intp] | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -71,6 +73,7 @@ class QualityTable:
             None if self.splits is None else [self.splits[row] for row in rows],
             self.metadata,
             self.failed,
+            self.numbers if self.numbers is None else self.numbers[np.asarray(rows, dtype=np.intp)],
         )
 
 
@@ -94,28 +97,38 @@ def read(path: str) -> QualityTable:
                     f"the quality table '{path}' has no column '{column}', only {', '.join(present) or 'no columns'}: "
                     f"it needs {', '.join(_REQUIRED)}"
                 )
-        table = source.read([name for name in (*_REQUIRED, *_OPTIONAL, _STATUS) if name in present])
+        wanted = [name for name in (*_REQUIRED, *_OPTIONAL, _STATUS) if name in present]
+        for column in wanted:
+            if present.count(column) > 1:
+                raise InputError(f"the quality table '{path}' has several columns '{column}': rename all but one")
+        table = source.read(wanted)
         table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot read the quality table '{path}' as parquet: {first_line(error)}") from error
     if table.num_rows == 0:
         raise InputError(f"the quality table '{path}' has no rows: label some prompts first")
-    whole = table.num_rows
+    whole, numbers = table.num_rows, None
     if _STATUS in present:
-        table = table.filter(pc.fill_null(pc.equal(table[_STATUS], _OK), False))
-        if table.num_rows == 0:
-            raise InputError(f"all {whole:,} rows of the quality table '{path}' failed: see its column 'error'")
+        ok = np.array([status == _OK for status in _texts(path, table, _STATUS)])
+        if not ok.any():
+            raise InputError(
+                f"all {whole:,} rows of the quality table '{path}' failed: none has the status '{_OK}', see its "
+                "column 'error'"
+            )
+        table, numbers = table.filter(pa.array(ok)), np.flatnonzero(ok) + 1
+    at = np.arange(1, whole + 1) if numbers is None else numbers
     return QualityTable(
         path=path,
         sha256=sha256,
-        prompts=_prompts(path, table),
-        small=_qualities(path, table, "small_quality"),
-        large=_qualities(path, table, "large_quality"),
+        prompts=_prompts(path, table, at),
+        small=_qualities(path, table, "small_quality", at),
+        large=_qualities(path, table, "large_quality", at),
         ids=table["id"].to_pylist() if "id" in present else None,
         tasks=_texts(path, table, "task") if "task" in present else None,
         splits=_texts(path, table, "split") if "split" in present else None,
         metadata=_metadata(source),
         failed=whole - table.num_rows,
+        numbers=numbers,
     )
 
 
@@ -159,16 +172,17 @@ def _given_split(table: QualityTable, splits: list[str | None]) -> tuple[NDArray
     trained = {table.prompts[row].strip() for row in train}
     for row in validation:
         if table.prompts[row].strip() in trained:
+            number = row + 1 if table.numbers is None else table.numbers[row]
             raise InputError(
-                f"the prompt in row {row + 1:,} of the quality table '{table.path}' is in both {_TRAIN} and "
+                f"the prompt in row {number:,} of the quality table '{table.path}' is in both {_TRAIN} and "
                 f"{_VALIDATION}: leave it in one, or drop the column 'split' to have rows split by prompt"
             )
     return train, validation
 
 
-def _prompts(path: str, table: pa.Table) -> list[str]:
+def _prompts(path: str, table: pa.Table, numbers: NDArray[np.intp]) -> list[str]:
     prompts = _texts(path, table, "prompt")
-    for row, prompt in enumerate(prompts, start=1):
+    for row, prompt in zip(numbers, prompts, strict=True):
         if prompt is None or not prompt.strip():
             raise InputError(f"the prompt in row {row:,} of the quality table '{path}' is empty: remove the row")
     return [prompt for prompt in prompts if prompt is not None]
@@ -185,7 +199,7 @@ def _texts(path: str, table: pa.Table, column: str) -> list[str | None]:
     return found
 
 
-def _qualities(path: str, table: pa.Table, column: str) -> list[NDArray[np.float64]]:
+def _qualities(path: str, table: pa.Table, column: str, numbers: NDArray[np.intp]) -> list[NDArray[np.float64]]:
     try:
         lists = table[column].cast(pa.large_list(pa.float64())).combine_chunks()
     except pa.ArrowException as error:
@@ -197,7 +211,7 @@ def _qualities(path: str, table: pa.Table, column: str) -> list[NDArray[np.float
     counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     if (empty := np.flatnonzero(counts == 0)).size:
         raise InputError(
-            f"the column '{column}' in row {empty[0] + 1:,} of the quality table '{path}' is empty: "
+            f"the column '{column}' in row {numbers[empty[0]]:,} of the quality table '{path}' is empty: "
             "give at least one number, or remove the row"
         )
     values = pc.fill_null(pc.list_flatten(lists), np.nan).to_numpy()
@@ -205,7 +219,7 @@ def _qualities(path: str, table: pa.Table, column: str) -> list[NDArray[np.float
     if (bad := np.flatnonzero(~np.isfinite(values))).size:
         row = int(np.searchsorted(ends, bad[0], side="right"))
         raise InputError(
-            f"the column '{column}' in row {row + 1:,} of the quality table '{path}' holds a number that is null, NaN "
+            f"the column '{column}' in row {numbers[row]:,} of the quality table '{path}' holds a number that is null, NaN "
             "or infinite: remove it, or the row"
         )
     return np.split(values, ends[:-1])

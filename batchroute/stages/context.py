@@ -44,11 +44,11 @@ class Snapshot(BaseModel):
 
     def chunks(self) -> list[Span]:
         """The units of scoring."""
-        return _spans(self.rows, self.chunk_rows)
+        return spans(self.rows, self.chunk_rows)
 
     def parts(self) -> list[Span]:
         """The units of merging, whole chunks each; one empty part when there are no rows, so that there is a schema."""
-        return _spans(self.rows, self.part_rows) or [Span("00000", 0, 0)]
+        return spans(self.rows, self.part_rows) or [Span("00000", 0, 0)]
 
     def chunks_within(self, part: Span) -> Iterator[Span]:
         first = part.start // self.chunk_rows
@@ -66,5 +66,6 @@ class Context:
     engine: LocalEngine
 
 
-def _spans(rows: int, size: int) -> list[Span]:
+def spans(rows: int, size: int) -> list[Span]:
+    """Rows 0 to `rows` in units of `size`; the last one may be smaller."""
     return [Span(f"{number:05d}", start, min(start + size, rows)) for number, start in enumerate(range(0, rows, size))]

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from batchroute import generators
 from batchroute.costs import prices
+from batchroute.costs.prices import Price
 from batchroute.errors import StoppedError
 from batchroute.generators.base import Generator, Response, row_seed
 from batchroute.spec import JobModel, Side
@@ -79,7 +80,7 @@ class _Worker:
         todo = [i for i, answer in enumerate(answers) if copies[i] is None and not _ok(answer)]
         responses = self._ask(piece.unit, rows.take(pa.array(todo, pa.int64())))
         seconds = time.perf_counter() - started
-        for i, (response, cost) in zip(todo, self._with_costs(responses, seconds), strict=True):
+        for i, (response, cost) in zip(todo, priced(self.model.price, responses, seconds), strict=True):
             earlier = answers[i]
             answers[i] = response if earlier is None else _after(earlier[0], response), cost
         table = _table(positions, rows["copy_of"], answers)
@@ -91,7 +92,7 @@ class _Worker:
             last=piece.last,
             seconds=seconds,
             load_seconds=self.load_seconds,
-            counts=_counts(answers),
+            counts=counts(answers),
         )
         self.load_seconds = 0.0
         return self.stage.commit(facts, SCHEMA, table.sort_by("position").to_batches())
@@ -105,31 +106,35 @@ class _Worker:
             seeds = [row_seed(self.model.generation.seed, position) for position in some["position"].to_pylist()]
             responses += self.generator.generate(some["prompt"].to_pylist(), seeds)
             self.context.engine.progress.pulse(self.side, unit, len(responses), rows.num_rows)
-        errors = [response.error if response.error_type == "model_error" else None for response in responses]
-        if len(errors) >= _HOPELESS and errors[0] is not None and set(errors) == {errors[0]}:
-            raise StoppedError(
-                f"all {len(errors)} rows of a piece failed alike on the model '{self.model.model}': {errors[0]}; "
-                "mend it and run again"
-            )
+        stop_if_hopeless(self.model.model, responses)
         return responses
-
-    def _with_costs(self, responses: Sequence[Response], seconds: float) -> list[Answer]:
-        """Each response with its cost in pico-dollars: by its tokens, or its share of the piece's time by tokens."""
-        price = self.model.price
-        if price is None:
-            return [(response, None) for response in responses]
-        if price.by_token:
-            return [
-                (r, price.of_tokens(r.input_tokens, r.output_tokens) if r.error_type is None else 0) for r in responses
-            ]
-        weights = [response.input_tokens + response.output_tokens for response in responses]
-        return list(zip(responses, prices.split(price.of_seconds(seconds), weights), strict=True))
 
     def _before(self, unit: str) -> dict[int, Answer]:
         """The answers of an earlier attempt, by position, when this is a retry of the failed ones among them."""
         table = self.stage.kept(unit)
         rows = [] if table is None else table.to_pylist()
         return {row["position"]: _answer(row) for row in rows if row["copy_of"] is None}
+
+
+def priced(price: Price | None, responses: Sequence[Response], seconds: float) -> list[Answer]:
+    """Each response with its cost in pico-dollars: by its tokens, or its share of the unit's time by tokens."""
+    if price is None:
+        return [(response, None) for response in responses]
+    if price.by_token:
+        return [(r, price.of_tokens(r.input_tokens, r.output_tokens) if r.error_type is None else 0) for r in responses]
+    weights = [response.input_tokens + response.output_tokens for response in responses]
+    return list(zip(responses, prices.split(price.of_seconds(seconds), weights), strict=True))
+
+
+def stop_if_hopeless(model: str, responses: Sequence[Response]) -> None:
+    """Raises:
+    StoppedError: so many rows failed with one and the same error that the rest would only burn money.
+    """
+    errors = [response.error if response.error_type == "model_error" else None for response in responses]
+    if len(errors) >= _HOPELESS and errors[0] is not None and set(errors) == {errors[0]}:
+        raise StoppedError(
+            f"all {len(errors)} rows of a piece failed alike on the model '{model}': {errors[0]}; mend it and run again"
+        )
 
 
 def _ok(answer: Answer | None) -> bool:
@@ -169,7 +174,8 @@ def _table(positions: list[int], copy_of: pa.ChunkedArray, answers: Sequence[Ans
     return pa.table(arrays, schema=SCHEMA)
 
 
-def _counts(answers: Sequence[Answer | None]) -> dict[str, int]:
+def counts(answers: Sequence[Answer | None]) -> dict[str, int]:
+    """What a receipt counts; an entry that is None is a copy."""
     responses = [answer[0] for answer in answers if answer is not None]
     good = [response for response in responses if response.error_type is None]
     return {

@@ -52,8 +52,7 @@ def inspect(job: Job) -> tuple[Snapshot, PromptTable]:
     _check_result_names(job, table)
     _check_output_place(job, files)
     settings = _settings(job)
-    whole = {"settings": settings, "files": [identity(file) for file in files]}
-    fingerprint = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    fingerprint = fingerprint_of({"settings": settings, "files": [identity(file) for file in files]})
     chunk_rows, unit_rows, part_rows = _bounds(job, files, table.rows)
     snapshot = Snapshot(
         run_id=fingerprint[:16],
@@ -97,7 +96,7 @@ def committed(output: Folder, snapshot: Snapshot) -> manifest.Manifest | None:
     if found is None or found.fingerprint == snapshot.fingerprint:
         return found
     other = {"settings": found.settings, "files": found.input_files}
-    raise InputError(_difference(output, "holds the committed output of", other, snapshot))
+    raise InputError(difference(output, "holds the committed output of", other, _tree(snapshot)))
 
 
 def refuse_others(output: Folder, snapshot: Snapshot) -> None:
@@ -108,8 +107,7 @@ def refuse_others(output: Folder, snapshot: Snapshot) -> None:
         begun = Workdir(output, run_id).read_json(RUN)
         if run_id != snapshot.run_id and begun is not None:
             other = Snapshot.model_validate(begun)
-            tree = {"settings": other.settings, "files": [identity(file) for file in other.files]}
-            raise InputError(_difference(output, "holds the unfinished run of", tree, snapshot))
+            raise InputError(difference(output, "holds the unfinished run of", _tree(other), _tree(snapshot)))
 
 
 def _refuse_foreign_data(output: Folder) -> None:
@@ -120,6 +118,10 @@ def _refuse_foreign_data(output: Folder) -> None:
             f"{output}/data holds {len(foreign):,} files of no run that is known here, such as {foreign[0]}; "
             "choose another output.uri, or, when an earlier run wrote them, start anew with --fresh"
         )
+
+
+def fingerprint_of(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def check_ids(table: PromptTable, column: str) -> None:
@@ -237,21 +239,30 @@ def _bounds(job: Job, files: list[InputFile], rows: int) -> tuple[int, int, int]
     return chunk, unit, max(1, part // chunk) * chunk
 
 
-def _difference(output: Folder, what: str, other: dict[str, Any], snapshot: Snapshot) -> str:
-    """The first key that differs between another run and this one, in one sentence."""
+def difference(place: object, what: str, other: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first key that differs between another run and this one, in one sentence.
+
+    Args:
+        place: what `what` ("holds the unfinished run of") is said of.
+        other, now: `settings`, a tree, and `files`, identities with a `path`.
+    """
     advice = "choose another output.uri, or start anew with --fresh"
-    before, now = _flat(other["settings"]), _flat(snapshot.settings)
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            change = f"{key} was {before.get(key, 'not set')} and is {now.get(key, 'not set')}"
-            return f"{output} {what} another job: {change}; {advice}"
+    before, after = _flat(other["settings"]), _flat(now["settings"])
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            change = f"{key} was {before.get(key, 'not set')} and is {after.get(key, 'not set')}"
+            return f"{place} {what} another job: {change}; {advice}"
     old = {file["path"]: file for file in other["files"]}
-    new = {file["path"]: file for file in (identity(file) for file in snapshot.files)}
+    new = {file["path"]: file for file in now["files"]}
     for path in sorted(old.keys() | new.keys()):
         if old.get(path) != new.get(path):
             change = "is new" if path not in old else "is gone" if path not in new else "has changed"
-            return f"{output} {what} another input: {path} {change}; {advice}"
-    return f"{output} {what} another batchroute format; {advice}"
+            return f"{place} {what} another input: {path} {change}; {advice}"
+    return f"{place} {what} another batchroute format; {advice}"
+
+
+def _tree(snapshot: Snapshot) -> dict[str, Any]:
+    return {"settings": snapshot.settings, "files": [identity(file) for file in snapshot.files]}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""What labelling took: rows, responses, tokens, seconds and money; `<table>.report.json`."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from pydantic import BaseModel, ConfigDict
+
+from batchroute.costs.usage import ModelUsage
+
+
+class LabelReport(BaseModel):
+    """All money in USD, exact; null where a price is missing.
+
+    Attributes:
+        failures: rows without qualities, by the type of their error.
+        unmeasured: responses that the metric gave no quality, by the type of its error.
+        models: by side; empty when the responses were recorded before. `rows` are responses.
+        mean_quality: by side, over the rows that have one; null when none has.
+        total_cost: of the models; what a judge or the metric's own model costs is not known here.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    metric: str
+    rows: int
+    labelled: int
+    failures: dict[str, int]
+    unmeasured: dict[str, int]
+    models: dict[str, ModelUsage]
+    mean_quality: dict[str, float | None]
+    measuring_seconds: float
+    total_cost: Decimal | None
+    missing_prices: list[str]
+
+    @property
+    def failed(self) -> int:
+        return self.rows - self.labelled
+
+    def sentences(self) -> list[str]:
+        """The report in words, a line each."""
+        lines = [f"{self.labelled:,} of {self.rows:,} rows labelled by {self.metric}"]
+        for side, usage in self.models.items():
+            cost = "cost not known" if usage.cost is None else f"${usage.cost:,.6f}"
+            lines.append(
+                f"{side} model {usage.model}: {usage.rows:,} responses, {usage.failed:,} failed, {usage.cut:,} cut, "
+                f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, {usage.busy_seconds:,.1f} s, {cost}"
+            )
+        lines.append(f"measuring took {self.measuring_seconds:,.1f} s; what the metric itself costs is not counted")
+        if None not in self.mean_quality.values():
+            means = ", ".join(f"{side} {mean:.4f}" for side, mean in self.mean_quality.items())
+            lines.append(f"mean quality: {means}")
+        for what, counts in (("rows failed", self.failures), ("responses were not measured", self.unmeasured)):
+            if counts:
+                kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+                lines.append(f"{sum(counts.values()):,} {what} ({kinds})")
+        if self.missing_prices:
+            lines.append(f"total cost not known: {', '.join(self.missing_prices)} missing in the job file")
+        elif self.models:
+            lines.append(f"total cost ${self.total_cost:,.6f}")
+        return lines

@@ -1,0 +1,281 @@
+"""Labelling: both models answer every prompt, a metric measures the answers, and a quality table is written.
+
+The other pipeline beside `job`. Its state lies in `<table>.work/`, as a run's does; the table appears whole, last.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from batchroute import generators, models, quality
+from batchroute.costs.labelling import LabelReport
+from batchroute.costs.usage import ModelUsage, model_usage
+from batchroute.engines.local import LocalEngine
+from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
+from batchroute.progress import Progress
+from batchroute.quality.base import MetricSpec
+from batchroute.router.policy import Share
+from batchroute.spec import SIDES, Models, Side
+from batchroute.stages import collect
+from batchroute.stages.context import spans
+from batchroute.stages.measure import Measurer
+from batchroute.stages.responses import RECORDED, Recorded, Rows, Sampled, Source
+from batchroute.stages.sample import Sampler
+from batchroute.stages.snapshot import check_ids, difference, fingerprint_of, identity
+from batchroute.storage.objects import Folder
+from batchroute.storage.workdir import FORMAT_VERSION, Workdir, run_ids, work_root
+from batchroute.tables.parquet import PromptTable, find
+
+_RUN = "run.json"
+_FINGERPRINT = "batchroute.label"
+_TEMPERATURE = 0.7
+_RESPONSES_A_UNIT = 256
+
+
+class LabelOptions(BaseModel):
+    """What to label, how, and where to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompts: str = Field(description="parquet: a file, a glob or a folder")
+    output: Path = Field(description="of the quality table, a parquet file")
+    metric: MetricSpec
+    models: Models | None = Field(default=None, description="the pair; needed unless the responses are recorded")
+    samples: int = Field(default=10, ge=1, description="responses of each model to each prompt")
+    temperature: float | None = Field(
+        default=None, ge=0, description="default: the model's own, or 0.7 where that is 0 and there are several samples"
+    )
+    seed: int = Field(default=0, ge=0)
+    prompt: str = "prompt"
+    id: str | None = None
+    reference: str | None = Field(default=None, description="default: 'reference' where the input has it")
+    names: dict[Side, str] = Field(default_factory=dict, description="of the models, for recorded responses")
+    keep_responses: bool = False
+    max_failed: Share = Field(default="1%", validate_default=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How labelling ended; the table is there either way."""
+
+    output: Path
+    report: LabelReport
+    was_done: bool
+    exit_code: int
+
+
+def label(options: LabelOptions, progress: Progress, fresh: bool = False) -> Outcome:
+    """Label the prompts, or go on where an earlier attempt stopped; does nothing when the table is there already.
+
+    Raises:
+        InputError: the input, the models or the metric cannot be used, or the output belongs to other settings.
+        StoppedError: it stopped by itself and can be resumed.
+        Terminated: SIGTERM arrived; it can be resumed.
+    """
+    work = _Labelling(options, progress)
+    if fresh:
+        work.discard()
+    found = work.finished()
+    if found is not None:
+        return _outcome(options, found, was_done=True)
+    work.begin()
+    with work.engine.terminable():
+        if not work.recorded:
+            for side in SIDES:
+                work.sample(side)
+        work.measure()
+        report = work.write()
+    return _outcome(options, report, was_done=False)
+
+
+class _Labelling:
+    def __init__(self, options: LabelOptions, progress: Progress) -> None:
+        self.options, self.engine = options, LocalEngine(progress)
+        self.table = PromptTable.open(find(options.prompts))
+        self.kind = self.table.prompt_kind(options.prompt)
+        names = self.table.schema.names
+        self.recorded = any(column in names for column in RECORDED.values())
+        if not self.recorded and options.models is None:
+            raise InputError(
+                "label needs --job for the two models, or an input with the columns "
+                f"{' and '.join(RECORDED.values())}; it has {', '.join(names)}"
+            )
+        if self.recorded:
+            Recorded(self.table)
+        self.reference = options.reference or ("reference" if "reference" in names else None)
+        if self.reference is not None:
+            self.table.check_groupable(self.reference, "--reference")
+        if options.id is not None:
+            self.table.check_column(options.id, "--id")
+        self.specs = {} if self.recorded or options.models is None else {side: self._spec(side) for side in SIDES}
+        self.tree = {"settings": self._settings(), "files": [identity(file) for file in self.table.files]}
+        self.fingerprint = fingerprint_of(self.tree)
+        self.output = Folder(str(options.output))
+        self.place, self.name = Folder(str(self.output.path.parent)), self.output.path.name
+        self.work = Workdir(self.output, self.fingerprint[:16])
+        self.spans = spans(self.table.rows, max(1, _RESPONSES_A_UNIT // (1 if self.recorded else options.samples)))
+
+    def finished(self) -> LabelReport | None:
+        """The report, when this very labelling is done.
+
+        Raises:
+            InputError: the output is something else.
+        """
+        if not self.output.path.exists():
+            return None
+        try:
+            metadata = pq.read_schema(self.output.path).metadata or {}
+        except (pa.ArrowInvalid, OSError):
+            metadata = {}
+        if metadata.get(_FINGERPRINT.encode()) == self.fingerprint.encode():
+            return self._read_report()
+        self._refuse_others()
+        raise InputError(f"the output {self.output} is there already, of something else; name another, or use --fresh")
+
+    def begin(self) -> None:
+        """Freeze the input, or take up what was begun."""
+        self._refuse_others()
+        if self.options.id is not None:
+            check_ids(self.table, self.options.id)
+        self.work.put_json(_RUN, {**self.tree, "fingerprint": self.fingerprint, "format_version": FORMAT_VERSION})
+        if self.options.samples == 1 and not self.recorded:
+            self._note("with one sample a model only the labels 'det' and 'gap' make sense; take more for shares")
+        self._note(f"labelling {self.table.rows:,} rows by {quality.describe(self.options.metric)}")
+
+    def sample(self, side: Side) -> None:
+        """All units of one model that have no receipt yet."""
+        stage, spec = self.work.stage(side), self.specs[side]
+        done = stage.receipts()
+        pending = [span for span in self.spans if span.unit not in done]
+        if not pending:
+            return
+        self._note(f"loading the {side} model {spec.model}")
+        generator = generators.load(spec, lambda: self.engine.device)
+        sampler = Sampler(
+            side, spec, generator, self.options.samples, self.table, self.options.prompt, self.kind, stage, self.engine
+        )
+        try:
+            self.engine.carry_out(side, pending, list(done.values()), sampler.do)
+        finally:
+            generator.close()
+
+    def measure(self) -> None:
+        """All units that have not been measured yet."""
+        stage = self.work.stage("measure")
+        done = stage.receipts()
+        pending = [span for span in self.spans if span.unit not in done]
+        if not pending:
+            return
+        self._note(f"loading the metric {quality.describe(self.options.metric)}")
+        metric = quality.load(self.options.metric, lambda: self.engine.device)
+        if metric.needs_reference and self.reference is None:
+            raise InputError(
+                f"the metric {self.options.metric.name} needs a reference: name its column with --reference; the input "
+                f"has {', '.join(self.table.schema.names)}"
+            )
+        try:
+            measurer = Measurer(metric, self._rows(metric.needs_reference), stage)
+            self.engine.carry_out("measure", pending, list(done.values()), measurer.do)
+        finally:
+            metric.close()
+
+    def write(self) -> LabelReport:
+        """Put the report, the responses when they are asked for, and, last, the table."""
+        labelled = pa.concat_tables([self.work.stage("measure").read(span.unit) for span in self.spans])
+        rows = [row for span in self.spans for row in self._rows(False)(span)]
+        columns = collect.input_columns(self.table, rows, self.options.id)
+        if self.options.keep_responses:
+            self._put(self._beside("responses.parquet"), collect.with_responses(columns, rows))
+        self.place.put_new(self._beside("report.json"), self._report(labelled).model_dump_json(indent=1).encode())
+        self._put(self.name, collect.with_qualities(columns, labelled))
+        return self._read_report()
+
+    def discard(self) -> None:
+        for name in (self.name, self._beside("report.json"), self._beside("responses.parquet")):
+            self.place.remove(name)
+        work_root(self.output).remove_all()
+
+    def _refuse_others(self) -> None:
+        for run_id in run_ids(self.output):
+            begun = Workdir(self.output, run_id).read_json(_RUN)
+            if begun is not None and begun["fingerprint"] != self.fingerprint:
+                raise InputError(difference(self.output, "was begun by", begun, self.tree))
+
+    def _spec(self, side: Side) -> Any:
+        assert self.options.models is not None
+        spec = self.options.models.of(side)
+        temperature = self.options.temperature
+        if temperature is None and spec.generation.greedy and self.options.samples > 1:
+            temperature = _TEMPERATURE
+        given = {} if temperature is None else {"temperature": temperature}
+        generation = spec.generation.model_copy(update={**given, "seed": self.options.seed})
+        return spec.model_copy(update={"generation": generation})
+
+    def _settings(self) -> dict[str, Any]:
+        """All that the table depends on; models by their identity."""
+        settings: dict[str, Any] = self.options.model_dump(
+            mode="json",
+            include={"prompt", "id", "names", "keep_responses"} | (set() if self.recorded else {"samples", "seed"}),
+        )
+        metric = self.options.metric.model_dump(mode="json", exclude={"batch_size", "api_key_env"}, exclude_none=True)
+        if metric.get("model") and self.options.metric.endpoint is None and self.options.metric.name != "judge":
+            metric["identity"] = models.identity(metric["model"])
+        settings |= {"reference": self.reference, "metric": metric}
+        for side, spec in self.specs.items():
+            settings[side] = spec.model_dump(mode="json", exclude={"batch_size"}, exclude_none=True)
+            if spec.backend != "echo":
+                settings[side]["identity"] = models.identity(spec.model)
+        return settings
+
+    def _rows(self, needs_reference: bool) -> Rows:
+        source: Source
+        source = Recorded(self.table) if self.recorded else Sampled({side: self.work.stage(side) for side in SIDES})
+        return Rows(self.table, self.options.prompt, self.kind, self.reference, source, needs_reference)
+
+    def _report(self, labelled: pa.Table) -> LabelReport:
+        usages: dict[str, ModelUsage] = {
+            side: model_usage(spec.model, spec.price, (), self.work.stage(side).receipts().values())
+            for side, spec in self.specs.items()
+        }
+        measured = self.work.stage("measure").receipts().values()
+        return collect.report(self.work.run_id, quality.describe(self.options.metric), labelled, usages, measured)
+
+    def _read_report(self) -> LabelReport:
+        return LabelReport.model_validate_json(self.place.read(self._beside("report.json")))
+
+    def _put(self, name: str, table: pa.Table) -> None:
+        found = {side: self.options.names.get(side) or self._known_name(side) for side in SIDES}
+        metadata = {f"{side}_model": model for side, model in found.items() if model is not None}
+        metadata |= {"metric": quality.describe(self.options.metric), _FINGERPRINT: self.fingerprint}
+        if not self.recorded:
+            tokens = {side: spec.generation.max_new_tokens for side, spec in self.specs.items()}
+            temperatures = {side: spec.generation.temperature for side, spec in self.specs.items()}
+            sampling = {"samples": self.options.samples, "temperature": temperatures, "seed": self.options.seed}
+            metadata["sampling"] = json.dumps({**sampling, "max_new_tokens": tokens})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+        self.place.put_new(name, memoryview(sink.getvalue()))
+
+    def _known_name(self, side: Side) -> str | None:
+        if self.options.models is not None:
+            return self.options.models.of(side).model
+        found = (self.table.schema.metadata or {}).get(f"{side}_model".encode())
+        return None if found is None else found.decode()
+
+    def _beside(self, suffix: str) -> str:
+        return f"{self.output.path.stem}.{suffix}"
+
+    def _note(self, message: str) -> None:
+        self.engine.progress.note("label", message)
+
+
+def _outcome(options: LabelOptions, report: LabelReport, was_done: bool) -> Outcome:
+    too_many = report.failed > options.max_failed * report.rows
+    return Outcome(options.output, report, was_done, EXIT_FAILED_ROWS if too_many else EXIT_OK)
