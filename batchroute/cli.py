@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from batchroute import __version__
-from batchroute.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, BatchrouteError, Terminated
+from batchroute.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, BatchrouteError, InputError, Terminated
 
 if TYPE_CHECKING:
     from batchroute.job import Outcome
@@ -130,7 +130,7 @@ def status(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The out
 @app.command()
 def label(
     prompts: Annotated[str, typer.Argument(metavar="PROMPTS", help="Parquet: prompts, or recorded responses.")],
-    output: Annotated[Path, typer.Option("--output", metavar="TABLE.parquet", help="Where the quality table goes.")],
+    output: Annotated[str, typer.Option("--output", metavar="TABLE.parquet", help="Where the quality table goes.")],
     metric: Annotated[
         str,
         typer.Option(
@@ -165,6 +165,8 @@ def label(
     from batchroute import spec
     from batchroute.progress import for_this_terminal
 
+    if overrides and job_file is None:
+        raise InputError("--set overrides a setting of the job: give --job too")
     job = None if job_file is None else spec.load(job_file, overrides or ())
     options = spec.checked(
         labelling.LabelOptions,
@@ -182,7 +184,14 @@ def label(
         names={side: name for side, name in (("small", small_model), ("large", large_model)) if name is not None},
         keep_responses=keep_responses,
     )
-    outcome = labelling.label(options, for_this_terminal(json_logs), fresh)
+    progress = for_this_terminal(json_logs)
+    try:
+        outcome = labelling.label(options, progress, fresh)
+    except BatchrouteError as error:
+        if not json_logs:
+            raise
+        progress.note("error", str(error), exit_code=error.exit_code)
+        raise typer.Exit(error.exit_code) from error
     if outcome.was_done:
         typer.echo(f"nothing to do: {outcome.output} is there already")
     for line in outcome.report.sentences():
@@ -212,11 +221,13 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the router that is there.")] = False,
 ) -> None:
     """Train a router on a quality table."""
+    from batchroute import spec
     from batchroute.engines.local import LocalEngine
     from batchroute.progress import for_this_terminal
     from batchroute.router import narration, training
 
-    options = training.TrainOptions(
+    options = spec.checked(
+        training.TrainOptions,
         quality_table=quality_table,
         base=base,
         output=output,
@@ -231,16 +242,19 @@ def train(
         seed=seed,
         overwrite=overwrite,
     )
-    typer.echo(f"training a router for '{label}' from {base} on {quality_table}", err=True)
 
-    def say(line: str) -> None:
-        typer.echo(line, err=True)
+    def say(line: str, err: bool = True) -> None:
+        # Of the processes that a launcher started, the first one speaks for all.
+        if os.environ.get("RANK", "0") == "0":
+            typer.echo(line, err=err)
 
+    say(f"training a router for '{label}' from {base} on {quality_table}")
     with LocalEngine(for_this_terminal(False)).terminable():
         result = training.train(options, narration.Narrator(say), say)
-    typer.echo(
+    say(
         f"router in {result.output}: epoch {result.best_epoch} of {len(result.history)}, "
-        f"{result.train_rows:,} rows to train on, {result.validation_rows:,} to choose by"
+        f"{result.train_rows:,} rows to train on, {result.validation_rows:,} to choose by",
+        err=False,
     )
 
 

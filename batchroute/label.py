@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from batchroute import generators, models, quality
@@ -20,21 +18,22 @@ from batchroute.costs.usage import ModelUsage, model_usage
 from batchroute.engines.local import LocalEngine
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
 from batchroute.progress import Progress
-from batchroute.quality.base import MetricSpec
+from batchroute.quality.base import Item, Metric, MetricSpec
 from batchroute.router.policy import Share
 from batchroute.spec import SIDES, Models, Side
 from batchroute.stages import collect
 from batchroute.stages.context import spans
-from batchroute.stages.measure import Measurer
+from batchroute.stages.measure import Answered, Measurer
 from batchroute.stages.responses import RECORDED, Recorded, Rows, Sampled, Source
 from batchroute.stages.sample import Sampler
 from batchroute.stages.snapshot import check_ids, difference, fingerprint_of, identity
-from batchroute.storage.objects import Folder
-from batchroute.storage.workdir import FORMAT_VERSION, Workdir, run_ids, work_root
+from batchroute.storage.table_file import TableFile
+from batchroute.storage.workdir import FORMAT_VERSION, Workdir, run_ids
 from batchroute.tables.parquet import PromptTable, find
 
 _RUN = "run.json"
 _FINGERPRINT = "batchroute.label"
+_REPORT, _RESPONSES = "report.json", "responses.parquet"
 _TEMPERATURE = 0.7
 _RESPONSES_A_UNIT = 256
 
@@ -45,7 +44,7 @@ class LabelOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prompts: str = Field(description="parquet: a file, a glob or a folder")
-    output: Path = Field(description="of the quality table, a parquet file")
+    output: str = Field(description="of the quality table, a parquet file")
     metric: MetricSpec
     models: Models | None = Field(default=None, description="the pair; needed unless the responses are recorded")
     samples: int = Field(default=10, ge=1, description="responses of each model to each prompt")
@@ -65,7 +64,7 @@ class LabelOptions(BaseModel):
 class Outcome:
     """How labelling ended; the table is there either way."""
 
-    output: Path
+    output: str
     report: LabelReport
     was_done: bool
     exit_code: int
@@ -81,13 +80,14 @@ def label(options: LabelOptions, progress: Progress, fresh: bool = False) -> Out
     """
     work = _Labelling(options, progress)
     if fresh:
-        work.discard()
+        work.file.discard((_REPORT, _RESPONSES))
     found = work.finished()
     if found is not None:
         return _outcome(options, found, was_done=True)
     work.begin()
     with work.engine.terminable():
         if not work.recorded:
+            work.check_metric()
             for side in SIDES:
                 work.sample(side)
         work.measure()
@@ -107,8 +107,16 @@ class _Labelling:
                 "label needs --job for the two models, or an input with the columns "
                 f"{' and '.join(RECORDED.values())}; it has {', '.join(names)}"
             )
+        if self.table.rows == 0:
+            raise InputError(f"{options.prompts} has no rows: there is nothing to label")
         if self.recorded:
             Recorded(self.table)
+        elif options.names:
+            raise InputError("--small-model and --large-model name recorded responses' models; here the job names them")
+        elif options.temperature == 0 and options.samples > 1:
+            raise InputError(
+                f"{options.samples} samples at temperature 0 would all be the same: give another --temperature"
+            )
         self.reference = options.reference or ("reference" if "reference" in names else None)
         if self.reference is not None:
             self.table.check_groupable(self.reference, "--reference")
@@ -117,9 +125,9 @@ class _Labelling:
         self.specs = {} if self.recorded or options.models is None else {side: self._spec(side) for side in SIDES}
         self.tree = {"settings": self._settings(), "files": [identity(file) for file in self.table.files]}
         self.fingerprint = fingerprint_of(self.tree)
-        self.output = Folder(str(options.output))
-        self.place, self.name = Folder(str(self.output.path.parent)), self.output.path.name
-        self.work = Workdir(self.output, self.fingerprint[:16])
+        self.file = TableFile(options.output, _FINGERPRINT)
+        self.file.check_apart_from(options.prompts, [file.path for file in self.table.files])
+        self.work = Workdir(self.file.output, self.fingerprint[:16])
         self.spans = spans(self.table.rows, max(1, _RESPONSES_A_UNIT // (1 if self.recorded else options.samples)))
 
     def finished(self) -> LabelReport | None:
@@ -128,16 +136,15 @@ class _Labelling:
         Raises:
             InputError: the output is something else.
         """
-        if not self.output.path.exists():
+        if not self.file.exists():
             return None
-        try:
-            metadata = pq.read_schema(self.output.path).metadata or {}
-        except (pa.ArrowInvalid, OSError):
-            metadata = {}
-        if metadata.get(_FINGERPRINT.encode()) == self.fingerprint.encode():
-            return self._read_report()
+        if self.file.fingerprint() == self.fingerprint:
+            can_add = self.options.keep_responses and self.work.read_json(_RUN) is not None
+            if can_add and not self.file.exists(_RESPONSES):
+                self._put(collect.with_responses(*self._columns()), _RESPONSES)
+            return LabelReport.model_validate_json(self.file.read_text(_REPORT))
         self._refuse_others()
-        raise InputError(f"the output {self.output} is there already, of something else; name another, or use --fresh")
+        raise InputError(f"the output {self.file.output} is there already, of something else; name another")
 
     def begin(self) -> None:
         """Freeze the input, or take up what was begun."""
@@ -147,6 +154,8 @@ class _Labelling:
         self.work.put_json(_RUN, {**self.tree, "fingerprint": self.fingerprint, "format_version": FORMAT_VERSION})
         if self.options.samples == 1 and not self.recorded:
             self._note("with one sample a model only the labels 'det' and 'gap' make sense; take more for shares")
+        if self.recorded and not all(self._known_name(side) for side in SIDES):
+            self._note("the table will not name both models: give --small-model and --large-model, or --job")
         self._note(f"labelling {self.table.rows:,} rows by {quality.describe(self.options.metric)}")
 
     def sample(self, side: Side) -> None:
@@ -166,6 +175,16 @@ class _Labelling:
         finally:
             generator.close()
 
+    def check_metric(self) -> None:
+        """Measure a sentence before any model is asked: hours of sampling must not end at a metric that cannot work."""
+        if self.work.stage("large").receipts():
+            return
+        metric = self._metric()
+        try:
+            metric.measure([Item("What is 2 + 2?", "4", "4")])
+        finally:
+            metric.close()
+
     def measure(self) -> None:
         """All units that have not been measured yet."""
         stage = self.work.stage("measure")
@@ -174,12 +193,7 @@ class _Labelling:
         if not pending:
             return
         self._note(f"loading the metric {quality.describe(self.options.metric)}")
-        metric = quality.load(self.options.metric, lambda: self.engine.device)
-        if metric.needs_reference and self.reference is None:
-            raise InputError(
-                f"the metric {self.options.metric.name} needs a reference: name its column with --reference; the input "
-                f"has {', '.join(self.table.schema.names)}"
-            )
+        metric = self._metric()
         try:
             measurer = Measurer(metric, self._rows(metric.needs_reference), stage)
             self.engine.carry_out("measure", pending, list(done.values()), measurer.do)
@@ -189,24 +203,31 @@ class _Labelling:
     def write(self) -> LabelReport:
         """Put the report, the responses when they are asked for, and, last, the table."""
         labelled = pa.concat_tables([self.work.stage("measure").read(span.unit) for span in self.spans])
-        rows = [row for span in self.spans for row in self._rows(False)(span)]
-        columns = collect.input_columns(self.table, rows, self.options.id)
+        columns, rows = self._columns()
+        # Without a table they are leftovers of one that was removed.
+        for leftover in (_REPORT, _RESPONSES):
+            self.file.remove(leftover)
         if self.options.keep_responses:
-            self._put(self._beside("responses.parquet"), collect.with_responses(columns, rows))
-        self.place.put_new(self._beside("report.json"), self._report(labelled).model_dump_json(indent=1).encode())
-        self._put(self.name, collect.with_qualities(columns, labelled))
-        return self._read_report()
+            self._put(collect.with_responses(columns, rows), _RESPONSES)
+        self.file.put_text(_REPORT, self._report(labelled).model_dump_json(indent=1))
+        self._put(collect.with_qualities(columns, labelled))
+        return LabelReport.model_validate_json(self.file.read_text(_REPORT))
 
-    def discard(self) -> None:
-        for name in (self.name, self._beside("report.json"), self._beside("responses.parquet")):
-            self.place.remove(name)
-        work_root(self.output).remove_all()
+    def _metric(self) -> Metric:
+        metric = quality.load(self.options.metric, lambda: self.engine.device)
+        if metric.needs_reference and self.reference is None:
+            metric.close()
+            raise InputError(
+                f"the metric {self.options.metric.name} needs a reference: name its column with --reference; the input "
+                f"has {', '.join(self.table.schema.names)}"
+            )
+        return metric
 
     def _refuse_others(self) -> None:
-        for run_id in run_ids(self.output):
-            begun = Workdir(self.output, run_id).read_json(_RUN)
+        for run_id in run_ids(self.file.output):
+            begun = Workdir(self.file.output, run_id).read_json(_RUN)
             if begun is not None and begun["fingerprint"] != self.fingerprint:
-                raise InputError(difference(self.output, "was begun by", begun, self.tree))
+                raise InputError(difference(self.file.output, "was begun by", begun, self.tree))
 
     def _spec(self, side: Side) -> Any:
         assert self.options.models is not None
@@ -222,10 +243,12 @@ class _Labelling:
         """All that the table depends on; models by their identity."""
         settings: dict[str, Any] = self.options.model_dump(
             mode="json",
-            include={"prompt", "id", "names", "keep_responses"} | (set() if self.recorded else {"samples", "seed"}),
+            include={"prompt", "id", "names"} | (set() if self.recorded else {"samples", "seed"}),
         )
-        metric = self.options.metric.model_dump(mode="json", exclude={"batch_size", "api_key_env"}, exclude_none=True)
-        if metric.get("model") and self.options.metric.endpoint is None and self.options.metric.name != "judge":
+        metric = self.options.metric.model_dump(
+            mode="json", exclude={"batch_size", "api_key_env", "endpoint"}, exclude_none=True
+        )
+        if metric.get("model") and self.options.metric.name != "judge":
             metric["identity"] = models.identity(metric["model"])
         settings |= {"reference": self.reference, "metric": metric}
         for side, spec in self.specs.items():
@@ -239,6 +262,10 @@ class _Labelling:
         source = Recorded(self.table) if self.recorded else Sampled({side: self.work.stage(side) for side in SIDES})
         return Rows(self.table, self.options.prompt, self.kind, self.reference, source, needs_reference)
 
+    def _columns(self) -> tuple[pa.Table, list[Answered]]:
+        rows = [row for span in self.spans for row in self._rows(False)(span)]
+        return collect.input_columns(self.table, rows, self.options.id), rows
+
     def _report(self, labelled: pa.Table) -> LabelReport:
         usages: dict[str, ModelUsage] = {
             side: model_usage(spec.model, spec.price, (), self.work.stage(side).receipts().values())
@@ -247,30 +274,24 @@ class _Labelling:
         measured = self.work.stage("measure").receipts().values()
         return collect.report(self.work.run_id, quality.describe(self.options.metric), labelled, usages, measured)
 
-    def _read_report(self) -> LabelReport:
-        return LabelReport.model_validate_json(self.place.read(self._beside("report.json")))
-
-    def _put(self, name: str, table: pa.Table) -> None:
+    def _put(self, table: pa.Table, suffix: str | None = None) -> None:
         found = {side: self.options.names.get(side) or self._known_name(side) for side in SIDES}
         metadata = {f"{side}_model": model for side, model in found.items() if model is not None}
-        metadata |= {"metric": quality.describe(self.options.metric), _FINGERPRINT: self.fingerprint}
+        metadata["metric"] = quality.describe(self.options.metric)
         if not self.recorded:
             tokens = {side: spec.generation.max_new_tokens for side, spec in self.specs.items()}
             temperatures = {side: spec.generation.temperature for side, spec in self.specs.items()}
             sampling = {"samples": self.options.samples, "temperature": temperatures, "seed": self.options.seed}
             metadata["sampling"] = json.dumps({**sampling, "max_new_tokens": tokens})
-        sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-        self.place.put_new(name, memoryview(sink.getvalue()))
+        elif b"sampling" in (known := self.table.schema.metadata or {}):
+            metadata["sampling"] = known[b"sampling"].decode()
+        self.file.put(table, self.fingerprint, metadata, suffix)
 
     def _known_name(self, side: Side) -> str | None:
         if self.options.models is not None:
             return self.options.models.of(side).model
         found = (self.table.schema.metadata or {}).get(f"{side}_model".encode())
         return None if found is None else found.decode()
-
-    def _beside(self, suffix: str) -> str:
-        return f"{self.output.path.stem}.{suffix}"
 
     def _note(self, message: str) -> None:
         self.engine.progress.note("label", message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +27,8 @@ def show(uri: str) -> None:
         InputError: nothing is or was running on this output.
     """
     output = Folder(uri)
+    if output.path.is_file():
+        raise InputError(f"{output} is a file; give the output.uri of a job")
     committed = manifest.read(output)
     runs = run_ids(output)
     if committed is None and not runs:
@@ -42,7 +45,12 @@ def _table(work: Workdir, committed: bool) -> Table:
     tree = work.read_json(RUN)
     if tree is None:
         return Table(title=f"run {work.run_id}: not begun", title_justify="left")
-    snapshot = Snapshot.model_validate(tree)
+    try:
+        snapshot = Snapshot.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(
+            f"{work.folder} holds no run of a job; a labelling tells how far it is while it works"
+        ) from error
     state = "committed" if committed else "not committed"
     table = Table(title=f"run {work.run_id}: {snapshot.rows:,} rows, {state}", title_justify="left")
     table.add_column("stage")

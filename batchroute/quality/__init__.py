@@ -33,9 +33,9 @@ def load(spec: MetricSpec, device: Callable[[], torch.device]) -> Metric:
         from batchroute.quality.judge import Judge
 
         return Judge(spec)
-    from batchroute.quality import text
+    from batchroute.quality.text import load_text_metric
 
-    return text.load(spec.name)
+    return load_text_metric(spec.name)
 
 
 def describe(spec: MetricSpec) -> str:

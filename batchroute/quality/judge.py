@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 from batchroute import models
 from batchroute.errors import InputError
@@ -74,7 +75,7 @@ class Judge:
             return Measurement(error_type="api_error", error=models.first_line(error))
         except openai.APIConnectionError as error:
             raise InputError(
-                f"the judge at {spec.endpoint or 'api.openai.com'} cannot be reached: is the endpoint right, and up?"
+                f"the judge at {_host(spec.endpoint)} cannot be reached: is the endpoint right, and up?"
             ) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise InputError(f"the judge refuses the key in the environment variable {spec.api_key_env}") from error
@@ -83,6 +84,11 @@ class Judge:
         except openai.APIStatusError as error:
             return Measurement(error_type="api_error", error=f"HTTP {error.status_code}: {models.first_line(error)}")
         return _read(answer)
+
+
+def _host(endpoint: str | None) -> str:
+    """Without what a URL may hold of a key."""
+    return "its usual endpoint" if endpoint is None else urlsplit(endpoint).netloc.rsplit("@", 1)[-1]
 
 
 def question(item: Item) -> str:

@@ -38,7 +38,7 @@ class TextMetric:
         pass
 
 
-def load(name: MetricName) -> Metric:
+def load_text_metric(name: MetricName) -> Metric:
     """`rouge`, `bleu`, `chrf` or `exact_match`, all in [0, 1].
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from batchroute.errors import StoppedError
 from batchroute.quality.base import Item, Measurement, Metric
 from batchroute.spec import SIDES, Side
 from batchroute.stages.context import Span
@@ -24,6 +26,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+
+_HOPELESS = 100
+_METRICS_FAULT = ("api_error", "unparsable", "refused", "not_finite")
 
 UNMEASURED = "unmeasured_"
 """Before the error types of responses without a quality, in a receipt's counts."""
@@ -72,7 +77,8 @@ class Measurer:
             for response in row.responses[side]
             if response is not None
         ]
-        found = self.metric.measure(items)
+        found = [_finite(one) for one in self.metric.measure(items)]
+        _stop_if_hopeless(found)
         measured = iter(found)
         results = [self._result(row, measured) for row in rows]
         counts = Counter(f"{UNMEASURED}{one.error_type}" for one in found if one.error_type is not None)
@@ -121,3 +127,20 @@ class Measurer:
                 kind, words = reasons.get(side, ("no_response", "there is no response"))
                 return nothing, (kind, f"{side} model: {words}")
         return qualities, None
+
+
+def _finite(one: Measurement) -> Measurement:
+    if one.quality is None or math.isfinite(one.quality):
+        return one
+    return Measurement(error_type="not_finite", error="the metric gave no finite number")
+
+
+def _stop_if_hopeless(found: Sequence[Measurement]) -> None:
+    """Raises:
+    StoppedError: all responses of a large unit failed on the metric with the same words.
+    """
+    errors = {one.error for one in found}
+    if len(found) >= _HOPELESS and len(errors) == 1 and None not in errors and found[0].error_type in _METRICS_FAULT:
+        raise StoppedError(
+            f"the metric failed on all {len(found)} responses of a unit: {found[0].error}; mend it and run again"
+        )

@@ -67,7 +67,7 @@ class Recorded:
     def responses(self, span: Span) -> Mapping[Side, list[Responses]]:
         batches = list(self._reader.read(span.start, span.stop))
         return {
-            side: [(_texts(value), None) for batch in batches for value in batch.column(column).to_pylist()]
+            side: [_texts(value) for batch in batches for value in batch.column(column)]
             for side, column in RECORDED.items()
         }
 
@@ -99,8 +99,7 @@ class Rows:
             if self._reference is None:
                 yield from ((prompt, None) for prompt in prompts)
             else:
-                references = batch.column(self._reference).cast(pa.large_string()).to_pylist()
-                yield from zip(prompts, references, strict=True)
+                yield from zip(prompts, map(_text, batch.column(self._reference)), strict=True)
 
     def _row(self, prompt: Any, reference: str | None, responses: dict[Side, Responses]) -> Answered:
         if isinstance(prompt, BadPrompt):
@@ -112,7 +111,21 @@ class Rows:
         return Answered(as_text(prompt), reference, {side: found[0] for side, found in responses.items()}, errors, bad)
 
 
-def _texts(value: Any) -> list[str | None]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else list(value)
+def _text(value: pa.Scalar) -> str | None:
+    """A reference; one that is not valid text is none."""
+    try:
+        found = value.as_py()
+    except UnicodeDecodeError:
+        return None
+    return None if found is None else str(found)
+
+
+def _texts(value: pa.Scalar) -> Responses:
+    """The recorded responses of one row."""
+    try:
+        found = value.as_py()
+    except UnicodeDecodeError as error:
+        return [], ("bad_text", f"a recorded response is not valid UTF-8: {error.reason}")
+    if found is None:
+        return [], None
+    return ([found] if isinstance(found, str) else list(found)), None

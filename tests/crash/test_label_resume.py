@@ -1,0 +1,92 @@
+"""Labelling that is killed again and again, or ended by SIGTERM, writes the table that a calm attempt writes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from batchroute.errors import EXIT_TERMINATED
+from tests.crash import killing
+from tests.generators.tiny_generators import tiny_decoder
+from tests.jobs import prompts
+
+ROWS, SAMPLES, KILLS = 384, 4, 6
+
+
+@pytest.mark.crash
+def test_kills_at_random_moments_repeat_no_unit_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(killing, "start", _start)
+    job = _job(tmp_path)
+    damage = killing.run_with_kills(
+        job, [str(tmp_path / "t.parquet")], tmp_path / "t.parquet.work", KILLS, units=3, seconds=0.05, seed=1
+    )
+    assert damage.kills == KILLS
+    assert damage.redone == []
+    assert damage.changed == []
+    calm = _start(job, [str(tmp_path / "calm.parquet")])
+    assert calm.wait() == 0
+    names = ("t.parquet", "calm.parquet")
+    killed, whole = (pl.read_parquet(tmp_path / name) for name in names)
+    assert killed.equals(whole)
+    assert killed["small_quality"].list.len().to_list() == [SAMPLES] * ROWS
+    assert killed["prompt"].to_list() == prompts(ROWS)
+    assert pl.read_parquet(tmp_path / "t.responses.parquet").equals(
+        pl.read_parquet(tmp_path / "calm.responses.parquet")
+    )
+
+
+@pytest.mark.crash
+def test_sigterm_ends_with_143_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    job, output = _job(tmp_path), tmp_path / "t.parquet"
+    process = _start(job, [str(output)])
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("t.parquet.work/*/small/*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    log = process.communicate(timeout=30)[1]
+    assert process.returncode == EXIT_TERMINATED, log
+    assert not output.exists()
+    assert _start(job, [str(output)]).wait() == 0
+    assert pl.read_parquet(output).height == ROWS
+
+
+def _start(job: str, overrides: Sequence[str]) -> subprocess.Popen[str]:
+    folder = Path(job).parent
+    words = [
+        str(folder / "in.parquet"), "--job", job, "--metric", "rouge", "--samples", str(SAMPLES), "--keep-responses",
+        "--output", *overrides, "--json-logs",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "batchroute", "label", *words]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+
+
+def _job(tmp_path: Path) -> str:
+    """A job whose models are slow enough to be killed between two units; a unit is 64 prompts of four samples."""
+    texts = prompts(ROWS)
+    pl.DataFrame({"prompt": texts, "reference": texts}).write_parquet(tmp_path / "in.parquet")
+    tiny_decoder(tmp_path / "decoder", chat=False)
+    model = {
+        "backend": "transformers", "model": str(tmp_path / "decoder"), "generation": {"max_new_tokens": 16},
+        "batch_size": 8,
+    }  # fmt: skip
+    settings = {
+        "input": {"uri": "unused"}, "output": {"uri": "unused"}, "router": {"model": "unused"},
+        "policy": {"small_share": "50%"}, "models": {"small": model, "large": {**model, "template": "{prompt} !"}},
+    }  # fmt: skip
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return str(path)
