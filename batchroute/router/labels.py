@@ -26,8 +26,9 @@ LabelArray = NDArray[np.float32]
 
 _GRID_SIZE = 200
 _INTERVAL_GRID, _RESAMPLES = 50, 200
-# An interval of more than half of the losses that there are says that the peak is anywhere.
-_UNSTABLE = 0.5
+# An interval as long as half of the losses that there are says that the peak is anywhere. The largest losses do not
+# count: one of them could make any interval look short.
+_UNSTABLE, _USUAL_LOSSES = 0.5, 0.95
 _GAP_PERCENTILES = (1.0, 99.0)
 
 
@@ -62,7 +63,7 @@ class BestT:
 
     Attributes:
         grid, spread: `spread[i]` is the mean absolute difference of the labels at `grid[i]`.
-        low, high: 95 % interval of t*, by a bootstrap over prompts on a grid of at most 50 points.
+        low, high: 95 % interval of t*, by a bootstrap over prompts on a grid of about 50 points.
     """
 
     t: float
@@ -76,7 +77,7 @@ class BestT:
         found = []
         if self.t == 0.0:
             found.append("t* is 0: no relaxation spreads the labels better, so 'trans' is the same as 'prob' here")
-        if self.high - self.low > _UNSTABLE * self.grid[-1]:
+        if self.high - self.low > _UNSTABLE * np.quantile(self.grid, _USUAL_LOSSES):
             found.append(
                 f"t* is unstable: {self.t:.3g}, but anything from {self.low:.3g} to {self.high:.3g} on other prompts "
                 "like these; label more prompts, or train 'gap'"
@@ -84,8 +85,8 @@ class BestT:
         return found
 
     def curve(self, points: int = 50) -> dict[str, list[float]]:
-        """The curve in at most so many points, for files."""
-        rows = np.unique(np.linspace(0, len(self.grid) - 1, points).round().astype(int))
+        """The curve in about so many points, its peak among them, for files."""
+        rows = _some(len(self.grid), points, int(self.spread.argmax()))
         return {"t": self.grid[rows].tolist(), "spread": self.spread[rows].tolist()}
 
 
@@ -101,13 +102,18 @@ def best_t(small: Qualities, large: Qualities, grid_size: int = _GRID_SIZE) -> B
         losses = np.unique(np.quantile(losses, np.linspace(0, 1, grid_size), method="nearest"))
     grid = np.concatenate([[0.0], losses])
     spread = np.array([mean_absolute_difference(pairs.share_at_least(-t)) for t in grid])
-    low, high = _interval(pairs, grid)
-    return BestT(float(grid[spread.argmax()]), grid, spread, low, high)
+    best = int(spread.argmax())
+    low, high = _interval(pairs, grid, best)
+    return BestT(float(grid[best]), grid, spread, low, high)
 
 
-def _interval(pairs: _Pairs, grid: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval of t*: resampled prompts keep their labels, so each grid point is labelled and sorted once."""
-    some = grid[np.unique(np.linspace(0, len(grid) - 1, _INTERVAL_GRID).round().astype(int))]
+def _interval(pairs: _Pairs, grid: NDArray[np.float64], best: int) -> tuple[float, float]:
+    """The 95 % interval of t*: resampled prompts keep their labels, so each grid point is labelled and sorted once.
+
+    Args:
+        best: where in the grid t* is; the interval holds it.
+    """
+    some = grid[_some(len(grid), _INTERVAL_GRID, best)]
     n = len(pairs.counts)
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1.0 / n), size=_RESAMPLES).astype(np.float64)
     spreads = []
@@ -119,7 +125,12 @@ def _interval(pairs: _Pairs, grid: NDArray[np.float64]) -> tuple[float, float]:
         spreads.append((weights * (2.0 * up_to - weights - n)) @ labels[order])
     peaks = some[np.argmax(spreads, axis=0)]
     low, high = np.quantile(peaks, [0.025, 0.975])
-    return float(low), float(high)
+    return min(float(low), float(grid[best])), max(float(high), float(grid[best]))
+
+
+def _some(count: int, wanted: int, always: int) -> NDArray[np.intp]:
+    """Up to `wanted` of the numbers below `count`, evenly spread, and `always`."""
+    return np.union1d(np.linspace(0, count - 1, wanted).round().astype(np.intp), [always])
 
 
 def mean_absolute_difference(values: NDArray[np.float64]) -> float:

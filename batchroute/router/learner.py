@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import get_linear_schedule_with_warmup, set_seed
@@ -25,6 +25,7 @@ from batchroute.router.checkpoints import Checkpoints
 from batchroute.router.encoders import default_lr, optimizer, untrained_router
 from batchroute.router.figures import Figures, figures_of
 from batchroute.router.labels import LabelKind, Labels
+from batchroute.router.model import quiet_transformers
 from batchroute.router.objective import Objective, Targets
 from batchroute.router.quality_table import QualityTable
 from batchroute.router.scoring import Encoded, encode, pad, score_encoded
@@ -78,10 +79,11 @@ class Learner:
         labels: Labels,
         training: QualityTable,
         validation: QualityTable,
+        accelerator: Accelerator,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         set_seed(options.seed)
-        self.accelerator = accelerator = _accelerator()
+        self.accelerator = accelerator
         self.router = untrained_router(options.base, options.max_length, accelerator.device)
         self.options = options.model_copy(update={"lr": options.lr or default_lr(self.router.model)})
         self.labels, self.training, self.validation = labels, training, validation
@@ -103,12 +105,29 @@ class Learner:
         """From 1; of equal epochs the one with the lower cross-entropy."""
         return 1 + max(range(len(self.history)), key=lambda i: (self.history[i].separation, -self.history[i].bce))
 
-    def train(self) -> None:
-        """Train what is left."""
+    def resume(self) -> int:
+        """Take up what an interrupted training left; the number of its whole epochs.
+
+        Raises:
+            InputError: the work folder cannot be written, or the processes see different ones.
+        """
         if self.accelerator.is_main_process:
             self.checkpoints.prepare()
         self.accelerator.wait_for_everyone()
-        self._resume()
+        state = self.checkpoints.load()
+        if state is not None:
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            self.history = [Figures(**figures) for figures in state["history"]]
+        done = len(self.history)
+        if self.accelerator.num_processes > 1 and len(set(gather_object([done]))) > 1:
+            raise InputError(
+                f"the processes see different files in '{self.checkpoints.folder}': put the output where all can read"
+            )
+        return done
+
+    def train(self) -> None:
+        """Train what is left."""
         encoded = encode(self.router, self.training.prompts), encode(self.router, self.validation.prompts)
         while not self._finished():
             epoch = len(self.history) + 1
@@ -119,9 +138,10 @@ class Learner:
         """Put the best weights, the tokenizer and the notes where the router belongs; then end all processes alike."""
         if self.accelerator.is_main_process:
             folder = self.checkpoints.epoch(self.best_epoch)
-            self.router.tokenizer.save_pretrained(folder)
             text = json.dumps(notes, indent=2, ensure_ascii=False)
-            (folder / file).write_text(text + "\n", encoding="utf-8")
+            with self.checkpoints.writing(), quiet_transformers():
+                self.router.tokenizer.save_pretrained(folder)
+                (folder / file).write_text(text + "\n", encoding="utf-8")
             self.checkpoints.publish(self.best_epoch)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
@@ -170,7 +190,8 @@ class Learner:
                 if isinstance(told[0], Figures):
                     self.history.append(told[0])
                     if self.best_epoch == epoch:
-                        self.router.model.save_pretrained(self.checkpoints.epoch(epoch))
+                        with self.checkpoints.writing(), quiet_transformers():
+                            self.router.model.save_pretrained(self.checkpoints.epoch(epoch))
         told = broadcast_object_list(told) if self.accelerator.num_processes > 1 else told
         if not isinstance(told[0], Figures):
             raise InputError(told[0])
@@ -210,14 +231,6 @@ class Learner:
         states = {name: part.state_dict() for name, part in self._parts().items()}
         return {**states, "history": [asdict(figures) for figures in self.history]}
 
-    def _resume(self) -> None:
-        state = self.checkpoints.load(self.accelerator.device)
-        if state is None:
-            return
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.history = [Figures(**figures) for figures in state["history"]]
-
     def _fingerprint(self) -> str:
         whole = {
             "options": self.options.model_dump(mode="json", exclude={"quality_table", "output", "overwrite"}),
@@ -229,8 +242,8 @@ class Learner:
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
-def _accelerator() -> Accelerator:
-    """On a GPU in half precision, with float32 weights."""
+def accelerator() -> Accelerator:
+    """This process among those of its launcher, if there is one. On a GPU in half precision, with float32 weights."""
     cuda = torch.cuda.is_available()
     precision = "no" if not cuda else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     return Accelerator(cpu=not cuda, mixed_precision=precision)
@@ -251,11 +264,3 @@ def _batches(lengths: NDArray[np.int32], batch_size: int, rng: np.random.Generat
         rows = rows[np.argsort(lengths[rows], kind="stable")]
         batches += [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def _check_output(options: TrainOptions) -> None:
-    output = options.output
-    if output.exists() and not output.is_dir():
-        raise InputError(f"the output '{output}' is a file: name a directory")
-    if output.is_dir() and any(output.iterdir()) and not options.overwrite:
-        raise InputError(f"the output '{output}' is not empty: choose another directory, or allow to overwrite it")

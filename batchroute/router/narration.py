@@ -40,7 +40,10 @@ def describe(figures: Figures) -> str:
     """Figures on validation rows, in words."""
     shares = "/".join(f"{share:.0%}".rstrip("%") for share in figures.cost_advantage)
     drop, chance = (" / ".join(f"{value:.1f}" for value in values) for values in (figures.drop, figures.random_drop))
-    return f"quality drop with {shares} % of rows on the small model: {drop} % (at random: {chance} %)"
+    return (
+        f"quality drop with {shares} % of rows on the small model: {drop} % (at random: {chance} %); "
+        f"separation {figures.separation:.3f}"
+    )
 
 
 def show(evaluation: Evaluation) -> None:

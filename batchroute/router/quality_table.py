@@ -155,7 +155,8 @@ def split(table: QualityTable, validation: float, test: float, seed: int) -> tup
     if not (part == 0).any():
         raise InputError(
             f"the quality table '{table.path}' has {len(prompts):,} different prompts, too few to keep shares of "
-            f"{validation:g} for validation and {test:g} for tests: label more prompts"
+            f"{validation:g} for validation and {test:g} for tests and train on others: lower the shares, or label "
+            "more prompts"
         )
     return np.flatnonzero(part[group] == 0), np.flatnonzero(part[group] == 1)
 
@@ -219,8 +220,8 @@ def _qualities(path: str, table: pa.Table, column: str, numbers: NDArray[np.intp
     if (bad := np.flatnonzero(~np.isfinite(values))).size:
         row = int(np.searchsorted(ends, bad[0], side="right"))
         raise InputError(
-            f"the column '{column}' in row {numbers[row]:,} of the quality table '{path}' holds a number that is null, NaN "
-            "or infinite: remove it, or the row"
+            f"the column '{column}' in row {numbers[row]:,} of the quality table '{path}' holds a number that is "
+            "null, NaN or infinite: remove it, or the row"
         )
     return np.split(values, ends[:-1])
 

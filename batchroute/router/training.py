@@ -11,7 +11,7 @@ from batchroute.errors import InputError
 from batchroute.router import quality_table
 from batchroute.router.figures import Figures
 from batchroute.router.labels import Labels
-from batchroute.router.learner import Learner, Progress, TrainOptions, versions
+from batchroute.router.learner import Learner, Progress, TrainOptions, accelerator, versions
 from batchroute.router.notes import ROUTER_FILE, prompt_digest
 from batchroute.router.quality_table import QualityTable
 from batchroute.router.verdict import Verdict
@@ -47,11 +47,12 @@ def train(
     which asks for calibrated scores, while only their order routes.
 
     An interrupted training goes on after its last whole epoch when it is started again with the same options. With the
-    same options, versions and CPU the weights are the same, interrupted or not. Under a launcher, each batch is split
-    over the processes, and the first one writes.
+    same options, versions, CPU and number of threads the weights are the same, interrupted or not. Under a launcher,
+    each batch is split over the processes, and the first one writes.
 
     Args:
-        on_note: told the verdict on the pair and warnings, a sentence at a time.
+        on_progress, on_note: told in the first process only; notes are the verdict on the pair, then warnings, a
+            sentence at a time.
 
     Raises:
         InputError: the table, the base or the output cannot be used, or there is nothing to learn.
@@ -65,16 +66,34 @@ def train(
             f"on: a router needs at least {_MIN_ROWS}, and does better with thousands"
         )
     training, validation = table.take(train_rows), table.take(validation_rows)
+    _check_validation(validation)
+    mine = accelerator()
+    say = on_note if on_note is not None and mine.is_main_process else _nothing
     verdict = Verdict.on(table)
+    for sentence in verdict.sentences():
+        say(sentence)
     labels = Labels.fit(options.label, training.small, training.large)
-    if on_note is not None:
-        for sentence in [*verdict.sentences(), *_warnings(table, labels)]:
-            on_note(sentence)
-    learner = Learner(options, labels, training, validation, on_progress)
+    for sentence in _warnings(table, labels):
+        say(sentence)
+    learner = Learner(options, labels, training, validation, mine, on_progress)
+    if done := learner.resume():
+        say(f"going on after epoch {done}, the last whole one of an interrupted training")
     learner.train()
     learner.publish(ROUTER_FILE, _notes(learner, verdict))
     epoch, history = learner.best_epoch, learner.history
     return TrainResult(options.output, labels, verdict, epoch, history, len(training), len(validation))
+
+
+def _nothing(sentence: str) -> None:
+    pass
+
+
+def _check_validation(validation: QualityTable) -> None:
+    if validation.large_mean.mean() == 0.0:
+        raise InputError(
+            f"the large model's mean quality on the {len(validation):,} validation rows is 0, so a drop in percent "
+            "means nothing: give more rows to validation, or shift the metric"
+        )
 
 
 def _warnings(table: QualityTable, labels: Labels) -> list[str]:
@@ -92,6 +111,10 @@ def _check_output(options: TrainOptions) -> None:
     output = options.output
     if output.exists() and not output.is_dir():
         raise InputError(f"the output '{output}' is a file: name a directory")
+    if output.is_mount():
+        raise InputError(
+            f"the output '{output}' is a mount point, which cannot be replaced: name a directory inside it"
+        )
     if output.is_dir() and any(output.iterdir()) and not options.overwrite:
         raise InputError(f"the output '{output}' is not empty: choose another directory, or allow to overwrite it")
 

@@ -6,17 +6,25 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from batchroute.router.figures import largest_share, quality_drop, random_drop
 from batchroute.router.quality_table import QualityTable
 
-Kind = Literal["routing can pay", "the small model is enough", "the large model is needed", "the gap is noise"]
+Kind = Literal[
+    "routing can pay",
+    "the small model is enough",
+    "the large model is needed",
+    "the gap hardly varies",
+    "the gap is noise",
+]
 
 _PERCENTILES = (5, 25, 50, 75, 95)
 # Below this share of rows even perfect routing saves less than a team's time is worth.
 _LEAST_SHARE = 0.10
 _LEAST_DROP = 1.0
+# Points of quality drop. Where even perfect routing of 40 % of the rows saves less than this over a random choice, the
+# choice does not matter.
+_LEAST_GAIN = 0.5
 # Above this share of noise the prompts hardly differ in anything that a router could learn.
 _MOST_NOISE = 0.9
 
@@ -31,8 +39,9 @@ class Verdict:
         oracle_share, oracle_share_1: largest cost advantage of perfect routing with a drop of at most 0 and 1 %.
         oracle_gain: quality of the better model on each row, above all rows on large.
         all_small_drop: all rows on the small model.
-        random_drop_40: 40 % of the rows on the small model, at random.
-        noise: share of the gap's variance that is sampling; None with one response a model.
+        oracle_drop_40, random_drop_40: 40 % of the rows on the small model, by perfect routing and at random.
+        noise: share of the gap's variance that is sampling, by the rows with two or more responses of each model; None
+            where these are fewer than half of all.
     """
 
     rows: int
@@ -46,6 +55,7 @@ class Verdict:
     oracle_share_1: float
     oracle_gain: float
     all_small_drop: float
+    oracle_drop_40: float
     random_drop_40: float
     noise: float | None
 
@@ -68,8 +78,9 @@ class Verdict:
             oracle_share_1=largest_share(gap, small, large, _LEAST_DROP),
             oracle_gain=-quality_drop(gap, small, large, float((gap > 0).mean())),
             all_small_drop=quality_drop(gap, small, large, 1.0),
+            oracle_drop_40=quality_drop(gap, small, large, 0.4),
             random_drop_40=random_drop(small, large, 0.4),
-            noise=_noise(table, gap),
+            noise=_noise(table),
         )
 
     @property
@@ -78,6 +89,8 @@ class Verdict:
             return "the small model is enough"
         if self.oracle_share_1 < _LEAST_SHARE:
             return "the large model is needed"
+        if self.random_drop_40 - self.oracle_drop_40 < _LEAST_GAIN:
+            return "the gap hardly varies"
         if self.noise is not None and self.noise > _MOST_NOISE:
             return "the gap is noise"
         return "routing can pay"
@@ -90,11 +103,13 @@ class Verdict:
             f"quality gap (small − large): mean {self.gap_mean:.3f}; 5/25/50/75/95th percentile {percentiles}",
             f"the small model is at least as good on {self.at_least_as_good:.0%} of the rows, better on "
             f"{self.better:.0%}",
-            f"perfect routing could send {self.oracle_share:.0%} of the rows to it at no drop, or gain "
-            f"{self.oracle_gain:.1f} % over the large model alone; 40 % at random drop {self.random_drop_40:.1f} %",
+            f"perfect routing could send {self.oracle_share:.0%} of the rows to it at no drop, "
+            f"{self.oracle_share_1:.0%} at a drop of {_LEAST_DROP:g} %, or gain {self.oracle_gain:.1f} % over the "
+            "large model alone",
+            f"40 % of the rows on it, at random: drop {self.random_drop_40:.1f} %",
         ]
         if self.noise is None:
-            lines.append("with one response a model these figures hold luck too: the true gaps are smaller")
+            lines.append("with one response a model, the gaps hold luck too: routing can gain less than this")
         else:
             lines.append(f"{self.noise:.0%} of the gap's variance is sampling noise")
         return [*lines, f"verdict: {self.kind}{_ADVICE[self.kind]}"]
@@ -106,14 +121,21 @@ _ADVICE: dict[Kind, str] = {
     "or route for quality alone",
     "the large model is needed": f": routing is not worth it, since even perfect routing could send fewer than "
     f"{_LEAST_SHARE:.0%} of the rows to the small one within a drop of {_LEAST_DROP:g} %",
+    "the gap hardly varies": ": routing is not worth it, since even perfect routing is hardly better than a random "
+    "share; use the model whose price and quality you prefer",
     "the gap is noise": ": routing is not worth it, since prompts hardly differ in which model suits them; take more "
     "samples, another metric, or a share at random",
 }
 
 
-def _noise(table: QualityTable, gap: NDArray[np.float64]) -> float | None:
+def _noise(table: QualityTable) -> float | None:
     """The mean variance of a row's mean gap over other samples, as a share of the variance of the gaps."""
-    if min(len(quality) for quality in (*table.small, *table.large)) < 2 or gap.var() == 0.0:
+    pairs = zip(table.small, table.large, strict=True)
+    several = [(small, large) for small, large in pairs if min(len(small), len(large)) > 1]
+    if len(several) < max(2, len(table) / 2):
         return None
-    sampling = [s.var(ddof=1) / len(s) + q.var(ddof=1) / len(q) for s, q in zip(table.small, table.large, strict=True)]
-    return min(1.0, float(np.mean(sampling) / gap.var(ddof=1)))
+    spread = float(np.var([small.mean() - large.mean() for small, large in several], ddof=1))
+    if spread == 0.0:
+        return None
+    sampling = np.mean([small.var(ddof=1) / len(small) + large.var(ddof=1) / len(large) for small, large in several])
+    return min(1.0, float(sampling) / spread)

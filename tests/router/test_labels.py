@@ -125,7 +125,8 @@ def test_the_interval_of_t_holds_what_other_prompts_like_these_give() -> None:
     assert all(1.0 < t < 3.0 for t in [found.t, *others])
     assert found.warnings() == []
     curve = found.curve(20)
-    assert len(curve["t"]) == len(curve["spread"]) == 20
+    assert 20 <= len(curve["t"]) == len(curve["spread"]) <= 21
+    assert curve["spread"][curve["t"].index(found.t)] == found.spread.max()
 
 
 def test_a_t_of_zero_and_an_unstable_one_are_warned_of() -> None:
@@ -138,3 +139,11 @@ def test_a_t_of_zero_and_an_unstable_one_are_warned_of() -> None:
     unstable = labels.best_t(*gaps(np.linspace(0, -9, 12).tolist(), 0, 0.01))
     assert unstable.high - unstable.low > 0.5 * unstable.grid[-1]
     assert any("unstable" in warning for warning in unstable.warnings())
+
+
+def test_a_prompt_that_loses_far_more_than_all_others_makes_no_t_look_stable() -> None:
+    small, large = gaps(np.linspace(0, -9, 12).tolist(), 0, 0.01)
+    found = labels.best_t([*small, np.array([-1000.0])], [*large, np.array([0.0])])
+    assert found.grid[-1] == 1000.0
+    assert found.high - found.low < 10
+    assert any("unstable" in warning for warning in found.warnings())

@@ -1,16 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
@@ -21,44 +14,9 @@ from batchroute.router import quality_table
 from batchroute.router.model import Router
 from batchroute.router.notes import Notes, prompt_digest
 from batchroute.router.scoring import score
-from batchroute.router.training import Progress, TrainOptions, train
+from batchroute.router.training import Progress, train
+from tests.router.trainings import CPU, EASY, HARD, options, weights, write_table
 from tests.tiny_models import tiny_router
-
-CPU = torch.device("cpu")
-EASY, HARD = "apple fox dog", "river glass 12 30"
-
-
-def write_table(folder: Path, rows: int = 200, noise: float = 0.2, **columns: Any) -> str:
-    """Prompts that hold easy words, where both models do as well, or hard words, where the small one loses 1."""
-    rng = np.random.default_rng(0)
-    easy = rng.random(rows) < 0.5
-    prompts = [f"{rng.choice((EASY if e else HARD).split())} number {row}" for row, e in enumerate(easy)]
-    small = [(float(not e) * -1.0 + rng.normal(0, noise, 3)).tolist() for e in easy]
-    large = rng.normal(0, noise, (rows, 2)).tolist()
-    # As BART scores are: negative.
-    qualities = {
-        "small_quality": [[q - 3 for q in row] for row in small],
-        "large_quality": [[q - 3 for q in row] for row in large],
-    }
-    table = pa.table({"prompt": prompts, **qualities, **columns})
-    metadata = {"small_model": "small", "large_model": "large", "metric": "bartscore"}
-    path = folder / "table.parquet"
-    pq.write_table(table.replace_schema_metadata(metadata), path)
-    return str(path)
-
-
-def options(folder: Path, table: str, **more: Any) -> TrainOptions:
-    base = folder / "base"
-    if not base.exists():
-        # So small a model learns nothing in a few steps from the usual 0.02.
-        tiny_router(base, head=False, initializer_range=0.2)
-    fast = {"epochs": 4, "lr": 3e-3, "batch_size": 16, "max_length": 32, "validation": 0.2, "test": 0.0}
-    paths = {"quality_table": table, "base": str(base), "output": folder / "out" / "router"}
-    return TrainOptions(**paths | fast | more)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return Router.load(str(folder), CPU).model.state_dict()
 
 
 @pytest.mark.parametrize("label", ["det", "prob", "trans", "gap"])
@@ -179,80 +137,6 @@ def test_training_stops_when_it_gets_no_better(tmp_path: Path) -> None:
     first_worse = next(i for i in range(1, 8) if separations[i] < separations[i - 1])
     assert result.history == whole[: first_worse + 1]
     assert result.best_epoch == first_worse
-
-
-class Interrupted(BaseException):
-    pass
-
-
-def interrupt(progress: Progress) -> None:
-    if progress.epoch == 2 and progress.validation is None:
-        raise Interrupted
-
-
-def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    """With dropout, whose random numbers must not depend on where the interruption fell."""
-    tiny_router(tmp_path / "base", head=False, initializer_range=0.2, hidden_dropout_prob=0.3)
-    table = write_table(tmp_path, rows=80)
-    calm = train(options(tmp_path, table, epochs=3))
-    asked = options(tmp_path, table, epochs=3, output=tmp_path / "resumed" / "router")
-    with pytest.raises(Interrupted):
-        train(asked, interrupt)
-    assert not asked.output.exists()
-    told: list[Progress] = []
-    resumed = train(asked, told.append)
-    assert told[0].epoch == 2
-    assert resumed.history == calm.history
-    before, after = weights(calm.output), weights(resumed.output)
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert list(asked.output.parent.iterdir()) == [asked.output]
-
-
-def test_the_state_of_another_training_is_not_taken_up(tmp_path: Path) -> None:
-    table = write_table(tmp_path, rows=80)
-    with pytest.raises(Interrupted):
-        train(options(tmp_path, table, epochs=3), interrupt)
-    told: list[Progress] = []
-    result = train(options(tmp_path, table, epochs=3, seed=5), told.append)
-    assert told[0].epoch == 1
-    calm = train(options(tmp_path, table, epochs=3, seed=5, output=tmp_path / "calm"))
-    assert result.history == calm.history
-
-
-def test_an_interrupted_training_leaves_the_old_router(tmp_path: Path) -> None:
-    table = write_table(tmp_path, rows=80)
-    asked = options(tmp_path, table, epochs=2)
-    train(asked)
-    before = {file.name: file.read_bytes() for file in asked.output.iterdir()}
-    with pytest.raises(Interrupted):
-        train(options(tmp_path, table, epochs=2, seed=5, overwrite=True), interrupt)
-    assert {file.name: file.read_bytes() for file in asked.output.iterdir()} == before
-
-
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    """41 rows a batch of 8: the last batch has one row, and so none for the second process."""
-    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    tiny_router(tmp_path / "base", head=False, initializer_range=0.2, **quiet)
-    table = write_table(tmp_path, rows=60, split=["train"] * 41 + ["validation"] * 19)
-    asked = options(tmp_path, table, epochs=2, batch_size=8, lr=1e-3)
-    alone = train(asked.model_copy(update={"output": tmp_path / "alone"}))
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\nfrom batchroute.router.training import TrainOptions, train\n"
-        "train(TrainOptions.model_validate_json(sys.argv[1]))\n"
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    launcher = ["torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    command = [sys.executable, "-m", *launcher, str(script), asked.model_dump_json()]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    one, two = weights(alone.output), weights(asked.output)
-    for name in one:
-        # A bias of all keys changes no attention: its gradient is rounding alone, which Adam makes steps of.
-        assert torch.allclose(one[name], two[name], atol=1e-5) or name.endswith("key.bias"), name
-    assert json.loads((asked.output / "router.json").read_text())["validation"]["epoch"] == alone.best_epoch
 
 
 def test_the_verdict_and_warnings_are_told_before_training(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""A training that is terminated and killed between its epochs ends with the weights of one that was left in peace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from batchroute.errors import EXIT_TERMINATED
+from batchroute.router.training import TrainOptions, train
+from tests.router.test_processes import command, launch
+from tests.router.trainings import options, weights, write_table
+from tests.tiny_models import tiny_router
+
+# The number of threads changes the last digits, and the test itself has one.
+_ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+# Two processes on machines of their own: each has the output in another directory.
+_SEPARATE = """
+import os, sys
+from batchroute.router.training import TrainOptions, train
+
+def stop(progress):
+    if progress.epoch == 2 and sys.argv[4] == "stop":
+        sys.exit("stopped")
+
+os.chdir(sys.argv[2 + int(os.environ["RANK"])])
+train(TrainOptions.model_validate_json(sys.argv[1]), stop)
+"""
+
+
+@pytest.mark.crash
+def test_a_terminated_and_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    tiny_router(tmp_path / "base", head=False, initializer_range=0.2, hidden_dropout_prob=0.3)
+    asked = options(tmp_path, write_table(tmp_path, rows=200), epochs=5, patience=5, batch_size=4)
+    code, log = stopped(asked, signal.SIGTERM)
+    assert code == EXIT_TERMINATED
+    assert "run the same command again" in log
+    code, log = stopped(asked, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert "going on after epoch" in log
+    assert not asked.output.exists()
+    words = [sys.executable, "-m", *command(asked)[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=_ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch" in done.stderr
+    calm = train(asked.model_copy(update={"output": tmp_path / "calm"}))
+    one, two = weights(calm.output), weights(asked.output)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def stopped(asked: TrainOptions, how: signal.Signals) -> tuple[int, str]:
+    """Start the training, and stop it soon after its next whole epoch."""
+    state = Path(f"{asked.output}.work") / "state.pt"
+    before = state.stat().st_mtime_ns if state.exists() else 0
+    words = [sys.executable, "-m", *command(asked)[1:]]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=_ENVIRONMENT)
+    deadline = time.monotonic() + 120
+    while not state.exists() or state.stat().st_mtime_ns == before:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(how)
+    log = process.communicate(timeout=60)[1]
+    return process.returncode, log
+
+
+@pytest.mark.crash
+def test_processes_that_find_different_states_do_not_go_on(tmp_path: Path) -> None:
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    asked = options(tmp_path, write_table(tmp_path, rows=60), epochs=3).model_copy(update={"output": Path("router")})
+    script = tmp_path / "script.py"
+    script.write_text(_SEPARATE)
+    words = [str(script), asked.model_dump_json(), *map(str, folders)]
+    assert "stopped" in launch(*words, "stop").stderr
+    assert [(folder / "router.work" / "state.pt").exists() for folder in folders] == [True, False]
+    done = launch(*words, "go on")
+    assert done.returncode != 0
+    assert "InputError: the processes see different files in" in done.stderr
