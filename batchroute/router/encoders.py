@@ -13,8 +13,8 @@ from batchroute.errors import InputError
 from batchroute.router.model import LOAD_ERRORS, Router, ensure_padding, quiet_transformers, token_limit
 
 _SMALL_ENCODER = 100_000_000
-# What transformers reads a SentencePiece file with, as DeBERTa-v3 has one; without them it asks for tiktoken, which is of
-# no use there. The router that is saved does not need them.
+# What transformers reads a SentencePiece file with, as DeBERTa-v3 has one; without them it asks for tiktoken, which is
+# of no use there. The router that is saved does not need them.
 _SENTENCEPIECE = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
 _SENTENCEPIECE_SIGNS = ("sentencepiece", "protobuf", "tiktoken")
 

@@ -46,7 +46,9 @@ _PROTOBUF = importlib.util.find_spec("google") is not None and importlib.util.fi
 
 def save(folder: Path, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
     tokenizer.save_pretrained(folder)
-    AutoModel.from_config(config).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModel.from_config(config).save_pretrained(folder)
 
 
 def minilm(folder: Path) -> None:

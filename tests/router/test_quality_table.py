@@ -66,6 +66,10 @@ def test_accepts_other_numbers_and_list_types(tmp_path: Path) -> None:
         ({"small_quality": [[1.0, 0.5], [0.5], [1.0, None]]}, "'small_quality' in row 3 .* null"),
         ({"small_quality": [[float("-inf")], [0.5], [1.0]]}, "'small_quality' in row 1 .* infinite"),
         ({"split": [[1], [2], [3]]}, "'split' .* it must be string"),
+        ({"status": [[1], [2], [3]]}, "'status' .* it must be string"),
+        ({"status": [1, 2, 3]}, "all 3 rows .* failed: none has the status 'ok'"),
+        ({"small_quality": [None, None, None]}, "'small_quality' in row 1 .* is empty"),
+        ({"large_quality": [[[1.0]], [[0.5]], [None]]}, r"'large_quality' .* has type list<.*list<.*it must be list<"),
     ],
 )
 def test_a_mistake_is_one_sentence_with_file_column_and_row(
@@ -77,6 +81,28 @@ def test_a_mistake_is_one_sentence_with_file_column_and_row(
         quality_table.read(path)
     assert path in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    columns = [pa.array(values) for values in (*GOOD.values(), ["a", "b", "c"])]
+    pq.write_table(pa.table(columns, names=[*GOOD, "prompt"]), tmp_path / "table.parquet")
+    with pytest.raises(InputError, match="has several columns 'prompt': rename all but one"):
+        quality_table.read(str(tmp_path / "table.parquet"))
+
+
+def test_rows_are_counted_as_in_the_file_where_failed_ones_are_left_out(tmp_path: Path) -> None:
+    status = {"status": ["failed", "ok", "ok"]}
+    assert quality_table.read(write(tmp_path, GOOD | status)).take([1]).numbers == [3]
+    with pytest.raises(InputError, match="the prompt in row 2 "):
+        quality_table.read(write(tmp_path, GOOD | status | {"prompt": ["", " ", "three"]}))
+    with pytest.raises(InputError, match="'small_quality' in row 3 .* is empty"):
+        quality_table.read(write(tmp_path, GOOD | status | {"small_quality": [[], [1.0], []]}))
+    with pytest.raises(InputError, match="'large_quality' in row 3 .* NaN"):
+        quality_table.read(write(tmp_path, GOOD | status | {"large_quality": [[], [1.0], [1.0, float("nan")]]}))
+    marks = {"split": ["train", "train", "validation"], "prompt": ["other", "same", "same "]}
+    table = quality_table.read(write(tmp_path, GOOD | status | marks))
+    with pytest.raises(InputError, match="the prompt in row 3 .* is in both"):
+        quality_table.split(table, 0.2, 0.0, 0)
 
 
 def test_a_missing_empty_or_foreign_file_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
@@ -151,6 +153,29 @@ def test_the_verdict_and_warnings_are_told_before_training(tmp_path: Path) -> No
     assert kept["t_star"] in kept["t_star_curve"]["t"] or len(kept["t_star_curve"]["t"]) == 50
 
 
+def test_the_verdict_is_told_where_there_is_nothing_to_learn(tmp_path: Path) -> None:
+    flat = [[0.9]] * 80
+    columns = {"prompt": [f"prompt {row}" for row in range(80)], "small_quality": flat, "large_quality": [[1.0]] * 80}
+    pq.write_table(pa.table(columns), tmp_path / "flat.parquet")
+    notes: list[str] = []
+    with pytest.raises(InputError, match="nothing to learn: all 64 training rows get the same 'gap' label"):
+        train(options(tmp_path, str(tmp_path / "flat.parquet")), on_note=notes.append)
+    assert notes[-1].startswith("verdict: the gap hardly varies: routing is not worth it")
+
+
+def test_soft_labels_of_single_responses_are_warned_of(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 2, (60, 1)).tolist()
+    columns = {"prompt": [f"prompt {row}" for row in range(60)], "small_quality": small, "large_quality": [[1.0]] * 60}
+    status = ["ok"] * 55 + ["failed"] * 5
+    pq.write_table(pa.table({**columns, "status": status}), tmp_path / "one.parquet")
+    notes: list[str] = []
+    train(options(tmp_path, str(tmp_path / "one.parquet"), label="trans", epochs=1), on_note=notes.append)
+    assert any(note.startswith("t* is 0") for note in notes)
+    assert any(note.startswith("with one response a model 'trans' has no shares to learn") for note in notes)
+    assert notes[-1] == "5 rows of the table are left out: labelling them failed"
+
+
 def test_rows_for_tests_are_left_aside(tmp_path: Path) -> None:
     table = write_table(tmp_path, rows=100)
     result = train(options(tmp_path, table, epochs=1, validation=0.1, test=0.3))
@@ -183,8 +208,21 @@ def test_mistakes_are_refused_before_any_training(tmp_path: Path) -> None:
         train(options(tmp_path, table, output=tmp_path / "file"))
     with pytest.raises(InputError, match="cannot write to"):
         train(options(tmp_path, table, output=tmp_path / "file" / "router"))
+    with pytest.raises(InputError, match="is a mount point"):
+        train(options(tmp_path, table, output=Path("/proc"), overwrite=True))
+    zero = write_zero_table(tmp_path)
+    with pytest.raises(InputError, match="the large model's mean quality on the 20 validation rows is 0"):
+        train(options(tmp_path, zero))
     with pytest.raises(ValidationError, match="learning_rate"):
         options(tmp_path, table, learning_rate=1.0)
+
+
+def write_zero_table(folder: Path) -> str:
+    marks = ["train"] * 60 + ["validation"] * 20
+    large = [[1.0]] * 60 + [[0.0]] * 20
+    columns = {"prompt": [f"prompt {row}" for row in range(80)], "small_quality": [[0.5]] * 80, "large_quality": large}
+    pq.write_table(pa.table({**columns, "split": marks}), folder / "zero.parquet")
+    return str(folder / "zero.parquet")
 
 
 def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
