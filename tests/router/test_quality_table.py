@@ -95,13 +95,13 @@ def test_rows_are_counted_as_in_the_file_where_failed_ones_are_left_out(tmp_path
     assert quality_table.read(write(tmp_path, GOOD | status)).take([1]).numbers == [3]
     with pytest.raises(InputError, match="the prompt in row 2 "):
         quality_table.read(write(tmp_path, GOOD | status | {"prompt": ["", " ", "three"]}))
-    with pytest.raises(InputError, match="'small_quality' in row 3 .* is empty"):
+    with pytest.raises(InputError, match=r"'small_quality' in row 3 .* is empty"):
         quality_table.read(write(tmp_path, GOOD | status | {"small_quality": [[], [1.0], []]}))
-    with pytest.raises(InputError, match="'large_quality' in row 3 .* NaN"):
+    with pytest.raises(InputError, match=r"'large_quality' in row 3 .* NaN"):
         quality_table.read(write(tmp_path, GOOD | status | {"large_quality": [[], [1.0], [1.0, float("nan")]]}))
     marks = {"split": ["train", "train", "validation"], "prompt": ["other", "same", "same "]}
     table = quality_table.read(write(tmp_path, GOOD | status | marks))
-    with pytest.raises(InputError, match="the prompt in row 3 .* is in both"):
+    with pytest.raises(InputError, match=r"the prompt in row 3 .* is in both"):
         quality_table.split(table, 0.2, 0.0, 0)
 
 

@@ -154,7 +154,7 @@ def test_the_verdict_and_warnings_are_told_before_training(tmp_path: Path) -> No
 
 
 def test_the_verdict_is_told_where_there_is_nothing_to_learn(tmp_path: Path) -> None:
-    flat = [[0.9]] * 80
+    flat = [[0.98]] * 80
     columns = {"prompt": [f"prompt {row}" for row in range(80)], "small_quality": flat, "large_quality": [[1.0]] * 80}
     pq.write_table(pa.table(columns), tmp_path / "flat.parquet")
     notes: list[str] = []
