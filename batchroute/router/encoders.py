@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -13,10 +12,6 @@ from batchroute.errors import InputError
 from batchroute.router.model import LOAD_ERRORS, Router, ensure_padding, quiet_transformers, token_limit
 
 _SMALL_ENCODER = 100_000_000
-# What transformers reads a SentencePiece file with, as DeBERTa-v3 has one; without them it asks for tiktoken, which is
-# of no use there. The router that is saved does not need them.
-_SENTENCEPIECE = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
-_SENTENCEPIECE_SIGNS = ("sentencepiece", "protobuf", "tiktoken")
 
 
 def untrained_router(base: str, max_length: int, device: torch.device) -> Router:
@@ -35,27 +30,12 @@ def untrained_router(base: str, max_length: int, device: torch.device) -> Router
                 path, num_labels=1, dtype=torch.float32, ignore_mismatched_sizes=True
             )
         except LOAD_ERRORS as error:
-            raise InputError(f"cannot load the base '{base}': {_reason(error)}") from error
+            raise InputError(f"cannot load the base '{base}': {models.first_line(error)}") from error
     # With it, other programs that load the router apply a sigmoid too.
     model.config.problem_type = "multi_label_classification"
     model.config.id2label, model.config.label2id = {0: "easy"}, {"easy": 0}
     ensure_padding(model, tokenizer, base)
     return Router(model.to(device), tokenizer, device, min(max_length, token_limit(model, tokenizer)))
-
-
-def _reason(error: Exception) -> str:
-    reason = models.first_line(error)
-    missing = [package for module, package in _SENTENCEPIECE.items() if not _installed(module)]
-    if missing and any(word in reason.lower() for word in _SENTENCEPIECE_SIGNS):
-        return f"its tokenizer is a SentencePiece model, so run pip install {' '.join(missing)}"
-    return reason
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def default_lr(model: torch.nn.Module) -> float:

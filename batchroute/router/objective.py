@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from batchroute.errors import InputError
 from batchroute.router.labels import Labels
 from batchroute.router.quality_table import QualityTable
 
@@ -26,6 +27,9 @@ class Objective(nn.Module):
 
     Args:
         model: a sequence classifier with one logit.
+
+    Raises:
+        InputError: its architecture makes the logit without a linear layer.
     """
 
     def __init__(self, model: Any) -> None:
@@ -82,4 +86,10 @@ def _stretched(quality: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _last_linear(model: nn.Module) -> nn.Linear:
     """The layer that makes the logit, whatever the architecture calls it."""
-    return [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1][-1]
+    found = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1]
+    if not found:
+        raise InputError(
+            f"a {type(model).__name__} cannot be trained here: it has no linear layer that makes its one logit; take "
+            "another base"
+        )
+    return found[-1]

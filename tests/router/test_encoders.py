@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 from pathlib import Path
@@ -21,7 +20,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from batchroute.errors import InputError
 from batchroute.router.encoders import default_lr, optimizer, untrained_router
 from batchroute.router.model import Router
 from batchroute.router.scoring import score
@@ -41,7 +39,6 @@ _DEBERTA = {
     "norm_rel_ebd": "layer_norm",
     "type_vocab_size": 0,
 }
-_PROTOBUF = importlib.util.find_spec("google") is not None and importlib.util.find_spec("google.protobuf") is not None
 
 
 def save(folder: Path, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
@@ -100,19 +97,11 @@ def test_an_encoder_with_its_own_tokenizer_learns_and_is_loaded_again(tmp_path: 
     assert easy.min() > hard.max()
 
 
-@pytest.mark.skipif(not _PROTOBUF, reason="protobuf is not installed")
 def test_a_sentencepiece_file_is_read_and_the_router_no_longer_needs_it(tmp_path: Path) -> None:
     deberta_of_the_hub(tmp_path / "base")
     result = train(options(tmp_path, write_table(tmp_path, rows=60), epochs=1))
     assert (result.output / "tokenizer.json").is_file()
     assert np.ptp(score(Router.load(str(result.output), CPU), [EASY, HARD]).scores) > 0
-
-
-@pytest.mark.skipif(_PROTOBUF, reason="protobuf is installed")
-def test_a_sentencepiece_file_without_the_package_to_read_it_names_the_package(tmp_path: Path) -> None:
-    deberta_of_the_hub(tmp_path / "base")
-    with pytest.raises(InputError, match=r"is a SentencePiece model, so run pip install protobuf$"):
-        untrained_router(str(tmp_path / "base"), 32, CPU)
 
 
 def test_large_encoders_get_smaller_steps_and_vectors_no_decay(tmp_path: Path) -> None:
