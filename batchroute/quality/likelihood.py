@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from transformers import AutoModelForCausalLM
 
-from batchroute.quality.base import EMPTY, NO_REFERENCE, Item, Measurement, MetricSpec
-from batchroute.quality.models import LoadedModel, mean_log_likelihood
+from batchroute.quality.base import MetricSpec
+from batchroute.quality.models import LoadedModel, Prediction, mean_log_likelihood
 
 _Pair = tuple[list[int], list[int]]
 _BETWEEN = "\n\n"
 
 
-class Likelihood:
+class Likelihood(Prediction):
     """Mean log-probability of a token of the target when the model has read prompt and given text, blank lines between.
 
     Direction `reference`, the usual one: log p(reference | prompt, response): a response that holds the reference makes
@@ -23,36 +23,10 @@ class Likelihood:
     cut.
     """
 
-    needs_reference = True
-
     def __init__(self, spec: MetricSpec, device: torch.device) -> None:
-        self._loaded = LoadedModel(spec, AutoModelForCausalLM, device)
-        self._direction = spec.direction
-        self.load_seconds = self._loaded.load_seconds
+        super().__init__(LoadedModel(spec, AutoModelForCausalLM, device), spec.direction)
 
-    def measure(self, items: Sequence[Item]) -> list[Measurement]:
-        found = [self._unusable(item) for item in items]
-        usable = [item for item, bad in zip(items, found, strict=True) if bad is None]
-        qualities = iter(self._qualities(usable))
-        return [bad or Measurement(next(qualities)) for bad in found]
-
-    def close(self) -> None:
-        self._loaded.close()
-
-    def _unusable(self, item: Item) -> Measurement | None:
-        if not item.reference or not item.reference.strip():
-            return NO_REFERENCE
-        return EMPTY if self._direction != "reference" and not item.response.strip() else None
-
-    def _qualities(self, items: Sequence[Item]) -> list[float]:
-        forth = [(item.prompt, item.response, item.reference or "") for item in items]
-        back = [(prompt, reference, response) for prompt, response, reference in forth]
-        if self._direction == "both":
-            return [(a + b) / 2 for a, b in zip(self._likelihoods(forth), self._likelihoods(back), strict=True)]
-        return self._likelihoods(forth if self._direction == "reference" else back)
-
-    def _likelihoods(self, texts: Sequence[tuple[str, str, str]]) -> list[float]:
-        """log p(third | first, second) of each, by token."""
+    def likelihoods(self, texts: Sequence[tuple[str, str, str]]) -> list[float]:
         pairs = [self._encode(*text) for text in texts]
         return self._loaded.in_batches(pairs, lambda pair: len(pair[0]) + len(pair[1]), self._compute)
 

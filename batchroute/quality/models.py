@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from batchroute import models
 from batchroute.devices import out_of_memory, precision
 from batchroute.errors import InputError
-from batchroute.quality.base import MetricSpec
+from batchroute.quality.base import EMPTY, NO_REFERENCE, Direction, Item, Measurement, MetricSpec
 
 Pair = TypeVar("Pair")
 Result = TypeVar("Result")
@@ -86,6 +86,46 @@ class LoadedModel:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+class Prediction:
+    """A metric by how likely a model finds one text given the other: what its two kinds share.
+
+    Direction `reference` predicts the reference from the response, `response` the other way round; `both` is their
+    mean. An empty response has a quality in direction `reference` alone.
+    """
+
+    needs_reference = True
+
+    def __init__(self, loaded: LoadedModel, direction: Direction | None) -> None:
+        self._loaded = loaded
+        self._direction = direction
+        self.load_seconds = loaded.load_seconds
+
+    def measure(self, items: Sequence[Item]) -> list[Measurement]:
+        found = [self._unusable(item) for item in items]
+        usable = [item for item, bad in zip(items, found, strict=True) if bad is None]
+        qualities = iter(self._qualities(usable))
+        return [bad or Measurement(next(qualities)) for bad in found]
+
+    def close(self) -> None:
+        self._loaded.close()
+
+    def likelihoods(self, texts: Sequence[tuple[str, str, str]]) -> list[float]:
+        """Of prompt, given text and target: the mean log-probability of the target's tokens."""
+        raise NotImplementedError
+
+    def _unusable(self, item: Item) -> Measurement | None:
+        if not item.reference or not item.reference.strip():
+            return NO_REFERENCE
+        return EMPTY if self._direction != "reference" and not item.response.strip() else None
+
+    def _qualities(self, items: Sequence[Item]) -> list[float]:
+        forth = [(item.prompt, item.response, item.reference or "") for item in items]
+        back = [(prompt, reference, response) for prompt, response, reference in forth]
+        if self._direction == "both":
+            return [(a + b) / 2 for a, b in zip(self.likelihoods(forth), self.likelihoods(back), strict=True)]
+        return self.likelihoods(forth if self._direction == "reference" else back)
 
 
 def mean_log_likelihood(logits: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> list[float]:
