@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from batchroute import __version__
-from batchroute.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, BatchrouteError, InputError, Terminated
+from batchroute.errors import (
+    EXIT_FAILED_ROWS,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TERMINATED,
+    BatchrouteError,
+    InputError,
+    Terminated,
+)
 
 if TYPE_CHECKING:
     from batchroute.job import Outcome
@@ -30,6 +38,10 @@ app.add_typer(models_app, name="models")
 JobFile = Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: policy.threshold=0.4")
+]
+Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="The output.uri of a job.")]
+StorageOptions = Annotated[
+    list[str] | None, typer.Option("--storage", metavar="KEY=VALUE", help="A storage option: anon=true")
 ]
 JsonLogs = Annotated[bool, typer.Option("--json-logs", help="Progress as JSON lines, for a log collector.")]
 
@@ -120,11 +132,45 @@ def validate(job_file: JobFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def status(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The output.uri of a job.")]) -> None:
+def status(output: Output, storage: StorageOptions = None) -> None:
     """Show how far a run is: stages, units, failures, rate and time left."""
+    from batchroute import spec
     from batchroute import status as statuses
 
-    statuses.show(output)
+    statuses.show(output, spec.options_of(storage or ()))
+
+
+@app.command()
+def verify(output: Output, storage: StorageOptions = None) -> None:
+    """Check a committed output: every hash and row count, and ids, prompts and their order against the input."""
+    from batchroute import spec
+    from batchroute import verify as verification
+
+    found = verification.verify(output, spec.options_of(storage or ()))
+    for line in found.checked:
+        typer.echo(f"well: {line}")
+    for line in found.unchecked:
+        typer.echo(f"not checked: {line}")
+    for line in found.wrong:
+        typer.echo(f"wrong: {line}", err=True)
+    raise typer.Exit(EXIT_FAILED_ROWS if found.wrong else EXIT_OK)
+
+
+@app.command()
+def gc(
+    output: Output,
+    storage: StorageOptions = None,
+    older_than: Annotated[float, typer.Option("--older-than", min=0, help="Hours; younger puts are left.")] = 24,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+) -> None:
+    """Remove what runs left behind: the work of committed ones, files of none, uploads that never ended."""
+    from batchroute import garbage, spec
+
+    lines = garbage.collect(output, older_than * 3600, dry_run, spec.options_of(storage or ()))
+    for line in lines:
+        typer.echo(f"{'would remove' if dry_run else 'removed'} {line}")
+    if not lines:
+        typer.echo("nothing to remove")
 
 
 @app.command()

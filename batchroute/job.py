@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import io
+import os
+import socket
+import uuid
 from dataclasses import dataclass
-from pathlib import Path
 
 from batchroute import models
 from batchroute.costs import report as cost_report
@@ -20,8 +22,9 @@ from batchroute.stages.context import Context
 from batchroute.stages.generate import generate
 from batchroute.stages.partition import Partition, partition, shard_stage
 from batchroute.storage import manifest
+from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import DataFile, Manifest
-from batchroute.storage.objects import Folder
+from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import is_ours, run_ids, work_root
 
 
@@ -57,6 +60,9 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
         return _outcome(job, output, found, was_done=True)
     if found is not None and frozen.run_id not in run_ids(output):
         raise InputError(f"--retry-failed needs {work_root(output)}, which is gone; start anew with --fresh")
+    warning = output.check_create_only()
+    if warning is not None:
+        progress.note("storage", warning)
     frozen, work = snapshot.begin(job, frozen, table, output)
     retry.finish_reopening(work)
     if retry_failed:
@@ -77,6 +83,8 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
         merge.merge(context)
         report = _report(context, dealt)
         committed = _commit(context, dealt, report)
+        if not job.output.keep_work:
+            work_root(output).remove_all()
     return _outcome(job, output, committed, was_done=False)
 
 
@@ -122,8 +130,8 @@ def _calibrated(job: Job) -> str:
 
 
 def _output(job: Job) -> Folder:
-    output = Folder(job.output.uri)
-    if output.path.exists() and not output.path.is_dir():
+    output = folder_at(job.output.uri, job.output.storage_options, job.output.single_writer)
+    if output.is_file():
         raise InputError(f"output.uri {output} is a file; name a folder")
     return output
 
@@ -145,7 +153,8 @@ def _report(context: Context, dealt: Partition) -> CostReport:
     """Write the report, unless an earlier attempt has written it."""
     job, work = context.job, context.work
     parts = work.stage(merge.STAGE).receipts()
-    files = [Path(str(work.output)) / "data" / part.file for part in parts.values()]
+    data = work.output.folder("data")
+    files = [data.parquet(part.file, part.bytes) for part in parts.values()]
     counts = _counts(context, dealt)
     usages = {
         side: model_usage(
@@ -191,7 +200,7 @@ def _counts(context: Context, dealt: Partition) -> dict[str, int]:
 
 
 def _commit(context: Context, dealt: Partition, report: CostReport) -> Manifest:
-    frozen = context.snapshot
+    frozen, by = context.snapshot, f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     parts = context.work.stage(merge.STAGE).receipts().values()
     # The last check before anything counts: every row of the input is in the output, once.
     assert sum(part.rows for part in parts) == frozen.rows
@@ -200,8 +209,9 @@ def _commit(context: Context, dealt: Partition, report: CostReport) -> Manifest:
         run_id=frozen.run_id,
         fingerprint=frozen.fingerprint,
         settings=frozen.settings,
-        input_files=[snapshot.identity(file) for file in frozen.files],
+        input_files=[file.identity() for file in frozen.files],
         committed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        committed_by=by,
         rows=frozen.rows,
         counts=report.rows,
         cutoff=dealt.cutoff.model_dump(),
@@ -213,6 +223,10 @@ def _commit(context: Context, dealt: Partition, report: CostReport) -> Manifest:
     committed.put(context.work.output)
     winner = manifest.read(context.work.output)
     assert winner is not None
+    if winner.committed_by != by:
+        context.engine.progress.note(
+            "lost", f"this run was committed by {winner.committed_by} first, with the same rows; nothing is left to do"
+        )
     return winner
 
 

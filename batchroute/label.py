@@ -26,10 +26,11 @@ from batchroute.stages.context import spans
 from batchroute.stages.measure import Answered, Measurer
 from batchroute.stages.responses import RECORDED, Recorded, Rows, Sampled, Source
 from batchroute.stages.sample import Sampler
-from batchroute.stages.snapshot import check_ids, difference, fingerprint_of, identity
+from batchroute.stages.snapshot import check_ids, difference, fingerprint_of
 from batchroute.storage.table_file import TableFile
 from batchroute.storage.workdir import FORMAT_VERSION, Workdir, run_ids
-from batchroute.tables.parquet import PromptTable, find
+from batchroute.tables.files import Files
+from batchroute.tables.parquet import PromptTable
 
 _RUN = "run.json"
 _FINGERPRINT = "batchroute.label"
@@ -98,7 +99,8 @@ def label(options: LabelOptions, progress: Progress, fresh: bool = False) -> Out
 class _Labelling:
     def __init__(self, options: LabelOptions, progress: Progress) -> None:
         self.options, self.engine = options, LocalEngine(progress)
-        self.table = PromptTable.open(find(options.prompts))
+        source = Files(options.prompts)
+        self.table = PromptTable.open(source.find(), source)
         self.kind = self.table.prompt_kind(options.prompt)
         names = self.table.schema.names
         self.recorded = any(column in names for column in RECORDED.values())
@@ -123,7 +125,7 @@ class _Labelling:
         if options.id is not None:
             self.table.check_column(options.id, "--id")
         self.specs = {} if self.recorded or options.models is None else {side: self._spec(side) for side in SIDES}
-        self.tree = {"settings": self._settings(), "files": [identity(file) for file in self.table.files]}
+        self.tree = {"settings": self._settings(), "files": [file.identity() for file in self.table.files]}
         self.fingerprint = fingerprint_of(self.tree)
         self.file = TableFile(options.output, _FINGERPRINT)
         self.file.check_apart_from(options.prompts, [file.path for file in self.table.files])

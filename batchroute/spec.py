@@ -30,6 +30,9 @@ class OutputSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     uri: str
+    storage_options: dict[str, Any] = Field(default_factory=dict, description="of the fsspec filesystem")
+    single_writer: bool = Field(default=False, description="accept a storage without create-only puts")
+    keep_work: bool = Field(default=True, description="keep the work folder after the commit")
     prefix: str = Field(default="", description="put before the names of the result columns")
 
 
@@ -123,6 +126,18 @@ def load(path: str, overrides: Sequence[str] = ()) -> Job:
         raise InputError("\n".join(dict.fromkeys(problems))) from error
 
 
+def options_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """Storage options of a command line, each `key.of.an.option=value` with the value in YAML.
+
+    Raises:
+        InputError: one is not of that form.
+    """
+    tree: dict[str, Any] = {}
+    for pair in pairs:
+        _override(tree, pair, "--storage")
+    return dict(_expand(tree, "--storage", ()))
+
+
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
@@ -153,10 +168,10 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return tree
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _override(tree: dict[str, Any], override: str, option: str = "--set") -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise InputError(f"--set {override}: write it as key=value, for example policy.threshold=0.4")
+        raise InputError(f"{option} {override}: write it as key=value, for example {_EXAMPLES[option]}")
     *parents, last = key.split(".")
     # The ways to decide exclude each other, so that setting one on the command line replaces the other.
     if parents == ["policy"] and last in WAYS:
@@ -167,13 +182,14 @@ def _override(tree: dict[str, Any], override: str) -> None:
     for parent in parents:
         branch = branch.setdefault(parent, {})
         if not isinstance(branch, dict):
-            raise InputError(f"--set {override}: '{parent}' is not a section")
+            raise InputError(f"{option} {override}: '{parent}' is not a section")
     try:
         branch[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise InputError(f"--set {override}: the value is not valid YAML") from error
+        raise InputError(f"{option} {override}: the value is not valid YAML") from error
 
 
+_EXAMPLES = {"--set": "policy.threshold=0.4", "--storage": "anon=true"}
 _VARIABLE = re.compile(r"\$\$\{|\$\{(\w+)(?::-((?:[^{}]|\$\{[^{}]*\})*))?\}")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -16,18 +17,18 @@ from batchroute.stages.context import Snapshot
 from batchroute.stages.partition import read_partition, shard_stage
 from batchroute.stages.snapshot import RUN
 from batchroute.storage import manifest
-from batchroute.storage.objects import Folder
+from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Receipt, Workdir, run_ids
 
 
-def show(uri: str) -> None:
+def show(uri: str, storage_options: Mapping[str, Any] | None = None) -> None:
     """Print it.
 
     Raises:
         InputError: nothing is or was running on this output.
     """
-    output = Folder(uri)
-    if output.path.is_file():
+    output = folder_at(uri, storage_options)
+    if output.is_file():
         raise InputError(f"{output} is a file; give the output.uri of a job")
     committed = manifest.read(output)
     runs = run_ids(output)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from batchroute.progress import JsonProgress, PlainProgress, Progress, Tally, describe, duration
-from batchroute.storage.objects import Folder
+from batchroute.storage.local import LocalFolder
 from batchroute.storage.workdir import Facts, Receipt, Stage
 
 SECRET = "a prompt that no log may hold"
@@ -17,7 +17,7 @@ SECRET = "a prompt that no log may hold"
 
 def receipts(folder: Path, units: int) -> list[Receipt]:
     """Receipts of committed units of ten rows, one of them failed, each of which holds a secret."""
-    stage = Stage("run", Folder(str(folder)))
+    stage = Stage("run", LocalFolder(str(folder)))
     batch = pa.record_batch({"prompt": [SECRET] * 10})
     return [
         stage.commit(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.costs.prices import Price, usd
 from batchroute.costs.usage import ModelUsage, RouterUsage
 
 FILES = JSON, TABLE = ("cost.json", "cost.parquet")
+
+_SUMMED = ("input_tokens", "output_tokens", "cost")
 
 # The columns of cost.parquet that are not columns of the input.
 COLUMNS = ("name", "run_id", "route", "model", "rows", "failed", "input_tokens", "output_tokens", "cost")
@@ -124,14 +128,14 @@ def _baseline_by_token(small: ModelUsage, large: ModelUsage, answered: int, pric
     return Baseline(cost=large.cost + usd(spent), assumption=assumption)
 
 
-def by_group(files: list[Path], prefix: str, group_by: list[str]) -> pl.DataFrame:
+def by_group(files: Iterable[Any], prefix: str, group_by: list[str]) -> pl.DataFrame:
     """Rows, tokens and costs by route and by the values of `group_by`, from the committed files."""
-    column = {name: pl.col(prefix + name) for name in ("route", "status", "input_tokens", "output_tokens", "cost")}
+    column = {name: pl.col(prefix + name) for name in ("route", "status", *_SUMMED)}
     answered = (column["status"] == "ok") & (pl.col(prefix + "attempts") > 0)
-    return (
-        pl.scan_parquet(files)
-        .group_by(*(pl.col(name) for name in group_by), column["route"].alias("route"))
-        .agg(
+    keys = [*(pl.col(name) for name in group_by), column["route"].alias("route")]
+    columns = [*group_by, *(prefix + name for name in ("route", "status", *_SUMMED, "attempts"))]
+    of_files = [
+        frame.group_by(*keys).agg(
             pl.len().cast(pl.Int64).alias("rows"),
             (column["status"] == "failed").sum().cast(pl.Int64).alias("failed"),
             column["input_tokens"].filter(answered).sum().cast(pl.Int64).alias("input_tokens"),
@@ -139,16 +143,34 @@ def by_group(files: list[Path], prefix: str, group_by: list[str]) -> pl.DataFram
             # A sum over nothing but nulls is null here, not 0: no price, no cost.
             pl.when(column["cost"].is_not_null().all()).then(column["cost"].sum()).alias("cost"),
         )
-        .sort(*group_by, "route")
-        .collect(engine="streaming")
+        for frame in _frames(files, columns)
+    ]
+    names = [*group_by, "route"]
+    cost = pl.col("cost")
+    return (
+        pl.concat(of_files)
+        .group_by(names)
+        .agg(
+            pl.col("rows", "failed", "input_tokens", "output_tokens").sum(),
+            pl.when(cost.is_not_null().all()).then(cost.sum()).alias("cost"),
+        )
+        .sort(names)
     )
 
 
-def failures(files: list[Path], prefix: str) -> dict[str, int]:
+def failures(files: Iterable[Any], prefix: str) -> dict[str, int]:
     """How many rows failed with each error type."""
     kind = prefix + "error_type"
-    counted = pl.scan_parquet(files).drop_nulls(kind).group_by(kind).len().sort(kind).collect(engine="streaming")
-    return {str(name): int(count) for name, count in counted.iter_rows()}
+    counted: Counter[str] = Counter()
+    for frame in _frames(files, [kind]):
+        counted.update(dict(frame.drop_nulls(kind).group_by(kind).len().iter_rows()))
+    return dict(sorted(counted.items()))
+
+
+def _frames(files: Iterable[Any], columns: list[str]) -> Iterator[pl.DataFrame]:
+    """These columns, a file at a time: memory does not grow with the output."""
+    for file in files:
+        yield pl.DataFrame(pq.read_table(file, columns=list(dict.fromkeys(columns)), partitioning=None))
 
 
 def to_frame(report: CostReport, groups: pl.DataFrame) -> pl.DataFrame:

@@ -46,6 +46,7 @@ class Judge:
             raise InputError(f"the metric judge needs a key: set the environment variable {spec.api_key_env}")
         self._spec = spec
         self._openai = openai
+        self._secrets = [secret for secret in (key, urlsplit(spec.endpoint or "").password) if secret]
         # A server of one's own asks for no key, but the client does.
         self._client = openai.OpenAI(
             api_key=key or "none", base_url=spec.endpoint, timeout=_TIMEOUT_SECONDS, max_retries=_RETRIES
@@ -72,7 +73,7 @@ class Judge:
                 max_tokens=_MOST_TOKENS,
             )
         except openai.APITimeoutError as error:
-            return Measurement(error_type="api_error", error=models.first_line(error))
+            return Measurement(error_type="api_error", error=self._told(error))
         except openai.APIConnectionError as error:
             raise InputError(
                 f"the judge at {_host(spec.endpoint)} cannot be reached: is the endpoint right, and up?"
@@ -82,8 +83,15 @@ class Judge:
         except openai.NotFoundError as error:
             raise InputError(f"the judge's endpoint has no model '{spec.model}'") from error
         except openai.APIStatusError as error:
-            return Measurement(error_type="api_error", error=f"HTTP {error.status_code}: {models.first_line(error)}")
+            return Measurement(error_type="api_error", error=f"HTTP {error.status_code}: {self._told(error)}")
         return _read(answer)
+
+    def _told(self, error: Exception) -> str:
+        """The error's first line without the key, which some servers repeat in their answers."""
+        line = str(error)
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
+        return models.first_line(RuntimeError(line))
 
 
 def _host(endpoint: str | None) -> str:

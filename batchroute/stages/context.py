@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from batchroute.engines.local import LocalEngine
 from batchroute.spec import Job
 from batchroute.storage.workdir import FORMAT_VERSION, Workdir
-from batchroute.tables.parquet import InputFile, PromptKind, PromptTable
+from batchroute.tables.files import InputFile
+from batchroute.tables.parquet import PromptKind, PromptTable
 
 
 class Span(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -53,26 +53,35 @@ def merge(context: Context) -> None:
     pending = [part for part in context.snapshot.parts() if part.unit not in done]
     if not pending:
         return
-    reader = context.table.reader()
-    answers = [_Answers(context, side) for side in SIDES]
-    schema = pa.schema([*reader.schema, *_result_fields(context)], metadata=reader.schema.metadata)
+    # Listed once, before the threads.
+    for side in SIDES:
+        context.work.stage(side).receipts()
 
-    def do(part: Span) -> Receipt:
-        started = time.perf_counter()
-        counts: dict[str, int] = {}
-        batches = list(_merge_part(context, part, reader, answers, schema, counts))
-        facts = Facts(
-            run_id=context.snapshot.run_id,
-            unit=part.unit,
-            rows=part.rows,
-            first=part.start if part.rows else -1,
-            last=part.stop - 1 if part.rows else -1,
-            seconds=time.perf_counter() - started,
-            counts=counts,
-        )
-        return stage.commit(facts, schema, batches)
+    def worker() -> Callable[[Span], Receipt]:
+        reader = context.table.reader()
+        answers = [_Answers(context, side) for side in SIDES]
+        schema = pa.schema([*reader.schema, *_result_fields(context)], metadata=reader.schema.metadata)
 
-    context.engine.carry_out(STAGE, pending, list(done.values()), do)
+        def do(part: Span) -> Receipt:
+            started = time.perf_counter()
+            counts: dict[str, int] = {}
+            facts = Facts(
+                run_id=context.snapshot.run_id,
+                unit=part.unit,
+                rows=part.rows,
+                first=part.start if part.rows else -1,
+                last=part.stop - 1 if part.rows else -1,
+                seconds=0.0,
+            )
+
+            def finish(facts: Facts) -> Facts:
+                return facts.model_copy(update={"seconds": time.perf_counter() - started, "counts": counts})
+
+            return stage.commit(facts, schema, _merge_part(context, part, reader, answers, schema, counts), finish)
+
+        return do
+
+    context.engine.carry_out_beside(STAGE, pending, list(done.values()), worker)
 
 
 def _result_fields(context: Context) -> list[pa.Field]:

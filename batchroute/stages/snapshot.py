@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,11 @@ from batchroute.spec import SIDES, Job
 from batchroute.stages.context import Snapshot
 from batchroute.stages.merge import result_names
 from batchroute.storage import manifest
-from batchroute.storage.objects import Folder
-from batchroute.storage.workdir import Workdir, run_ids
-from batchroute.tables.parquet import InputFile, PromptTable, find
+from batchroute.storage.folder import Folder
+from batchroute.storage.objects import is_local, local_path
+from batchroute.storage.workdir import Workdir, claim, run_ids
+from batchroute.tables.files import Files, InputFile
+from batchroute.tables.parquet import PromptTable
 
 RUN = "run.json"
 
@@ -32,7 +33,14 @@ _CHUNK_ROWS, _UNIT_ROWS, _PART_ROWS = 2048, 256, 65536
 _CHUNK_BYTES, _PART_BYTES = 64 << 20, 256 << 20
 
 # Settings that change how fast results come, not what they are.
-_NOT_RESULTS = {"name": True, "output": {"uri"}, "report": True, "units": True, "max_failed": True}
+_NOT_RESULTS_OF_AN_OUTPUT = {"uri", "storage_options", "single_writer", "keep_work"}
+_NOT_RESULTS = {
+    "name": True,
+    "output": _NOT_RESULTS_OF_AN_OUTPUT,
+    "report": True,
+    "units": True,
+    "max_failed": True,
+}
 _NOT_RESULTS_OF_A_MODEL = {"batch_size"}
 
 
@@ -42,8 +50,9 @@ def inspect(job: Job) -> tuple[Snapshot, PromptTable]:
     Raises:
         InputError: about the input's files or columns, a model that is not there, or a clash of names.
     """
-    files = find(job.input.uri)
-    table = PromptTable.open(files)
+    source = Files(job.input.uri, job.input.storage_options)
+    files = source.find()
+    table = PromptTable.open(files, source)
     kind = table.prompt_kind(job.input.prompt)
     if job.input.id is not None:
         table.check_column(job.input.id, "input.id")
@@ -52,7 +61,7 @@ def inspect(job: Job) -> tuple[Snapshot, PromptTable]:
     _check_result_names(job, table)
     _check_output_place(job, files)
     settings = _settings(job)
-    fingerprint = fingerprint_of({"settings": settings, "files": [identity(file) for file in files]})
+    fingerprint = fingerprint_of({"settings": settings, "files": [file.identity() for file in files]})
     chunk_rows, unit_rows, part_rows = _bounds(job, files, table.rows)
     snapshot = Snapshot(
         run_id=fingerprint[:16],
@@ -83,6 +92,11 @@ def begin(job: Job, snapshot: Snapshot, table: PromptTable, output: Folder) -> t
             check_ids(table, job.input.id)
         work.put_json(RUN, snapshot.model_dump(mode="json"))
         begun = work.read_json(RUN)
+        if claim(output, snapshot.run_id) != snapshot.run_id:
+            # Another job began here at the same moment and was first.
+            work.folder.remove_all()
+            refuse_others(output, snapshot)
+            raise InputError(f"{output} was claimed by another run that is gone; start anew with --fresh")
     return Snapshot.model_validate(begun), work
 
 
@@ -178,17 +192,21 @@ def _check_result_names(job: Job, table: PromptTable) -> None:
 
 
 def _check_output_place(job: Job, files: list[InputFile]) -> None:
-    output = str(Folder(job.output.uri).path)
-    source = os.path.abspath(os.path.expanduser(job.input.uri))
-    inside = os.path.isdir(source) and os.path.commonpath([source, output]) == source
-    if inside or any(file.path.startswith(output + os.sep) for file in files):
+    output, source = _place(job.output.uri), _place(job.input.uri)
+    inside = files[0].path != source and f"{output}/".startswith(f"{source}/")
+    if inside or any(file.path.startswith(f"{output}/") for file in files):
         raise InputError(f"output.uri {output} and the input {source} lie in one another; choose another output folder")
+
+
+def _place(uri: str) -> str:
+    return local_path(uri) if is_local(uri) else uri.rstrip("/")
 
 
 def _settings(job: Job) -> dict[str, Any]:
     """All settings that the results depend on; models by their identity, so that new weights are another run."""
     settings = job.model_dump(mode="json", exclude=_NOT_RESULTS, exclude_none=True)  # type: ignore[arg-type]
-    del settings["input"]["uri"]
+    # Where the input is stands in the files' identities; the options may hold secrets.
+    del settings["input"]["uri"], settings["input"]["storage_options"]
     settings["router"].pop("token_budget", None)
     settings["router"]["model"] = models.identity(job.router.model, ignore=[CALIBRATION_FILE])
     if job.policy.max_quality_drop is not None:
@@ -226,10 +244,6 @@ def calibrated_point(job: Job) -> Point | None:
     return job.policy.point(calibration)
 
 
-def identity(file: InputFile) -> dict[str, Any]:
-    return file.model_dump(include={"path", "size", "mtime_ns", "rows"})
-
-
 def _bounds(job: Job, files: list[InputFile], rows: int) -> tuple[int, int, int]:
     row_bytes = max(1, sum(file.bytes for file in files) // max(1, rows))
     large = math.ceil(rows / _UNITS_A_RUN)
@@ -262,7 +276,7 @@ def difference(place: object, what: str, other: dict[str, Any], now: dict[str, A
 
 
 def _tree(snapshot: Snapshot) -> dict[str, Any]:
-    return {"settings": snapshot.settings, "files": [identity(file) for file in snapshot.files]}
+    return {"settings": snapshot.settings, "files": [file.identity() for file in snapshot.files]}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.errors import InputError
-from batchroute.storage.objects import Folder
+from batchroute.storage.folder import Folder
 from batchroute.storage.workdir import FORMAT_VERSION
 
 MANIFEST = "manifest.json"
@@ -39,6 +39,7 @@ class Manifest(BaseModel):
     settings: dict[str, Any]
     input_files: list[dict[str, Any]]
     committed_at: str
+    committed_by: str
     rows: int
     counts: dict[str, int]
     cutoff: dict[str, Any]

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchroute.errors import InputError
-from batchroute.storage.objects import Folder
+from batchroute.storage.local import LocalFolder
+from batchroute.storage.objects import is_local, local_path
 from batchroute.storage.workdir import work_root
 
 
@@ -24,9 +25,11 @@ class TableFile:
         Raises:
             InputError: the place is a folder, or not a local path.
         """
-        self.output = Folder(uri)
+        if not is_local(uri):
+            raise InputError(f"'{uri}': a table like this is written to local disk; give a local path")
+        self.output = LocalFolder(local_path(uri))
         self._key = key
-        self._folder, self._name = Folder(str(self.output.path.parent)), self.output.path.name
+        self._folder, self._name = LocalFolder(self.output.path.parent), self.output.path.name
         if self.output.path.is_dir():
             raise InputError(f"the output {self.output} is a folder; name a parquet file")
 

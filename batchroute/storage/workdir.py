@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from batchroute.errors import InputError
-from batchroute.storage.objects import Folder
+from batchroute.storage.folder import Folder
 
 _FACTS = b"batchroute.unit"
 _KEPT = ".kept.parquet"
+_CLAIM = "claim.json"
 _ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 1 << 16, 64 << 20
 WORK_SUFFIX = ".work"
 FORMAT_VERSION = 1
@@ -68,27 +69,38 @@ class Stage:
         """The receipts of all units done so far, by unit, in order; one listing, and each receipt read once."""
         # By number: unit 100000 comes after unit 99999.
         names = sorted((name.removesuffix(".json") for name in self._receipts.names(".json")), key=int)
-        known = {unit: self._known.get(unit) or self._read_receipt(unit) for unit in names}
-        self._known = known
-        return dict(known)
+        new = [unit for unit in names if unit not in self._known]
+        found = self._receipts.read_all([f"{unit}.json" for unit in new])
+        self._known |= {unit: Receipt.model_validate_json(data) for unit, data in zip(new, found, strict=True)}
+        self._known = {unit: self._known[unit] for unit in names}
+        return dict(self._known)
 
-    def commit(self, facts: Facts, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Receipt:
+    def commit(
+        self,
+        facts: Facts,
+        schema: pa.Schema,
+        batches: Iterable[pa.RecordBatch],
+        finish: Callable[[Facts], Facts] | None = None,
+    ) -> Receipt:
         """Put the unit's data and then its receipt. When another attempt's data is there already, that is adopted.
+
+        Args:
+            finish: adds to `facts` what is known only when all `batches` were taken.
 
         Raises:
             InputError: a file of the unit's name is there that is not this unit's.
         """
-        file = f"{self._prefix}{facts.unit}.parquet"
-        data = parquet_bytes(schema, batches, facts)
+        unit, file = facts.unit, f"{self._prefix}{facts.unit}.parquet"
+        data, facts = parquet_bytes(schema, batches, facts, finish)
         # The receipt's put syncs the folder for both, when both are in it.
         if not self._data.put_new(file, data, sync_folder=self._data is not self._receipts):
             data = memoryview(self._data.read(file))
             facts = self._adopt(file, data, facts)
         sha256 = hashlib.sha256(data).hexdigest()
         receipt = Receipt(**facts.model_dump(), file=file, bytes=len(data), sha256=sha256)
-        if not self._receipts.put_new(f"{facts.unit}.json", receipt.model_dump_json().encode()):
-            receipt = self._read_receipt(facts.unit)
-        self._known[facts.unit] = receipt
+        if not self._receipts.put_new(f"{unit}.json", receipt.model_dump_json().encode()):
+            receipt = Receipt.model_validate_json(self._receipts.read(f"{unit}.json"))
+        self._known[unit] = receipt
         return receipt
 
     def read(self, unit: str, columns: list[str] | None = None) -> pa.Table:
@@ -112,9 +124,6 @@ class Stage:
             return None
         return _read_table(self._receipts, unit + _KEPT)
 
-    def _read_receipt(self, unit: str) -> Receipt:
-        return Receipt.model_validate_json(self._receipts.read(f"{unit}.json"))
-
     def _adopt(self, file: str, data: memoryview, facts: Facts) -> Facts:
         found = read_facts(pa.BufferReader(data))
         if found is None or (found.run_id, found.unit, found.rows) != (facts.run_id, facts.unit, facts.rows):
@@ -129,13 +138,15 @@ class Workdir:
         self.output = output
         self.run_id = run_id
         self.folder = work_root(output).folder(run_id)
+        self._stages: dict[str, Stage] = {}
 
     def stage(self, name: str) -> Stage:
         """The stage's units; those of `merge` are the parts of the output, put straight into `data/`."""
-        receipts = self.folder.folder(name)
-        if name == "merge":
-            return Stage(self.run_id, receipts, self.output.folder("data"), prefix="part-")
-        return Stage(self.run_id, receipts)
+        if name not in self._stages:
+            receipts = self.folder.folder(name)
+            data, prefix = (self.output.folder("data"), "part-") if name == "merge" else (None, "")
+            self._stages[name] = Stage(self.run_id, receipts, data, prefix)
+        return self._stages[name]
 
     def put_json(self, name: str, value: object) -> bool:
         """Create-only, as all puts."""
@@ -153,13 +164,19 @@ class Workdir:
 
 def work_root(output: Folder) -> Folder:
     """Beside the output, not in it: readers of the output never list work in progress."""
-    return Folder(str(output.path.with_name(output.path.name + WORK_SUFFIX)))
+    return output.beside(WORK_SUFFIX)
 
 
 def run_ids(output: Folder) -> list[str]:
     """The runs that have a work folder beside this output."""
-    root = work_root(output).path
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+    return work_root(output).folders()
+
+
+def claim(output: Folder, run_id: str) -> str:
+    """Let one run have this output, of all that begin at the same time; returns which one that is."""
+    root = work_root(output)
+    root.put_new(_CLAIM, json.dumps({"run_id": run_id}).encode())
+    return str(json.loads(root.read(_CLAIM))["run_id"])
 
 
 def read_facts(source: object) -> Facts | None:
@@ -173,23 +190,29 @@ def read_facts(source: object) -> Facts | None:
 
 def is_ours(folder: Folder, name: str) -> bool:
     """Whether a run of batchroute wrote this parquet file."""
-    return read_facts(folder.path / name) is not None
+    return read_facts(folder.parquet(name)) is not None
 
 
-def parquet_bytes(schema: pa.Schema, batches: Iterable[pa.RecordBatch], facts: Facts) -> memoryview:
-    """A whole parquet file in memory; `facts` go into its metadata."""
-    metadata = {**(schema.metadata or {}), _FACTS: facts.model_dump_json().encode()}
+def parquet_bytes(
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    facts: Facts,
+    finish: Callable[[Facts], Facts] | None = None,
+) -> tuple[memoryview, Facts]:
+    """A whole parquet file in memory, compressed, with its final facts in the metadata."""
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema.with_metadata(metadata), compression="zstd") as writer:
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         for group in _row_groups(batches):
             writer.write_table(pa.Table.from_batches(group))
-    return memoryview(sink.getvalue())
+        facts = facts if finish is None else finish(facts)
+        writer.add_key_value_metadata({_FACTS: facts.model_dump_json().encode()})
+    return memoryview(sink.getvalue()), facts
 
 
 def _read_table(folder: Folder, name: str, columns: list[str] | None = None) -> pa.Table:
     try:
         table = pq.read_table(
-            folder.path / name, columns=columns, use_threads=False, pre_buffer=False, partitioning=None
+            folder.parquet(name), columns=columns, use_threads=False, pre_buffer=False, partitioning=None
         )
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         state = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"

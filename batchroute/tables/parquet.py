@@ -1,28 +1,27 @@
-"""Prompt tables in parquet: a file, a glob, or a folder with or without hive partitions."""
+"""Prompt tables in parquet: rows of many files as one table, read in ranges."""
 
 from __future__ import annotations
 
 import bisect
-import glob
 import itertools
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-from urllib.parse import unquote
+from typing import Any, Literal
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.core import split_protocol
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from batchroute.errors import InputError
+from batchroute.tables.files import Files, InputFile
 
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-_READ_ROWS = 4096
+_READ_ROWS, _BATCHES_AHEAD = 4096, 4
+# What streams of all columns of a file may hold together, and each of them.
+_BUFFERS, _MOST_BUFFER, _LEAST_BUFFER = 64 << 20, 4 << 20, 64 << 10
 _WHOLE = re.compile("-?[0-9]{1,18}")
 
 PromptKind = Literal["text", "messages"]
@@ -36,77 +35,7 @@ class InputSpec(BaseModel):
     uri: str
     prompt: str = "prompt"
     id: str | None = None
-
-
-class InputFile(BaseModel):
-    """One file of the input, as it was when the run began."""
-
-    model_config = ConfigDict(frozen=True)
-
-    path: str
-    size: int
-    mtime_ns: int
-    rows: int
-    bytes: int
-    """Of all columns, before compression."""
-    hive: dict[str, str | None]
-
-
-def find(uri: str) -> list[InputFile]:
-    """The files of the input, in the order of their paths, with row counts from their footers.
-
-    Raises:
-        InputError: nothing matches, or a file is no parquet.
-    """
-    protocol, path = split_protocol(uri)
-    if protocol not in (None, "file", "local"):
-        raise InputError(f"input.uri '{uri}': {protocol}:// is not supported; give a local path")
-    path = os.path.abspath(os.path.expanduser(path))
-    filesystem = fsspec.filesystem("file", use_listings_cache=False, skip_instance_cache=True)
-    is_glob = any(character in path for character in "*?[") and not os.path.exists(path)
-    if is_glob:
-        base = str(Path(*itertools.takewhile(lambda part: not set(part) & set("*?["), Path(path).parts)))
-        found = filesystem.glob(path)
-    elif os.path.isdir(path):
-        base, found = path, filesystem.glob(f"{glob.escape(path)}/**/*.parquet")
-    else:
-        base, found = path, [path]
-    files = [name for name in sorted(found) if os.path.isfile(name)]
-    visible = [name for name in files if not _hidden(os.path.relpath(name, base))]
-    if not visible:
-        what = "no file matches" if is_glob else "no parquet file in" if os.path.isdir(path) else "no such file:"
-        raise InputError(f"input.uri: {what} {path}")
-    return [_inspect(name, base) for name in visible]
-
-
-def _hidden(relative: str) -> bool:
-    # Spark's _SUCCESS and _temporary, editors' and our own dot-files.
-    return any(part.startswith(("_", ".")) and "=" not in part for part in Path(relative).parts)
-
-
-def _inspect(path: str, base: str) -> InputFile:
-    status = os.stat(path)
-    metadata = _footer(path)
-    folders = Path(os.path.relpath(path, base)).parts[:-1]
-    pairs = dict(part.split("=", 1) for part in folders if "=" in part)
-    hive = {key: None if value == _HIVE_NULL else unquote(value) for key, value in pairs.items()}
-    uncompressed = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-    return InputFile(
-        path=path,
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
-        rows=metadata.num_rows,
-        bytes=uncompressed,
-        hive=hive,
-    )
-
-
-def _footer(path: str) -> pq.FileMetaData:
-    try:
-        return pq.read_metadata(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = "permission denied" if isinstance(error, PermissionError) else "not a readable parquet file"
-        raise InputError(f"input: {path} is {reason}") from error
+    storage_options: dict[str, Any] = Field(default_factory=dict, description="of the fsspec filesystem")
 
 
 @dataclass(frozen=True)
@@ -118,24 +47,26 @@ class PromptTable:
     """Of the input with its hive columns at the end."""
     offsets: list[int]
     """The position of each file's first row, and the number of rows at the end."""
+    source: Files
 
     @classmethod
-    def open(cls, files: list[InputFile]) -> PromptTable:
+    def open(cls, files: list[InputFile], source: Files | None = None) -> PromptTable:
         """Raises:
         InputError: the files' columns differ.
         """
-        schema = _file_schema(files[0])
+        source = source or Files()
+        schemas = source.schemas(files)
+        schema = schemas[0]
         twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"input: {files[0].path} has two columns '{twice}'; rename one of them")
-        for file in files[1:]:
-            other = _file_schema(file)
+        for file, other in zip(files[1:], schemas[1:], strict=True):
             _check_same_columns(schema, files[0], other, file)
             # A column that one file promises to be free of nulls may hold them in another.
             fields = [field.with_nullable(field.nullable or other.field(field.name).nullable) for field in schema]
             schema = pa.schema(fields, metadata=schema.metadata)
         offsets = list(itertools.accumulate((file.rows for file in files), initial=0))
-        return cls(files, _with_hive(schema, files), offsets)
+        return cls(files, _with_hive(schema, files), offsets, source)
 
     @property
     def rows(self) -> int:
@@ -221,7 +152,7 @@ class RowReader:
         """The file and the row group that hold `position`, and the position of the group's first row."""
         table = self._table
         index = bisect.bisect_right(table.offsets, position) - 1
-        metadata = _footer(table.files[index].path)
+        metadata = table.source.footer(table.files[index])
         group, group_start = 0, table.offsets[index]
         while group_start + metadata.row_group(group).num_rows <= position:
             group_start += metadata.row_group(group).num_rows
@@ -236,12 +167,19 @@ class RowReader:
         for number in range(index, len(self._table.files)):
             file = self._table.files[number]
             stored = [name for name in self.schema.names if name not in _hive_names(self._table.files)]
-            _check_unchanged(file)
-            # A buffered stream: a column chunk of a gigabyte must not come into memory whole.
-            with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as source:
-                groups = range(group if number == index else 0, source.metadata.num_row_groups)
-                for batch in source.iter_batches(_READ_ROWS, groups, stored, use_threads=False):
-                    yield self._complete(batch, file)
+            groups = range(group if number == index else 0, self._table.source.footer(file).num_row_groups)
+            batches = (self._complete(batch, file) for batch in self._stored(file, groups, stored))
+            yield from batches if self._table.source.is_local else _ahead(batches)
+
+    def _stored(self, file: InputFile, groups: range, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        self._table.source.check_unchanged(file)
+        # Buffered streams: a column chunk of a gigabyte must not come into memory whole.
+        buffer = min(_MOST_BUFFER, max(_LEAST_BUFFER, _BUFFERS // max(1, len(columns))))
+        if self._table.source.is_local:
+            buffer = min(buffer, 1 << 20)
+        where = self._table.source.open(file)
+        with pq.ParquetFile(where, pre_buffer=False, buffer_size=buffer) as opened:
+            yield from opened.iter_batches(_READ_ROWS, groups, columns, use_threads=False)
 
     def _complete(self, batch: pa.RecordBatch, file: InputFile) -> pa.RecordBatch:
         """The batch with its hive columns, in the order of the schema."""
@@ -254,13 +192,13 @@ class RowReader:
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
 
-def _check_unchanged(file: InputFile) -> None:
-    try:
-        status = os.stat(file.path)
-    except FileNotFoundError as error:
-        raise InputError(f"input: {file.path} is gone since the run began") from error
-    if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
-        raise InputError(f"input: {file.path} has changed since the run began; put it back, or start with --fresh")
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same, some of them fetched in a thread before they are asked for."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = deque(pool.submit(next, batches, None) for _ in range(_BATCHES_AHEAD))
+        while (batch := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, batches, None))
+            yield batch
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -272,10 +210,6 @@ def _is_message(kind: pa.DataType) -> bool:
         return False
     fields = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
     return {"role", "content"} <= fields.keys() and _is_text(fields["role"]) and _is_text(fields["content"])
-
-
-def _file_schema(file: InputFile) -> pa.Schema:
-    return pq.read_schema(file.path)
 
 
 def _check_same_columns(first: pa.Schema, first_file: InputFile, schema: pa.Schema, file: InputFile) -> None:

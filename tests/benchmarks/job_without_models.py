@@ -126,11 +126,11 @@ def score_only(path: str) -> None:
     from batchroute.progress import JsonProgress
     from batchroute.stages import score, snapshot
     from batchroute.stages.context import Context
-    from batchroute.storage.objects import Folder
+    from batchroute.storage.local import LocalFolder
 
     job = spec.load(path)
     frozen, table = snapshot.inspect(job)
-    frozen, work = snapshot.begin(job, frozen, table, Folder(job.output.uri))
+    frozen, work = snapshot.begin(job, frozen, table, LocalFolder(job.output.uri))
     score.score(Context(job, frozen, table, work, LocalEngine(JsonProgress())))
 
 

@@ -10,8 +10,8 @@ import pytest
 import batchroute
 from batchroute.errors import InputError
 from batchroute.storage import manifest
+from batchroute.storage.local import LocalFolder
 from batchroute.storage.manifest import DataFile, Manifest
-from batchroute.storage.objects import Folder
 
 
 def a_manifest(**changes: Any) -> Manifest:
@@ -22,6 +22,7 @@ def a_manifest(**changes: Any) -> Manifest:
         "settings": {"policy": {"threshold": 0.5}},
         "input_files": [{"path": "a.parquet", "size": 1, "mtime_ns": 1763942400123456789, "rows": 3}],
         "committed_at": "2026-11-24T00:00:00+00:00",
+        "committed_by": "host:1:0",
         "rows": 3,
         "counts": {"ok": 2, "failed": 1},
         "cutoff": {"score": 0.5, "last_tie": 9223372036854775807},
@@ -34,14 +35,14 @@ def a_manifest(**changes: Any) -> Manifest:
 
 
 def test_what_is_put_is_read(tmp_path: Path) -> None:
-    output = Folder(str(tmp_path / "out"))
+    output = LocalFolder(str(tmp_path / "out"))
     assert manifest.read(output) is None
     assert a_manifest().put(output)
     assert manifest.read(output) == a_manifest()
 
 
 def test_the_first_manifest_stays(tmp_path: Path) -> None:
-    output = Folder(str(tmp_path))
+    output = LocalFolder(str(tmp_path))
     a_manifest(name="first").put(output)
     assert not a_manifest(name="second").put(output)
     found = manifest.read(output)
@@ -55,7 +56,7 @@ def test_the_first_manifest_stays(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_a_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(InputError, match=r"manifest\.json is damaged") as caught:
-        manifest.read(Folder(str(tmp_path)))
+        manifest.read(LocalFolder(str(tmp_path)))
     assert "\n" not in str(caught.value)
 
 
@@ -64,7 +65,7 @@ def test_another_format_is_refused_with_both_versions(tmp_path: Path, version: o
     tree = json.loads(a_manifest().model_dump_json()) | {"format_version": version}
     (tmp_path / "manifest.json").write_text(json.dumps(tree))
     with pytest.raises(InputError, match=f"has format version {version}; this batchroute reads 1"):
-        manifest.read(Folder(str(tmp_path)))
+        manifest.read(LocalFolder(str(tmp_path)))
 
 
 def test_the_versions_name_what_results_depend_on() -> None:

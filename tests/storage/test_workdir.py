@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchroute.errors import InputError
-from batchroute.storage.objects import Folder
+from batchroute.storage.local import LocalFolder
 from batchroute.storage.workdir import Facts, Receipt, Stage, Workdir, parquet_bytes, read_facts, run_ids, work_root
 
 SCHEMA = pa.schema([pa.field("position", pa.int64()), pa.field("text", pa.string())], metadata={b"mine": b"kept"})
@@ -26,7 +26,7 @@ def facts(unit: str = "00000", count: int = 3, run_id: str = "run", **more: floa
 
 def stage(folder: Path) -> Stage:
     """A stage as a new process sees it."""
-    return Workdir(Folder(str(folder / "out")), "run").stage("score")
+    return Workdir(LocalFolder(str(folder / "out")), "run").stage("score")
 
 
 def stage_folder(folder: Path) -> Path:
@@ -103,9 +103,9 @@ def test_the_first_receipt_wins(tmp_path: Path) -> None:
         b"",
         b"not parquet at all",
         b"PAR1" + b"\xff" * 40 + b"\x20\x00\x00\x00PAR1",
-        bytes(parquet_bytes(SCHEMA, [rows(0, 3)], facts(run_id="other"))),
-        bytes(parquet_bytes(SCHEMA, [rows(0, 3)], facts(unit="00001"))),
-        bytes(parquet_bytes(SCHEMA, [rows(0, 2)], facts(count=2))),
+        bytes(parquet_bytes(SCHEMA, [rows(0, 3)], facts(run_id="other"))[0]),
+        bytes(parquet_bytes(SCHEMA, [rows(0, 3)], facts(unit="00001"))[0]),
+        bytes(parquet_bytes(SCHEMA, [rows(0, 2)], facts(count=2))[0]),
     ],
     ids=["empty", "not parquet", "a broken footer", "another run", "another unit", "other rows"],
 )
@@ -174,7 +174,7 @@ def test_reopening_is_finished_by_repeating_it_after_a_crash(tmp_path: Path) -> 
 
 
 def test_merged_parts_lie_in_the_output_and_their_receipts_beside_it(tmp_path: Path) -> None:
-    work = Workdir(Folder(str(tmp_path / "out")), "run")
+    work = Workdir(LocalFolder(str(tmp_path / "out")), "run")
     receipt = work.stage("merge").commit(facts(), SCHEMA, [rows(0, 3)])
     assert receipt.file == "part-00000.parquet"
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {
@@ -187,7 +187,7 @@ def test_merged_parts_lie_in_the_output_and_their_receipts_beside_it(tmp_path: P
 
 def test_small_batches_become_one_row_group_and_large_ones_several() -> None:
     def groups(batches: list[pa.RecordBatch]) -> list[int]:
-        metadata = pq.read_metadata(pa.BufferReader(parquet_bytes(batches[0].schema, batches, facts())))
+        metadata = pq.read_metadata(pa.BufferReader(parquet_bytes(batches[0].schema, batches, facts())[0]))
         return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
     assert groups([rows(0, 100)] * 50) == [5000]
@@ -197,7 +197,7 @@ def test_small_batches_become_one_row_group_and_large_ones_several() -> None:
 
 
 def test_json_state_is_create_only(tmp_path: Path) -> None:
-    work = Workdir(Folder(str(tmp_path / "out")), "run")
+    work = Workdir(LocalFolder(str(tmp_path / "out")), "run")
     assert work.read_json("run.json") is None
     assert work.put_json("run.json", {"a": 1})
     assert not work.put_json("run.json", {"a": 2})
@@ -205,7 +205,7 @@ def test_json_state_is_create_only(tmp_path: Path) -> None:
 
 
 def test_the_runs_of_an_output_are_found_beside_it(tmp_path: Path) -> None:
-    output = Folder(str(tmp_path / "out"))
+    output = LocalFolder(str(tmp_path / "out"))
     assert run_ids(output) == []
     for run_id in ("b", "a"):
         Workdir(output, run_id).put_json("run.json", {})

@@ -15,9 +15,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchroute.errors import InputError
-from batchroute.tables.parquet import PromptTable, RowReader, find
+from batchroute.tables.files import Files, InputFile
+from batchroute.tables.parquet import PromptTable, RowReader
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+def find(uri: str) -> list[InputFile]:
+    return Files(uri).find()
 
 
 def write(path: Path, rows: int | pa.Table = 3, start: int = 0, group: int | None = None) -> Path:
@@ -129,10 +134,6 @@ class TestFind:
         (tmp_path / "b.parquet").write_bytes(content)
         with pytest.raises(InputError, match=r"b\.parquet is not a readable parquet file"):
             find(str(tmp_path))
-
-    def test_another_protocol_is_refused(self) -> None:
-        with pytest.raises(InputError, match="s3:// is not supported"):
-            find("s3://bucket/*.parquet")
 
 
 class TestHive:

@@ -1,0 +1,183 @@
+"""Folders on S3, and on any other filesystem that fsspec knows."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+
+from batchroute.errors import InputError
+from batchroute.storage.folder import Folder
+from batchroute.storage.store import RangeFile, Store
+
+_READS_AT_ONCE = 16
+_PROBE = ".probe-"
+
+
+class RemoteFolder(Folder):
+    """A put is one conditional request (S3: `If-None-Match: *`), or a multipart upload that ends with one."""
+
+    def __init__(self, store: Store, uri: str, single_writer: bool = False) -> None:
+        self.uri = uri
+        self._store = store
+        self._single_writer = single_writer
+        self._create_only = not single_writer
+
+    def folder(self, name: str) -> RemoteFolder:
+        return self._at(f"{self.uri}/{name}")
+
+    def beside(self, suffix: str) -> RemoteFolder:
+        return self._at(self.uri + suffix)
+
+    def put_new(self, name: str, data: bytes | memoryview, sync_folder: bool = True) -> bool:
+        uri, content = f"{self.uri}/{name}", bytes(data)
+        try:
+            self._store.call("write", uri, lambda fs: self._create(fs, self._store.path(uri), content))
+        except FileNotFoundError as error:
+            raise InputError(f"cannot write {uri}: the bucket does not exist; create it") from error
+        except FileExistsError:
+            # It may be this very put, whose answer was lost on the way before it was tried again.
+            return self._holds(uri, content)
+        return True
+
+    def check_create_only(self) -> str | None:
+        name = f"{_PROBE}{uuid.uuid4().hex}"
+        strict = self._at(self.uri)
+        strict._create_only = True
+        try:
+            kept = strict.put_new(name, b"1") and not strict.put_new(name, b"2")
+        except InputError:
+            # A storage that knows no conditional put may refuse one; any other trouble shows in a plain put too.
+            self._plain(name)
+            kept = False
+        self.remove(name)
+        if kept:
+            self._create_only = True
+            return None
+        missing = f"the storage of {self.uri} has no create-only puts (If-None-Match)"
+        if self._single_writer:
+            return f"{missing}: a second run at the same time would damage this one's output"
+        raise InputError(
+            f"{missing}, which keep two runs at once apart; use a storage that has them, or, when only one run at a "
+            "time can write there, set output.single_writer: true"
+        )
+
+    def check_writable(self) -> None:
+        name = f"{_PROBE}{uuid.uuid4().hex}"
+        self._plain(name)
+        self.remove(name)
+
+    def read(self, name: str) -> bytes:
+        return self._store.read(f"{self.uri}/{name}")
+
+    def read_all(self, names: list[str]) -> list[bytes]:
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+            return list(pool.map(self.read, names))
+
+    def parquet(self, name: str, size: int | None = None) -> Any:
+        if size is None:
+            return pa.BufferReader(self.read(name))
+        return pa.PythonFile(RangeFile(self._store, f"{self.uri}/{name}", size), mode="r")
+
+    def exists(self, name: str = "") -> bool:
+        try:
+            self._store.info(f"{self.uri}/{name}" if name else self.uri)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_file(self) -> bool:
+        try:
+            return bool(self._store.info(self.uri)["type"] == "file")
+        except FileNotFoundError:
+            return False
+
+    def names(self, suffix: str) -> list[str]:
+        return [name for name in self._list("file") if name.endswith(suffix) and not name.startswith(_PROBE)]
+
+    def folders(self) -> list[str]:
+        return self._list("directory")
+
+    def leftovers(self, older_than: float) -> list[str]:
+        return [f"upload {self._store.uri(f'{bucket}/{key}')}" for bucket, key, _ in self._uploads(older_than)]
+
+    def remove_leftovers(self, older_than: float) -> None:
+        for bucket, key, upload in self._uploads(older_than):
+            request = {"Bucket": bucket, "Key": key, "UploadId": upload}
+            self._store.call(
+                "remove",
+                self.uri,
+                lambda fs: fs.call_s3("abort_multipart_upload", **request),  # noqa: B023, called at once
+            )
+
+    def age(self, name: str) -> float:
+        info = self._store.info(f"{self.uri}/{name}")
+        put = info.get("LastModified") or info.get("updated") or info.get("last_modified") or info.get("created")
+        if isinstance(put, str):
+            put = datetime.datetime.fromisoformat(put)
+        return time.time() - put.timestamp() if isinstance(put, datetime.datetime) else float("inf")
+
+    def remove(self, name: str) -> None:
+        uri = f"{self.uri}/{name}"
+        with contextlib.suppress(FileNotFoundError):
+            self._store.call("remove", uri, lambda fs: fs.rm_file(self._store.path(uri)))
+
+    def remove_all(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._store.call("remove", self.uri, lambda fs: fs.rm(self._store.path(self.uri), recursive=True))
+
+    def _at(self, uri: str) -> RemoteFolder:
+        other = RemoteFolder(self._store, uri, self._single_writer)
+        other._create_only = self._create_only
+        return other
+
+    def _create(self, fs: Any, path: str, content: bytes) -> None:
+        if self._create_only:
+            fs.pipe_file(path, content, mode="create")
+        elif fs.exists(path):
+            raise FileExistsError(path)
+        else:
+            fs.pipe_file(path, content)
+
+    def _plain(self, name: str) -> None:
+        uri = f"{self.uri}/{name}"
+        try:
+            self._store.call("write", uri, lambda fs: fs.pipe_file(self._store.path(uri), b"0"))
+        except FileNotFoundError as error:
+            raise InputError(f"cannot write {uri}: the bucket does not exist; create it") from error
+
+    def _holds(self, uri: str, content: bytes) -> bool:
+        if self._store.info(uri)["size"] != len(content):
+            return False
+        return hashlib.sha256(self._store.read(uri)).digest() == hashlib.sha256(content).digest()
+
+    def _list(self, kind: str) -> list[str]:
+        path = self._store.path(self.uri)
+        try:
+            entries = self._store.call("list", self.uri, lambda fs: fs.ls(path, detail=True))
+        except FileNotFoundError:
+            return []
+        # Some storages list the folder itself among what is in it.
+        found = [entry["name"].rstrip("/") for entry in entries if entry["type"] == kind]
+        return sorted(name.rsplit("/", 1)[-1] for name in found if name.strip("/") != path.strip("/"))
+
+    def _uploads(self, older_than: float) -> list[tuple[str, str, str]]:
+        """Bucket, key and id of the multipart uploads under this folder that never ended."""
+        if self._store.protocol not in ("s3", "s3a"):
+            return []
+        bucket, _, prefix = self._store.path(self.uri).partition("/")
+        answer = self._store.call(
+            "list", self.uri, lambda fs: fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix + "/")
+        )
+        found = answer.get("Uploads") or []
+        return [
+            (bucket, upload["Key"], upload["UploadId"])
+            for upload in found
+            if time.time() - upload["Initiated"].timestamp() >= older_than
+        ]

@@ -1,0 +1,176 @@
+"""The files of an input, local or remote: finding them, and knowing them again."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from batchroute.errors import InputError
+from batchroute.storage.objects import is_local, local_path
+from batchroute.storage.store import RangeFile, Store, store_of
+
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_REQUESTS_AT_ONCE = 16
+_FOOTERS_KEPT = 256
+
+
+class InputFile(BaseModel):
+    """One file of the input, as it was when the run began."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    """Absolute, or a URI."""
+    size: int
+    mtime_ns: int | None = None
+    etag: str | None = None
+    """What a remote storage tells a version by: an etag, else the time of the last change."""
+    rows: int
+    bytes: int = 0
+    """Of all columns, before compression."""
+    hive: dict[str, str | None] = {}
+
+    def identity(self) -> dict[str, Any]:
+        return self.model_dump(include={"path", "size", "mtime_ns", "etag", "rows"}, exclude_none=True)
+
+
+class Files:
+    """Where the input is read from. Footers are read once."""
+
+    def __init__(self, uri: str = "", storage_options: Mapping[str, Any] | None = None) -> None:
+        """Raises:
+        InputError: the filesystem is unknown, or its package is not installed.
+        """
+        self._store: Store | None = None if is_local(uri) else store_of(uri, storage_options)
+        self._uri = local_path(uri) if self._store is None else uri.rstrip("/")
+        self._footers: dict[str, pq.FileMetaData] = {}
+
+    @property
+    def is_local(self) -> bool:
+        return self._store is None
+
+    def find(self) -> list[InputFile]:
+        """The files of the input, in the order of their paths, with row counts from their footers.
+
+        Raises:
+            InputError: nothing matches, or a file is no parquet.
+        """
+        base, found, none = self._local() if self._store is None else self._remote(self._store)
+        visible = [name for name in sorted(found) if not _hidden(os.path.relpath(name, base))]
+        if not visible:
+            raise InputError(f"input.uri: {none} {self._uri}")
+        if self._store is None:
+            return [self._inspect(name, base) for name in visible]
+        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+            return list(pool.map(lambda name: self._inspect(name, base), visible))
+
+    def schemas(self, files: list[InputFile]) -> list[pa.Schema]:
+        return [self.footer(file).schema.to_arrow_schema() for file in files]
+
+    def footer(self, file: InputFile) -> pq.FileMetaData:
+        """Raises:
+        InputError: it is not a parquet file.
+        """
+        if file.path not in self._footers:
+            try:
+                footer = pq.read_metadata(self.open(file))
+            except (pa.ArrowInvalid, OSError) as error:
+                reason = "permission denied" if isinstance(error, PermissionError) else "not a readable parquet file"
+                raise InputError(f"input: {file.path} is {reason}") from error
+            if len(self._footers) >= _FOOTERS_KEPT:
+                self._footers.clear()
+            self._footers[file.path] = footer
+        return self._footers[file.path]
+
+    def open(self, file: InputFile) -> str | RangeFile:
+        """What pyarrow reads the file from."""
+        return file.path if self._store is None else RangeFile(self._store, file.path, file.size)
+
+    def check_unchanged(self, file: InputFile) -> None:
+        """Raises:
+        InputError: the file is not what it was when the run began.
+        """
+        try:
+            now = self._identity(file.path)
+        except FileNotFoundError as error:
+            raise InputError(f"input: {file.path} is gone since the run began") from error
+        if now != {"size": file.size, "mtime_ns": file.mtime_ns, "etag": file.etag}:
+            raise InputError(f"input: {file.path} has changed since the run began; put it back, or start with --fresh")
+
+    def _inspect(self, path: str, base: str) -> InputFile:
+        file = InputFile(path=path, rows=0, **self._identity(path))
+        metadata = self.footer(file)
+        folders = PurePosixPath(os.path.relpath(path, base)).parts[:-1]
+        pairs = dict(part.split("=", 1) for part in folders if "=" in part)
+        groups = range(metadata.num_row_groups)
+        return file.model_copy(
+            update={
+                "rows": metadata.num_rows,
+                "bytes": sum(metadata.row_group(group).total_byte_size for group in groups),
+                "hive": {key: None if value == _HIVE_NULL else unquote(value) for key, value in pairs.items()},
+            }
+        )
+
+    def _identity(self, path: str) -> dict[str, Any]:
+        if self._store is None:
+            status = os.stat(path)
+            return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "etag": None}
+        info = self._store.info(path)
+        keys = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
+        etag = next((str(info[key]) for key in keys if info.get(key)), None)
+        return {"size": info["size"], "mtime_ns": None, "etag": etag}
+
+    def _local(self) -> tuple[str, list[str], str]:
+        """The folder that paths are told relative to, the files, and what to say when there are none."""
+        path, none = self._uri, "no such file:"
+        if _is_glob(path) and not os.path.exists(path):
+            base = str(Path(*itertools.takewhile(lambda part: not _is_glob(part), Path(path).parts)))
+            found, none = glob.glob(path, recursive=True, include_hidden=True), "no file matches"
+        elif os.path.isdir(path):
+            found = glob.glob(f"{glob.escape(path)}/**/*.parquet", recursive=True, include_hidden=True)
+            base, none = path, "no parquet file in"
+        else:
+            base, found = path, [path]
+        return base, [name for name in found if os.path.isfile(name)], none
+
+    def _remote(self, store: Store) -> tuple[str, list[str], str]:
+        path = store.path(self._uri)
+        if _is_glob(path):
+            parts = itertools.takewhile(lambda part: not _is_glob(part), path.split("/"))
+            base, pattern, none = "/".join(parts), path, "no file matches"
+        elif self._is_file(store):
+            return self._uri, [self._uri], ""
+        else:
+            base, pattern, none = path, f"{path}/**/*.parquet", "no parquet file in"
+        # In fsspec `a/**/b` wants a folder between the two.
+        patterns = {pattern, pattern.replace("/**/", "/")}
+        names: dict[str, Any] = {}
+        for each in patterns:
+            names |= store.call("list", self._uri, lambda fs: fs.glob(each, detail=True))  # noqa: B023, called at once
+        names = {name: info for name, info in names.items() if info["type"] == "file"}
+        return store.uri(base).rstrip("/"), [store.uri(name) for name in names], none
+
+    def _is_file(self, store: Store) -> bool:
+        try:
+            return bool(store.info(self._uri)["type"] == "file")
+        except FileNotFoundError:
+            return False
+
+
+def _is_glob(path: str) -> bool:
+    return any(character in path for character in "*?[")
+
+
+def _hidden(relative: str) -> bool:
+    # Spark's _SUCCESS and _temporary, editors' and our own dot-files.
+    return any(part.startswith(("_", ".")) and "=" not in part and part != "." for part in Path(relative).parts)
