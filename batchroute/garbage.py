@@ -38,7 +38,7 @@ def collect(
         if not dry_run:
             data.remove(name)
     work = work_root(output)
-    if work.folders() or work.names(""):
+    if not work.is_empty():
         lines.append(f"{work}: the work of a committed run")
         if not dry_run:
             work.remove_all()

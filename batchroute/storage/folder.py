@@ -81,6 +81,10 @@ class Folder(ABC):
         """The names of the folders directly in this one, sorted."""
 
     @abstractmethod
+    def is_empty(self) -> bool:
+        """Whether there is no file anywhere in this folder."""
+
+    @abstractmethod
     def leftovers(self, older_than: float) -> list[str]:
         """What puts that never ended have left anywhere under this folder, `older_than` seconds ago or more."""
 

@@ -75,6 +75,9 @@ class LocalFolder(Folder):
     def folders(self) -> list[str]:
         return sorted(entry.name for entry in self.path.iterdir() if entry.is_dir()) if self.path.is_dir() else []
 
+    def is_empty(self) -> bool:
+        return not any(path.is_file() for path in self.path.rglob("*"))
+
     def leftovers(self, older_than: float) -> list[str]:
         found = self.path.rglob(f"{_TEMPORARY}*")
         return sorted(str(path) for path in found if _age(path) >= older_than)

@@ -104,6 +104,9 @@ class RemoteFolder(Folder):
     def folders(self) -> list[str]:
         return self._list("directory")
 
+    def is_empty(self) -> bool:
+        return not self._store.files(self.uri)
+
     def leftovers(self, older_than: float) -> list[str]:
         return [f"upload {self._store.uri(f'{bucket}/{key}')}" for bucket, key, _ in self._uploads(older_than)]
 
@@ -129,8 +132,10 @@ class RemoteFolder(Folder):
             self._store.call("remove", uri, lambda fs: fs.rm_file(self._store.path(uri)))
 
     def remove_all(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._store.call("remove", self.uri, lambda fs: fs.rm(self._store.path(self.uri), recursive=True))
+        paths = [self._store.path(uri) for uri in self._store.files(self.uri)]
+        if paths:
+            with contextlib.suppress(FileNotFoundError):
+                self._store.call("remove", self.uri, lambda fs: fs.rm(paths))
 
     def _at(self, uri: str) -> RemoteFolder:
         other = RemoteFolder(self._store, uri, self._single_writer)
@@ -158,14 +163,8 @@ class RemoteFolder(Folder):
         return hashlib.sha256(self._store.read(uri)).digest() == hashlib.sha256(content).digest()
 
     def _list(self, kind: str) -> list[str]:
-        path = self._store.path(self.uri)
-        try:
-            entries = self._store.call("list", self.uri, lambda fs: fs.ls(path, detail=True))
-        except FileNotFoundError:
-            return []
-        # Some storages list the folder itself among what is in it.
-        found = [entry["name"].rstrip("/") for entry in entries if entry["type"] == kind]
-        return sorted(name.rsplit("/", 1)[-1] for name in found if name.strip("/") != path.strip("/"))
+        found = [entry["name"] for entry in self._store.entries(self.uri) if entry["type"] == kind]
+        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found)
 
     def _uploads(self, older_than: float) -> list[tuple[str, str, str]]:
         """Bucket, key and id of the multipart uploads under this folder that never ended."""

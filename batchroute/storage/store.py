@@ -117,6 +117,28 @@ class Store:
         found = self.call("read", uri, lambda fs: fs.info(self.path(uri)))
         return dict(found)
 
+    def entries(self, uri: str) -> list[dict[str, Any]]:
+        """What is directly in a folder; nothing when there is no folder."""
+        path = self.path(uri)
+        try:
+            entries = self.call("list", uri, lambda fs: fs.ls(path, detail=True))
+        except FileNotFoundError:
+            return []
+        # Some storages list a folder itself among what is in it.
+        return [entry for entry in entries if entry["name"].strip("/") != path.strip("/")]
+
+    def files(self, uri: str) -> list[str]:
+        """The URIs of all files anywhere in a folder.
+
+        fsspec's own `find` and `glob` leave out what a failing request did not tell, without a word.
+        """
+        found: list[str] = []
+        folders = [uri]
+        while folders:
+            for entry in self.entries(folders.pop()):
+                (folders if entry["type"] == "directory" else found).append(self.uri(entry["name"].rstrip("/")))
+        return sorted(found)
+
     def read(self, uri: str, start: int | None = None, stop: int | None = None) -> bytes:
         return bytes(self.call("read", uri, lambda fs: fs.cat_file(self.path(uri), start=start, end=stop)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.utils import glob_translate
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.errors import InputError
@@ -144,21 +146,15 @@ class Files:
         return base, [name for name in found if os.path.isfile(name)], none
 
     def _remote(self, store: Store) -> tuple[str, list[str], str]:
-        path = store.path(self._uri)
-        if _is_glob(path):
-            parts = itertools.takewhile(lambda part: not _is_glob(part), path.split("/"))
-            base, pattern, none = "/".join(parts), path, "no file matches"
-        elif self._is_file(store):
-            return self._uri, [self._uri], ""
-        else:
-            base, pattern, none = path, f"{path}/**/*.parquet", "no parquet file in"
-        # In fsspec `a/**/b` wants a folder between the two.
-        patterns = {pattern, pattern.replace("/**/", "/")}
-        names: dict[str, Any] = {}
-        for each in patterns:
-            names |= store.call("list", self._uri, lambda fs: fs.glob(each, detail=True))  # noqa: B023, called at once
-        names = {name: info for name, info in names.items() if info["type"] == "file"}
-        return store.uri(base).rstrip("/"), [store.uri(name) for name in names], none
+        if not _is_glob(self._uri):
+            if self._is_file(store):
+                return self._uri, [self._uri], ""
+            found = [uri for uri in store.files(self._uri) if uri.endswith(".parquet")]
+            return self._uri, found, "no parquet file in"
+        base = "/".join(itertools.takewhile(lambda part: not _is_glob(part), self._uri.split("/")))
+        wanted = re.compile(glob_translate(store.path(self._uri)))
+        found = [uri for uri in store.files(base) if wanted.match(store.path(uri))]
+        return base, found, "no file matches"
 
     def _is_file(self, store: Store) -> bool:
         try:

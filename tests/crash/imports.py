@@ -1,0 +1,13 @@
+"""What an attempt at a job imports, so that it need not: no thread is started, no filesystem opened."""
+
+import accelerate  # noqa: F401
+import s3fs  # noqa: F401
+import torch  # noqa: F401
+import transformers.models.bert.modeling_bert
+import transformers.models.bert.tokenization_bert  # noqa: F401
+
+import batchroute.job
+import batchroute.reading
+import batchroute.router.model
+import batchroute.router.scoring
+import batchroute.storage.remote  # noqa: F401

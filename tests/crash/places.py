@@ -1,0 +1,96 @@
+"""Where a job's output is in a crash test: on local disk, or on a real S3 server."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import polars as pl
+
+import batchroute
+from batchroute.verify import verify
+from tests.crash import forking
+from tests.crash.forking import Crash
+from tests.jobs import JobFolder, table
+from tests.seaweed import SeaweedFS
+
+ROWS = 90
+
+
+@dataclass
+class Place:
+    """A small job, and where its outputs go."""
+
+    folder: JobFolder
+    base: str
+    environment: dict[str, str] = field(default_factory=dict)
+    _outputs: int = 0
+
+    def new_output(self) -> str:
+        """Point the job to an output that nothing has been written to."""
+        self._outputs += 1
+        self.output = f"{self.base}/out{self._outputs}"
+        self.folder.settings["output"] = {"uri": self.output}
+        self.job = self.folder.path
+        return self.output
+
+    def export(self) -> None:
+        """Let this process find the server too."""
+        os.environ.update(self.environment)
+
+    @property
+    def log(self) -> Path:
+        return self.folder.folder / f"log{self._outputs}"
+
+    def run(self, crash: Crash | None = None) -> int:
+        return forking.run(self.job, self.log, self.environment, crash)
+
+    def start(self) -> Any:
+        return forking.start(self.job, self.log, self.environment)
+
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        protocol = "s3" if self.base.startswith("s3:") else "file"
+        return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
+
+    def files(self, folder: str = "") -> dict[str, bytes]:
+        """Every file of the output and its work folder that is under `folder`, and what it holds."""
+        filesystem = self.filesystem()
+        found: dict[str, bytes] = {}
+        for root in (self.output, f"{self.output}.work"):
+            entries = filesystem.find(f"{root}/{folder}".rstrip("/"), detail=True).items()
+            # The server lists an emptied folder as an entry of its own.
+            names = [name for name, entry in entries if entry["type"] == "file" and entry["size"] > 0]
+            found |= {name: filesystem.cat_file(name) for name in names}
+        return found
+
+    def receipts(self) -> dict[str, bytes]:
+        """Of the units, by the name that the log has for them."""
+        scheme = "s3://" if self.base.startswith("s3:") else ""
+        names = self.files().items()
+        return {scheme + name: data for name, data in names if name.rsplit("/", 1)[-1][:-5].isdigit()}
+
+    def committed(self) -> bool:
+        return bool(self.filesystem().exists(f"{self.output}/manifest.json"))
+
+    def rows(self) -> pl.DataFrame:
+        return batchroute.read(self.output).collect()
+
+    def check(self, expected: pl.DataFrame) -> None:
+        """The output is committed, whole, and row by row what an undisturbed run writes."""
+        assert self.rows().equals(expected)
+        found = verify(self.output)
+        assert (found.wrong, found.unchecked) == ([], [])
+        assert len(found.checked) == 2
+
+
+def place(tmp_path: Path, server: SeaweedFS | None) -> Place:
+    units = {"score": 45, "generate": 40, "merge": 45}
+    # Its price is by tokens: the cost of a row is the same in every run.
+    folder = JobFolder(tmp_path, table(ROWS), units=units)
+    if server is None:
+        return Place(folder, str(tmp_path / "outputs"))
+    os.environ.update(server.environment())
+    return Place(folder, f"s3://bucket/{tmp_path.name}", server.environment())

@@ -1,0 +1,28 @@
+"""The process ends before and after every put of a small run; the next attempt makes it good."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from tests.crash import forking
+from tests.crash.forking import CRASHED, Crash
+from tests.crash.places import Place
+
+
+@pytest.mark.crash
+def test_a_crash_at_every_put_is_made_good(somewhere: Place, calm: pl.DataFrame) -> None:
+    puts = len(forking.lines(somewhere.log, "put"))
+    assert puts > 20
+    for put in range(puts):
+        for when in ("before", "after"):
+            somewhere.new_output()
+            assert somewhere.run(Crash(put, when)) == CRASHED, (put, when)
+            before = somewhere.receipts()
+            done = len(forking.lines(somewhere.log, "unit"))
+            assert somewhere.run() == 0, (put, when, forking.lines(somewhere.log, "error"))
+            somewhere.check(calm)
+            after = somewhere.receipts()
+            assert {name: after[name] for name in before} == before
+            again = forking.lines(somewhere.log, "unit")[done:]
+            assert set(again) & set(before) == set(), (put, when)
