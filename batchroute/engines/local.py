@@ -62,13 +62,14 @@ class LocalEngine:
         pending: Sequence[Unit],
         done: Sequence[Receipt],
         worker: Callable[[], Callable[[Unit], Receipt]],
+        most: int,
     ) -> None:
-        """As `carry_out`, in several threads, each with a stretch of the units and what `worker` makes for it.
+        """As `carry_out`, in up to `most` threads, each with a stretch of the units and what `worker` makes for it.
 
         Raises:
             Terminated: SIGTERM arrived; the threads end with the unit in hand.
         """
-        threads = min(_THREADS, os.cpu_count() or 1, len(pending))
+        threads = min(_THREADS, os.cpu_count() or 1, len(pending), most)
         stretches = [pending[len(pending) * n // threads : len(pending) * (n + 1) // threads] for n in range(threads)]
         results: queue.SimpleQueue[Receipt | BaseException] = queue.SimpleQueue()
         stopped = threading.Event()

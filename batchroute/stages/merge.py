@@ -81,7 +81,9 @@ def merge(context: Context) -> None:
 
         return do
 
-    context.engine.carry_out_beside(STAGE, pending, list(done.values()), worker)
+    # Two threads in one row group would each read it from its beginning.
+    most = max(1, context.table.row_groups())
+    context.engine.carry_out_beside(STAGE, pending, list(done.values()), worker, most)
 
 
 def _result_fields(context: Context) -> list[pa.Field]:

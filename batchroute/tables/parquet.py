@@ -72,6 +72,9 @@ class PromptTable:
     def rows(self) -> int:
         return self.offsets[-1]
 
+    def row_groups(self) -> int:
+        return sum(self.source.footer(file).num_row_groups for file in self.files)
+
     def where(self, position: int) -> str:
         """A row in words that a user finds: `part-0.parquet, row 17` (rows count from 0)."""
         index = bisect.bisect_right(self.offsets, position) - 1
