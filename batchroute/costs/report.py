@@ -8,11 +8,13 @@ from decimal import Decimal
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.costs.prices import Price, usd
 from batchroute.costs.usage import ModelUsage, RouterUsage
+from batchroute.tables.types import plain
 
 FILES = JSON, TABLE = ("cost.json", "cost.parquet")
 
@@ -170,7 +172,18 @@ def failures(files: Iterable[Any], prefix: str) -> dict[str, int]:
 def _frames(files: Iterable[Any], columns: list[str]) -> Iterator[pl.DataFrame]:
     """These columns, a file at a time: memory does not grow with the output."""
     for file in files:
-        yield pl.DataFrame(pq.read_table(file, columns=list(dict.fromkeys(columns)), partitioning=None))
+        table = pq.read_table(file, columns=list(dict.fromkeys(columns)), partitioning=None)
+        yield pl.DataFrame(pa.table([_valid(column) for column in table.columns], table.column_names))
+
+
+def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text that is not UTF-8 gets a replacement character where it is not: a name of a group to be read by people."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        found = (value.as_buffer() for chunk in column.chunks for value in plain(chunk).cast(pa.large_binary()))
+        return pa.chunked_array([[value and value.to_pybytes().decode(errors="replace") for value in found]])
+    return column
 
 
 def to_frame(report: CostReport, groups: pl.DataFrame) -> pl.DataFrame:

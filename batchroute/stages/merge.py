@@ -19,6 +19,7 @@ from batchroute.stages.context import Context, Span
 from batchroute.stages.generate import COST
 from batchroute.storage.workdir import Facts, Receipt
 from batchroute.tables.parquet import RowReader
+from batchroute.tables.types import writable
 
 STAGE = "merge"
 RESULTS = pa.schema(
@@ -105,7 +106,7 @@ def _merge_part(
         for rows in reader.read(chunk.start, chunk.stop):
             columns = results.slice(at, rows.num_rows).columns
             at += rows.num_rows
-            yield pa.RecordBatch.from_arrays([*rows.columns, *columns], schema=schema)
+            yield pa.RecordBatch.from_arrays([*map(writable, rows.columns), *columns], schema=schema)
 
 
 def _results(context: Context, chunk: Span, answers: list[_Answers]) -> pa.RecordBatch:

@@ -21,6 +21,7 @@ from batchroute.stages.copies import Copies, find_copies
 from batchroute.stages.score import floats
 from batchroute.storage.workdir import Facts, Receipt, Stage, Workdir
 from batchroute.tables.prompts import BadPrompt, column_type, read_prompts, to_column
+from batchroute.tables.types import plain
 
 PARTITION = "shards/partition.json"
 # A shard of mostly copies would otherwise make pieces of thousands of files' worth of rows with little to generate.
@@ -75,7 +76,7 @@ def partition(context: Context) -> Partition:
 
     def deal(chunk: Span) -> Receipt:
         rows = chunks.read(chunk, ["position", "score", "tokens", "error_type"])
-        prompts = pa.chunked_array([_plain(batch.column(0)) for batch in reader.read(chunk.start, chunk.stop)])
+        prompts = pa.chunked_array([plain(batch.column(0)) for batch in reader.read(chunk.start, chunk.stop)])
         small = cutoff.small(floats(rows["score"]), rows["position"].to_numpy())
         usable = rows["error_type"].is_null().to_numpy()
         for side, mask in (("small", small & usable), ("large", ~small & usable)):
@@ -195,10 +196,6 @@ class _Shard:
         )
         by_length = table.take(pc.sort_indices(table, [("tokens", "ascending"), ("position", "ascending")]))
         self._stage.commit(facts, self._schema, by_length.to_batches())
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _as_shard_prompts(column: pa.ChunkedArray, context: Context) -> pa.ChunkedArray:

@@ -163,6 +163,10 @@ def check_ids(table: PromptTable, column: str) -> None:
 
 
 def _hash(ids: pa.Array) -> Any:
+    if pa.types.is_decimal(ids.type):
+        ids = ids.cast(pa.string())  # polars knows none of more than 38 digits
+    elif pa.types.is_timestamp(ids.type):
+        ids = ids.cast(pa.int64())  # nor time zones without a name
     return pl.Series(values=ids).hash(seed=0).to_numpy()
 
 

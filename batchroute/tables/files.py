@@ -77,7 +77,8 @@ class Files:
             return list(pool.map(lambda name: self._inspect(name, base), visible))
 
     def schemas(self, files: list[InputFile]) -> list[pa.Schema]:
-        return [self.footer(file).schema.to_arrow_schema() for file in files]
+        # The footer itself knows no types that other writers than Arrow's mark, such as UUIDs.
+        return [pq.ParquetFile(self.open(file), metadata=self.footer(file)).schema_arrow for file in files]
 
     def footer(self, file: InputFile) -> pq.FileMetaData:
         """Raises:

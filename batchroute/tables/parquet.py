@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from batchroute.errors import InputError
 from batchroute.tables.files import Files, InputFile
+from batchroute.tables.types import has_nested_dictionary, is_message, is_text, names_groups
 
 _READ_ROWS, _BATCHES_AHEAD = 4096, 4
 # What streams of all columns of a file may hold together, and each of them.
@@ -86,9 +87,9 @@ class PromptTable:
         """
         kind = self._type(column, "input.prompt")
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if _is_text(kind):
+        if is_text(kind):
             return "text"
-        if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_message(kind.value_type):
+        if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_message(kind.value_type):
             return "messages"
         raise InputError(
             f"input.prompt: column '{column}' is {kind}; a prompt is text, or a list of messages {{role, content}}"
@@ -105,8 +106,11 @@ class PromptTable:
         InputError: there is no such column, or its values are no names for groups.
         """
         kind = self._type(column, key)
-        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        if not names_groups(kind):
             raise InputError(f"{key}: column '{column}' is {kind}; group by text, numbers, dates or booleans")
+        if column == "*" or (column.startswith("^") and column.endswith("$")):
+            # polars, which adds the groups up, would read it as a pattern of names.
+            raise InputError(f"{key}: a column named '{column}' cannot be grouped by; rename it")
 
     def _type(self, column: str, key: str) -> pa.DataType:
         if column not in self.schema.names:
@@ -181,8 +185,10 @@ class RowReader:
         if self._table.source.is_local:
             buffer = min(buffer, 1 << 20)
         where = self._table.source.open(file)
+        one_by_one = any(has_nested_dictionary(kind) for kind in self.schema.types)
         with pq.ParquetFile(where, pre_buffer=False, buffer_size=buffer) as opened:
-            yield from opened.iter_batches(_READ_ROWS, groups, columns, use_threads=False)
+            for together in [[group] for group in groups] if one_by_one else [groups]:
+                yield from opened.iter_batches(_READ_ROWS, together, columns, use_threads=False)
 
     def _complete(self, batch: pa.RecordBatch, file: InputFile) -> pa.RecordBatch:
         """The batch with its hive columns, in the order of the schema."""
@@ -202,17 +208,6 @@ def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         while (batch := coming.popleft().result()) is not None:
             coming.append(pool.submit(next, batches, None))
             yield batch
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_message(kind: pa.DataType) -> bool:
-    if not pa.types.is_struct(kind):
-        return False
-    fields = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
-    return {"role", "content"} <= fields.keys() and _is_text(fields["role"]) and _is_text(fields["content"])
 
 
 def _check_same_columns(first: pa.Schema, first_file: InputFile, schema: pa.Schema, file: InputFile) -> None:
