@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Annotated, Self
 
+import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 PICO = 10**12
-COST_PRECISION, COST_SCALE = 20, 12
+COST_SCALE = 12
+COST = pa.decimal128(20, COST_SCALE)
 
 
 def _exact(value: object) -> object:
@@ -77,3 +79,15 @@ def split(total: int, weights: Sequence[int]) -> list[int]:
 def usd(pico: int) -> Decimal:
     """Pico-dollars as dollars, exactly."""
     return Decimal(pico).scaleb(-COST_SCALE)
+
+
+def usd_column(picos: Sequence[int | None]) -> pa.Array:
+    """Pico-dollars as a column of exact dollars; None is null.
+
+    Args:
+        picos: each below 2**63, about nine million dollars.
+    """
+    low = pa.array(picos, pa.int64())
+    # A decimal is a whole number of 128 bits and a scale that its type keeps: the number is there already.
+    digits = low.cast(pa.decimal128(19, 0))
+    return pa.Array.from_buffers(COST, len(digits), digits.buffers())

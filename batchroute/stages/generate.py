@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from batchroute.stages.context import Context
 from batchroute.stages.partition import shard_stage
 from batchroute.storage.workdir import Facts, Receipt, Stage
 
-COST = pa.decimal128(prices.COST_PRECISION, prices.COST_SCALE)
 SCHEMA = pa.schema(
     [
         pa.field("position", pa.int64()),
@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
         pa.field("finish_reason", pa.string()),
         pa.field("input_tokens", pa.int32()),
         pa.field("output_tokens", pa.int32()),
-        pa.field("cost", COST),  # null: no price is set
+        pa.field("cost", prices.COST),  # null: no price is set
         pa.field("error_type", pa.string()),
         pa.field("error", pa.string()),
         pa.field("attempts", pa.int32()),
@@ -37,6 +37,14 @@ SCHEMA = pa.schema(
 )
 Answer = tuple[Response, int | None]
 """A response and its cost in pico-dollars, None where no price is set."""
+
+# By the names that a response and the table have for the same.
+_OF_RESPONSES = {
+    "text": "response",
+    **{field.name: field.name for field in dataclasses.fields(Response) if field.name != "text"},
+}
+_COLUMNS_OF = operator.attrgetter(*_OF_RESPONSES)
+_NO_RESPONSE = (None,) * len(_OF_RESPONSES)
 
 # So many rows one after another with one and the same error of the model: the rest would only burn money.
 _HOPELESS = 100
@@ -103,11 +111,17 @@ class _Worker:
         at_a_time = max(_ROWS_AT_A_TIME, 4 * self.model.batch_size)
         for start in range(0, rows.num_rows, at_a_time):
             some = rows.slice(start, at_a_time)
-            seeds = [row_seed(self.model.generation.seed, position) for position in some["position"].to_pylist()]
+            seeds = self._seeds(some["position"].to_pylist())
             responses += self.generator.generate(some["prompt"].to_pylist(), seeds)
             self.context.engine.progress.pulse(self.side, unit, len(responses), rows.num_rows)
         stop_if_hopeless(self.model.model, responses)
         return responses
+
+    def _seeds(self, positions: list[int]) -> list[int]:
+        generation = self.model.generation
+        if generation.greedy:
+            return [generation.seed] * len(positions)
+        return [row_seed(generation.seed, position) for position in positions]
 
     def _before(self, unit: str) -> dict[int, Answer]:
         """The answers of an earlier attempt, by position, when this is a retry of the failed ones among them."""
@@ -121,7 +135,10 @@ def priced(price: Price | None, responses: Sequence[Response], seconds: float) -
     if price is None:
         return [(response, None) for response in responses]
     if price.by_token:
-        return [(r, price.of_tokens(r.input_tokens, r.output_tokens) if r.error_type is None else 0) for r in responses]
+        read, written = price.of_tokens(1, 0), price.of_tokens(0, 1)
+        return [
+            (r, read * r.input_tokens + written * r.output_tokens if r.error_type is None else 0) for r in responses
+        ]
     weights = [response.input_tokens + response.output_tokens for response in responses]
     return list(zip(responses, prices.split(price.of_seconds(seconds), weights), strict=True))
 
@@ -147,31 +164,17 @@ def _after(earlier: Response, response: Response) -> Response:
 
 def _answer(row: dict[str, Any]) -> Answer:
     cost = row["cost"]
-    names = [field.name for field in dataclasses.fields(Response) if field.name != "text"]
-    response = Response(text=row["response"], **{name: row[name] for name in names})
+    response = Response(**{name: row[column] for name, column in _OF_RESPONSES.items()})
     return response, None if cost is None else int(cost.scaleb(prices.COST_SCALE))
 
 
 def _table(positions: list[int], copy_of: pa.ChunkedArray, answers: Sequence[Answer | None]) -> pa.Table:
-    responses = [answer and answer[0] for answer in answers]
-    costs = [None if answer is None or answer[1] is None else prices.usd(answer[1]) for answer in answers]
-    columns = [
-        positions,
-        copy_of,
-        [response and response.text for response in responses],
-        [response and response.finish_reason for response in responses],
-        [response and response.input_tokens for response in responses],
-        [response and response.output_tokens for response in responses],
-        costs,
-        [response and response.error_type for response in responses],
-        [response and response.error for response in responses],
-        [response and response.attempts for response in responses],
-    ]
-    arrays = [
-        column if isinstance(column, pa.ChunkedArray) else pa.array(column, field.type)
-        for column, field in zip(columns, SCHEMA, strict=True)
-    ]
-    return pa.table(arrays, schema=SCHEMA)
+    rows = [_NO_RESPONSE if answer is None else _COLUMNS_OF(answer[0]) for answer in answers]
+    columns = dict(zip(_OF_RESPONSES.values(), zip(*rows, strict=True), strict=True)) if rows else {}
+    arrays = {name: pa.array(columns.get(name, []), SCHEMA.field(name).type) for name in _OF_RESPONSES.values()}
+    arrays["cost"] = prices.usd_column([None if answer is None else answer[1] for answer in answers])
+    arrays |= {"position": pa.array(positions, pa.int64()), "copy_of": copy_of}
+    return pa.table([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
 def counts(answers: Sequence[Answer | None]) -> dict[str, int]:

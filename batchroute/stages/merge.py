@@ -12,11 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchroute.costs.prices import usd
+from batchroute.costs.prices import COST, usd
 from batchroute.spec import SIDES, Side
 from batchroute.stages import generate, score
 from batchroute.stages.context import Context, Span
-from batchroute.stages.generate import COST
 from batchroute.storage.workdir import Facts, Receipt
 from batchroute.tables.parquet import RowReader
 from batchroute.tables.types import writable

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from batchroute.costs.prices import PICO, Price, split, usd
+from batchroute.costs.prices import COST, PICO, Price, split, usd, usd_column
 
 TOKENS = st.integers(0, 10**10)
 MICROS = st.integers(0, 10**9)
@@ -97,3 +97,10 @@ def test_what_is_no_price_is_refused(values: dict[str, object]) -> None:
 def test_only_prices_of_tokens_are_by_token() -> None:
     assert price(input=0, output=0).by_token
     assert not price(gpu_hour=0).by_token
+
+
+def test_a_column_of_costs_is_exact() -> None:
+    picos = [0, 1, None, 123_456_789_012_345, 2**63 - 1]
+    column = usd_column(picos)
+    assert column.to_pylist() == [None if pico is None else usd(pico) for pico in picos]
+    assert usd_column([]).type == COST == column.type

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from batchroute.costs import report as reports
-from batchroute.costs.prices import COST_PRECISION, COST_SCALE, Price
+from batchroute.costs.prices import COST, Price
 from batchroute.costs.report import CostReport
 from batchroute.costs.usage import ModelUsage, RouterUsage, model_usage, router_usage
 from batchroute.storage.workdir import Receipt
@@ -196,7 +196,7 @@ def output(folder: Path, prefix: str = "", priced: bool = True) -> list[Path]:
     }
     frame = pl.DataFrame(
         {"team": ["a", "a", "b", "b", "b", None], **{prefix + name: values for name, values in results.items()}},
-        schema_overrides={prefix + "cost": pl.Decimal(COST_PRECISION, COST_SCALE)},
+        schema_overrides={prefix + "cost": pl.Decimal(COST.precision, COST.scale)},
     )
     for number, rows in enumerate((frame[:3], frame[3:])):
         rows.write_parquet(folder / f"{number}.parquet")
