@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,6 +148,31 @@ def test_what_will_never_work_is_one_sentence(
     folder.settings["output"]["uri"] = uri or folder.settings["output"]["uri"]
     with pytest.raises(InputError, match=message):
         folder.run()
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_clock_that_is_wrong_is_named(folder: JobFolder, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    off = datetime.timedelta(hours=hours)
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: datetime.datetime.now(datetime.UTC) + off)
+    monkeypatch.setattr("batchroute.storage.store._now", lambda: time.time() + off.total_seconds())
+    with pytest.raises(InputError, match="this machine's clock is too far from the storage's; set it"):
+        folder.run()
+
+
+def test_failed_rows_are_tried_again_and_a_run_begun_anew(folder: JobFolder, server: SeaweedFS) -> None:
+    rows = table(4).with_columns(prompt=pl.Series(["a", "", "b", None]))
+    rows.write_parquet(folder.input)
+    server.filesystem().put_file(str(folder.input), folder.settings["input"]["uri"].replace("*", "a"))
+    first = folder.run()
+    assert first.report.rows["failed"] == 2
+    again = folder.run(retry_failed=True)
+    assert again.report.rows == first.report.rows
+    folder.settings["policy"] = {"threshold": 0.0}
+    with pytest.raises(InputError, match="--fresh"):
+        folder.run()
+    anew = folder.run(fresh=True)
+    assert anew.report.rows["small"] == 2
+    assert batchroute.read(anew.output).collect().height == 4
 
 
 def test_an_endpoint_that_is_down_stops_the_run_for_another_day(

@@ -16,7 +16,7 @@ from batchroute.stages.context import Context
 
 Positions = npt.NDArray[np.int64]
 
-_DIGESTS_AT_A_TIME = 1 << 18
+_DIGESTS_AT_A_TIME = 1 << 20
 
 
 @dataclass(frozen=True)

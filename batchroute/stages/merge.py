@@ -37,7 +37,7 @@ RESULTS = pa.schema(
         pa.field("attempts", pa.int32()),
     ]
 )
-_PIECES_IN_MEMORY = 8
+_PIECES_IN_MEMORY = 2
 _NOTHING = pa.scalar(usd(0), COST)
 
 

@@ -7,7 +7,9 @@ import functools
 import io
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import fsspec
@@ -20,6 +22,9 @@ from batchroute.errors import BatchrouteError, InputError, StoppedError
 # Of the first call, which an operator may be waiting for, and of every later one, in seconds.
 _FIRST_PATIENCE, _PATIENCE = 15.0, 150.0
 _MOST_WAIT = 10.0
+# S3 refuses what was signed a quarter of an hour ago.
+_MOST_SKEW_SECONDS = 600
+_now = time.time
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 _TRANSIENT = {
     errno.EBUSY,
@@ -231,6 +236,15 @@ def _is_transient(error: BaseException) -> bool:
     )
 
 
+def _is_skewed(error: BaseException) -> bool:
+    """A refusal that has no body names no reason; the time that it came at tells this one."""
+    date = _response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    try:
+        return abs(parsedate_to_datetime(date).timestamp() - _now()) > _MOST_SKEW_SECONDS
+    except (TypeError, ValueError):
+        return False
+
+
 @functools.cache
 def _lost_connections() -> tuple[type[BaseException], ...]:
     found: list[type[BaseException]] = [ConnectionError, TimeoutError, FSTimeoutError, EOFError]
@@ -258,7 +272,7 @@ def _explained(what: str, uri: str, error: Exception) -> BatchrouteError:
         return StoppedError(f"{place}: the storage {reason}; look at it, and run again")
     if code == "ExpiredToken":
         return StoppedError(f"{place}: the session token has expired; renew it, and run again")
-    if code == "RequestTimeTooSkewed":
+    if code == "RequestTimeTooSkewed" or (status == 403 and _is_skewed(error)):
         return InputError(f"{place}: this machine's clock is too far from the storage's; set it")
     if code in _BAD_KEY or type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
         state = "there are none" if code is None else "the storage refuses them"

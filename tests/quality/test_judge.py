@@ -46,7 +46,9 @@ class Server:
                 reason = message.pop("finish_reason", "stop")
                 choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}
                 whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-                data = json.dumps(whole if status == 200 else {"error": {"message": "no"}}).encode()
+                # As some servers do, it repeats the key that it does not like.
+                error = {"error": {"message": f"bad request by {self.headers['Authorization']}"}}
+                data = json.dumps(whole if status == 200 else error).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
@@ -124,6 +126,14 @@ def test_a_passing_error_is_asked_again_and_a_lasting_one_is_the_rows_own(server
     found = rate(server, {"a": [500, 429, "Rating: 4"], "b": "Rating: 9", "c": 400})
     assert [one.quality for one in found] == [4.0, 9.0, None]
     assert (found[2].error_type, found[2].error is not None and "HTTP 400" in found[2].error) == ("api_error", True)
+
+
+def test_a_key_that_the_server_repeats_is_not_told_on(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    (found,) = rate(server, {"a": 400})
+    assert found.error is not None
+    assert "bad request by Bearer ***" in found.error
+    assert "sk-secret" not in found.error
 
 
 @pytest.mark.parametrize(
