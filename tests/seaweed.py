@@ -45,6 +45,10 @@ class SeaweedFS:
             "AWS_ALLOW_HTTP": "true",
         }
 
+    def polars_options(self) -> dict[str, str]:
+        """For a scan by polars, which keeps a client for each bucket and would ask another test's server."""
+        return {"aws_endpoint_url": self.endpoint}
+
     def filesystem(self) -> fsspec.AbstractFileSystem:
         return fsspec.filesystem(
             "s3",

@@ -41,14 +41,15 @@ def folder(server: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     _store.cache_clear()
 
 
-def test_a_job_from_s3_to_s3_is_committed_once_and_read_back(folder: JobFolder) -> None:
+def test_a_job_from_s3_to_s3_is_committed_once_and_read_back(folder: JobFolder, server: SeaweedFS) -> None:
     first = folder.run()
     assert not first.was_done
     again = folder.run()
     assert again.was_done
     rows = batchroute.read(first.output)
     assert rows.select("id").collect()["id"].to_list() == [f"row-{i}" for i in range(ROWS)]
-    assert pl.scan_parquet(f"{first.output}/data/*.parquet").collect().equals(rows.collect())
+    plain = pl.scan_parquet(f"{first.output}/data/*.parquet", storage_options=server.polars_options())
+    assert plain.collect().equals(rows.collect())
     assert first.report.rows["ok"] == ROWS
 
 

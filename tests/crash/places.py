@@ -55,6 +55,11 @@ class Place:
         protocol = "s3" if self.base.startswith("s3:") else "file"
         return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
 
+    def polars_options(self) -> dict[str, str] | None:
+        """See `SeaweedFS.polars_options`."""
+        endpoint = self.environment.get("AWS_ENDPOINT_URL")
+        return {"aws_endpoint_url": endpoint} if endpoint else None
+
     def files(self, folder: str = "") -> dict[str, bytes]:
         """Every file of the output and its work folder that is under `folder`, and what it holds."""
         filesystem = self.filesystem()

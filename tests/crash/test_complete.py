@@ -23,4 +23,5 @@ def test_rows_that_many_attempts_wrote_are_all_there_once_and_in_order(somewhere
 
 @pytest.mark.crash
 def test_a_plain_scan_of_the_data_is_right_after_the_commit(somewhere: Place, calm: pl.DataFrame) -> None:
-    assert pl.scan_parquet(f"{somewhere.output}/data/*.parquet").collect().equals(calm)
+    plain = pl.scan_parquet(f"{somewhere.output}/data/*.parquet", storage_options=somewhere.polars_options())
+    assert plain.collect().equals(calm)
