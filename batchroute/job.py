@@ -19,13 +19,18 @@ from batchroute.progress import Progress
 from batchroute.spec import SIDES, Job
 from batchroute.stages import merge, retry, score, snapshot
 from batchroute.stages.context import Context
+from batchroute.stages.fetch import fetch
 from batchroute.stages.generate import generate
+from batchroute.stages.identity import Identity, calibrated_point, identify
 from batchroute.stages.partition import Partition, partition, shard_stage
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import DataFile, Manifest
 from batchroute.storage.objects import folder_at
-from batchroute.storage.workdir import is_ours, run_ids, work_root
+from batchroute.storage.workdir import Workdir, is_ours, run_ids, work_root
+from batchroute.tables.files import Files
+from batchroute.tables.parquet import PromptTable
+from batchroute.tables.sql import Warehouse, plain_schema
 
 
 @dataclass(frozen=True)
@@ -54,16 +59,21 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
     output = _output(job)
     if fresh:
         discard(output)
-    frozen, table = snapshot.inspect(job)
-    found = snapshot.committed(output, frozen)
+    identity = identify(job)
+    found = snapshot.committed(output, identity)
     if found is not None and not (retry_failed and found.counts["failed"]):
         return _outcome(job, output, found, was_done=True)
-    if found is not None and frozen.run_id not in run_ids(output):
+    if found is not None and identity.run_id not in run_ids(output):
         raise InputError(f"--retry-failed needs {work_root(output)}, which is gone; start anew with --fresh")
-    warning = output.check_create_only()
-    if warning is not None:
-        progress.note("storage", warning)
-    frozen, work = snapshot.begin(job, frozen, table, output)
+    if job.input.query:
+        _prepare(output, progress)
+        snapshot.refuse_others(output, identity)
+        fetched = fetch(job, Workdir(output, identity.run_id), progress)
+        frozen, table = snapshot.inspect(job, identity, fetched)
+    else:
+        frozen, table = snapshot.inspect(job, identity)
+        _prepare(output, progress)
+    frozen, work = snapshot.begin(job, identity, frozen, table, output)
     retry.finish_reopening(work)
     if retry_failed:
         again = retry.reopen_failed(work, frozen)
@@ -95,11 +105,8 @@ def validate(job: Job) -> list[str]:
         InputError: the first thing that is not.
     """
     output = _output(job)
-    frozen, table = snapshot.inspect(job)
-    lines = [f"input    {frozen.rows:,} rows in {len(frozen.files):,} files, prompts are {frozen.prompt_kind}"]
-    if job.input.id is not None:
-        snapshot.check_ids(table, job.input.id)
-        lines.append(f"ids      {job.input.id}: unique, none null")
+    identity = identify(job)
+    lines, units = _validate_query(job) if job.input.query else _validate_files(job, identity)
     models.check(job.router.model, router=True)
     lines.append(f"router   {job.router.model}")
     if job.policy.max_quality_drop is not None:
@@ -108,19 +115,41 @@ def validate(job: Job) -> list[str]:
         if job.models.of(side).backend != "echo":
             models.check(job.models.of(side).model)
         lines.append(f"{side:<8} {job.models.of(side).model}")
-    found = snapshot.committed(output, frozen)
-    snapshot.refuse_others(output, frozen)
+    found = snapshot.committed(output, identity)
+    snapshot.refuse_others(output, identity)
     output.check_writable()
-    state = "committed already" if found else "to resume" if frozen.run_id in run_ids(output) else "new"
-    units = f"{len(frozen.chunks()):,} to score, {len(frozen.parts()):,} files to write"
+    state = "committed already" if found else "to resume" if identity.run_id in run_ids(output) else "new"
     return [*lines, f"output   {output}: {state}", f"units    {units}"]
+
+
+def _validate_files(job: Job, identity: Identity) -> tuple[list[str], str]:
+    frozen, table = snapshot.inspect(job, identity)
+    lines = [f"input    {frozen.rows:,} rows in {len(frozen.files):,} files, prompts are {frozen.prompt_kind}"]
+    if job.input.id is not None:
+        snapshot.check_ids(table, job.input.id)
+        lines.append(f"ids      {job.input.id}: unique, none null")
+    return lines, f"{len(frozen.chunks()):,} to score, {len(frozen.parts()):,} files to write"
+
+
+def _validate_query(job: Job) -> tuple[list[str], str]:
+    """Asks for the columns alone."""
+    warehouse = Warehouse(job.input.warehouse)
+    table = PromptTable([], plain_schema(warehouse.schema(job.input.query)), [0], Files())
+    kind = snapshot.check_columns(job, table)
+    return [f"input    a query of {warehouse.public}, prompts are {kind}"], "known when the query was asked"
+
+
+def _prepare(output: Folder, progress: Progress) -> None:
+    warning = output.check_create_only()
+    if warning is not None:
+        progress.note("storage", warning)
 
 
 def _calibrated(job: Job) -> str:
     """What the router's calibration makes of the policy, in words."""
     rule = job.policy.rule or "bounded"
     goal = f"max_quality_drop {float(100 * (job.policy.max_quality_drop or 0)):g} % ({rule})"
-    point = snapshot.calibrated_point(job)
+    point = calibrated_point(job)
     if point is None:
         return f"{goal}: no threshold of the calibration keeps within it, so all rows go to the large model"
     return (

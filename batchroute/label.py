@@ -23,10 +23,11 @@ from batchroute.router.policy import Share
 from batchroute.spec import SIDES, Models, Side
 from batchroute.stages import collect
 from batchroute.stages.context import spans
+from batchroute.stages.identity import difference, fingerprint_of
 from batchroute.stages.measure import Answered, Measurer
 from batchroute.stages.responses import RECORDED, Recorded, Rows, Sampled, Source
 from batchroute.stages.sample import Sampler
-from batchroute.stages.snapshot import check_ids, difference, fingerprint_of
+from batchroute.stages.snapshot import check_ids
 from batchroute.storage.table_file import TableFile
 from batchroute.storage.workdir import FORMAT_VERSION, Workdir, run_ids
 from batchroute.tables.files import Files

@@ -80,6 +80,8 @@ COMMANDS: dict[str, list[str]] = {
 JOB_KEYS: list[str] = [
     "name",
     "input.uri",
+    "input.warehouse",
+    "input.query",
     "input.prompt",
     "input.id",
     "input.storage_options",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from typing import Any
 
@@ -11,19 +9,17 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from batchroute import models
 from batchroute.errors import InputError
-from batchroute.router.calibration import Calibration, Point
-from batchroute.router.notes import CALIBRATION_FILE
-from batchroute.spec import SIDES, Job
+from batchroute.spec import Job
 from batchroute.stages.context import Snapshot
+from batchroute.stages.identity import Identity, difference
 from batchroute.stages.merge import result_names
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.objects import is_local, local_path
 from batchroute.storage.workdir import Workdir, claim, run_ids
 from batchroute.tables.files import Files, InputFile
-from batchroute.tables.parquet import PromptTable
+from batchroute.tables.parquet import PromptKind, PromptTable
 
 RUN = "run.json"
 
@@ -32,41 +28,27 @@ _UNITS_A_RUN = 512
 _CHUNK_ROWS, _UNIT_ROWS, _PART_ROWS = 2048, 256, 65536
 _CHUNK_BYTES, _PART_BYTES = 64 << 20, 256 << 20
 
-# Settings that change how fast results come, not what they are.
-_NOT_RESULTS_OF_AN_OUTPUT = {"uri", "storage_options", "single_writer", "keep_work"}
-_NOT_RESULTS = {
-    "name": True,
-    "output": _NOT_RESULTS_OF_AN_OUTPUT,
-    "report": True,
-    "units": True,
-    "max_failed": True,
-}
-_NOT_RESULTS_OF_A_MODEL = {"batch_size"}
 
+def inspect(job: Job, identity: Identity, fetched: Files | None = None) -> tuple[Snapshot, PromptTable]:
+    """What a run of this job would be: its input as it is now and its unit bounds.
 
-def inspect(job: Job) -> tuple[Snapshot, PromptTable]:
-    """What a run of this job would be: its input as it is now, its fingerprint and its unit bounds.
+    Args:
+        fetched: the result of the job's query, where it has one.
 
     Raises:
-        InputError: about the input's files or columns, a model that is not there, or a clash of names.
+        InputError: about the input's columns, or a clash of names.
     """
-    source = Files(job.input.uri, job.input.storage_options)
-    files = source.find()
+    source = fetched or Files(job.input.uri, job.input.storage_options)
+    files = identity.files if fetched is None else fetched.find()
     table = PromptTable.open(files, source)
-    kind = table.prompt_kind(job.input.prompt)
-    if job.input.id is not None:
-        table.check_column(job.input.id, "input.id")
-    for column in job.report.group_by:
-        table.check_groupable(column, "report.group_by")
-    _check_result_names(job, table)
-    _check_output_place(job, files)
-    settings = _settings(job)
-    fingerprint = fingerprint_of({"settings": settings, "files": [file.identity() for file in files]})
+    kind = check_columns(job, table)
+    if fetched is None:
+        _check_output_place(job, files)
     chunk_rows, unit_rows, part_rows = _bounds(job, files, table.rows)
     snapshot = Snapshot(
-        run_id=fingerprint[:16],
-        fingerprint=fingerprint,
-        settings=settings,
+        run_id=identity.run_id,
+        fingerprint=identity.fingerprint,
+        settings=identity.settings,
         files=files,
         rows=table.rows,
         prompt_kind=kind,
@@ -77,13 +59,30 @@ def inspect(job: Job) -> tuple[Snapshot, PromptTable]:
     return snapshot, table
 
 
-def begin(job: Job, snapshot: Snapshot, table: PromptTable, output: Folder) -> tuple[Snapshot, Workdir]:
+def check_columns(job: Job, table: PromptTable) -> PromptKind:
+    """What kind of prompts there are.
+
+    Raises:
+        InputError: a column that the job names is missing or of a wrong type, or one has the name of a result.
+    """
+    kind = table.prompt_kind(job.input.prompt)
+    if job.input.id is not None:
+        table.check_column(job.input.id, "input.id")
+    for column in job.report.group_by:
+        table.check_groupable(column, "report.group_by")
+    _check_result_names(job, table)
+    return kind
+
+
+def begin(
+    job: Job, identity: Identity, snapshot: Snapshot, table: PromptTable, output: Folder
+) -> tuple[Snapshot, Workdir]:
     """Begin the run, or take up the one that was begun; the unit bounds are those it was begun with.
 
     Raises:
         InputError: ids are missing or repeated, or another run has begun on this output.
     """
-    refuse_others(output, snapshot)
+    refuse_others(output, identity)
     work = Workdir(output, snapshot.run_id)
     begun = work.read_json(RUN)
     if begun is None:
@@ -95,33 +94,33 @@ def begin(job: Job, snapshot: Snapshot, table: PromptTable, output: Folder) -> t
         if claim(output, snapshot.run_id) != snapshot.run_id:
             # Another job began here at the same moment and was first.
             work.folder.remove_all()
-            refuse_others(output, snapshot)
+            refuse_others(output, identity)
             raise InputError(f"{output} was claimed by another run that is gone; start anew with --fresh")
     return Snapshot.model_validate(begun), work
 
 
-def committed(output: Folder, snapshot: Snapshot) -> manifest.Manifest | None:
+def committed(output: Folder, identity: Identity) -> manifest.Manifest | None:
     """The manifest, when this very run is committed.
 
     Raises:
         InputError: another run is.
     """
     found = manifest.read(output)
-    if found is None or found.fingerprint == snapshot.fingerprint:
+    if found is None or found.fingerprint == identity.fingerprint:
         return found
     other = {"settings": found.settings, "files": found.input_files}
-    raise InputError(difference(output, "holds the committed output of", other, _tree(snapshot)))
+    raise InputError(difference(output, "holds the committed output of", other, identity.tree))
 
 
-def refuse_others(output: Folder, snapshot: Snapshot) -> None:
+def refuse_others(output: Folder, identity: Identity) -> None:
     """Raises:
     InputError: another run has begun on this output; names the first setting or file that differs.
     """
     for run_id in run_ids(output):
         begun = Workdir(output, run_id).read_json(RUN)
-        if run_id != snapshot.run_id and begun is not None:
-            other = Snapshot.model_validate(begun)
-            raise InputError(difference(output, "holds the unfinished run of", _tree(other), _tree(snapshot)))
+        if run_id != identity.run_id and begun is not None:
+            other = Identity.model_validate({"settings": begun["settings"], "files": begun["files"]})
+            raise InputError(difference(output, "holds the unfinished run of", other.tree, identity.tree))
 
 
 def _refuse_foreign_data(output: Folder) -> None:
@@ -132,10 +131,6 @@ def _refuse_foreign_data(output: Folder) -> None:
             f"{output}/data holds {len(foreign):,} files of no run that is known here, such as {foreign[0]}; "
             "choose another output.uri, or, when an earlier run wrote them, start anew with --fresh"
         )
-
-
-def fingerprint_of(tree: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def check_ids(table: PromptTable, column: str) -> None:
@@ -206,48 +201,6 @@ def _place(uri: str) -> str:
     return local_path(uri) if is_local(uri) else uri.rstrip("/")
 
 
-def _settings(job: Job) -> dict[str, Any]:
-    """All settings that the results depend on; models by their identity, so that new weights are another run."""
-    settings = job.model_dump(mode="json", exclude=_NOT_RESULTS, exclude_none=True)  # type: ignore[arg-type]
-    # Where the input is stands in the files' identities; the options may hold secrets.
-    del settings["input"]["uri"], settings["input"]["storage_options"]
-    settings["router"].pop("token_budget", None)
-    settings["router"]["model"] = models.identity(job.router.model, ignore=[CALIBRATION_FILE])
-    if job.policy.max_quality_drop is not None:
-        point = calibrated_point(job)
-        settings["policy"]["calibrated"] = "all to large" if point is None else point.model_dump(mode="json")
-    for side in SIDES:
-        for name in _NOT_RESULTS_OF_A_MODEL:
-            del settings["models"][side][name]
-        if job.models.of(side).backend != "echo":
-            settings["models"][side]["identity"] = models.identity(job.models.of(side).model)
-    return settings
-
-
-def calibrated_point(job: Job) -> Point | None:
-    """The point of the router's calibration that `policy.max_quality_drop` asks for; None sends all rows to large.
-
-    Raises:
-        InputError: the router is not calibrated, or it was on other models or on more or less of each prompt.
-    """
-    calibration = Calibration.of(job.router.model)
-    for side in SIDES:
-        name, measured = job.models.of(side).model, calibration.models[side]
-        if measured is not None and measured != name:
-            raise InputError(
-                f"policy.max_quality_drop: the router '{job.router.model}' was calibrated with {measured} as the "
-                f"{side} model, but models.{side}.model is {name}: calibrate it on a quality table of this pair, or "
-                "route by threshold or small_share"
-            )
-    length = job.router.max_length
-    if length is not None and length < calibration.max_length:
-        raise InputError(
-            f"router.max_length {length} is less than the {calibration.max_length} tokens that the router "
-            f"'{job.router.model}' was calibrated with: leave it out"
-        )
-    return job.policy.point(calibration)
-
-
 def _bounds(job: Job, files: list[InputFile], rows: int) -> tuple[int, int, int]:
     row_bytes = max(1, sum(file.bytes for file in files) // max(1, rows))
     large = math.ceil(rows / _UNITS_A_RUN)
@@ -255,37 +208,3 @@ def _bounds(job: Job, files: list[InputFile], rows: int) -> tuple[int, int, int]
     unit = job.units.generate or max(_UNIT_ROWS, large)
     part = job.units.merge or min(max(_PART_ROWS, chunk), max(1, _PART_BYTES // row_bytes))
     return chunk, unit, max(1, part // chunk) * chunk
-
-
-def difference(place: object, what: str, other: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first key that differs between another run and this one, in one sentence.
-
-    Args:
-        place: what `what` ("holds the unfinished run of") is said of.
-        other, now: `settings`, a tree, and `files`, identities with a `path`.
-    """
-    advice = "choose another output.uri, or start anew with --fresh"
-    before, after = _flat(other["settings"]), _flat(now["settings"])
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key):
-            change = f"{key} was {before.get(key, 'not set')} and is {after.get(key, 'not set')}"
-            return f"{place} {what} another job: {change}; {advice}"
-    old = {file["path"]: file for file in other["files"]}
-    new = {file["path"]: file for file in now["files"]}
-    for path in sorted(old.keys() | new.keys()):
-        if old.get(path) != new.get(path):
-            change = "is new" if path not in old else "is gone" if path not in new else "has changed"
-            return f"{place} {what} another input: {path} {change}; {advice}"
-    return f"{place} {what} another batchroute format; {advice}"
-
-
-def _tree(snapshot: Snapshot) -> dict[str, Any]:
-    return {"settings": snapshot.settings, "files": [file.identity() for file in snapshot.files]}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
-    return flat

@@ -134,12 +134,14 @@ def score_only(path: str) -> None:
     """The snapshot, and random scores in the place of a router's."""
     from batchroute import spec
     from batchroute.stages import score, snapshot
+    from batchroute.stages.identity import identify
     from batchroute.storage.local import LocalFolder
     from batchroute.storage.workdir import Facts
 
     job = spec.load(path)
-    frozen, table = snapshot.inspect(job)
-    frozen, work = snapshot.begin(job, frozen, table, LocalFolder(job.output.uri))
+    identity = identify(job)
+    frozen, table = snapshot.inspect(job, identity)
+    frozen, work = snapshot.begin(job, identity, frozen, table, LocalFolder(job.output.uri))
     chance = np.random.default_rng(1)
     for chunk in frozen.chunks():
         rows = chunk.rows

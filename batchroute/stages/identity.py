@@ -1,0 +1,138 @@
+"""What a run is: the settings that its results depend on and its input files, and how two of these differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from batchroute import models
+from batchroute.errors import InputError
+from batchroute.router.calibration import Calibration, Point
+from batchroute.router.notes import CALIBRATION_FILE
+from batchroute.spec import SIDES, Job
+from batchroute.tables.files import Files, InputFile
+from batchroute.tables.sql import Warehouse
+
+# Settings that change how fast results come, not what they are.
+_NOT_RESULTS_OF_AN_OUTPUT = {"uri", "storage_options", "single_writer", "keep_work"}
+_NOT_RESULTS = {
+    "name": True,
+    "output": _NOT_RESULTS_OF_AN_OUTPUT,
+    "report": True,
+    "units": True,
+    "max_failed": True,
+}
+_NOT_RESULTS_OF_A_MODEL = {"batch_size"}
+
+
+class Identity(BaseModel):
+    """What tells one run from another: the settings that its results depend on, and its input files as they are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    settings: dict[str, Any]
+    files: list[InputFile]
+    """Empty for a query: its result is known by the query."""
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        return {"settings": self.settings, "files": [file.identity() for file in self.files]}
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.tree)
+
+    @property
+    def run_id(self) -> str:
+        return self.fingerprint[:16]
+
+
+def identify(job: Job) -> Identity:
+    """Raises:
+    InputError: about the input's files or a model that is not there.
+    """
+    files = [] if job.input.query else Files(job.input.uri, job.input.storage_options).find()
+    return Identity(settings=_settings(job), files=files)
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """All settings that the results depend on; models by their identity, so that new weights are another run."""
+    settings = job.model_dump(mode="json", exclude=_NOT_RESULTS, exclude_none=True)  # type: ignore[arg-type]
+    # Where the input is stands in the files' identities; the options may hold secrets.
+    del settings["input"]["uri"], settings["input"]["storage_options"]
+    if job.input.warehouse:
+        settings["input"]["warehouse"] = Warehouse(job.input.warehouse).public
+    else:
+        del settings["input"]["warehouse"], settings["input"]["query"]
+    settings["router"].pop("token_budget", None)
+    settings["router"]["model"] = models.identity(job.router.model, ignore=[CALIBRATION_FILE])
+    if job.policy.max_quality_drop is not None:
+        point = calibrated_point(job)
+        settings["policy"]["calibrated"] = "all to large" if point is None else point.model_dump(mode="json")
+    for side in SIDES:
+        for name in _NOT_RESULTS_OF_A_MODEL:
+            del settings["models"][side][name]
+        if job.models.of(side).backend != "echo":
+            settings["models"][side]["identity"] = models.identity(job.models.of(side).model)
+    return settings
+
+
+def calibrated_point(job: Job) -> Point | None:
+    """The point of the router's calibration that `policy.max_quality_drop` asks for; None sends all rows to large.
+
+    Raises:
+        InputError: the router is not calibrated, or it was on other models or on more or less of each prompt.
+    """
+    calibration = Calibration.of(job.router.model)
+    for side in SIDES:
+        name, measured = job.models.of(side).model, calibration.models[side]
+        if measured is not None and measured != name:
+            raise InputError(
+                f"policy.max_quality_drop: the router '{job.router.model}' was calibrated with {measured} as the "
+                f"{side} model, but models.{side}.model is {name}: calibrate it on a quality table of this pair, or "
+                "route by threshold or small_share"
+            )
+    length = job.router.max_length
+    if length is not None and length < calibration.max_length:
+        raise InputError(
+            f"router.max_length {length} is less than the {calibration.max_length} tokens that the router "
+            f"'{job.router.model}' was calibrated with: leave it out"
+        )
+    return job.policy.point(calibration)
+
+
+def fingerprint_of(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def difference(place: object, what: str, other: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first key that differs between another run and this one, in one sentence.
+
+    Args:
+        place: what `what` ("holds the unfinished run of") is said of.
+        other, now: `settings`, a tree, and `files`, identities with a `path`.
+    """
+    advice = "choose another output.uri, or start anew with --fresh"
+    before, after = _flat(other["settings"]), _flat(now["settings"])
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            change = f"{key} was {before.get(key, 'not set')} and is {after.get(key, 'not set')}"
+            return f"{place} {what} another job: {change}; {advice}"
+    old = {file["path"]: file for file in other["files"]}
+    new = {file["path"]: file for file in now["files"]}
+    for path in sorted(old.keys() | new.keys()):
+        if old.get(path) != new.get(path):
+            change = "is new" if path not in old else "is gone" if path not in new else "has changed"
+            return f"{place} {what} another input: {path} {change}; {advice}"
+    return f"{place} {what} another batchroute format; {advice}"
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat
