@@ -22,6 +22,7 @@ from batchroute.stages.context import Context
 from batchroute.stages.fetch import fetch
 from batchroute.stages.generate import generate
 from batchroute.stages.identity import Identity, calibrated_point, identify
+from batchroute.stages.load import load
 from batchroute.stages.partition import Partition, partition, shard_stage
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
@@ -30,7 +31,9 @@ from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir, is_ours, run_ids, work_root
 from batchroute.tables.files import Files
 from batchroute.tables.parquet import PromptTable
-from batchroute.tables.sql import Warehouse, plain_schema
+from batchroute.tables.sources import source_of
+from batchroute.tables.targets import target_of
+from batchroute.tables.types import portable_schema
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,24 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
         discard(output)
     identity = identify(job)
     found = snapshot.committed(output, identity)
+    target = target_of(job.output.table, job.input.id)
     if found is not None and not (retry_failed and found.counts["failed"]):
+        _refuse_newer(job, output, found)
+        if target is not None:
+            load(job, target, output, found, progress)
         return _outcome(job, output, found, was_done=True)
     if found is not None and identity.run_id not in run_ids(output):
         raise InputError(f"--retry-failed needs {work_root(output)}, which is gone; start anew with --fresh")
-    if job.input.query:
+    if job.input.in_place:
+        frozen, table = snapshot.inspect(job, identity)
+        _prepare(output, progress)
+    else:
         _prepare(output, progress)
         snapshot.refuse_others(output, identity)
         fetched = fetch(job, Workdir(output, identity.run_id), progress)
         frozen, table = snapshot.inspect(job, identity, fetched)
-    else:
-        frozen, table = snapshot.inspect(job, identity)
-        _prepare(output, progress)
+    if target is not None:
+        target.prepare(merge.output_schema(job, table))
     frozen, work = snapshot.begin(job, identity, frozen, table, output)
     retry.finish_reopening(work)
     if retry_failed:
@@ -93,6 +102,8 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
         merge.merge(context)
         report = _report(context, dealt)
         committed = _commit(context, dealt, report)
+        if target is not None:
+            load(job, target, output, committed, progress)
         if not job.output.keep_work:
             work_root(output).remove_all()
     return _outcome(job, output, committed, was_done=False)
@@ -106,7 +117,7 @@ def validate(job: Job) -> list[str]:
     """
     output = _output(job)
     identity = identify(job)
-    lines, units = _validate_query(job) if job.input.query else _validate_files(job, identity)
+    lines, units = _validate_files(job, identity) if job.input.in_place else _validate_source(job)
     models.check(job.router.model, router=True)
     lines.append(f"router   {job.router.model}")
     if job.policy.max_quality_drop is not None:
@@ -131,12 +142,25 @@ def _validate_files(job: Job, identity: Identity) -> tuple[list[str], str]:
     return lines, f"{len(frozen.chunks()):,} to score, {len(frozen.parts()):,} files to write"
 
 
-def _validate_query(job: Job) -> tuple[list[str], str]:
+def _validate_source(job: Job) -> tuple[list[str], str]:
     """Asks for the columns alone."""
-    warehouse = Warehouse(job.input.warehouse)
-    table = PromptTable([], plain_schema(warehouse.schema(job.input.query)), [0], Files())
+    source = source_of(job.input)
+    table = PromptTable([], portable_schema(source.schema(source.pin())), [0], Files())
     kind = snapshot.check_columns(job, table)
-    return [f"input    a query of {warehouse.public}, prompts are {kind}"], "known when the query was asked"
+    return [f"input    {source.public}, prompts are {kind}"], "known when the rows are fetched"
+
+
+def _refuse_newer(job: Job, output: Folder, found: Manifest) -> None:
+    """A table whose version the job leaves open has another one each night; a committed output is of one of them."""
+    if not job.input.is_versioned:
+        return
+    source = source_of(job.input)
+    now, then = source.pin()["version"], found.source.get("version")
+    if now != then:
+        raise InputError(
+            f"{output} holds the committed output of version {then} of {source.public}, which is at {now} now; choose "
+            f"another output.uri, set input.version to {then}, or start anew with --fresh"
+        )
 
 
 def _prepare(output: Folder, progress: Progress) -> None:
@@ -238,8 +262,9 @@ def _commit(context: Context, dealt: Partition, report: CostReport) -> Manifest:
         run_id=frozen.run_id,
         fingerprint=frozen.fingerprint,
         settings=frozen.settings,
+        source=frozen.source,
         input_files=[file.identity() for file in frozen.files],
-        committed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        committed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         committed_by=by,
         rows=frozen.rows,
         counts=report.rows,

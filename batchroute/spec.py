@@ -8,17 +8,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from batchroute.costs import report
 from batchroute.costs.prices import Price
 from batchroute.errors import InputError
 from batchroute.generators.base import ModelSpec
 from batchroute.router.policy import WAYS, Policy, Share
-from batchroute.tables.parquet import InputSpec
+from batchroute.tables.sources import InputSpec
+from batchroute.tables.targets import TableSpec
 
 Side = Literal["small", "large"]
 SIDES: tuple[Side, Side] = ("small", "large")
@@ -34,6 +35,7 @@ class OutputSpec(BaseModel):
     single_writer: bool = Field(default=False, description="accept a storage without create-only puts")
     keep_work: bool = Field(default=True, description="keep the work folder after the commit")
     prefix: str = Field(default="", description="put before the names of the result columns")
+    table: TableSpec | None = Field(default=None, description="loaded from the committed files")
 
 
 class RouterSpec(BaseModel):
@@ -103,6 +105,14 @@ class Job(BaseModel):
     report: ReportSpec = Field(default_factory=ReportSpec)
     max_failed: Share = Field(default="1%", validate_default=True, description="of all rows; more: exit code 1")
     units: Units = Field(default_factory=Units)
+
+    @model_validator(mode="after")
+    def _tables_go_together(self) -> Self:
+        if self.input.only_new is not None and self.output.table is None:
+            raise ValueError("input.only_new needs output.table: what is new is known by what the table holds")
+        if self.output.table is not None and self.output.table.mode == "upsert" and self.input.id is None:
+            raise ValueError("output.table.mode upsert needs input.id, the column that rows are known by")
+        return self
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Job:

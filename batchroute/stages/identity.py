@@ -17,7 +17,7 @@ from batchroute.tables.files import Files, InputFile
 from batchroute.tables.sql import Warehouse
 
 # Settings that change how fast results come, not what they are.
-_NOT_RESULTS_OF_AN_OUTPUT = {"uri", "storage_options", "single_writer", "keep_work"}
+_NOT_RESULTS_OF_AN_OUTPUT = {"uri", "table", "storage_options", "single_writer", "keep_work"}
 _NOT_RESULTS = {
     "name": True,
     "output": _NOT_RESULTS_OF_AN_OUTPUT,
@@ -35,7 +35,7 @@ class Identity(BaseModel):
 
     settings: dict[str, Any]
     files: list[InputFile]
-    """Empty for a query: its result is known by the query."""
+    """Empty for a query or a table of a lake: these are known by the settings."""
 
     @property
     def tree(self) -> dict[str, Any]:
@@ -54,19 +54,14 @@ def identify(job: Job) -> Identity:
     """Raises:
     InputError: about the input's files or a model that is not there.
     """
-    files = [] if job.input.query else Files(job.input.uri, job.input.storage_options).find()
+    files = [] if not job.input.uri else Files(job.input.uri, job.input.storage_options).find()
     return Identity(settings=_settings(job), files=files)
 
 
 def _settings(job: Job) -> dict[str, Any]:
     """All settings that the results depend on; models by their identity, so that new weights are another run."""
     settings = job.model_dump(mode="json", exclude=_NOT_RESULTS, exclude_none=True)  # type: ignore[arg-type]
-    # Where the input is stands in the files' identities; the options may hold secrets.
-    del settings["input"]["uri"], settings["input"]["storage_options"]
-    if job.input.warehouse:
-        settings["input"]["warehouse"] = Warehouse(job.input.warehouse).public
-    else:
-        del settings["input"]["warehouse"], settings["input"]["query"]
+    settings["input"] = _input_settings(job)
     settings["router"].pop("token_budget", None)
     settings["router"]["model"] = models.identity(job.router.model, ignore=[CALIBRATION_FILE])
     if job.policy.max_quality_drop is not None:
@@ -78,6 +73,18 @@ def _settings(job: Job) -> dict[str, Any]:
         if job.models.of(side).backend != "echo":
             settings["models"][side]["identity"] = models.identity(job.models.of(side).model)
     return settings
+
+
+def _input_settings(job: Job) -> dict[str, Any]:
+    """Not where files are, which stands in their identities, nor options and catalogs, which may hold secrets."""
+    settings = job.input.model_dump(
+        mode="json", exclude={"uri", "storage_options", "catalog"}, exclude_defaults=True, exclude_none=True
+    )
+    if job.input.warehouse:
+        settings["warehouse"] = Warehouse(job.input.warehouse).public
+    if job.input.only_new is not None and job.output.table is not None:
+        settings["only_new"]["table"] = job.output.table.public
+    return {"prompt": job.input.prompt, **settings}
 
 
 def calibrated_point(job: Job) -> Point | None:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchroute.costs.prices import COST, usd
-from batchroute.spec import SIDES, Side
+from batchroute.spec import SIDES, Job, Side
 from batchroute.stages import generate, score
 from batchroute.stages.context import Context, Span
 from batchroute.storage.workdir import Facts, Receipt
-from batchroute.tables.parquet import RowReader
+from batchroute.tables.parquet import PromptTable, RowReader
 from batchroute.tables.types import writable
 
 STAGE = "merge"
@@ -46,6 +46,11 @@ def result_names(prefix: str) -> list[str]:
     return [prefix + name for name in RESULTS.names]
 
 
+def output_schema(job: Job, table: PromptTable) -> pa.Schema:
+    results = [field.with_name(job.output.prefix + field.name) for field in RESULTS]
+    return pa.schema([*table.schema, *results], metadata=table.schema.metadata)
+
+
 def merge(context: Context) -> None:
     """Write all parts of the output that have no receipt yet."""
     stage = context.work.stage(STAGE)
@@ -60,7 +65,7 @@ def merge(context: Context) -> None:
     def worker() -> Callable[[Span], Receipt]:
         reader = context.table.reader()
         answers = [_Answers(context, side) for side in SIDES]
-        schema = pa.schema([*reader.schema, *_result_fields(context)], metadata=reader.schema.metadata)
+        schema = output_schema(context.job, context.table)
 
         def do(part: Span) -> Receipt:
             started = time.perf_counter()
@@ -84,10 +89,6 @@ def merge(context: Context) -> None:
     # Two threads in one row group would each read it from its beginning.
     most = max(1, context.table.row_groups())
     context.engine.carry_out_beside(STAGE, pending, list(done.values()), worker, most)
-
-
-def _result_fields(context: Context) -> list[pa.Field]:
-    return [field.with_name(context.job.output.prefix + field.name) for field in RESULTS]
 
 
 def _merge_part(

@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from batchroute.errors import InputError
 from batchroute.spec import Job
 from batchroute.stages.context import Snapshot
+from batchroute.stages.fetch import Fetched
 from batchroute.stages.identity import Identity, difference
 from batchroute.stages.merge import result_names
 from batchroute.storage import manifest
@@ -19,6 +19,7 @@ from batchroute.storage.folder import Folder
 from batchroute.storage.objects import is_local, local_path
 from batchroute.storage.workdir import Workdir, claim, run_ids
 from batchroute.tables.files import Files, InputFile
+from batchroute.tables.ids import hash_ids
 from batchroute.tables.parquet import PromptKind, PromptTable
 
 RUN = "run.json"
@@ -29,17 +30,17 @@ _CHUNK_ROWS, _UNIT_ROWS, _PART_ROWS = 2048, 256, 65536
 _CHUNK_BYTES, _PART_BYTES = 64 << 20, 256 << 20
 
 
-def inspect(job: Job, identity: Identity, fetched: Files | None = None) -> tuple[Snapshot, PromptTable]:
+def inspect(job: Job, identity: Identity, fetched: Fetched | None = None) -> tuple[Snapshot, PromptTable]:
     """What a run of this job would be: its input as it is now and its unit bounds.
 
     Args:
-        fetched: the result of the job's query, where it has one.
+        fetched: the rows of the job's query or table, where it has one.
 
     Raises:
         InputError: about the input's columns, or a clash of names.
     """
-    source = fetched or Files(job.input.uri, job.input.storage_options)
-    files = identity.files if fetched is None else fetched.find()
+    source = Files(job.input.uri, job.input.storage_options) if fetched is None else fetched.files
+    files = identity.files if fetched is None else source.find()
     table = PromptTable.open(files, source)
     kind = check_columns(job, table)
     if fetched is None:
@@ -49,6 +50,7 @@ def inspect(job: Job, identity: Identity, fetched: Files | None = None) -> tuple
         run_id=identity.run_id,
         fingerprint=identity.fingerprint,
         settings=identity.settings,
+        source={} if fetched is None else fetched.source,
         files=files,
         rows=table.rows,
         prompt_kind=kind,
@@ -108,7 +110,7 @@ def committed(output: Folder, identity: Identity) -> manifest.Manifest | None:
     found = manifest.read(output)
     if found is None or found.fingerprint == identity.fingerprint:
         return found
-    other = {"settings": found.settings, "files": found.input_files}
+    other = {"settings": found.settings, "files": found.source.get("files", found.input_files)}
     raise InputError(difference(output, "holds the committed output of", other, identity.tree))
 
 
@@ -119,8 +121,9 @@ def refuse_others(output: Folder, identity: Identity) -> None:
     for run_id in run_ids(output):
         begun = Workdir(output, run_id).read_json(RUN)
         if run_id != identity.run_id and begun is not None:
-            other = Identity.model_validate({"settings": begun["settings"], "files": begun["files"]})
-            raise InputError(difference(output, "holds the unfinished run of", other.tree, identity.tree))
+            files = begun["source"].get("files") or [InputFile.model_validate(f).identity() for f in begun["files"]]
+            other = {"settings": begun["settings"], "files": files}
+            raise InputError(difference(output, "holds the unfinished run of", other, identity.tree))
 
 
 def _refuse_foreign_data(output: Folder) -> None:
@@ -148,7 +151,7 @@ def check_ids(table: PromptTable, column: str) -> None:
             ids.validate(full=True)
         except pa.ArrowInvalid as error:
             raise InputError(f"input.id: column '{column}' near {table.where(at)}: {error}") from error
-        hashes[at : at + len(ids)] = _hash(ids)
+        hashes[at : at + len(ids)] = hash_ids(ids)
         at += len(ids)
     # In place: 8 bytes a row are all that this check may cost.
     hashes.sort()
@@ -157,20 +160,12 @@ def check_ids(table: PromptTable, column: str) -> None:
         _show_repeated(table, column, repeated)
 
 
-def _hash(ids: pa.Array) -> Any:
-    if pa.types.is_decimal(ids.type):
-        ids = ids.cast(pa.string())  # polars knows none of more than 38 digits
-    elif pa.types.is_timestamp(ids.type):
-        ids = ids.cast(pa.int64())  # nor time zones without a name
-    return pl.Series(values=ids).hash(seed=0).to_numpy()
-
-
 def _show_repeated(table: PromptTable, column: str, hashes: Any) -> None:
     seen: dict[Any, list[int]] = {}
     at = 0
     for batch in table.reader([column]).read(0, table.rows):
         ids = batch.column(0)
-        for offset in np.flatnonzero(np.isin(_hash(ids), hashes)).tolist():
+        for offset in np.flatnonzero(np.isin(hash_ids(ids), hashes)).tolist():
             seen.setdefault(ids[offset].as_py(), []).append(at + offset)
         at += len(ids)
     repeated = {value: rows for value, rows in seen.items() if len(rows) > 1}

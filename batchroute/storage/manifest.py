@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import json
 import platform
@@ -37,6 +38,8 @@ class Manifest(BaseModel):
     run_id: str
     fingerprint: str
     settings: dict[str, Any]
+    source: dict[str, Any]
+    """Of a run that fetched its input: what that was, and which version."""
     input_files: list[dict[str, Any]]
     committed_at: str
     committed_by: str
@@ -47,6 +50,11 @@ class Manifest(BaseModel):
     report: list[str]
     cost: dict[str, Any]
     versions: dict[str, str]
+
+    @property
+    def serial(self) -> int:
+        """Of this commit: milliseconds since 1970. When a run is committed again, for failed rows, it is greater."""
+        return int(datetime.datetime.fromisoformat(self.committed_at).timestamp() * 1000)
 
     def put(self, output: Folder) -> bool:
         """Commit. False when the output was committed before, by this run or another."""

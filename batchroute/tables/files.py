@@ -69,6 +69,11 @@ class Files:
         """
         base, found, none = self._local() if self._store is None else self._remote(self._store)
         visible = [name for name in sorted(found) if not _hidden(os.path.relpath(name, base))]
+        if any("_delta_log" in Path(name).parts for name in found):
+            raise InputError(
+                f"input.uri: {self._uri} is a Delta table, whose files are not all of one version; "
+                "name it as input.delta"
+            )
         if not visible:
             raise InputError(f"input.uri: {none} {self._uri}")
         if self._store is None:

@@ -10,11 +10,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batchroute.errors import InputError
 from batchroute.tables.files import Files, InputFile
@@ -26,27 +25,6 @@ _BUFFERS, _MOST_BUFFER, _LEAST_BUFFER = 64 << 20, 4 << 20, 64 << 10
 _WHOLE = re.compile("-?[0-9]{1,18}")
 
 PromptKind = Literal["text", "messages"]
-
-
-class InputSpec(BaseModel):
-    """Where the prompts are."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    uri: str = Field(default="", description="of files: a parquet file, a glob or a folder")
-    warehouse: str = Field(default="", description="of a database: postgresql://user@host/database", repr=False)
-    query: str = Field(default="", description="asked of the warehouse once a run")
-    prompt: str = "prompt"
-    id: str | None = None
-    storage_options: dict[str, Any] = Field(default_factory=dict, description="of the fsspec filesystem")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if bool(self.uri) == bool(self.warehouse):
-            raise ValueError("give uri, or warehouse with a query")
-        if bool(self.warehouse) != bool(self.query):
-            raise ValueError("warehouse and query belong together")
-        return self
 
 
 @dataclass(frozen=True)

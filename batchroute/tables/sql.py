@@ -24,13 +24,19 @@ class Warehouse:
     `snowflake://…`, `bigquery://project/dataset`; any other scheme is the name of an ADBC driver.
     """
 
-    def __init__(self, uri: str) -> None:
-        """Raises:
-        InputError: it is no such URI.
+    def __init__(self, uri: str, key: str = "input.warehouse", create: bool = False) -> None:
+        """
+        Args:
+            key: of the job file, for errors.
+            create: make the file of a database that is one, where it is missing.
+
+        Raises:
+            InputError: it is no such URI.
         """
         scheme, found, self._rest = uri.partition("://")
+        self._key, self._create = key, create
         if not found:
-            raise InputError("input.warehouse: not a URI such as postgresql://user@host/database")
+            raise InputError(f"{key}: not a URI such as postgresql://user@host/database")
         self.scheme = _ALIASES.get(scheme, scheme)
         self._uri = uri
         self._secrets = _secrets(uri)
@@ -53,10 +59,16 @@ class Warehouse:
             InputError: no driver, a refused user or password, or a query that the warehouse does not take.
             StoppedError: the warehouse cannot be reached, or the connection was lost; another attempt may succeed.
         """
+        with self.connected() as connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            yield cursor.fetch_record_batch()
+
+    @contextmanager
+    def connected(self) -> Iterator[Any]:
+        """An ADBC connection, its errors explained; what is not committed is undone. Raises as `query`."""
         try:
-            with self._connect() as connection, connection.cursor() as cursor:
-                cursor.execute(query)
-                yield cursor.fetch_record_batch()
+            with self._connect() as connection:
+                yield connection
         except BatchrouteError:
             raise
         except (pa.ArrowException, OSError, *_errors()) as error:
@@ -74,7 +86,7 @@ class Warehouse:
             what = f"pip install 'batchroute[{self.scheme}]'"
             if self.scheme not in _EXTRAS:
                 what = f"install the package adbc-driver-{self.scheme}, if there is one, or mend the URI's scheme"
-            raise InputError(f"input.warehouse: no driver for {self.scheme}://: {what}") from error
+            raise InputError(f"{self._key}: no driver for {self.scheme}://: {what}") from error
         if self.scheme == "bigquery":
             project, _, dataset = self._rest.partition("/")
             options = {"adbc.bigquery.sql.project_id": project, "adbc.bigquery.sql.dataset_id": dataset}
@@ -83,32 +95,33 @@ class Warehouse:
             more = "" if "connect_timeout=" in self._uri else f"{'&' if '?' in self._uri else '?'}connect_timeout="
             return driver.connect(f"{self._uri}{more}{_CONNECT_SECONDS if more else ''}")
         if self.scheme in ("sqlite", "duckdb"):
-            if self._rest and not os.path.exists(self._rest):
-                raise InputError(f"input.warehouse: no such file: {self._rest}")
+            needed = os.path.dirname(os.path.abspath(self._rest)) if self._create else self._rest
+            if self._rest and not os.path.exists(needed):
+                raise InputError(f"{self._key}: no such file: {needed}")
             return driver.connect(self._rest or ":memory:")
         return driver.connect(self._rest if self.scheme == "snowflake" else self._uri)
 
     def _explained(self, error: Exception) -> BatchrouteError:
-        told = " ".join(line.strip() for line in str(error).splitlines()[:2] if line.strip())
+        told = " ".join(
+            line.strip() for line in str(error).partition(" Detail: Python")[0].splitlines()[:2] if line.strip()
+        )
         for secret in self._secrets:
             told = told.replace(secret, "***")
-        lost = ("connect", "terminat", "closed", "timeout", "timed out", "recovery", "shutting down")
+        lost = (
+            "connect",
+            "terminat",
+            "closed",
+            "timeout",
+            "timed out",
+            "recovery",
+            "shutting down",
+            "lock",
+            "conflict",
+        )
         wrong = ("password", "authentication", "role ", "does not exist", "no pg_hba")
         if any(word in told.lower() for word in lost) and not any(word in told.lower() for word in wrong):
-            return StoppedError(f"{self.public}: {told}; look at it, and run again: the query is then asked anew")
+            return StoppedError(f"{self.public}: {told}; look at it, and run again")
         return InputError(f"{self.public}: {told}")
-
-
-def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Without types that only one driver knows: what PostgreSQL calls `numeric` stays the text that it is sent as."""
-    columns = [column.storage if isinstance(column.type, pa.OpaqueType) else column for column in batch.columns]
-    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
-
-
-def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """That of `plain` batches."""
-    types = [kind.storage_type if isinstance(kind, pa.OpaqueType) else kind for kind in schema.types]
-    return pa.schema(list(zip(schema.names, types, strict=True)))
 
 
 def _errors() -> tuple[type[Exception], ...]:

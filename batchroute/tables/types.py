@@ -39,6 +39,36 @@ def plain(column: pa.Array) -> pa.Array:
     return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
 
 
+def portable_schema(schema: pa.Schema) -> pa.Schema:
+    """Without views and types of one driver alone, such as PostgreSQL's `numeric`, which is sent as text."""
+    fields = [field.with_type(_portable(field.type)).remove_metadata() for field in schema]
+    return pa.schema(fields)
+
+
+def portable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    schema = portable_schema(batch.schema)
+    columns = []
+    for column, kind in zip(batch.columns, schema.types, strict=True):
+        column = column.storage if isinstance(column.type, pa.OpaqueType) else column
+        columns.append(column if column.type == kind else column.cast(kind))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _portable(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.OpaqueType):
+        return kind.storage_type
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_portable(field.type)).remove_metadata() for field in kind.fields])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        field = kind.value_field.with_type(_portable(kind.value_type)).remove_metadata()
+        return pa.list_(field) if pa.types.is_list(kind) else pa.large_list(field)
+    return kind
+
+
 def has_nested_dictionary(kind: pa.DataType) -> bool:
     """pyarrow reads no batch of these that comes from two row groups."""
     return pa.types.is_nested(kind) and _holds(kind, pa.types.is_dictionary)

@@ -1,0 +1,124 @@
+"""Columns as a table elsewhere can hold them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchroute.tables.types import is_text
+
+
+@dataclass(frozen=True)
+class Holds:
+    """Which of Arrow's types a kind of table has; columns of others become the nearest ones, or JSON text."""
+
+    lists: bool = True
+    nested: bool = True
+    decimals: bool = True
+    times: bool = True
+    small_integers: bool = True
+    zero_characters: bool = True
+    """Within text."""
+
+    def schema(self, schema: pa.Schema) -> pa.Schema:
+        return pa.schema([(field.name, self._type(field.type)) for field in schema])
+
+    def batch(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        """
+        Args:
+            schema: what `schema` made of the batch's.
+        """
+        columns = [self._fit(column, kind) for column, kind in zip(batch.columns, schema.types, strict=True)]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    def _type(self, kind: pa.DataType) -> pa.DataType:
+        if isinstance(kind, pa.BaseExtensionType):
+            return pa.string() if isinstance(kind, pa.UuidType) else self._type(kind.storage_type)
+        if pa.types.is_dictionary(kind):
+            return self._type(kind.value_type)
+        if is_text(kind) or pa.types.is_null(kind) or pa.types.is_duration(kind) or pa.types.is_interval(kind):
+            return pa.string()
+        if any(is_it(kind) for is_it in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)):
+            return pa.binary()
+        if pa.types.is_fixed_size_binary(kind):
+            return pa.binary()
+        if pa.types.is_integer(kind):
+            return self._integer(kind)
+        if pa.types.is_floating(kind):
+            return pa.float32() if kind.bit_width < 64 else kind
+        if pa.types.is_decimal(kind):
+            fits = self.decimals and kind.precision <= 38 and kind.scale >= 0
+            return pa.decimal128(kind.precision, kind.scale) if fits else pa.float64()
+        if pa.types.is_timestamp(kind):
+            return pa.timestamp("us", "UTC" if kind.tz else None)
+        if pa.types.is_date(kind):
+            return pa.date32()
+        if pa.types.is_time(kind):
+            return pa.time64("us") if self.times else pa.string()
+        return self._of_many(kind)
+
+    def _integer(self, kind: pa.DataType) -> pa.DataType:
+        if pa.types.is_unsigned_integer(kind):
+            wider = {8: pa.int16(), 16: pa.int32(), 32: pa.int64()}.get(kind.bit_width)
+            if wider is None:
+                return pa.decimal128(20, 0) if self.decimals else pa.int64()
+            return self._integer(wider)
+        least = 16 if self.small_integers else 32
+        return kind if kind.bit_width >= least else {16: pa.int16(), 32: pa.int32()}[least]
+
+    def _of_many(self, kind: pa.DataType) -> pa.DataType:
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            if self.lists and (self.nested or not pa.types.is_nested(kind.value_type)):
+                return pa.list_(self._type(kind.value_type))
+        elif pa.types.is_struct(kind) and self.nested and kind.num_fields:
+            return pa.struct([(field.name, self._type(field.type)) for field in kind.fields])
+        elif pa.types.is_boolean(kind):
+            return kind
+        return pa.string()
+
+    def _fit(self, column: pa.Array, kind: pa.DataType) -> pa.Array:
+        if isinstance(column.type, pa.BaseExtensionType) and not isinstance(column.type, pa.UuidType):
+            column = column.storage
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if column.type != kind:
+            column = _as_text(column) if pa.types.is_string(kind) else _cast(column, kind)
+        if pa.types.is_string(kind) and not self.zero_characters:
+            column = pc.replace_substring(column, "\0", "\ufffd")
+        return column
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    # Nanoseconds are cut to microseconds.
+    return column.cast(kind, safe=not pa.types.is_timestamp(column.type))
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    if is_text(column.type) or pa.types.is_null(column.type):
+        return column.cast(pa.string())
+    return pa.array([None if value is None else _text(value) for value in column.to_pylist()], pa.string())
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+
+
+def differences(wanted: pa.Schema, found: pa.Schema) -> tuple[list[str], list[str]]:
+    """What hinders rows of one schema from going into a table of another: wrong types, told column by column, and the
+    names of columns that the table has not.
+    """
+    wrong, missing = [], []
+    for field in wanted:
+        if field.name not in found.names:
+            missing.append(field.name)
+        elif field.type != found.field(field.name).type:
+            wrong.append(f"{field.name} is {_told(found.field(field.name).type)} there and {_told(field.type)} here")
+    return wrong, missing
+
+
+def _told(kind: pa.DataType) -> str:
+    return str(kind.type_name if isinstance(kind, pa.OpaqueType) else kind)
