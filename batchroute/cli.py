@@ -34,6 +34,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The embedded models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+tables_app = typer.Typer(help="Tables of prompts.", no_args_is_help=True)
+app.add_typer(tables_app, name="tables")
 
 JobFile = Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file.")]
 Overrides = Annotated[
@@ -349,6 +351,29 @@ def evaluate(
     evaluation.write(found, output, overwrite)
     narration.show(found)
     typer.echo(f"figures  {output}/evaluation.json\nplot     {output}/curve.png, {output}/curve.svg")
+
+
+@tables_app.command()
+def inspect(
+    uri: Annotated[
+        str,
+        typer.Argument(metavar="URI", help="Parquet files, a Delta table, a warehouse, an Iceberg table's name."),
+    ],
+    table: Annotated[str, typer.Option("--table", help="Of a warehouse.")] = "",
+    query: Annotated[str, typer.Option("--query", help="Of a warehouse.")] = "",
+    catalog: Annotated[
+        list[str] | None, typer.Option("--catalog", metavar="KEY=VALUE", help="Of an Iceberg table: uri=sqlite:///c.db")
+    ] = None,
+    storage: StorageOptions = None,
+) -> None:
+    """Show a table's columns, its first rows, and which columns look like the id and the prompt."""
+    from rich.console import Console
+
+    from batchroute import spec
+    from batchroute.tables.preview import preview
+
+    properties = {name: str(value) for name, value in spec.options_of(catalog or (), "--catalog").items()}
+    preview(uri, query, table, properties, spec.options_of(storage or ())).show(Console())
 
 
 @models_app.command()

@@ -136,16 +136,16 @@ def load(path: str, overrides: Sequence[str] = ()) -> Job:
         raise InputError("\n".join(dict.fromkeys(problems))) from error
 
 
-def options_of(pairs: Sequence[str]) -> dict[str, Any]:
-    """Storage options of a command line, each `key.of.an.option=value` with the value in YAML.
+def options_of(pairs: Sequence[str], option: str = "--storage") -> dict[str, Any]:
+    """Options of a command line that are pairs, each `key.of.an.option=value` with the value in YAML.
 
     Raises:
         InputError: one is not of that form.
     """
     tree: dict[str, Any] = {}
     for pair in pairs:
-        _override(tree, pair, "--storage")
-    return dict(_expand(tree, "--storage", ()))
+        _override(tree, pair, option)
+    return dict(_expand(tree, option, ()))
 
 
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -199,7 +199,7 @@ def _override(tree: dict[str, Any], override: str, option: str = "--set") -> Non
         raise InputError(f"{option} {override}: the value is not valid YAML") from error
 
 
-_EXAMPLES = {"--set": "policy.threshold=0.4", "--storage": "anon=true"}
+_EXAMPLES = {"--set": "policy.threshold=0.4", "--storage": "anon=true", "--catalog": "type=sql"}
 _VARIABLE = re.compile(r"\$\$\{|\$\{(\w+)(?::-((?:[^{}]|\$\{[^{}]*\})*))?\}")
 
 

@@ -32,7 +32,6 @@ def load(job: Job, target: Target, output: Folder, committed: Manifest, progress
         committed.run_id, committed.serial, committed.rows, schema, lambda: _rows(output, committed, schema)
     )
     try:
-        target.prepare(schema)
         for attempt in Retrying(
             retry=retry_if_exception_type(StoppedError),
             stop=stop_after_attempt(_ATTEMPTS),
@@ -40,6 +39,7 @@ def load(job: Job, target: Target, output: Folder, committed: Manifest, progress
             reraise=True,
         ):
             with attempt:
+                target.prepare(schema)
                 loaded = target.load(answers)
     except BatchrouteError as error:
         told = f"the answers are committed in {output}, but not loaded into the table: {error}"

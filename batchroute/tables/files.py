@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from batchroute.errors import InputError
 from batchroute.storage.objects import is_local, local_path
 from batchroute.storage.store import RangeFile, Store, store_of
 
+_DELTA_LOG = "_delta_log"
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _REQUESTS_AT_ONCE = 16
 _FOOTERS_KEPT = 256
@@ -69,11 +70,6 @@ class Files:
         """
         base, found, none = self._local() if self._store is None else self._remote(self._store)
         visible = [name for name in sorted(found) if not _hidden(os.path.relpath(name, base))]
-        if any("_delta_log" in Path(name).parts for name in found):
-            raise InputError(
-                f"input.uri: {self._uri} is a Delta table, whose files are not all of one version; "
-                "name it as input.delta"
-            )
         if not visible:
             raise InputError(f"input.uri: {none} {self._uri}")
         if self._store is None:
@@ -149,18 +145,27 @@ class Files:
             base, none = path, "no parquet file in"
         else:
             base, found = path, [path]
+        if os.path.isdir(os.path.join(base, _DELTA_LOG)):
+            self._refuse_delta()
         return base, [name for name in found if os.path.isfile(name)], none
 
     def _remote(self, store: Store) -> tuple[str, list[str], str]:
         if not _is_glob(self._uri):
             if self._is_file(store):
                 return self._uri, [self._uri], ""
-            found = [uri for uri in store.files(self._uri) if uri.endswith(".parquet")]
-            return self._uri, found, "no parquet file in"
+            found = list(store.files(self._uri))
+            if any(f"/{_DELTA_LOG}/" in uri for uri in found):
+                self._refuse_delta()
+            return self._uri, [uri for uri in found if uri.endswith(".parquet")], "no parquet file in"
         base = "/".join(itertools.takewhile(lambda part: not _is_glob(part), self._uri.split("/")))
         wanted = re.compile(glob_translate(store.path(self._uri)))
         found = [uri for uri in store.files(base) if wanted.match(store.path(uri))]
         return base, found, "no file matches"
+
+    def _refuse_delta(self) -> NoReturn:
+        raise InputError(
+            f"input.uri: {self._uri} is a Delta table, whose files are not all of one version; name it as input.delta"
+        )
 
     def _is_file(self, store: Store) -> bool:
         try:
