@@ -14,6 +14,7 @@ from batchroute.errors import InputError
 from batchroute.progress import duration
 from batchroute.spec import SIDES
 from batchroute.stages.context import Snapshot
+from batchroute.stages.fetch import SOURCE
 from batchroute.stages.partition import read_partition, shard_stage
 from batchroute.stages.snapshot import RUN
 from batchroute.storage import manifest
@@ -45,7 +46,8 @@ def show(uri: str, storage_options: Mapping[str, Any] | None = None) -> None:
 def _table(work: Workdir, committed: bool) -> Table:
     tree = work.read_json(RUN)
     if tree is None:
-        return Table(title=f"run {work.run_id}: not begun", title_justify="left")
+        state = "not begun" if work.read_json(SOURCE) is None else "its rows are being fetched, or were when it stopped"
+        return Table(title=f"run {work.run_id}: {state}", title_justify="left")
     try:
         snapshot = Snapshot.model_validate(tree)
     except ValidationError as error:

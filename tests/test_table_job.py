@@ -279,3 +279,70 @@ def test_only_new_needs_a_table_and_upsert_an_id(tmp_path: Path) -> None:
     folder.settings["output"]["table"] = {"delta": "x", "mode": "upsert"}
     with pytest.raises(InputError, match=r"upsert needs input\.id"):
         spec.load(folder.path)
+
+
+def test_a_connection_lost_in_the_load_stops_the_run_with_nothing_loaded(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place("postgresql", tmp_path, server)
+    night(tmp_path, "one", table(1), place.spec()).run()
+    ending = "begin perform pg_terminate_backend(pg_backend_pid()); return new; end"
+    place.alter(
+        f"create or replace function ending() returns trigger language plpgsql as $$ {ending} $$",
+        "create trigger ending before insert on answers for each row when (new.id = 'row-100') "
+        "execute function ending()",
+    )
+    monkeypatch.setattr("batchroute.stages.load._ATTEMPTS", 2)
+    folder = night(tmp_path, "two", ids(1, ROWS), place.spec())
+    with pytest.raises(StoppedError, match=r"committed in .*, but not loaded"):
+        folder.run()
+    assert place.rows().height == 1
+    place.alter("drop trigger ending on answers")
+    assert folder.run().was_done
+    assert place.rows().height == ROWS
+
+
+def test_a_wrong_password_is_told_before_the_work_and_not_shown(tmp_path: Path, server: str) -> None:
+    place = Place("postgresql", tmp_path, server)
+    path = Path(place.query("select setting from pg_settings where name = 'hba_file'").item())
+    before = path.read_text()
+    path.write_text(f"local all keeper scram-sha-256\n{before}")
+    place.alter("create role keeper login superuser password 'rightsecret'", "select pg_reload_conf()")
+    try:
+        for password, works in (("wrongsecret", False), ("rightsecret", True)):
+            uri = server.replace("postgres:", f"keeper:{password}", 1)
+            folder = night(tmp_path, password, table(3), {"warehouse": uri, "name": "answers"})
+            if works:
+                assert folder.run().report.rows["ok"] == 3
+                continue
+            with pytest.raises(InputError, match="password authentication failed") as found:
+                folder.run()
+            assert password not in str(found.value)
+    finally:
+        path.write_text(before)
+        place.alter("select pg_reload_conf()")
+
+
+def test_a_key_of_a_database_is_in_nothing_that_is_written(tmp_path: Path, server: str) -> None:
+    Place("postgresql", tmp_path, server)
+    uri = server.replace("postgres:", "postgres:topsecret", 1)
+    folder = night(tmp_path, "one", table(3), {"warehouse": uri, "name": "answers"})
+    folder.settings["input"]["only_new"] = {"by": "id"}
+    folder.run()
+    Path(folder.path).unlink()
+    assert "topsecret" not in folder.log
+    for path in folder.folder.rglob("*"):
+        if path.is_file():
+            assert b"topsecret" not in path.read_bytes(), path
+
+
+def test_only_new_ids_of_another_type_are_told(tmp_path: Path, server: str) -> None:
+    place = Place("postgresql", tmp_path, server)
+    night(tmp_path, "one", table(3), place.spec()).run()
+    folder = night(tmp_path, "two", table(3).with_columns(id=pl.Series([1, 2, 3])), place.spec())
+    folder.settings["input"]["only_new"] = {"by": "id"}
+    with pytest.raises(InputError, match=r"only_new\.by: column 'id' is int64 in the input, which .* does not hold"):
+        folder.run()
+    folder.settings["input"]["only_new"] = {"by": "nope"}
+    with pytest.raises(InputError, match=r"only_new\.by: no column 'nope'"):
+        folder.run()

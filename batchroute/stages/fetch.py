@@ -18,7 +18,7 @@ from batchroute.tables.sources import Source, source_of
 from batchroute.tables.targets import target_of
 from batchroute.tables.types import portable, portable_schema
 
-INPUT, _SOURCE = "input.json", "source.json"
+INPUT, SOURCE = "input.json", "source.json"
 STAGE = "input"
 _FILE_ROWS, _FILE_BYTES = 1 << 18, 128 << 20
 
@@ -43,10 +43,10 @@ def fetch(job: Job, work: Workdir, progress: Progress) -> Fetched:
     found = work.read_json(INPUT)
     if found is None:
         source = source_of(job.input)
-        pinned = work.read_json(_SOURCE)
+        pinned = work.read_json(SOURCE)
         if pinned is None:
-            work.put_json(_SOURCE, source.pin())
-            pinned = work.read_json(_SOURCE)
+            work.put_json(SOURCE, source.pin())
+            pinned = work.read_json(SOURCE)
             assert pinned is not None
         attempt = uuid.uuid4().hex[:12]
         rows = _fetch(job, source, pinned, work, attempt, progress)
