@@ -6,6 +6,7 @@ import datetime
 import io
 import os
 import socket
+import sys
 import uuid
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ from batchroute.storage.workdir import Workdir, is_ours, run_ids, work_root
 from batchroute.tables.files import Files
 from batchroute.tables.parquet import PromptTable
 from batchroute.tables.sources import source_of
-from batchroute.tables.targets import target_of
+from batchroute.tables.targets import is_loaded, target_of
 from batchroute.tables.types import portable_schema
 
 
@@ -60,11 +61,13 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
         Terminated: SIGTERM arrived; the run can be resumed.
     """
     output = _output(job)
-    if fresh:
-        discard(output)
     identity = identify(job)
-    found = snapshot.committed(output, identity)
     target = target_of(job.output.table, job.input.id)
+    if fresh:
+        if target is not None and job.input.in_place:
+            is_loaded(target, sys.maxsize, target.loads(identity.run_id))
+        discard(output)
+    found = snapshot.committed(output, identity)
     if found is not None and not (retry_failed and found.counts["failed"]):
         _refuse_newer(job, output, found)
         if target is not None:
@@ -72,6 +75,8 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
         return _outcome(job, output, found, was_done=True)
     if found is not None and identity.run_id not in run_ids(output):
         raise InputError(f"--retry-failed needs {work_root(output)}, which is gone; start anew with --fresh")
+    if found is not None and target is not None:
+        is_loaded(target, sys.maxsize, target.loads(found.load_id))
     if job.input.in_place:
         frozen, table = snapshot.inspect(job, identity)
         _prepare(output, progress)
@@ -82,6 +87,10 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
         frozen, table = snapshot.inspect(job, identity, fetched)
     if target is not None:
         target.prepare(merge.output_schema(job, table))
+        loads = target.loads(manifest.load_id(frozen.run_id, frozen.source))
+        # Asked in this order: another attempt at this run that was faster has committed before it has loaded.
+        if found is None and manifest.read(output) is None:
+            is_loaded(target, sys.maxsize, loads)
     frozen, work = snapshot.begin(job, identity, frozen, table, output)
     retry.finish_reopening(work)
     if retry_failed:
@@ -117,6 +126,7 @@ def validate(job: Job) -> list[str]:
     """
     output = _output(job)
     identity = identify(job)
+    target = target_of(job.output.table, job.input.id)
     lines, units = _validate_files(job, identity) if job.input.in_place else _validate_source(job)
     models.check(job.router.model, router=True)
     lines.append(f"router   {job.router.model}")
@@ -129,6 +139,9 @@ def validate(job: Job) -> list[str]:
     found = snapshot.committed(output, identity)
     snapshot.refuse_others(output, identity)
     output.check_writable()
+    if target is not None:
+        target.loads(identity.run_id)
+        lines.append(f"table    {target.public}: can be asked")
     state = "committed already" if found else "to resume" if identity.run_id in run_ids(output) else "new"
     return [*lines, f"output   {output}: {state}", f"units    {units}"]
 

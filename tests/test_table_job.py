@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,51 @@ def test_a_second_commit_of_a_run_is_not_appended_to_the_first(place: Place, tmp
     folder.run()
     with pytest.raises(InputError, match=r"earlier commit of this run .* append would repeat"):
         folder.run(fresh=True)
+    assert folder.run().was_done, "the commit is still there"
+    shutil.rmtree(folder.output)
+    shutil.rmtree(f"{folder.output}.work")
+    with pytest.raises(InputError, match=r"earlier commit of this run .* append would repeat"):
+        folder.run()
+    assert not (folder.output / "data").exists()
     folder.settings["output"]["table"] = place.spec(mode="replace")
-    assert folder.run().was_done
+    assert not folder.run().was_done
     assert place.rows().height == ROWS
+    assert folder.run(fresh=True).report.rows["ok"] == ROWS
+    assert place.rows().height == ROWS
+
+
+def test_failed_rows_are_not_asked_again_for_a_table_that_would_have_the_others_twice(
+    place: Place, tmp_path: Path
+) -> None:
+    frame = table(9).with_columns(prompt=pl.when(pl.col("id") == "row-7").then(None).otherwise("prompt"))
+    folder = night(tmp_path, "one", frame, place.spec(), max_failed=1)
+    folder.run()
+    with pytest.raises(InputError, match=r"append would repeat"):
+        folder.run(retry_failed=True)
+    folder.settings["output"]["table"] = place.spec(mode="replace")
+    folder.run(retry_failed=True)
+    assert place.rows().height == 9
+
+
+def test_a_query_that_is_asked_anew_is_another_load(server: str, tmp_path: Path) -> None:
+    place = Place("postgresql", tmp_path, server)
+    execute(server, "drop table if exists growing", "create table growing as select 'a' as id, 'x' as prompt")
+    folder = night(tmp_path, "one", table(1), place.spec(), report={})
+    folder.settings["input"] = {"warehouse": server, "query": "select * from growing", "id": "id", "prompt": "prompt"}
+    folder.settings["input"]["only_new"] = {"by": "id"}
+    folder.run(fresh=True)
+    execute(server, "insert into growing values ('b', 'y')")
+    assert folder.run(fresh=True).report.rows["total"] == 1
+    assert place.rows()["id"].to_list() == ["a", "b"]
+
+
+def test_validate_asks_the_table_and_makes_none(place: Place, tmp_path: Path) -> None:
+    folder = night(tmp_path, "one", table(3), place.spec())
+    assert any(line.startswith("table    ") for line in job.validate(folder.load()))
+    assert not list(tmp_path.glob("*.db")) or place.kind == "iceberg"
+    folder.settings["output"]["table"] = {"warehouse": "postgresql://u:topsecret@127.0.0.1:1/db", "name": "t"}
+    with pytest.raises(StoppedError, match="Connection refused"):
+        job.validate(folder.load())
 
 
 def test_a_mismatch_is_named_column_by_column_before_the_work(place: Place, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def load(job: Job, target: Target, output: Folder, committed: Manifest, progress
     """
     schema = _schema(output, committed)
     answers = Answers(
-        committed.run_id, committed.serial, committed.rows, schema, lambda: _rows(output, committed, schema)
+        committed.load_id, committed.serial, committed.rows, schema, lambda: _rows(output, committed, schema)
     )
     try:
         for attempt in Retrying(

@@ -56,6 +56,10 @@ class Manifest(BaseModel):
         """Of this commit: milliseconds since 1970. When a run is committed again, for failed rows, it is greater."""
         return int(datetime.datetime.fromisoformat(self.committed_at).timestamp() * 1000)
 
+    @property
+    def load_id(self) -> str:
+        return load_id(self.run_id, self.source)
+
     def put(self, output: Folder) -> bool:
         """Commit. False when the output was committed before, by this run or another."""
         return output.put_new(MANIFEST, self.model_dump_json(indent=1).encode())
@@ -79,6 +83,13 @@ def read(output: Folder) -> Manifest | None:
         return None
     except ValueError as error:
         raise InputError(f"{output}/{MANIFEST} is damaged: not the JSON of a manifest") from error
+
+
+def load_id(run_id: str, source: dict[str, Any]) -> str:
+    """What a table knows a run's rows by: the run, and the fetch of its rows where they were fetched. A query that is
+    asked anew by the same job may give others.
+    """
+    return f"{run_id}-{source['attempt']}" if source else run_id
 
 
 def versions() -> dict[str, str]:

@@ -16,11 +16,11 @@ from batchroute.tables.lake import (
     open_catalog,
     open_delta,
 )
-from batchroute.tables.targets import Answers, TableSpec, refuse_again, refuse_differences
+from batchroute.tables.targets import Answers, TableSpec, is_loaded, refuse_differences
 from batchroute.tables.types import portable, portable_schema
 
 _REMEDY = "set output.table.allow_new_columns, or name another table"
-_RUN, _SERIAL = "batchroute.run_id", "batchroute.serial"
+_LOAD, _SERIAL = "batchroute.load_id", "batchroute.serial"
 _NO_RETRIES = {"commit.retry.num-retries": "0"}
 
 
@@ -30,7 +30,7 @@ class DeltaTarget:
     _holds = Holds(times=False)
 
     def __init__(self, spec: TableSpec, key: str | None) -> None:
-        self._spec, self._key, self.public = spec, key, spec.public
+        self._spec, self._key, self.public, self.mode = spec, key, spec.public, spec.mode
         self._options = {name: str(value) for name, value in spec.storage_options.items()}
 
     def prepare(self, schema: pa.Schema) -> None:
@@ -49,27 +49,33 @@ class DeltaTarget:
             found = self._holds.schema(portable_schema(pa.schema(table.schema().to_arrow())))
             refuse_differences(self.public, fitted, found, self._spec.allow_new_columns, _REMEDY)
 
+    def loads(self, load_id: str) -> dict[int, str]:
+        with delta_errors(self.public):
+            table = open_delta(self._spec.delta, self._options)
+            return {} if table is None else self._loads(table, load_id)
+
+    def _loads(self, table: Any, load_id: str) -> dict[int, str]:
+        serial = table.transaction_version(load_id)
+        return {} if serial is None else {serial: f"up to version {table.version()}"}
+
     def load(self, answers: Answers) -> bool:
         with delta_errors(self.public):
             from deltalake import CommitProperties, Transaction, write_deltalake
 
             # Read before the check and written to after it: a commit of another loader in between is a conflict.
             table = open_delta(self._spec.delta, self._options)
-            loaded = table.transaction_version(answers.run_id)
-            if loaded is not None and loaded >= answers.serial:
+            if is_loaded(self, answers.serial, self._loads(table, answers.load_id)):
                 return False
-            if loaded is not None and self._spec.mode == "append":
-                raise refuse_again(self.public, f"serial {loaded}")
             record = CommitProperties(
-                custom_metadata={_RUN: answers.run_id, _SERIAL: str(answers.serial)},
-                app_transactions=[Transaction(answers.run_id, answers.serial)],
+                custom_metadata={_LOAD: answers.load_id, _SERIAL: str(answers.serial)},
+                app_transactions=[Transaction(answers.load_id, answers.serial)],
             )
             rows = answers.fitted(self._holds)
-            if self._spec.mode == "upsert":
+            if self.mode == "upsert":
                 self._merge(table, rows, record)
                 return True
             growth: Literal["merge"] | None = "merge" if self._spec.allow_new_columns else None
-            if self._spec.mode == "append":
+            if self.mode == "append":
                 write_deltalake(table, rows, mode="append", schema_mode=growth, commit_properties=record)
             else:
                 write_deltalake(table, rows, mode="overwrite", schema_mode=growth, commit_properties=record)
@@ -110,7 +116,7 @@ class IcebergTarget:
     _holds = Holds(small_integers=False)
 
     def __init__(self, spec: TableSpec) -> None:
-        self._spec, self.public = spec, spec.public
+        self._spec, self.public, self.mode = spec, spec.public, spec.mode
 
     def prepare(self, schema: pa.Schema) -> None:
         with iceberg_errors(self.public):
@@ -125,23 +131,33 @@ class IcebergTarget:
                 with table.update_schema() as update:
                     update.union_by_name(fitted)
 
+    def loads(self, load_id: str) -> dict[int, str]:
+        with iceberg_errors(self.public):
+            catalog = open_catalog(self._spec.catalog)
+            if not catalog.table_exists(self._spec.iceberg):
+                return {}
+            return self._loads(catalog.load_table(self._spec.iceberg), load_id)
+
+    def _loads(self, table: Any, load_id: str) -> dict[int, str]:
+        found = {}
+        for snapshot in table.metadata.snapshots:
+            of = snapshot.summary.additional_properties if snapshot.summary else {}
+            if of.get(_LOAD) == load_id:
+                found[int(of[_SERIAL])] = f"snapshot {snapshot.snapshot_id}"
+        return found
+
     def load(self, answers: Answers) -> bool:
         with iceberg_errors(self.public):
             table = open_catalog(self._spec.catalog).load_table(self._spec.iceberg)
-            record = {_RUN: answers.run_id, _SERIAL: str(answers.serial)}
-            for snapshot in table.metadata.snapshots:
-                of = snapshot.summary.additional_properties if snapshot.summary else {}
-                if of.get(_RUN) == answers.run_id:
-                    if int(of[_SERIAL]) >= answers.serial:
-                        return False
-                    if self._spec.mode == "append":
-                        raise refuse_again(self.public, f"snapshot {snapshot.snapshot_id}")
+            record = {_LOAD: answers.load_id, _SERIAL: str(answers.serial)}
+            if is_loaded(self, answers.serial, self._loads(table, answers.load_id)):
+                return False
             # Left to itself it would put an append on top of that of another loader, which may be the same one.
             table.metadata = table.metadata.model_copy(
                 update={"properties": {**table.metadata.properties, **_NO_RETRIES}}
             )
             rows = answers.fitted(self._holds)
-            if self._spec.mode == "append":
+            if self.mode == "append":
                 table.append(rows, snapshot_properties=record)
             else:
                 table.overwrite(rows, snapshot_properties=record)

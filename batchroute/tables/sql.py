@@ -51,6 +51,11 @@ class Warehouse:
         shown = urlunsplit(("", user.partition(":")[0] + at + host, parts.path, urlencode(query, safe="/"), ""))
         return f"{self.scheme}://{shown.removeprefix('//')}"
 
+    @property
+    def is_there(self) -> bool:
+        """False for a database whose file is missing; whether a server is there, asking it will tell."""
+        return self.scheme not in ("sqlite", "duckdb") or not self._rest or os.path.exists(self._rest)
+
     @contextmanager
     def query(self, query: str) -> Iterator[pa.RecordBatchReader]:
         """The result of a query, streamed.

@@ -11,12 +11,12 @@ import pyarrow as pa
 from batchroute.errors import InputError
 from batchroute.tables.columns import Holds
 from batchroute.tables.sql import Warehouse
-from batchroute.tables.targets import Answers, TableSpec, refuse_again, refuse_differences
+from batchroute.tables.targets import Answers, TableSpec, is_loaded, refuse_differences
 from batchroute.tables.types import portable
 
 _LEDGER = "batchroute_loads"
-_CREATE_LEDGER = f"""create table if not exists {_LEDGER} (target varchar(400), run_id varchar(64), serial bigint,
-row_count bigint, mode varchar(16), loaded_at varchar(40), primary key (target, run_id, serial))"""
+_CREATE_LEDGER = f"""create table if not exists {_LEDGER} (target varchar(400), load_id varchar(64), serial bigint,
+row_count bigint, mode varchar(16), loaded_at varchar(40), primary key (target, load_id, serial))"""
 _SHAPE, _STAGING = "batchroute_shape", "batchroute_staging"
 _HOLDS = {
     "duckdb": Holds(),
@@ -39,7 +39,7 @@ class SqlTarget:
                 "load the committed files of output.uri by `bq load`"
             )
         schema, dot, name = spec.name.rpartition(".")
-        self._schema, self._name, self._mode, self._key = (schema if dot else None), name, spec.mode, key
+        self._schema, self._name, self.mode, self._key = (schema if dot else None), name, spec.mode, key
         self._holds = _HOLDS.get(self._warehouse.scheme, _HOLDS_ELSEWHERE)
         self._ledger_name = spec.name
         self.public = spec.public
@@ -48,12 +48,24 @@ class SqlTarget:
         with self._warehouse.connected() as connection, connection.cursor() as cursor:
             self._prepare(connection, cursor, self._holds.schema(schema))
 
+    def loads(self, load_id: str) -> dict[int, str]:
+        if not self._warehouse.is_there:
+            return {}
+        with self._warehouse.connected() as connection, connection.cursor() as cursor:
+            try:
+                return self._loads(cursor, load_id)
+            except connection.Error:
+                # No ledger: nothing was loaded here yet.
+                connection.rollback()
+                return {}
+
     def load(self, answers: Answers) -> bool:
         with self._warehouse.connected() as connection, connection.cursor() as cursor:
-            if self._loaded(cursor, answers):
+            loads = self._loads(cursor, answers.load_id)
+            if is_loaded(self, answers.serial, loads):
                 return False
             fitted = answers.fitted(self._holds)
-            if self._mode == "upsert":
+            if self.mode == "upsert":
                 cursor.adbc_ingest(_STAGING, fitted.schema.empty_table(), mode="create", temporary=True)
             connection.commit()
             if not self._record(connection, cursor, answers):
@@ -63,6 +75,8 @@ class SqlTarget:
             return True
 
     def answered(self, by: str, status: str) -> Iterator[pa.Array]:
+        if not self._warehouse.is_there:
+            return
         with self._warehouse.connected() as connection, connection.cursor() as cursor:
             if self._columns(connection, cursor) is None:
                 return
@@ -91,7 +105,7 @@ class SqlTarget:
         # May we? Rights are better known now than after a night's work.
         names = ", ".join(map(_quoted, schema.names))
         cursor.execute(f"insert into {self._table} ({names}) select {names} from {self._table} where 1 = 0")
-        if self._mode != "append":
+        if self.mode != "append":
             cursor.execute(f"delete from {self._table} where 1 = 0")
         connection.rollback()
 
@@ -107,44 +121,36 @@ class SqlTarget:
                 raise
             return None
 
-    def _loaded(self, cursor: Any, answers: Answers) -> bool:
-        """Raises:
-        InputError: an earlier commit of the run was appended, and this one would be too.
-        """
+    def _loads(self, cursor: Any, load_id: str) -> dict[int, str]:
         cursor.execute(
             f"select serial, loaded_at from {_LEDGER} where target = {_text(self._ledger_name)} "
-            f"and run_id = {_text(answers.run_id)}"
+            f"and load_id = {_text(load_id)}"
         )
-        earlier = dict(cursor.fetchall())
-        if answers.serial in earlier:
-            return True
-        if earlier and self._mode == "append":
-            raise refuse_again(self.public, next(iter(earlier.values())))
-        return False
+        return dict(cursor.fetchall())
 
     def _record(self, connection: Any, cursor: Any, answers: Answers) -> bool:
         """The first statement of the transaction: a second loader of this commit waits here, and then fails."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        values = f"{answers.serial}, {answers.count}, {_text(self._mode)}, {_text(now)}"
+        values = f"{answers.serial}, {answers.count}, {_text(self.mode)}, {_text(now)}"
         try:
             cursor.execute(
-                f"insert into {_LEDGER} values ({_text(self._ledger_name)}, {_text(answers.run_id)}, {values})"
+                f"insert into {_LEDGER} values ({_text(self._ledger_name)}, {_text(answers.load_id)}, {values})"
             )
         except connection.Error:
             connection.rollback()
-            if self._loaded(cursor, answers):
+            if answers.serial in self._loads(cursor, answers.load_id):
                 return False
             raise
         return True
 
     def _fill(self, cursor: Any, rows: pa.RecordBatchReader) -> None:
-        if self._mode == "append":
+        if self.mode == "append":
             self._ingest(cursor, rows, "append")
             return
         if self._warehouse.scheme == "postgresql":
             # Two runs that replace or upsert at the same time would not see each other's rows.
             cursor.execute(f"lock table {self._table} in share row exclusive mode")
-        if self._mode == "replace":
+        if self.mode == "replace":
             cursor.execute(f"delete from {self._table}")
             self._ingest(cursor, rows, "append")
             return

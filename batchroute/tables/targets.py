@@ -57,9 +57,10 @@ class TableSpec(BaseModel):
 class Answers:
     """The rows of a commit."""
 
-    run_id: str
+    load_id: str
+    """The same for all commits of the same rows of the input."""
     serial: int
-    """Of the commit: a later one of the same run has a greater serial."""
+    """Of the commit: a later one has a greater serial."""
     count: int
     schema: pa.Schema
     rows: Callable[[], Iterator[pa.RecordBatch]]
@@ -76,9 +77,13 @@ class Target(Protocol):
     """
 
     public: str
+    mode: Mode
 
     def prepare(self, schema: pa.Schema) -> None:
         """Create the table where it is missing, or compare its columns with these and name all that differ."""
+
+    def loads(self, load_id: str) -> dict[int, str]:
+        """The commits of these rows that the table has, by their serials, and when or where that was."""
 
     def load(self, answers: Answers) -> bool:
         """Load a commit, whole or not at all; False when it was loaded before. Needs `prepare`."""
@@ -114,9 +119,17 @@ def refuse_differences(public: str, wanted: pa.Schema, found: pa.Schema, may_gro
         raise InputError(f"output.table: the answers do not fit into {public}: {'; '.join(wrong)}")
 
 
-def refuse_again(public: str, at: str) -> InputError:
-    """What to say when an earlier commit of the same run was appended."""
-    return InputError(
-        f"output.table: {public} has the rows of an earlier commit of this run ({at}), and append would repeat "
-        "them; set output.table.mode to upsert or replace, or remove those rows and their line in batchroute_loads"
-    )
+def is_loaded(target: Target, serial: int, loads: dict[int, str]) -> bool:
+    """Whether a table with these `loads` has the commit, or a later one of the same rows.
+
+    Raises:
+        InputError: it has an earlier one, and would have its rows twice.
+    """
+    if loads and max(loads) >= serial:
+        return True
+    if loads and target.mode == "append":
+        raise InputError(
+            f"output.table: {target.public} has the rows of an earlier commit of this run ({loads[max(loads)]}), and append "
+            "would repeat them; set output.table.mode to upsert or replace"
+        )
+    return False
