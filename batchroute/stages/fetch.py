@@ -50,12 +50,11 @@ def fetch(job: Job, work: Workdir, progress: Progress) -> Fetched:
             assert pinned is not None
         attempt = uuid.uuid4().hex[:12]
         rows = _fetch(job, source, pinned, work, attempt, progress)
-        work.put_json(
-            INPUT, {"attempt": attempt, "rows": rows, "source": {"from": source.public, "attempt": attempt, **pinned}}
-        )
+        fetched_from = {"from": source.public, "attempt": attempt, **pinned}
+        work.put_json(INPUT, {"rows": rows, "source": fetched_from})
         found = work.read_json(INPUT)
         assert found is not None
-    folder = work.folder.folder(f"{STAGE}/{found['attempt']}")
+    folder = work.folder.folder(f"{STAGE}/{found['source']['attempt']}")
     return Fetched(Files(str(folder), job.output.storage_options), found["source"])
 
 

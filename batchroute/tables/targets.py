@@ -129,7 +129,7 @@ def is_loaded(target: Target, serial: int, loads: dict[int, str]) -> bool:
         return True
     if loads and target.mode == "append":
         raise InputError(
-            f"output.table: {target.public} has the rows of an earlier commit of this run ({loads[max(loads)]}), and append "
-            "would repeat them; set output.table.mode to upsert or replace"
+            f"output.table: {target.public} has the rows of an earlier commit of this run ({loads[max(loads)]}), "
+            "and append would repeat them; set output.table.mode to upsert or replace"
         )
     return False

@@ -91,7 +91,8 @@ def test_of_loaders_at_once_one_loads(kind: str, server: str, tmp_path: Path) ->
     log = tmp_path / "log"
     assert forking.run(folder.path, log) == 0
     folder.settings["output"]["table"] = place.spec()
-    processes = [forking.start(folder.path, log) for _ in range(3)]
+    path = folder.path
+    processes = [forking.start(path, log) for _ in range(3)]
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * 3, forking.lines(log, "error")
