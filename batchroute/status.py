@@ -43,11 +43,11 @@ def show(uri: str, storage_options: Mapping[str, Any] | None = None) -> None:
         console.print(f"committed at {committed.committed_at} by run {committed.run_id}: {counts}")
 
 
-def _table(work: Workdir, committed: bool) -> Table:
+def _table(work: Workdir, committed: bool) -> Table | str:
     tree = work.read_json(RUN)
     if tree is None:
         state = "not begun" if work.read_json(SOURCE) is None else "its rows are being fetched, or were when it stopped"
-        return Table(title=f"run {work.run_id}: {state}", title_justify="left")
+        return f"run {work.run_id}: {state}"
     try:
         snapshot = Snapshot.model_validate(tree)
     except ValidationError as error:

@@ -12,7 +12,7 @@ import adbc_driver_sqlite.dbapi as sqlite
 import polars as pl
 import pytest
 
-from batchroute import job, spec
+from batchroute import job, spec, status
 from batchroute.errors import InputError, StoppedError
 from batchroute.stages import fetch
 from batchroute.storage.workdir import Facts, Stage
@@ -70,7 +70,7 @@ def test_the_query_is_asked_once_a_run(server: str, tmp_path: Path, monkeypatch:
 
 
 def test_an_attempt_that_was_cut_short_leaves_nothing_of_its_rows(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     filling = "select i as id, repeat('old', 200) as prompt from generate_series(1, 60000) i"
     execute(server, f"create table changing as {filling}")
@@ -88,6 +88,8 @@ def test_an_attempt_that_was_cut_short_leaves_nothing_of_its_rows(
         with pytest.raises(StoppedError, match="cut"):
             folder.run()
     assert len(list(tmp_path.glob("out.work/*/input/*/*.parquet"))) == 1
+    status.show(str(folder.output))
+    assert "its rows are being fetched, or were when it stopped" in capsys.readouterr().out
     execute(server, "delete from changing where id > 3", "update changing set prompt = 'new'")
     folder.run()
     assert folder.answers()["prompt"].to_list() == ["new"] * 3
