@@ -36,7 +36,7 @@ class Snapshot(BaseModel):
     run_id: str
     fingerprint: str
     settings: dict[str, Any]
-    source: dict[str, Any]
+    source: dict[str, Any] = {}
     """What was fetched, and which version of it; empty where files are read in place."""
     files: list[InputFile]
     rows: int

@@ -121,7 +121,9 @@ def refuse_others(output: Folder, identity: Identity) -> None:
     for run_id in run_ids(output):
         begun = Workdir(output, run_id).read_json(RUN)
         if run_id != identity.run_id and begun is not None:
-            files = begun["source"].get("files") or [InputFile.model_validate(f).identity() for f in begun["files"]]
+            files = begun.get("source", {}).get("files") or [
+                InputFile.model_validate(f).identity() for f in begun["files"]
+            ]
             other = {"settings": begun["settings"], "files": files}
             raise InputError(difference(output, "holds the unfinished run of", other, identity.tree))
 

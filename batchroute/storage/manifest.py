@@ -38,7 +38,7 @@ class Manifest(BaseModel):
     run_id: str
     fingerprint: str
     settings: dict[str, Any]
-    source: dict[str, Any]
+    source: dict[str, Any] = {}
     """Of a run that fetched its input: what that was, and which version."""
     input_files: list[dict[str, Any]]
     committed_at: str

@@ -14,7 +14,15 @@ from batchroute.storage.objects import is_local, local_path
 
 # Without it two writers to S3 could overwrite each other's version.
 _CREATE_ONLY = {"aws_conditional_put": "etag"}
-_PASSING = ("connect", "timed out", "timeout", "error sending request", "503", "SlowDown", "unavailable")
+_OTHERS_FIRST = (
+    "CommitFailedException",
+    "CommitStateUnknownException",
+    "IntegrityError",
+    "NamespaceAlreadyExistsError",
+    "TableAlreadyExistsError",
+    "ValidationException",
+)
+_PASSING = ("locked", "connect", "timed out", "timeout", "error sending request", "503", "SlowDown", "unavailable")
 
 
 class DeltaVersion:
@@ -154,7 +162,7 @@ def iceberg_errors(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         kind = type(error)
-        if kind.__name__ in ("CommitFailedException", "CommitStateUnknownException", "ValidationException"):
+        if kind.__name__ in _OTHERS_FIRST:
             raise StoppedError(f"{what}: another writer was first: {_first_line(error)}") from None
         if kind.__module__.split(".")[0] in ("pyiceberg", "sqlalchemy", "pyparsing", "requests") or isinstance(
             error, OSError | pa.ArrowException | ValueError
