@@ -122,6 +122,8 @@ class Warehouse:
             "shutting down",
             "lock",
             "conflict",
+            "already exists",
+            "pg_type",
         )
         wrong = ("password", "authentication", "role ", "does not exist", "no pg_hba")
         if any(word in told.lower() for word in lost) and not any(word in told.lower() for word in wrong):
