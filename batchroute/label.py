@@ -19,11 +19,11 @@ from batchroute.engines.local import LocalEngine
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
 from batchroute.progress import Progress
 from batchroute.quality.base import Item, Metric, MetricSpec
-from batchroute.router.policy import Share
+from batchroute.share import Share
 from batchroute.spec import SIDES, Models, Side
 from batchroute.stages import collect
 from batchroute.stages.context import spans
-from batchroute.stages.identity import difference, fingerprint_of
+from batchroute.stages.identity import difference, fingerprint_of, model_settings
 from batchroute.stages.measure import Answered, Measurer
 from batchroute.stages.responses import RECORDED, Recorded, Rows, Sampled, Source
 from batchroute.stages.sample import Sampler
@@ -255,9 +255,7 @@ class _Labelling:
             metric["identity"] = models.identity(metric["model"])
         settings |= {"reference": self.reference, "metric": metric}
         for side, spec in self.specs.items():
-            settings[side] = spec.model_dump(mode="json", exclude={"batch_size"}, exclude_none=True)
-            if spec.backend != "echo":
-                settings[side]["identity"] = models.identity(spec.model)
+            settings[side] = model_settings(spec)
         return settings
 
     def _rows(self, needs_reference: bool) -> Rows:

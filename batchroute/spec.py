@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from batchroute.costs import report
 from batchroute.costs.prices import Price
 from batchroute.errors import InputError
-from batchroute.generators.base import ModelSpec
-from batchroute.router.policy import WAYS, Policy, Share
+from batchroute.generators.settings import ModelSpec
+from batchroute.router.policy import WAYS, Policy
+from batchroute.share import Share
 from batchroute.tables.sources import InputSpec
 from batchroute.tables.targets import TableSpec
 

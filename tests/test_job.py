@@ -17,8 +17,9 @@ import pytest
 
 from batchroute import generators, job
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError, StoppedError
-from batchroute.generators.base import ModelSpec, Prompt, Response
+from batchroute.generators.base import Prompt, Response
 from batchroute.generators.echo import EchoGenerator
+from batchroute.generators.settings import ModelSpec
 from batchroute.stages.merge import RESULTS
 from tests.generators.tiny_generators import tiny_decoder, tiny_encoder_decoder
 from tests.jobs import JobFolder, prompts, table

@@ -89,7 +89,9 @@ def test_every_problem_has_a_line_of_its_own(tmp_path: Path) -> None:
 
 def test_a_backend_that_loads_a_model_needs_its_name(tmp_path: Path) -> None:
     found = problems(tmp_path, GOOD.replace("small: {backend: echo", "small: {backend: transformers"))
-    assert found == ["models.small: model is missing: name a directory, a hub id or embedded:NAME"]
+    assert found == [
+        "models.small: model is missing: name a directory, a hub id, embedded:NAME, or the endpoint's model"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from batchroute.generators.base import Generator, ModelSpec
+from batchroute.generators.base import Generator
+from batchroute.generators.settings import ModelSpec
 
 if TYPE_CHECKING:
     import torch

@@ -1,15 +1,11 @@
-"""What every generator backend shares: its settings in the job file, its prompts and its responses."""
+"""What every generator backend shares: its prompts, its responses and its interface."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from batchroute.devices import DType
+from typing import Literal, Protocol
 
 Message = dict[str, str]
 """One chat message: `{"role": …, "content": …}`."""
@@ -17,69 +13,8 @@ Message = dict[str, str]
 Prompt = str | list[Message]
 """A prompt is a text or a list of chat messages."""
 
-PLACEHOLDER = "{prompt}"
-
-
-class Sampling(BaseModel):
-    """How a response is decoded. Temperature 0 is greedy decoding."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    max_new_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=0.0, ge=0.0)
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    top_k: int = Field(default=0, ge=0, description="0: all tokens")
-    seed: int = Field(default=0, ge=0)
-    stop: list[str] = Field(default_factory=list, description="strings that end a response; not part of it")
-
-    @property
-    def greedy(self) -> bool:
-        return self.temperature == 0.0
-
-    @model_validator(mode="after")
-    def _greedy_has_no_choice(self) -> Self:
-        if self.greedy and (self.top_p < 1.0 or self.top_k):
-            raise ValueError("top_p and top_k need a temperature above 0: at 0 the likeliest token is taken")
-        return self
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one_stop_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
-
-    @field_validator("stop")
-    @classmethod
-    def _no_empty_stop(cls, value: list[str]) -> list[str]:
-        if "" in value:
-            raise ValueError("an empty stop string would end every response at once")
-        return value
-
-
-class ModelSpec(BaseModel):
-    """How one model is loaded and asked."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    backend: Literal["transformers", "echo"]
-    model: str = Field(default="echo", description="a directory, a hub id, or embedded:NAME")
-    template: str | None = Field(default=None, description="text around the prompt, with {prompt} in it once")
-    system: str | None = Field(default=None, description="system message, put before the prompt")
-    generation: Sampling = Field(default_factory=Sampling)
-    batch_size: int = Field(default=16, ge=1, description="rows generated at a time")
-    dtype: DType = "auto"
-
-    @field_validator("template")
-    @classmethod
-    def _template_has_one_placeholder(cls, value: str | None) -> str | None:
-        if value is not None and value.count(PLACEHOLDER) != 1:
-            raise ValueError(f"must contain {PLACEHOLDER} exactly once, where the prompt goes")
-        return value
-
-    @model_validator(mode="after")
-    def _a_real_backend_names_its_model(self) -> Self:
-        if self.backend != "echo" and "model" not in self.model_fields_set:
-            raise ValueError("model is missing: name a directory, a hub id or embedded:NAME")
-        return self
+ANSWERED_ALL_THE_SAME = ("refused", "invalid_response")
+"""Error types of answers that the model gave, and a provider bills, but that are of no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +22,10 @@ class Response:
     """What a model made of one prompt.
 
     `input_tokens` counts every token that the model read (template and special tokens included), `output_tokens` every
-    token that it produced, the end-of-sequence token included: what a server would bill. Exactly one of `text` and
-    `error_type` is set.
+    token that it produced, the end-of-sequence token included: what a server would bill. `cached_tokens` are those of
+    the input that a provider had read before, `reasoning_tokens` those of the output that are not in the text.
+    `estimated`: the tokens were counted here, since the endpoint did not say. At least one of `text` and `error_type`
+    is set; both are where a text was checked and found invalid.
     """
 
     text: str | None = None
@@ -98,12 +35,28 @@ class Response:
     error_type: str | None = None
     error: str | None = None
     attempts: int = 1
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether the model answered, so that its tokens count, whatever the answer is worth."""
+        return self.error_type is None or self.error_type in ANSWERED_ALL_THE_SAME
 
 
 class Generator(Protocol):
-    """A loaded model. Made by `batchroute.generators.load`; `close` gives its memory back."""
+    """A loaded model, or a way to one. Made by `batchroute.generators.load`; `close` gives its memory back.
+
+    Attributes:
+        load_seconds: what loading took.
+        rows_at_a_time: how many rows to hand over at once; more fill batches better, fewer show signs of life sooner.
+        units_at_once: how many units to ask for side by side, from as many threads.
+    """
 
     load_seconds: float
+    rows_at_a_time: int
+    units_at_once: int
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
         """One response a prompt, in the order of the prompts.
@@ -114,10 +67,16 @@ class Generator(Protocol):
         Args:
             prompts: any number; the generator forms its own batches.
             seeds: one a prompt, for sampling; a row's response depends on its own seed alone.
+
+        Raises:
+            InputError: the key, the endpoint or the model is wrong for every prompt.
+            StoppedError: so many rows failed alike that the rest would only burn money.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Safe from another thread: calls of `generate` under way end at once, by an exception or their result."""
+        ...
 
 
 def row_seed(seed: int, position: int, sample: int = 0) -> int:

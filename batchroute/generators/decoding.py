@@ -16,7 +16,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from batchroute.generators.base import Sampling
+from batchroute.generators.settings import Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

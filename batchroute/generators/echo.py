@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batchroute.generators.base import PLACEHOLDER, ModelSpec, Prompt, Response, as_text
+from batchroute.generators.base import Prompt, Response, as_text
+from batchroute.generators.settings import PLACEHOLDER, ModelSpec
 
 
 class EchoGenerator:
     """Deterministic: the response is the (templated) prompt, cut to `max_new_tokens` words. A token is a word."""
 
     load_seconds = 0.0
+    rows_at_a_time = 256
+    units_at_once = 1
 
     def __init__(self, spec: ModelSpec) -> None:
         self._template = spec.template

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchroute.generators.base import PLACEHOLDER, Message, ModelSpec, Prompt, as_messages, as_text
+from batchroute.generators.base import Message, Prompt, as_messages, as_text
+from batchroute.generators.settings import PLACEHOLDER, ModelSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -12,6 +13,16 @@ if TYPE_CHECKING:
 
 class ChatError(Exception):
     """The model's chat template does not accept these messages."""
+
+
+def chat(spec: ModelSpec, prompt: Prompt) -> list[Message]:
+    """The messages to send: the system message in front, and the template around the last user message."""
+    messages = as_messages(prompt, spec.system)
+    last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
+    if spec.template is None or last is None:
+        return messages
+    content = _wrap(spec.template, messages[last]["content"])
+    return [*messages[:last], {**messages[last], "content": content}, *messages[last + 1 :]]
 
 
 class Renderer:
@@ -22,8 +33,7 @@ class Renderer:
     """
 
     def __init__(self, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._template = spec.template
-        self._system = spec.system
+        self._spec = spec
         self._tokenizer = tokenizer
         self.chat = tokenizer.chat_template is not None
 
@@ -35,13 +45,13 @@ class Renderer:
         """
         if self.chat:
             return self._render_chat(prompt)
-        text = self._wrap(as_text(prompt))
-        return text if self._system is None else f"{self._system}\n\n{text}"
+        text = as_text(prompt) if self._spec.template is None else _wrap(self._spec.template, as_text(prompt))
+        return text if self._spec.system is None else f"{self._spec.system}\n\n{text}"
 
     def _render_chat(self, prompt: Prompt) -> str:
         from jinja2 import TemplateError
 
-        messages = self._wrap_last_user_message(as_messages(prompt, self._system))
+        messages = chat(self._spec, prompt)
         try:
             rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except (TemplateError, TypeError, KeyError, ValueError) as error:
@@ -49,15 +59,7 @@ class Renderer:
         assert isinstance(rendered, str)
         return rendered
 
-    def _wrap(self, text: str) -> str:
-        # Not str.format: prompts and few-shot examples are full of braces.
-        return text if self._template is None else self._template.replace(PLACEHOLDER, text)
 
-    def _wrap_last_user_message(self, messages: list[Message]) -> list[Message]:
-        if self._template is None:
-            return messages
-        last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
-        return [
-            {**message, "content": self._wrap(message["content"])} if i == last else message
-            for i, message in enumerate(messages)
-        ]
+def _wrap(template: str, text: str) -> str:
+    # Not str.format: prompts and few-shot examples are full of braces.
+    return template.replace(PLACEHOLDER, text)

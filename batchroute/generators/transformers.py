@@ -23,9 +23,10 @@ from transformers.utils import logging as transformers_logging
 from batchroute import models
 from batchroute.devices import out_of_memory, precision
 from batchroute.errors import InputError
-from batchroute.generators.base import ModelSpec, Prompt, Response
+from batchroute.generators.base import Prompt, Response
 from batchroute.generators.decoding import StopStrings, logits_processors
 from batchroute.generators.prompting import ChatError, Renderer
+from batchroute.generators.settings import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class _Request:
 
 class TransformersGenerator:
     """A Hugging Face model that generates in static batches, sorted by prompt length so that little is padding."""
+
+    units_at_once = 1
 
     def __init__(self, spec: ModelSpec, device: torch.device) -> None:
         started = time.perf_counter()
@@ -53,7 +56,8 @@ class TransformersGenerator:
         self._device = device
         self._model: Any = model.to(device).eval()  # type: ignore[arg-type]
         self._sampling = spec.generation
-        self._batch_size = spec.batch_size
+        self._batch_size = 16 if spec.batch_size == "auto" else spec.batch_size
+        self.rows_at_a_time = max(64, 4 * self._batch_size)
         self._renderer = Renderer(spec, self._tokenizer)
         self._context = getattr(config.get_text_config(), "max_position_embeddings", None)
         if self._context is not None and self._sampling.max_new_tokens >= self._context:

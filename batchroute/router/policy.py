@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
-from typing import Annotated, Any, Self
+from decimal import ROUND_HALF_UP
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batchroute.router.calibration import Calibration, Point, Rule
+from batchroute.share import Share
 
 Scores = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
@@ -19,21 +20,6 @@ WAYS = ("threshold", "small_share", "max_quality_drop")
 
 _ABOVE_ALL = 2.0
 _LAST_POSITION = int(np.iinfo(np.int64).max)
-
-
-def _share(value: Any) -> Any:
-    """`60%`, `0.6` and `"0.6"` are the same share."""
-    if not isinstance(value, str):
-        return str(value) if isinstance(value, float) else value
-    number = value.strip()
-    try:
-        return Decimal(number[:-1]) / 100 if number.endswith("%") else Decimal(number)
-    except InvalidOperation as error:
-        raise ValueError("must be a share such as 60% or 0.6") from error
-
-
-Share = Annotated[Decimal, BeforeValidator(_share), Field(ge=0, le=1)]
-"""A share of rows, from 0 to 1, exact."""
 
 
 class Cutoff(BaseModel):

@@ -48,8 +48,6 @@ _NO_RESPONSE = (None,) * len(_OF_RESPONSES)
 
 # So many rows one after another with one and the same error of the model: the rest would only burn money.
 _HOPELESS = 100
-# Often enough for a sign of life and for SIGTERM, seldom enough to fill batches.
-_ROWS_AT_A_TIME = 64
 
 
 def generate(context: Context, side: Side) -> None:
@@ -108,7 +106,7 @@ class _Worker:
     def _ask(self, unit: str, rows: pa.Table) -> list[Response]:
         """Responses to all rows, asked for some at a time; since pieces are ordered by length, so are the batches."""
         responses: list[Response] = []
-        at_a_time = max(_ROWS_AT_A_TIME, 4 * self.model.batch_size)
+        at_a_time = self.generator.rows_at_a_time
         for start in range(0, rows.num_rows, at_a_time):
             some = rows.slice(start, at_a_time)
             seeds = self._seeds(some["position"].to_pylist())

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict
 
 from batchroute import models
 from batchroute.errors import InputError
+from batchroute.generators.settings import NO_RESULTS
 from batchroute.router.calibration import Calibration, Point
 from batchroute.router.notes import CALIBRATION_FILE
-from batchroute.spec import SIDES, Job
+from batchroute.spec import SIDES, Job, JobModel
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.sql import Warehouse
 
@@ -24,8 +25,8 @@ _NOT_RESULTS = {
     "report": True,
     "units": True,
     "max_failed": True,
+    "models": True,
 }
-_NOT_RESULTS_OF_A_MODEL = {"batch_size"}
 
 
 class Identity(BaseModel):
@@ -67,11 +68,20 @@ def _settings(job: Job) -> dict[str, Any]:
     if job.policy.max_quality_drop is not None:
         point = calibrated_point(job)
         settings["policy"]["calibrated"] = "all to large" if point is None else point.model_dump(mode="json")
-    for side in SIDES:
-        for name in _NOT_RESULTS_OF_A_MODEL:
-            del settings["models"][side][name]
-        if job.models.of(side).backend != "echo":
-            settings["models"][side]["identity"] = models.identity(job.models.of(side).model)
+    settings["models"] = {side: model_settings(job.models.of(side)) for side in SIDES}
+    return settings
+
+
+def model_settings(model: JobModel) -> dict[str, Any]:
+    """The settings of a model that its responses and their costs depend on; local weights by their identity."""
+    settings = model.model_dump(mode="json", exclude=set(NO_RESULTS), exclude_none=True)
+    if model.extra_body:
+        # By its digest: nobody promises that there is no secret in it.
+        settings["extra_body"] = f"sha256:{fingerprint_of(model.extra_body)[:16]}"
+    if model.backend in ("transformers", "vllm"):
+        settings["identity"] = models.identity(model.model)
+        if model.adapter is not None:
+            settings["adapter"] = models.identity(model.adapter)
     return settings
 
 

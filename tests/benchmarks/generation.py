@@ -16,7 +16,8 @@ import polars as pl
 import torch
 
 from batchroute import generators
-from batchroute.generators.base import Generator, ModelSpec, Response, Sampling
+from batchroute.generators.base import Generator, Response
+from batchroute.generators.settings import ModelSpec, Sampling
 
 
 def main() -> None:

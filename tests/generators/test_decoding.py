@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from batchroute.generators.base import Sampling, row_seed
+from batchroute.generators.base import row_seed
 from batchroute.generators.decoding import SeededSampling, StopStrings, logits_processors
+from batchroute.generators.settings import Sampling
 from tests.tiny_models import tiny_tokenizer
 
 ROWS = 6000

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from batchroute import generators
-from batchroute.generators.base import ModelSpec, Prompt, Response
+from batchroute.generators.base import Prompt, Response
+from batchroute.generators.settings import ModelSpec
 
 
 def no_device() -> Any:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from batchroute.generators.base import ModelSpec, as_messages, as_text
+from batchroute.generators.base import as_messages, as_text
 from batchroute.generators.prompting import ChatError, Renderer
+from batchroute.generators.settings import ModelSpec
 from tests.generators.tiny_generators import CHAT_TEMPLATE
 from tests.tiny_models import tiny_tokenizer
 

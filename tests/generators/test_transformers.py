@@ -13,7 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from batchroute.errors import InputError
-from batchroute.generators.base import ModelSpec, Prompt, Response
+from batchroute.generators.base import Prompt, Response
+from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers import TransformersGenerator
 from tests.generators.tiny_generators import CONTEXT, tiny_decoder, tiny_encoder_decoder
 from tests.tiny_models import tiny_tokenizer

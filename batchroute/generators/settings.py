@@ -1,0 +1,180 @@
+"""How a model is loaded or reached, and asked: the settings of `models.small` and `models.large` in the job file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from batchroute.devices import DType
+
+PLACEHOLDER = "{prompt}"
+
+Backend = Literal["transformers", "vllm", "openai", "openai_batch", "echo"]
+Behind = tuple[Backend, ...]
+_LOADED: Behind = ("transformers", "vllm")
+_BEHIND_AN_API: Behind = ("openai", "openai_batch")
+_KEY = "OPENAI_API_KEY"
+
+
+class Sampling(BaseModel):
+    """How a response is decoded. Temperature 0 is greedy decoding."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=0.0, ge=0.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0, description="0: all tokens")
+    seed: int = Field(default=0, ge=0)
+    stop: list[str] = Field(default_factory=list, description="strings that end a response; not part of it")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @model_validator(mode="after")
+    def _greedy_has_no_choice(self) -> Self:
+        if self.greedy and (self.top_p < 1.0 or self.top_k):
+            raise ValueError("top_p and top_k need a temperature above 0: at 0 the likeliest token is taken")
+        return self
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _no_empty_stop(cls, value: list[str]) -> list[str]:
+        if "" in value:
+            raise ValueError("an empty stop string would end every response at once")
+        return value
+
+
+class LoadedModel(BaseModel):
+    """Settings of a model whose weights are loaded here."""
+
+    batch_size: int | Literal["auto"] = Field(
+        default="auto", description="rows generated at a time: 16 on CPU, what fits the memory of a GPU"
+    )
+    batching: Literal["auto", "static", "continuous"] = Field(
+        default="auto", description="continuous on a GPU where the model and the sampling allow it, else static"
+    )
+    dtype: DType = "auto"
+    device_map: str | None = Field(default=None, description="'auto': over all devices of this machine")
+    quantization: str | None = Field(
+        default=None, description="transformers: int8, nf4 or fp4 (bitsandbytes); vllm: a method of its own"
+    )
+    adapter: str | None = Field(default=None, description="directory or hub id of a LoRA adapter")
+    trust_remote_code: bool = Field(default=False, description="run code that comes with the model")
+    allow_pickle: bool = Field(default=False, description="load weights that are no safetensors")
+    tensor_parallel: int = Field(default=1, ge=1, description="GPUs that one copy of the model is spread over")
+    data_parallel: int = Field(default=1, ge=1, description="copies of the model")
+    engine: dict[str, Any] = Field(default_factory=dict, description="further arguments of vLLM's LLM")
+
+    @field_validator("batch_size")
+    @classmethod
+    def _at_least_one_row(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1, or auto")
+        return value
+
+
+class ModelBehindApi(BaseModel):
+    """Settings of a model behind an OpenAI-compatible endpoint."""
+
+    endpoint: str | None = Field(default=None, description="base URL; OpenAI's own unless set")
+    api_key_env: str = Field(default=_KEY, description="environment variable with the key")
+    concurrency: int = Field(default=32, ge=1, description="most requests at a time")
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1, description="of prompts and responses together")
+    timeout: float = Field(default=300.0, gt=0, description="seconds that one request may take")
+    retries: int = Field(default=6, ge=0, description="of one request, after errors that may pass")
+    length_key: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        default=None,
+        description="what the endpoint calls the limit on new tokens; max_tokens, of OpenAI max_completion_tokens",
+    )
+    extra_body: dict[str, Any] = Field(default_factory=dict, description="further fields of each request")
+    tokenizer: str | None = Field(default=None, description="counts tokens where the endpoint does not")
+    batch_requests: int = Field(default=50_000, ge=1, le=50_000, description="most requests in one provider batch")
+    poll_seconds: float = Field(default=60.0, gt=0, description="longest time between two looks at a provider batch")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _endpoint_is_a_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("https://", "http://")):
+            raise ValueError("must be a base URL such as https://api.example.com/v1")
+        return None if value is None else value.rstrip("/")
+
+
+class ModelSpec(LoadedModel, ModelBehindApi):
+    """How one model is loaded or reached, and asked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    backend: Backend
+    model: str = Field(default="echo", description="a directory, a hub id, embedded:NAME, or an endpoint's name for it")
+    template: str | None = Field(default=None, description="text around the prompt, with {prompt} in it once")
+    system: str | None = Field(default=None, description="system message, put before the prompt")
+    generation: Sampling = Field(default_factory=Sampling)
+    response_format: dict[str, Any] | None = Field(
+        default=None, description="as OpenAI has it: type json_object, or json_schema with its name and schema"
+    )
+
+    @property
+    def behind_api(self) -> bool:
+        return self.backend in _BEHIND_AN_API
+
+    @field_validator("template")
+    @classmethod
+    def _template_has_one_placeholder(cls, value: str | None) -> str | None:
+        if value is not None and value.count(PLACEHOLDER) != 1:
+            raise ValueError(f"must contain {PLACEHOLDER} exactly once, where the prompt goes")
+        return value
+
+    @field_validator("response_format")
+    @classmethod
+    def _response_format_is_known(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is None or value == {"type": "json_object"}:
+            return value
+        schema = value.get("json_schema") if value.get("type") == "json_schema" else None
+        if not isinstance(schema, dict) or not {"name", "schema"} <= schema.keys():
+            raise ValueError("must be {type: json_object} or {type: json_schema, json_schema: {name: …, schema: …}}")
+        return value
+
+    @model_validator(mode="after")
+    def _a_real_backend_names_its_model(self) -> Self:
+        if self.backend != "echo" and "model" not in self.model_fields_set:
+            raise ValueError("model is missing: name a directory, a hub id, embedded:NAME, or the endpoint's model")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_are_the_backends(self) -> Self:
+        # A dry run puts `echo` in the place of another backend, and leaves the rest as it is.
+        if self.backend == "echo":
+            return self
+        for key in sorted(self.model_fields_set & _BACKENDS_OF.keys()):
+            if self.backend not in _BACKENDS_OF[key]:
+                these = " and ".join(_BACKENDS_OF[key])
+                raise ValueError(f"{key} is a setting of the backend {these}, and this one is {self.backend}")
+        return self
+
+
+_BACKENDS_OF: dict[str, Behind] = {
+    **dict.fromkeys(LoadedModel.model_fields, _LOADED),
+    **dict.fromkeys(ModelBehindApi.model_fields, _BEHIND_AN_API),
+    **dict.fromkeys(("batch_size", "batching", "device_map", "allow_pickle"), ("transformers",)),
+    **dict.fromkeys(("tensor_parallel", "data_parallel", "engine"), ("vllm",)),
+    **dict.fromkeys(("concurrency", "requests_per_minute", "tokens_per_minute"), ("openai",)),
+    **dict.fromkeys(("batch_requests", "poll_seconds"), ("openai_batch",)),
+}
+
+NO_RESULTS: frozenset[str] = frozenset(
+    {
+        *ModelBehindApi.model_fields,
+        *("batch_size", "batching", "device_map", "trust_remote_code", "allow_pickle"),
+        *("tensor_parallel", "data_parallel", "engine"),
+    }
+) - {"extra_body", "tokenizer"}
+"""Settings that change where and how fast a model answers, not what."""
