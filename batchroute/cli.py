@@ -15,6 +15,7 @@ from batchroute.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_TERMINATED,
+    EXIT_WAITING,
     BatchrouteError,
     InputError,
     Terminated,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Route each prompt of a backlog to a small or a large language model, overnight and unattended.",
     epilog="Exit codes: 0 done or nothing to do · 1 failed rows above max_failed · 2 bad input or configuration · "
-    "3 stopped, run again to resume · 130 interrupted · 143 terminated",
+    "3 stopped, run again to resume · 4 waiting for provider batches · 130 interrupted · 143 terminated",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -57,7 +58,7 @@ def main() -> None:
     try:
         app()
     except BatchrouteError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"{'waiting' if error.exit_code == EXIT_WAITING else 'error'}: {error}", err=True)
         sys.exit(error.exit_code)
     except Terminated:
         typer.echo("terminated; run the same command again to go on", err=True)
@@ -86,6 +87,9 @@ def run(
     overrides: Overrides = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove what the output holds, and start anew.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again for the rows that failed.")] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="End when provider batches are submitted; run again to pick them up.")
+    ] = False,
     json_logs: JsonLogs = False,
 ) -> None:
     """Run a job, or go on with one that was stopped. Run it again after success: nothing is done twice."""
@@ -94,11 +98,12 @@ def run(
 
     progress = for_this_terminal(json_logs)
     try:
-        outcome = job.run(spec.load(job_file, overrides or ()), progress, fresh, retry_failed)
+        outcome = job.run(spec.load(job_file, overrides or ()), progress, fresh, retry_failed, not no_wait)
     except BatchrouteError as error:
         if not json_logs:
             raise
-        progress.note("error", str(error), exit_code=error.exit_code)
+        event = "waiting" if error.exit_code == EXIT_WAITING else "error"
+        progress.note(event, str(error), exit_code=error.exit_code)
         raise typer.Exit(error.exit_code) from error
     _tell(outcome, progress, json_logs)
     raise typer.Exit(outcome.exit_code)

@@ -10,8 +10,16 @@ if TYPE_CHECKING:
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-def precision(name: DType, device: torch.device) -> torch.dtype:
-    """`auto` is float32 on CPU, where half precision is slower, and the widest half precision that the GPU has."""
+def precision(name: DType, device: torch.device, checkpoint: torch.dtype | None = None) -> torch.dtype:
+    """The precision to load a model in.
+
+    `auto` is float32 on CPU, where half precision is slower. On a GPU it is the checkpoint's own where that is a half
+    precision that the GPU has, since a model trained in bfloat16 can overflow in float16; else bfloat16, or float16 on
+    GPUs that only emulate bfloat16.
+
+    Args:
+        checkpoint: what the weights are saved in, where that is known.
+    """
     import torch
 
     if name != "auto":
@@ -20,7 +28,9 @@ def precision(name: DType, device: torch.device) -> torch.dtype:
         return named
     if device.type != "cuda":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.float16 if checkpoint == torch.float16 else torch.bfloat16
 
 
 def out_of_memory(error: Exception) -> bool:

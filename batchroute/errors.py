@@ -4,6 +4,7 @@ EXIT_OK = 0
 EXIT_FAILED_ROWS = 1
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 3
+EXIT_WAITING = 4
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -22,6 +23,12 @@ class StoppedError(BatchrouteError):
     """The run stopped by itself and can be resumed: the message says why."""
 
     exit_code = EXIT_STOPPED
+
+
+class WaitingError(BatchrouteError):
+    """All is submitted, and the rest waits for a provider: the message says for what. A later run picks it up."""
+
+    exit_code = EXIT_WAITING
 
 
 class Terminated(BaseException):

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import datetime
-import io
 import os
 import socket
 import sys
 import uuid
 from dataclasses import dataclass
 
-from batchroute import models
+from batchroute import generators, models
 from batchroute.costs import report as cost_report
 from batchroute.costs.report import CostReport
-from batchroute.costs.usage import model_usage, router_usage
 from batchroute.engines.local import LocalEngine
-from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
+from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError, WaitingError
 from batchroute.progress import Progress
 from batchroute.spec import SIDES, Job
-from batchroute.stages import merge, retry, score, snapshot
+from batchroute.stages import batches, merge, retry, score, snapshot
 from batchroute.stages.context import Context
+from batchroute.stages.escalate import escalate
 from batchroute.stages.fetch import fetch
 from batchroute.stages.generate import generate
 from batchroute.stages.identity import Identity, calibrated_point, identify
 from batchroute.stages.load import load
-from batchroute.stages.partition import Partition, partition, shard_stage
+from batchroute.stages.partition import Partition, partition
+from batchroute.stages.report import read_report, write_report
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import DataFile, Manifest
@@ -48,16 +48,18 @@ class Outcome:
     exit_code: int
 
 
-def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = False) -> Outcome:
+def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = False, wait: bool = True) -> Outcome:
     """Run the job, or go on with a run of it that was stopped; does nothing when it is committed already.
 
     Args:
         fresh: first remove what this output holds, committed or not.
         retry_failed: ask the models again for the rows that failed.
+        wait: for provider batches to end.
 
     Raises:
         InputError: the job or its input is wrong, or the output belongs to another job.
         StoppedError: the run stopped by itself and can be resumed.
+        WaitingError: all is submitted, and a later run can pick up what provider batches bring.
         Terminated: SIGTERM arrived; the run can be resumed.
     """
     output = _output(job)
@@ -66,6 +68,8 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
     if fresh:
         if target is not None and job.input.in_place:
             is_loaded(target, sys.maxsize, target.loads(identity.run_id))
+        for line in _abandon(job, output):
+            progress.note("fresh", line)
         discard(output)
     found = snapshot.committed(output, identity)
     if found is not None and not (retry_failed and found.counts["failed"]):
@@ -106,16 +110,36 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
     with engine.terminable():
         score.score(context)
         dealt = partition(context)
-        for side in SIDES:
-            generate(context, side)
+        _answer(context, wait)
         merge.merge(context)
-        report = _report(context, dealt)
+        report = write_report(context, dealt)
         committed = _commit(context, dealt, report)
         if target is not None:
             load(job, target, output, committed, progress)
         if not job.output.keep_work:
             work_root(output).remove_all()
     return _outcome(job, output, committed, was_done=False)
+
+
+def _answer(context: Context, wait: bool) -> None:
+    """Both models' answers to all their rows.
+
+    Raises:
+        WaitingError: provider batches have not ended, and are not waited for.
+    """
+    behind_batches = [side for side in SIDES if context.job.models.of(side).backend == "openai_batch"]
+    for side in behind_batches:
+        # At once: the provider works on them while the other model answers.
+        batches.submit(context, side)
+    answered = generate(context, "small", wait)
+    if answered:
+        escalate(context)
+    if not (generate(context, "large", wait) and answered):
+        raise WaitingError("all is submitted; the provider's batches have not ended yet: run again later to go on")
+
+
+def _abandon(job: Job, output: Folder) -> list[str]:
+    return [line for run_id in run_ids(output) for line in batches.abandon(job, Workdir(output, run_id))]
 
 
 def validate(job: Job) -> list[str]:
@@ -133,9 +157,7 @@ def validate(job: Job) -> list[str]:
     if job.policy.max_quality_drop is not None:
         lines.append(f"policy   {_calibrated(job)}")
     for side in SIDES:
-        if job.models.of(side).backend != "echo":
-            models.check(job.models.of(side).model)
-        lines.append(f"{side:<8} {job.models.of(side).model}")
+        lines.append(f"{side:<8} {generators.check(job.models.of(side))}")
     found = snapshot.committed(output, identity)
     snapshot.refuse_others(output, identity)
     output.check_writable()
@@ -213,56 +235,6 @@ def discard(output: Folder) -> None:
     for name in cost_report.FILES:
         reports.remove(name)
     work_root(output).remove_all()
-
-
-def _report(context: Context, dealt: Partition) -> CostReport:
-    """Write the report, unless an earlier attempt has written it."""
-    job, work = context.job, context.work
-    parts = work.stage(merge.STAGE).receipts()
-    data = work.output.folder("data")
-    files = [data.parquet(part.file, part.bytes) for part in parts.values()]
-    counts = _counts(context, dealt)
-    usages = {
-        side: model_usage(
-            job.models.of(side).model,
-            job.models.of(side).price,
-            shard_stage(work, side).receipts().values(),
-            work.stage(side).receipts().values(),
-        )
-        for side in SIDES
-    }
-    groups = cost_report.by_group(files, job.output.prefix, job.report.group_by)
-    report = cost_report.build(
-        name=job.name,
-        run_id=context.snapshot.run_id,
-        rows=counts,
-        router=router_usage(job.router.model, job.router.price, work.stage(score.STAGE).receipts().values()),
-        small=usages["small"],
-        large=usages["large"],
-        large_price=job.models.large.price,
-        groups=groups,
-        failures=cost_report.failures(files, job.output.prefix),
-    )
-    folder = work.output.folder("report")
-    frame = io.BytesIO()
-    cost_report.to_frame(report, groups).write_parquet(frame)
-    folder.put_new(cost_report.TABLE, frame.getvalue())
-    folder.put_new(cost_report.JSON, report.model_dump_json(indent=1).encode())
-    return read_report(work.output)
-
-
-def read_report(output: Folder) -> CostReport:
-    return CostReport.model_validate_json(output.folder("report").read(cost_report.JSON))
-
-
-def _counts(context: Context, dealt: Partition) -> dict[str, int]:
-    parts = context.work.stage(merge.STAGE).receipts().values()
-    names = ("ok", "failed", "small", "large", "unrouted")
-    return {
-        "total": context.snapshot.rows,
-        **{name: sum(part.counts.get(name, 0) for part in parts) for name in names},
-        "copies": sum(dealt.copies.values()),
-    }
 
 
 def _commit(context: Context, dealt: Partition, report: CostReport) -> Manifest:

@@ -1,16 +1,22 @@
-"""Where models are: a directory, a hub id, or one of the embedded models in the cache."""
+"""Where models are (a directory, a hub id, or an embedded model in the cache), and what they may bring along."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Collection
+import pickle
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from batchroute.errors import InputError
 
 EMBEDDED_PREFIX = "embedded:"
 _HEAD_AND_TAIL = 1 << 20
+_MODEL = "config.json"
+_ADAPTER = "adapter_config.json"
+# Weights as `save_pretrained` names them: as safetensors, and as a pickle, in one file or in many.
+_WEIGHTS = (("model*.safetensors", "pytorch_model*.bin"), ("adapter_model*.safetensors", "adapter_model*.bin"))
 
 
 def cache_dir() -> Path:
@@ -23,29 +29,42 @@ def embedded_dir(name: str) -> Path:
     return cache_dir() / "models" / name
 
 
-def resolve(name: str) -> str:
+def resolve(name: str, adapter: bool = False) -> str:
     """What to hand to `from_pretrained`: an absolute directory, or a hub id as it stands.
 
+    Args:
+        adapter: it is a LoRA adapter, not a model.
+
     Raises:
-        InputError: an embedded model that was not fetched, or a path that is no model directory.
+        InputError: an embedded model that was not fetched, or a path that is no model (or adapter) directory.
     """
+    what, marker = ("adapter", _ADAPTER) if adapter else ("model", _MODEL)
+    path = _directory(name, what)
+    if path is None:
+        return name
+    if not name.startswith(EMBEDDED_PREFIX) and not (path / marker).is_file():
+        article = "an" if adapter else "a"
+        raise InputError(f"'{name}' is not {article} {what} directory: it has no {marker}")
+    return str(path)
+
+
+def _directory(name: str, what: str) -> Path | None:
+    """The absolute directory that `name` is, or None for a hub id."""
     if name.startswith(EMBEDDED_PREFIX):
         path = embedded_dir(name.removeprefix(EMBEDDED_PREFIX))
         if not path.is_dir():
             raise InputError(f"the embedded model '{name}' is not in {path.parent}: run 'batchroute models fetch demo'")
-        return str(path)
+        return path
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"'{name}' is not a model directory: it has no config.json")
-        return str(path.resolve())
+        return path.resolve()
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise InputError(f"the model directory '{name}' does not exist")
-    return name
+        raise InputError(f"the {what} directory '{name}' does not exist")
+    return None
 
 
 def identity(name: str, ignore: Collection[str] = ()) -> str:
-    """A short digest that changes when a local model's files change; a hub id is its own identity.
+    """A short digest that changes when a local model's (or adapter's) files change; a hub id is its own identity.
 
     Of large files only the size and the first and last megabyte are read: new weights of the same shape differ there
     too, and a 140 GB model is identified in a moment. Paths and times are left out: a copy has the same identity.
@@ -56,9 +75,11 @@ def identity(name: str, ignore: Collection[str] = ()) -> str:
     Raises:
         InputError: as `resolve`.
     """
-    path = Path(resolve(name))
-    if not path.is_dir():
+    path = _directory(name, "model")
+    if path is None:
         return name
+    if not (path / _ADAPTER).is_file():
+        resolve(name)
     digest = hashlib.sha256()
     for file in sorted(path.iterdir()):
         if not file.is_file() or file.name.startswith(".") or file.name in ignore:
@@ -73,18 +94,23 @@ def identity(name: str, ignore: Collection[str] = ()) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def check(name: str, router: bool = False) -> None:
-    """Check that a model is there and of a kind that can be used, without loading its weights.
+def check(name: str, router: bool = False, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> None:
+    """Check that a model is there, of a kind that can be used, and safe to load, without loading its weights.
+
+    Args:
+        trust_remote_code: run the code of its configuration, where it brings some.
+        allow_pickle: accept weights that are no safetensors. Of a hub id that shows only when it is loaded.
 
     Raises:
-        InputError: it is not there, or, for a router, no classifier with one or two labels.
+        InputError: it is not there, brings what was not allowed, or, for a router, is no classifier with one or two
+            labels.
     """
     from transformers import AutoConfig
 
-    try:
-        config = AutoConfig.from_pretrained(resolve(name))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"cannot load the model '{name}': {first_line(error)}") from error
+    what = f"the router '{name}'" if router else f"the model '{name}'"
+    path = resolve(name)
+    with loading(what, path, allow_pickle=allow_pickle, has_settings=not router):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     if not router:
         return
     if not any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ()):
@@ -93,6 +119,67 @@ def check(name: str, router: bool = False) -> None:
         )
     if config.num_labels not in (1, 2):
         raise InputError(f"the router '{name}' has {config.num_labels} labels: it must be a classifier with one or two")
+
+
+def check_adapter(name: str, allow_pickle: bool = False) -> None:
+    """Check that a LoRA adapter is there, and safe to load.
+
+    Raises:
+        InputError: it is not there, or a pickle that was not allowed.
+    """
+    with loading(f"the adapter '{name}'", resolve(name, adapter=True), allow_pickle=allow_pickle):
+        pass
+
+
+@contextlib.contextmanager
+def loading(what: str, path: str, *, allow_pickle: bool = False, has_settings: bool = True) -> Iterator[None]:
+    """Around `from_pretrained`: what goes wrong becomes one sentence, and weights that can run code are not loaded.
+
+    `from_pretrained` must be given `use_safetensors=safetensors(allow_pickle)` and `trust_remote_code` all the same.
+
+    Args:
+        what: the model, as the sentence names it.
+        path: what `resolve` made of its name.
+        has_settings: whether `allow_pickle` and `trust_remote_code` can be set for this model, so that a sentence may
+            say so.
+
+    Raises:
+        InputError: the model is not there, is broken, needs a package that is not installed, is a pickle, or brings
+            code.
+    """
+    from safetensors import SafetensorError
+
+    if not allow_pickle and _only_pickled(Path(path)):
+        raise InputError(_pickle(f"the weights of {what} are a pickle", has_settings))
+    try:
+        yield
+    except (
+        OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, pickle.UnpicklingError
+    ) as error:  # fmt: skip
+        # The one exception of transformers about code, which names its own argument.
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            may = "set trust_remote_code: true for this model if you trust it" if has_settings else "it is not run"
+            raise InputError(f"{what} brings code of its own: {may}") from error
+        # Files on a hub are not seen before; without `use_safetensors` no message says so.
+        if isinstance(error, OSError) and "use_safetensors=True" in str(error):
+            raise InputError(_pickle(f"{what} has no safetensors, but maybe a pickle", has_settings)) from error
+        raise InputError(f"cannot load {what}: {first_line(error)}") from error
+
+
+def safetensors(allow_pickle: bool) -> bool | None:
+    """The value of `use_safetensors`: nothing else, or those where they are there."""
+    return None if allow_pickle else True
+
+
+def _only_pickled(folder: Path) -> bool:
+    """Whether a directory holds weights as a pickle without holding them as safetensors too."""
+    return any(any(folder.glob(bad)) and not any(folder.glob(good)) for good, bad in _WEIGHTS)
+
+
+def _pickle(what: str, has_settings: bool) -> str:
+    advice = "save it anew with save_pretrained, which writes safetensors"
+    advice += ", or set allow_pickle: true for this model if you trust it" if has_settings else ""
+    return f"{what}, which can run code when it is loaded: {advice}"
 
 
 def first_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBars
 
+from batchroute.costs.prices import money, usd
 from batchroute.storage.workdir import Receipt
 
 Report = Callable[[Receipt], None]
@@ -44,12 +45,19 @@ class Tally:
         self.units, self.done = units, len(done)
         self.rows = sum(receipt.rows for receipt in done)
         self.failed = sum(receipt.counts.get("failed", 0) for receipt in done)
+        self.pico = sum(receipt.counts.get("cost_pico", 0) for receipt in done)
         self._started, self._rows_before, self._done_before = time.monotonic(), self.rows, self.done
 
     def add(self, receipt: Receipt) -> None:
         self.done += 1
         self.rows += receipt.rows
         self.failed += receipt.counts.get("failed", 0)
+        self.pico += receipt.counts.get("cost_pico", 0)
+
+    @property
+    def projected_pico(self) -> int:
+        """What the whole stage will cost, if its other units cost what those of all attempts did."""
+        return self.pico * self.units // max(self.done, 1)
 
     @property
     def rate(self) -> float:
@@ -121,7 +129,7 @@ class JsonProgress:
             self._write(
                 event="unit", stage=name, unit=receipt.unit, units=units, units_done=tally.done, rows=tally.rows,
                 failed=tally.failed, rows_per_second=round(tally.rate, 3), seconds=round(receipt.seconds, 3),
-                seconds_left=None if tally.seconds_left is None else round(tally.seconds_left, 1),
+                seconds_left=None if tally.seconds_left is None else round(tally.seconds_left, 1), **_costs(tally),
             )  # fmt: skip
 
         yield report
@@ -156,8 +164,7 @@ class TerminalProgress:
 
             def report(receipt: Receipt) -> None:
                 tally.add(receipt)
-                failed = f" · {tally.failed:,} failed" if tally.failed else ""
-                bars.update(task, advance=1, rows=f"{tally.rows:,} rows · {_rate(tally.rate)}{failed}")
+                bars.update(task, advance=1, rows=_taken(tally))
 
             yield report
 
@@ -176,8 +183,25 @@ def for_this_terminal(json_logs: bool) -> Progress:
 
 def describe(name: str, tally: Tally) -> str:
     left = "" if tally.seconds_left is None or tally.done == tally.units else f" · {duration(tally.seconds_left)} left"
-    failed = f" · {tally.failed:,} failed" if tally.failed else ""
-    return f"{name}: {tally.done:,}/{tally.units:,} units · {tally.rows:,} rows · {_rate(tally.rate)}{failed}{left}"
+    return f"{name}: {tally.done:,}/{tally.units:,} units · {_taken(tally)}{left}"
+
+
+def _taken(tally: Tally) -> str:
+    """Rows, their rate, failures and costs, where there are any."""
+    parts = [f"{tally.rows:,} rows", _rate(tally.rate)]
+    if tally.failed:
+        parts.append(f"{tally.failed:,} failed")
+    if tally.pico:
+        in_all = f", about {money(usd(tally.projected_pico))} in all" if tally.done < tally.units else ""
+        parts.append(money(usd(tally.pico)) + in_all)
+    return " · ".join(parts)
+
+
+def _costs(tally: Tally) -> dict[str, float]:
+    """In dollars, for a log collector; nothing in a stage that costs nothing."""
+    if not tally.pico:
+        return {}
+    return {"cost_usd": float(usd(tally.pico)), "projected_cost_usd": float(usd(tally.projected_pico))}
 
 
 def duration(seconds: float) -> str:

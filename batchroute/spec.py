@@ -14,9 +14,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from batchroute.costs import report
-from batchroute.costs.prices import Price
+from batchroute.costs.price_lists import PricesSpec
+from batchroute.costs.prices import Money, Price
 from batchroute.errors import InputError
 from batchroute.generators.settings import ModelSpec
+from batchroute.generators.validation import Check
 from batchroute.router.policy import WAYS, Policy
 from batchroute.share import Share
 from batchroute.tables.sources import InputSpec
@@ -51,9 +53,18 @@ class RouterSpec(BaseModel):
 
 
 class JobModel(ModelSpec):
-    """One of the two models of a job, with its price."""
+    """One of the two models of a job, with its price, and what becomes of rows that the small one does not manage."""
 
     price: Price | None = None
+    on_failure: Literal["large"] | None = Field(
+        default=None,
+        description="large: rows that failed, were refused, cut, or came back empty go on to the large one",
+    )
+    escalate: Check | None = Field(default=None, description="so do rows whose response does not pass this check")
+
+    @property
+    def escalates(self) -> bool:
+        return self.on_failure is not None or self.escalate is not None
 
 
 class Models(BaseModel):
@@ -61,6 +72,12 @@ class Models(BaseModel):
 
     small: JobModel
     large: JobModel
+
+    @model_validator(mode="after")
+    def _only_the_small_one_escalates(self) -> Self:
+        if self.large.escalates:
+            raise ValueError("on_failure and escalate are settings of models.small: there is no model above the large")
+        return self
 
     def of(self, side: Side) -> JobModel:
         return self.small if side == "small" else self.large
@@ -104,6 +121,9 @@ class Job(BaseModel):
     policy: Policy
     models: Models
     report: ReportSpec = Field(default_factory=ReportSpec)
+    prices: PricesSpec | None = None
+    max_cost: Money | None = Field(default=None, description="USD; a run that would cost more stops, to be resumed")
+    max_tokens: int | None = Field(default=None, ge=1, description="of both models, prompts and responses together")
     max_failed: Share = Field(default="1%", validate_default=True, description="of all rows; more: exit code 1")
     units: Units = Field(default_factory=Units)
 

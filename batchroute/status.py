@@ -14,8 +14,10 @@ from batchroute.errors import InputError
 from batchroute.progress import duration
 from batchroute.spec import SIDES
 from batchroute.stages.context import Snapshot
+from batchroute.stages.escalate import read_escalation
 from batchroute.stages.fetch import SOURCE
-from batchroute.stages.partition import read_partition, shard_stage
+from batchroute.stages.partition import read_partition
+from batchroute.stages.shards import SHARDS, Shard, shard_stage
 from batchroute.stages.snapshot import RUN
 from batchroute.storage import manifest
 from batchroute.storage.objects import folder_at
@@ -66,15 +68,16 @@ def _table(work: Workdir, committed: bool) -> Table | str:
 
 def _stages(work: Workdir, snapshot: Snapshot) -> list[tuple[str, Sequence[Receipt], int | None]]:
     """Name, receipts and number of units; None while that is not known yet."""
-    dealt = read_partition(work)
-    shards = [receipt for side in SIDES for receipt in shard_stage(work, side).receipts().values()]
+    dealt, escalation = read_partition(work), read_escalation(work)
+    units: dict[Shard, int | None] = {"escalated": None if escalation is None else escalation.units}
+    for side in SIDES:
+        units[side] = None if dealt is None else dealt.units[side]
+    shown = [shard for shard in SHARDS if shard != "escalated" or escalation is not None]
+    shards = [receipt for shard in shown for receipt in shard_stage(work, shard).receipts().values()]
     return [
         ("score", list(work.stage("score").receipts().values()), len(snapshot.chunks())),
-        ("partition", shards, None if dealt is None else sum(dealt.units.values())),
-        *(
-            (side, list(work.stage(side).receipts().values()), None if dealt is None else dealt.units[side])
-            for side in SIDES
-        ),
+        ("partition", shards, None if dealt is None else sum(units[shard] or 0 for shard in shown)),
+        *((shard, list(work.stage(shard).receipts().values()), units[shard]) for shard in shown),
         ("merge", list(work.stage("merge").receipts().values()), len(snapshot.parts())),
     ]
 

@@ -108,6 +108,52 @@ def test_check_refuses_a_damaged_model_in_one_sentence(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_adapter_is_a_directory_of_its_own_kind(tmp_path: Path) -> None:
+    adapter, model = tmp_path / "adapter", model_dir(tmp_path / "model")
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    assert models.resolve(str(adapter), adapter=True) == str(adapter)
+    assert models.resolve("team/adapter", adapter=True) == "team/adapter"
+    models.check_adapter(str(adapter))
+    with pytest.raises(InputError, match=r"is not an adapter directory: it has no adapter_config\.json"):
+        models.check_adapter(str(model))
+    with pytest.raises(InputError, match="the adapter directory '/none/such' does not exist"):
+        models.check_adapter("/none/such")
+
+
+def test_an_adapter_has_an_identity_as_models_have(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    before = models.identity(str(adapter))
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    assert before.startswith("sha256:")
+    assert models.identity(str(adapter)) != before
+    with pytest.raises(InputError, match=r"it has no config\.json"):
+        models.identity(str(tmp_path))
+
+
+def test_weights_on_a_hub_that_are_no_safetensors_are_told_from_what_is_not_there() -> None:
+    # The words of transformers for a repository with a pickle alone.
+    missing = OSError(
+        "team/model does not appear to have a file named model.safetensors or model.safetensors.index.json and thus "
+        "cannot be loaded with `safetensors`. Please do not set `use_safetensors=True`."
+    )
+    with pytest.raises(InputError) as caught, models.loading("the model 'team/model'", "team/model"):
+        raise missing
+    assert str(caught.value) == (
+        "the model 'team/model' has no safetensors, but maybe a pickle, which can run code when it is loaded: "
+        "save it anew with save_pretrained, which writes safetensors, "
+        "or set allow_pickle: true for this model if you trust it"
+    )
+    with (
+        pytest.raises(InputError, match=r"^cannot load the model 'team/model': no such repository$"),
+        models.loading("the model 'team/model'", "team/model"),
+    ):
+        raise OSError("no such repository\nmore")
+
+
 def test_an_error_without_a_message_still_has_a_first_line() -> None:
     assert models.first_line(ValueError("one\ntwo")) == "one"
     assert models.first_line(ValueError()) == "ValueError"

@@ -7,13 +7,16 @@ the costs of a million rows add up to the report's total to the last digit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Self
 
 import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from batchroute.share import Share
+
 PICO = 10**12
+MICRO = Decimal("0.000001")
 COST_SCALE = 12
 COST = pa.decimal128(20, COST_SCALE)
 
@@ -24,15 +27,23 @@ def _exact(value: object) -> object:
 
 
 Money = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, max_digits=18, decimal_places=6)]
+Discount = Annotated[Share, Field(decimal_places=6)]
 
 
 class Price(BaseModel):
-    """What a model costs, in USD: by token (`input` and `output`, per million tokens) or by time (`gpu_hour`)."""
+    """What a model costs, in USD: by token (`input` and `output`, per million tokens) or by time (`gpu_hour`).
+
+    Attributes:
+        cached_input: per million tokens of the input that the provider had in its cache; as `input` unless set.
+        batch_discount: the share by which all prices by token are lower in a provider batch; none unless set.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     input: Money | None = None
+    cached_input: Money | None = None
     output: Money | None = None
+    batch_discount: Discount | None = None
     gpu_hour: Money | None = None
 
     @model_validator(mode="after")
@@ -42,6 +53,9 @@ class Price(BaseModel):
             raise ValueError("give input and output, or gpu_hour, not both")
         if by_token and (self.input is None or self.output is None):
             raise ValueError("a price by token needs both input and output (0 is allowed)")
+        for key in ("cached_input", "batch_discount"):
+            if not by_token and getattr(self, key) is not None:
+                raise ValueError(f"{key} is for a price by token: it needs input and output, and no gpu_hour")
         if not by_token and self.gpu_hour is None:
             raise ValueError("empty: give input and output (USD per million tokens), or gpu_hour (USD)")
         return self
@@ -50,11 +64,35 @@ class Price(BaseModel):
     def by_token(self) -> bool:
         return self.input is not None
 
-    def of_tokens(self, input_tokens: int, output_tokens: int) -> int:
-        """Pico-dollars for these tokens; exact, since a price has at most six decimals."""
+    def in_batches(self) -> Price:
+        """The price in a provider batch: with the discount taken off, and none left to take.
+
+        It is taken off each price per million tokens, which is then rounded to a millionth of a dollar, half up: so the
+        cost of a row stays a whole number, and the rows add up to the total to the last digit. The price of this is at
+        most half a dollar in a million million tokens.
+        """
+        if self.batch_discount is None:
+            return self
+        share = 1 - self.batch_discount
+        lower = {
+            key: (price * share).quantize(MICRO, ROUND_HALF_UP)
+            for key in ("input", "cached_input", "output")
+            if (price := getattr(self, key)) is not None
+        }
+        return Price(**lower)
+
+    def of_tokens(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> int:
+        """Pico-dollars for these tokens; exact, since a price has at most six decimals.
+
+        Args:
+            cached_tokens: those of the input tokens that the provider had in its cache; no more than `input_tokens`.
+        """
         assert self.input is not None
         assert self.output is not None
-        return input_tokens * int(self.input * 10**6) + output_tokens * int(self.output * 10**6)
+        assert 0 <= cached_tokens <= input_tokens
+        cached_input = self.input if self.cached_input is None else self.cached_input
+        read, reread, written = (int(price * 10**6) for price in (self.input, cached_input, self.output))
+        return (input_tokens - cached_tokens) * read + cached_tokens * reread + output_tokens * written
 
     def of_seconds(self, seconds: float) -> int:
         """Pico-dollars for this much time on one device, rounded down."""
@@ -79,6 +117,20 @@ def split(total: int, weights: Sequence[int]) -> list[int]:
 def usd(pico: int) -> Decimal:
     """Pico-dollars as dollars, exactly."""
     return Decimal(pico).scaleb(-COST_SCALE)
+
+
+def pico(amount: Decimal) -> int:
+    """Dollars with at most twelve decimals as pico-dollars, exactly."""
+    return int(amount.scaleb(COST_SCALE))
+
+
+def money(amount: Decimal | None) -> str:
+    """Dollars with as many digits as a small amount needs; `n/a` where a price is missing."""
+    if amount is None:
+        return "n/a"
+    if amount == 0 or abs(amount) >= 1:
+        return f"${amount:,.2f}"
+    return f"${amount:,.4f}" if abs(amount) >= Decimal("0.01") else f"${amount:.6f}"
 
 
 def usd_column(picos: Sequence[int | None]) -> pa.Array:

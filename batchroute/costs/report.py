@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -40,6 +40,23 @@ class Savings(BaseModel):
     share: Decimal | None
 
 
+class Escalated(BaseModel):
+    """Rows of the small shard that went on to the large model.
+
+    Attributes:
+        reasons: rows by what was wrong with the small model's answer.
+        small_cost: what these answers had cost; part of the small model's cost.
+        usage: of the large model for these rows.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    reasons: dict[str, int]
+    small_cost: Decimal | None
+    usage: ModelUsage
+
+
 class CostReport(BaseModel):
     """`report/cost.json`. All money in USD, exact; null where a price is missing."""
 
@@ -52,6 +69,7 @@ class CostReport(BaseModel):
     cost_advantage: float | None
     router: RouterUsage
     models: dict[str, ModelUsage]
+    escalated: Escalated | None = None
     total_cost: Decimal | None
     baseline: Baseline
     savings: Savings | None
@@ -70,11 +88,14 @@ def build(
     large_price: Price | None,
     groups: pl.DataFrame,
     failures: dict[str, int],
+    escalated: Escalated | None = None,
 ) -> CostReport:
     parts = {"router": router.cost, "models.small": small.cost, "models.large": large.cost}
+    if escalated is not None and large.cost is not None:
+        parts["escalated"] = escalated.usage.cost
     missing = [f"{key}.price" for key, cost in parts.items() if cost is None]
     total = None if missing else sum((cost for cost in parts.values() if cost is not None), Decimal(0))
-    baseline = _baseline(small, large, large_price)
+    baseline = _baseline(small, large, escalated, large_price)
     savings = None
     if total is not None and baseline.cost is not None:
         saved = baseline.cost - total
@@ -87,6 +108,7 @@ def build(
         cost_advantage=small.rows / routed if routed else None,
         router=router,
         models={"small": small, "large": large},
+        escalated=escalated,
         total_cost=total,
         baseline=baseline,
         savings=savings,
@@ -96,46 +118,70 @@ def build(
     )
 
 
-def _baseline(small: ModelUsage, large: ModelUsage, price: Price | None) -> Baseline:
+def _baseline(small: ModelUsage, large: ModelUsage, escalated: Escalated | None, price: Price | None) -> Baseline:
     if price is None:
-        return Baseline(cost=None, assumption="not known: models.large.price is missing")
-    assert large.cost is not None
-    if small.generated == 0:
-        return Baseline(cost=large.cost, assumption="every row was sent to the large model")
-    answered = large.generated - large.failed
+        return Baseline(cost=None, assumption=f"not known: models.large.price is missing{_why(large.price)}")
+    asked = [large] if escalated is None else [large, escalated.usage]
+    spent = sum((usage.cost for usage in asked if usage.cost is not None), Decimal(0))
+    # Rows that went on to the large model have their cost there already.
+    rest = small.generated - (0 if escalated is None else escalated.usage.generated)
+    tokens = small.router_tokens - (0 if escalated is None else escalated.usage.router_tokens)
+    if rest == 0:
+        return Baseline(cost=spent, assumption="every row was sent to the large model")
+    answered = sum(usage.answered for usage in asked)
     if price.by_token:
-        return _baseline_by_token(small, large, answered, price)
+        return _baseline_by_token(small, asked, answered, rest, tokens, spent, price)
     if answered == 0:
         return Baseline(cost=None, assumption="not known: no row ran on the large model, so that its speed is unknown")
-    seconds = large.busy_seconds / answered * small.generated
+    seconds = sum(usage.busy_seconds for usage in asked) / answered * rest
     return Baseline(
-        cost=large.cost + usd(price.of_seconds(seconds)),
+        cost=spent + usd(price.of_seconds(seconds)),
         assumption="a row of the small shard would have taken the large model as long as its own rows did on average",
     )
 
 
-def _baseline_by_token(small: ModelUsage, large: ModelUsage, answered: int, price: Price) -> Baseline:
-    assert large.cost is not None
-    if answered == 0 or large.router_tokens == 0:
-        spent = price.of_tokens(small.input_tokens, small.output_tokens)
+def _baseline_by_token(
+    small: ModelUsage, asked: list[ModelUsage], answered: int, rest: int, tokens: int, spent: Decimal, price: Price
+) -> Baseline:
+    """Args:
+    asked: of the large model, `answered` rows in all.
+    rest: rows that it was not asked for, with `tokens` prompt tokens by the router's count.
+    """
+    router_tokens = sum(usage.router_tokens for usage in asked)
+    if answered == 0 or router_tokens == 0:
+        added = price.of_tokens(small.input_tokens, small.output_tokens)
         assumption = "the large model would have read and written as many tokens as the small one did"
     else:
-        read = round(small.router_tokens * large.input_tokens / large.router_tokens)
-        written = round(small.generated * large.output_tokens / answered)
-        spent = price.of_tokens(read, written)
+        read, cached = (
+            round(tokens * sum(getattr(usage, name) for usage in asked) / router_tokens)
+            for name in ("input_tokens", "cached_tokens")
+        )
+        a_row = sum(usage.output_tokens for usage in asked) / answered
+        added = price.of_tokens(read, round(rest * a_row), min(cached, read))
         assumption = (
             "on the small shard's rows the large model would have read as many tokens per token of the prompt as on "
-            f"its own, and written as many a row as there: {large.output_tokens / answered:.1f}"
+            f"its own, and written as many a row as there: {a_row:.1f}"
         )
-    return Baseline(cost=large.cost + usd(spent), assumption=assumption)
+    return Baseline(cost=spent + usd(added), assumption=assumption)
 
 
-def by_group(files: Iterable[Any], prefix: str, group_by: list[str]) -> pl.DataFrame:
-    """Rows, tokens and costs by route and by the values of `group_by`, from the committed files."""
+def _why(source: str) -> str:
+    return f" ({source})" if source else ""
+
+
+def by_group(
+    files: Iterable[Any], prefix: str, group_by: list[str], answered_all_the_same: Collection[str] = ()
+) -> pl.DataFrame:
+    """Rows, tokens and costs by route and by the values of `group_by`, from the committed files.
+
+    Args:
+        answered_all_the_same: error types of rows that failed, and whose tokens count.
+    """
     column = {name: pl.col(prefix + name) for name in ("route", "status", *_SUMMED)}
-    answered = (column["status"] == "ok") & (pl.col(prefix + "attempts") > 0)
+    counts = (column["status"] == "ok") | pl.col(prefix + "error_type").is_in(list(answered_all_the_same))
+    answered = counts & (pl.col(prefix + "attempts") > 0)
     keys = [*(pl.col(name) for name in group_by), column["route"].alias("route")]
-    columns = [*group_by, *(prefix + name for name in ("route", "status", *_SUMMED, "attempts"))]
+    columns = [*group_by, *(prefix + name for name in ("route", "status", "error_type", *_SUMMED, "attempts"))]
     of_files = [
         frame.group_by(*keys).agg(
             pl.len().cast(pl.Int64).alias("rows"),
@@ -189,6 +235,7 @@ def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def to_frame(report: CostReport, groups: pl.DataFrame) -> pl.DataFrame:
     """`report/cost.parquet`: one row per group and route, and one for the router."""
     models = {side: usage.model for side, usage in report.models.items()}
+    models["small→large"] = models["large"]
     rows = groups.with_columns(
         pl.lit(report.name).alias("name"),
         pl.lit(report.run_id).alias("run_id"),

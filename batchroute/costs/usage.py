@@ -24,14 +24,18 @@ class RouterUsage(BaseModel):
     busy_seconds: float
     load_seconds: float
     cost: Decimal | None
+    price: str = ""
 
 
 class ModelUsage(BaseModel):
     """What one model's shard took.
 
-    `rows` is the shard: `generated` by the model, and `copies` of these answers for identical prompts. Tokens are the
-    model's own; `router_tokens` are the router's count of the generated rows' prompts, a measure common to both shards.
-    `cost` holds the rows' costs and, where time has a price, that of loading the model.
+    `rows` is the shard: `generated` by the model, and `copies` of these answers for identical prompts. `answered` are
+    those generated rows whose tokens count: failed ones too, where the model answered what is of no use. Tokens are the
+    model's own; `cached_tokens` are part of the input, `reasoning_tokens` of the output, and `estimated` are rows whose
+    tokens were counted here since the endpoint did not say. `router_tokens` are the router's count of the generated
+    rows' prompts, a measure common to both shards. `cost` holds the rows' costs and, where time has a price, that of
+    loading the model; `price` says where the price is from.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,17 +44,22 @@ class ModelUsage(BaseModel):
     rows: int
     generated: int
     copies: int
+    answered: int = 0
     failed: int
     cut: int
     input_tokens: int
+    cached_tokens: int = 0
     output_tokens: int
+    reasoning_tokens: int = 0
+    estimated: int = 0
     router_tokens: int
     busy_seconds: float
     load_seconds: float
     cost: Decimal | None
+    price: str = ""
 
 
-def router_usage(model: str, price: Price | None, scored: Collection[Receipt]) -> RouterUsage:
+def router_usage(model: str, price: Price | None, scored: Collection[Receipt], source: str = "") -> RouterUsage:
     busy, load = sum(receipt.seconds for receipt in scored), sum(receipt.load_seconds for receipt in scored)
     tokens = _total(scored, "tokens")
     if price is None:
@@ -66,17 +75,21 @@ def router_usage(model: str, price: Price | None, scored: Collection[Receipt]) -
         busy_seconds=busy,
         load_seconds=load,
         cost=cost,
+        price=source,
     )
 
 
 def model_usage(
-    model: str, price: Price | None, shard: Collection[Receipt], generated: Collection[Receipt]
+    model: str, price: Price | None, shard: Collection[Receipt], generated: Collection[Receipt], source: str = ""
 ) -> ModelUsage:
     load = sum(receipt.load_seconds for receipt in generated)
     cost = None
     if price is not None:
         cost = usd(_total(generated, "cost_pico") + (0 if price.by_token else price.of_seconds(load)))
-    names = ("generated", "copies", "failed", "cut", "input_tokens", "output_tokens")
+    names = (
+        *("generated", "copies", "answered", "failed", "cut"),
+        *("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "estimated"),
+    )
     return ModelUsage(
         model=model,
         rows=sum(receipt.rows for receipt in generated),
@@ -84,6 +97,7 @@ def model_usage(
         busy_seconds=sum(receipt.seconds for receipt in generated),
         load_seconds=load,
         cost=cost,
+        price=source,
         **{name: _total(generated, name) for name in names},
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import queue
 import signal
 import threading
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     import torch
 
 Unit = TypeVar("Unit")
-_THREADS = 4
 
 
 class LocalEngine:
@@ -62,14 +60,18 @@ class LocalEngine:
         pending: Sequence[Unit],
         done: Sequence[Receipt],
         worker: Callable[[], Callable[[Unit], Receipt]],
-        most: int,
+        threads: int,
+        abort: Callable[[], None] = lambda: None,
     ) -> None:
-        """As `carry_out`, in up to `most` threads, each with a stretch of the units and what `worker` makes for it.
+        """As `carry_out`, in `threads` threads, each with a stretch of the units and what `worker` makes for it.
+
+        Args:
+            abort: called when it ends early; makes the units in hand end too. Without it they are carried out first.
 
         Raises:
-            Terminated: SIGTERM arrived; the threads end with the unit in hand.
+            Terminated: SIGTERM arrived.
         """
-        threads = min(_THREADS, os.cpu_count() or 1, len(pending), most)
+        threads = min(threads, len(pending))
         stretches = [pending[len(pending) * n // threads : len(pending) * (n + 1) // threads] for n in range(threads)]
         results: queue.SimpleQueue[Receipt | BaseException] = queue.SimpleQueue()
         stopped = threading.Event()
@@ -95,8 +97,10 @@ class LocalEngine:
                     if isinstance(result, BaseException):
                         raise result
                     report(result)
-            finally:
+            except BaseException:
                 stopped.set()
+                abort()
+                raise
 
     @contextmanager
     def terminable(self) -> Iterator[None]:

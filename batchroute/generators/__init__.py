@@ -5,23 +5,62 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from batchroute import models
+from batchroute.errors import InputError
 from batchroute.generators.base import Generator
 from batchroute.generators.settings import ModelSpec
+from batchroute.generators.validation import Check, CheckedGenerator
 
 if TYPE_CHECKING:
     import torch
 
 
 def load(spec: ModelSpec, device: Callable[[], torch.device]) -> Generator:
-    """Load the model that `spec` names. Imports only the backend that is asked for, and torch only where that needs it.
+    """Load the model that `spec` names; its responses are checked where it has a `response_format`.
 
     Raises:
         InputError: the model is not there or cannot be loaded.
     """
+    generator = _backend(spec, device)
+    return (
+        generator
+        if spec.response_format is None
+        else CheckedGenerator(generator, Check.of_format(spec.response_format))
+    )
+
+
+def check(spec: ModelSpec) -> str:
+    """Check what can be checked without loading a model or asking one; the model and where it is, in words.
+
+    Raises:
+        InputError: a package or a key is missing, or the model is not there.
+    """
+    if spec.behind_api:
+        from batchroute.generators.chat_api import Endpoint, Protocol
+
+        Protocol(spec).check()
+        return f"{spec.model} at {Endpoint(spec).host}"
+    if spec.backend != "echo":
+        models.check(spec.model)
+    return spec.model
+
+
+def _backend(spec: ModelSpec, device: Callable[[], torch.device]) -> Generator:
+    """Imports only the backend that is asked for, and torch only where that needs it."""
     if spec.backend == "echo":
         from batchroute.generators.echo import EchoGenerator
 
         return EchoGenerator(spec)
+    if spec.backend == "openai":
+        from batchroute.generators.openai import OpenAIGenerator
+
+        return OpenAIGenerator(spec)
+    if spec.backend == "openai_batch":
+        raise InputError("a provider batch cannot be asked row by row here: use the backend openai")
+    if spec.backend == "vllm":
+        from batchroute.generators.vllm import VllmGenerator
+
+        return VllmGenerator(spec)
     from batchroute.generators.transformers import TransformersGenerator
 
     return TransformersGenerator(spec, device())

@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from batchroute import models
 from batchroute.devices import out_of_memory, precision
-from batchroute.errors import InputError
 from batchroute.quality.base import EMPTY, NO_REFERENCE, Direction, Item, Measurement, MetricSpec
 
 Pair = TypeVar("Pair")
@@ -36,14 +34,12 @@ class LoadedModel:
         assert spec.model is not None
         path = models.resolve(spec.model)
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(path)
-            model = family.from_pretrained(path, dtype=precision(spec.dtype, device))
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise InputError(
-                f"cannot load the model '{spec.model}' of the metric {spec.name}: {models.first_line(error)}"
-            ) from error
-        self.model: Any = model.to(device).eval()
+        with models.loading(f"the model '{spec.model}' of the metric {spec.name}", path, has_settings=False):
+            self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            model = family.from_pretrained(
+                path, dtype=precision(spec.dtype, device), use_safetensors=True, trust_remote_code=False
+            )
+            self.model: Any = model.to(device).eval()
         self.device = device
         self.batch_size = spec.batch_size
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)

@@ -8,29 +8,31 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from batchroute import models
-from batchroute.errors import InputError
-from batchroute.router.model import LOAD_ERRORS, Router, ensure_padding, quiet_transformers, token_limit
+from batchroute.router.model import Router, ensure_padding, quiet_transformers, token_limit
 
 _SMALL_ENCODER = 100_000_000
 
 
-def untrained_router(base: str, max_length: int, device: torch.device) -> Router:
+def untrained_router(base: str, max_length: int, device: torch.device, allow_pickle: bool = False) -> Router:
     """A router from any encoder of Hugging Face, by directory, hub id or `embedded:NAME`; its head is random.
 
     Raises:
-        InputError: the base cannot be loaded.
+        InputError: the base cannot be loaded, is a pickle that was not allowed, or brings code of its own.
     """
     path = models.resolve(base)
-    with quiet_transformers():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            # float32 whatever the checkpoint has: half-precision weights lose small updates. The base may be a
-            # classifier with another number of labels: its head is replaced.
-            model = AutoModelForSequenceClassification.from_pretrained(
-                path, num_labels=1, dtype=torch.float32, ignore_mismatched_sizes=True
-            )
-        except LOAD_ERRORS as error:
-            raise InputError(f"cannot load the base '{base}': {models.first_line(error)}") from error
+    allowed = models.loading(f"the base '{base}'", path, allow_pickle=allow_pickle, has_settings=False)
+    with quiet_transformers(), allowed:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        # float32 whatever the checkpoint has: half-precision weights lose small updates. The base may be a
+        # classifier with another number of labels: its head is replaced.
+        model = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            num_labels=1,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            use_safetensors=models.safetensors(allow_pickle),
+            trust_remote_code=False,
+        )
     # With it, other programs that load the router apply a sigmoid too.
     model.config.problem_type = "multi_label_classification"
     model.config.id2label, model.config.label2id = {0: "easy"}, {"easy": 0}

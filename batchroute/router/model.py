@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -22,9 +21,6 @@ from batchroute.router.notes import ROUTER_FILE, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
-"""What `from_pretrained` raises for a model that is not there, is broken, or needs a package that is not installed."""
 
 _DEFAULT_MAX_LENGTH = 512
 # Tokenizers without a limit of their own say 10³⁰.
@@ -56,31 +52,44 @@ class Router:
         self.inputs = [name for name in tokenizer.model_input_names if name in accepted]
 
     @classmethod
-    def load(cls, name: str, device: torch.device, dtype: DType = "auto", max_length: int | None = None) -> Self:
+    def load(
+        cls,
+        name: str,
+        device: torch.device,
+        dtype: DType = "auto",
+        max_length: int | None = None,
+        allow_pickle: bool = False,
+    ) -> Self:
         """Load the router from a directory, a hub id or `embedded:NAME` onto `device`, ready to score.
 
         It reads as many tokens as the smallest of `max_length`, the length it was trained with (`router.json`), the
         tokenizer's limit and the model's positions. `auto` is float32 on CPU and half precision on a GPU.
 
+        Args:
+            allow_pickle: load weights that are no safetensors.
+
         Raises:
-            InputError: no such model, not a classifier with one or two labels, an untrained one, or a `max_length` that
-                leaves no room for text.
+            InputError: no such model, not a classifier with one or two labels, an untrained one, a pickle that was not
+                allowed, one that brings code of its own, or a `max_length` that leaves no room for text.
         """
         started = time.perf_counter()
         path = models.resolve(name)
-        with quiet_transformers():
-            try:
-                config = AutoConfig.from_pretrained(path)
-                if config.num_labels not in (1, 2):
-                    raise InputError(
-                        f"the router '{name}' has {config.num_labels} labels: it must be a classifier with one or two"
-                    )
-                tokenizer = AutoTokenizer.from_pretrained(path)
-                model, info = AutoModelForSequenceClassification.from_pretrained(
-                    path, config=config, dtype=precision(dtype, device), output_loading_info=True
+        allowed = models.loading(f"the router '{name}'", path, allow_pickle=allow_pickle, has_settings=False)
+        with quiet_transformers(), allowed:
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            if config.num_labels not in (1, 2):
+                raise InputError(
+                    f"the router '{name}' has {config.num_labels} labels: it must be a classifier with one or two"
                 )
-            except LOAD_ERRORS as error:
-                raise InputError(f"cannot load the router '{name}': {models.first_line(error)}") from error
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                path,
+                config=config,
+                dtype=precision(dtype, device),
+                output_loading_info=True,
+                use_safetensors=models.safetensors(allow_pickle),
+                trust_remote_code=False,
+            )
         # A head that is not in the checkpoint was made at random just now, and would route at random.
         if missing := info["missing_keys"]:
             raise InputError(

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from batchroute.costs.price_lists import Resolved
+from batchroute.costs.prices import Price
 from batchroute.engines.local import LocalEngine
 from batchroute.spec import Job
 from batchroute.storage.workdir import FORMAT_VERSION, Workdir
@@ -44,6 +46,11 @@ class Snapshot(BaseModel):
     chunk_rows: int
     unit_rows: int
     part_rows: int
+    prices: dict[str, Resolved]
+    """By `router`, `small` and `large`: what the run began with, also when lists of prices change before it ends."""
+
+    def price(self, name: str) -> Price | None:
+        return self.prices[name].price
 
     def chunks(self) -> list[Span]:
         """The units of scoring."""

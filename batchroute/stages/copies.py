@@ -34,6 +34,9 @@ class Copies:
         return pa.array(self.originals[at], mask=self.copies[at] != positions)
 
 
+NO_COPIES = Copies(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
 def find_copies(context: Context, cutoff: Cutoff) -> dict[Side, Copies]:
     """The copies within each shard; none where the model samples, since each row then has a response of its own.
 

@@ -25,6 +25,9 @@ _NOT_RESULTS = {
     "report": True,
     "units": True,
     "max_failed": True,
+    "max_cost": True,
+    "max_tokens": True,
+    "prices": True,
     "models": True,
 }
 

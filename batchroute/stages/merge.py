@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchroute.costs.prices import COST, usd
-from batchroute.spec import SIDES, Job, Side
-from batchroute.stages import generate, score
+from batchroute.spec import SIDES, Job
+from batchroute.stages import answers, score
 from batchroute.stages.context import Context, Span
+from batchroute.stages.shards import ROUTES, SHARDS, Shard, side_of
 from batchroute.storage.workdir import Facts, Receipt
 from batchroute.tables.parquet import PromptTable, RowReader
 from batchroute.tables.types import writable
@@ -38,6 +40,7 @@ RESULTS = pa.schema(
     ]
 )
 _PIECES_IN_MEMORY = 2
+_THREADS = 4
 _NOTHING = pa.scalar(usd(0), COST)
 
 
@@ -59,12 +62,12 @@ def merge(context: Context) -> None:
     if not pending:
         return
     # Listed once, before the threads.
-    for side in SIDES:
-        context.work.stage(side).receipts()
+    for shard in SHARDS:
+        context.work.stage(shard).receipts()
 
     def worker() -> Callable[[Span], Receipt]:
         reader = context.table.reader()
-        answers = [_Answers(context, side) for side in SIDES]
+        sides = [_Answers(context, side) for side in SIDES]
         schema = output_schema(context.job, context.table)
 
         def do(part: Span) -> Receipt:
@@ -82,25 +85,25 @@ def merge(context: Context) -> None:
             def finish(facts: Facts) -> Facts:
                 return facts.model_copy(update={"seconds": time.perf_counter() - started, "counts": counts})
 
-            return stage.commit(facts, schema, _merge_part(context, part, reader, answers, schema, counts), finish)
+            return stage.commit(facts, schema, _merge_part(context, part, reader, sides, schema, counts), finish)
 
         return do
 
     # Two threads in one row group would each read it from its beginning.
-    most = max(1, context.table.row_groups())
-    context.engine.carry_out_beside(STAGE, pending, list(done.values()), worker, most)
+    threads = min(_THREADS, os.cpu_count() or 1, max(1, context.table.row_groups()))
+    context.engine.carry_out_beside(STAGE, pending, list(done.values()), worker, threads)
 
 
 def _merge_part(
     context: Context,
     part: Span,
     reader: RowReader,
-    answers: list[_Answers],
+    sides: list[_Answers],
     schema: pa.Schema,
     counts: dict[str, int],
 ) -> Iterator[pa.RecordBatch]:
     for chunk in context.snapshot.chunks_within(part):
-        results = _results(context, chunk, answers)
+        results = _results(context, chunk, sides)
         _count(results, counts)
         at = 0
         for rows in reader.read(chunk.start, chunk.stop):
@@ -109,10 +112,10 @@ def _merge_part(
             yield pa.RecordBatch.from_arrays([*map(writable, rows.columns), *columns], schema=schema)
 
 
-def _results(context: Context, chunk: Span, answers: list[_Answers]) -> pa.RecordBatch:
+def _results(context: Context, chunk: Span, sides: list[_Answers]) -> pa.RecordBatch:
     """The result columns of a chunk's rows, in row order."""
     scored = context.work.stage(score.STAGE).read(chunk.unit, ["score", "error_type", "error"])
-    found = pa.concat_tables([side.within(chunk.start, chunk.stop) for side in answers])
+    found = pa.concat_tables([side.within(chunk.start, chunk.stop) for side in sides])
     # Rows with no usable prompt were never sent to a model: they take nothing from the answers.
     index = np.full(chunk.rows, -1, np.int64)
     index[found["position"].to_numpy() - chunk.start] = np.arange(found.num_rows)
@@ -133,7 +136,9 @@ def _results(context: Context, chunk: Span, answers: list[_Answers]) -> pa.Recor
 
 def _count(results: pa.RecordBatch, counts: dict[str, int]) -> None:
     failed = pc.sum(pc.equal(results["status"], "failed")).as_py()
-    routes: dict[str, int] = {side: pc.sum(pc.equal(results["route"], side)).as_py() or 0 for side in SIDES}
+    routes: dict[str, int] = {
+        shard: pc.sum(pc.equal(results["route"], route)).as_py() or 0 for shard, route in ROUTES.items()
+    }
     news: dict[str, int] = {
         "ok": results.num_rows - failed,
         "failed": failed,
@@ -145,41 +150,35 @@ def _count(results: pa.RecordBatch, counts: dict[str, int]) -> None:
 
 
 class _Answers:
-    """The responses of one model, by row position."""
+    """The answers of one shard, by row position; of the small one with the escalated answers in their places."""
 
-    def __init__(self, context: Context, side: Side) -> None:
-        self._stage = context.work.stage(side)
-        self._side = side
-        self._model = context.job.models.of(side).model
-        self._priced = context.job.models.of(side).price is not None
+    def __init__(self, context: Context, shard: Shard) -> None:
+        self._stage = context.work.stage(shard)
+        self._route = ROUTES[shard]
+        self._model = context.job.models.of(side_of(shard)).model
+        escalates = shard == "small" and context.job.models.small.escalates
+        self._escalated = _Answers(context, "escalated") if escalates else None
         self._pieces = [receipt for receipt in self._stage.receipts().values() if receipt.rows]
         # Pieces follow one another in row order, so that these are sorted and do not overlap.
         self._firsts = [piece.first for piece in self._pieces]
         self._read = functools.lru_cache(maxsize=_PIECES_IN_MEMORY)(self._read_piece)
 
     def within(self, start: int, stop: int) -> pa.Table:
-        """The answers of the rows from `start` up to `stop` that went to this model; copies have their original's."""
+        """The answers of the rows from `start` up to `stop` that are in this shard; copies have their original's."""
         first = max(bisect.bisect_right(self._firsts, start) - 1, 0)
         last = bisect.bisect_left(self._firsts, stop)
         tables = [_between(self._read(number), start, stop) for number in range(first, last)]
-        table = pa.concat_tables([generate.SCHEMA.empty_table(), *tables])
+        table = pa.concat_tables([self._routed(answers.SCHEMA.empty_table()), *tables])
         copied = table["copy_of"].is_valid()
         own, copies = table.filter(pc.invert(copied)), table.filter(copied)
-        table = pa.concat_tables([own, self._copies(copies)]) if copies.num_rows else own
-        for name, value in (("route", self._side), ("model", self._model)):
-            table = table.append_column(name, pa.repeat(value, table.num_rows))
-        return table
+        return pa.concat_tables([own, self._copies(copies)]) if copies.num_rows else own
 
     def _copies(self, copies: pa.Table) -> pa.Table:
-        """The originals' answers under the copies' positions; the model was not asked again, so they cost nothing."""
+        """The originals' answers under the copies' positions; no model was asked again, so they cost nothing."""
         table = self._at(copies["copy_of"].to_numpy())
-        rows = table.num_rows
-        changes = {"position": copies["position"], "attempts": pa.repeat(pa.scalar(0, pa.int32()), rows)}
-        if self._priced:
-            changes["cost"] = pa.repeat(_NOTHING, rows)
-        for name, column in changes.items():
-            table = table.set_column(table.column_names.index(name), generate.SCHEMA.field(name), column)
-        return table
+        nothing = pc.if_else(table["cost"].is_valid(), _NOTHING, pa.scalar(None, COST))
+        attempts = pa.repeat(pa.scalar(0, pa.int32()), table.num_rows)
+        return _with(table, position=copies["position"], attempts=attempts, cost=nothing)
 
     def _at(self, positions: npt.NDArray[np.int64]) -> pa.Table:
         """The answers at these positions, in their order; every piece that holds some is read once."""
@@ -192,7 +191,34 @@ class _Answers:
         return pa.concat_tables(tables).take(np.argsort(order))
 
     def _read_piece(self, number: int) -> pa.Table:
-        return self._stage.read(self._pieces[number].unit)
+        piece = self._pieces[number]
+        table = self._routed(self._stage.read(piece.unit))
+        return (
+            table if self._escalated is None else _replaced(table, self._escalated.within(piece.first, piece.last + 1))
+        )
+
+    def _routed(self, table: pa.Table) -> pa.Table:
+        for name, value in (("route", self._route), ("model", self._model)):
+            table = table.append_column(name, pa.repeat(value, table.num_rows))
+        return table
+
+
+def _replaced(small: pa.Table, escalated: pa.Table) -> pa.Table:
+    """The small model's answers, those of escalated rows by the large model's, with the cost and attempts of both."""
+    if not escalated.num_rows:
+        return small
+    replaced = pc.is_in(small["position"], escalated["position"].combine_chunks())
+    before, after = small.filter(replaced), escalated.sort_by("position")
+    cost = pc.add(before["cost"], after["cost"]).cast(COST)
+    attempts = pc.add(before["attempts"], after["attempts"])
+    after = _with(after, cost=cost, attempts=attempts)
+    return pa.concat_tables([small.filter(pc.invert(replaced)), after]).sort_by("position")
+
+
+def _with(table: pa.Table, **columns: pa.ChunkedArray) -> pa.Table:
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), answers.SCHEMA.field(name), column)
+    return table
 
 
 def _between(table: pa.Table, start: int, stop: int) -> pa.Table:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from batchroute.costs import report
-from batchroute.spec import SIDES, Side
 from batchroute.stages import merge
 from batchroute.stages.context import Snapshot, Span
 from batchroute.stages.partition import read_partition
+from batchroute.stages.shards import SHARDS, Shard, side_of
 from batchroute.storage.manifest import MANIFEST
 from batchroute.storage.workdir import Receipt, Workdir
 
@@ -19,11 +19,11 @@ def reopen_failed(work: Workdir, snapshot: Snapshot) -> int:
     The good answers of a reopened piece are kept and not generated again. What is to be reopened is written down first:
     a crash in the middle is made good by `finish_reopening`, which every attempt of the run begins with.
     """
-    failed: dict[Side, list[Receipt]] = {side: _failed(work, side) for side in SIDES}
+    failed: dict[Shard, list[Receipt]] = {shard: _failed(work, snapshot, shard) for shard in SHARDS}
     rows = sum(piece.counts["failed"] for found in failed.values() for piece in found)
     if rows:
         parts = [part.unit for part in snapshot.parts() if _touched(part, failed, work)]
-        pieces = {side: [piece.unit for piece in found] for side, found in failed.items()}
+        pieces = {shard: [piece.unit for piece in found] for shard, found in failed.items()}
         work.put_json(INTENT, {"merge": parts, "pieces": pieces})
         finish_reopening(work)
     return rows
@@ -37,9 +37,9 @@ def finish_reopening(work: Workdir) -> None:
     work.output.remove(MANIFEST)
     for name in report.FILES:
         work.output.folder("report").remove(name)
-    for side in SIDES:
-        stage = work.stage(side)
-        for unit in intent["pieces"][side]:
+    for shard in SHARDS:
+        stage = work.stage(shard)
+        for unit in intent["pieces"][shard]:
             if unit in stage.receipts():
                 stage.reopen(unit, keep=True)
     for unit in intent["merge"]:
@@ -47,15 +47,22 @@ def finish_reopening(work: Workdir) -> None:
     work.folder.remove(INTENT)
 
 
-def _failed(work: Workdir, side: Side) -> list[Receipt]:
-    return [receipt for receipt in work.stage(side).receipts().values() if receipt.counts["failed"]]
+def _failed(work: Workdir, snapshot: Snapshot, shard: Shard) -> list[Receipt]:
+    # Where there is escalation, what failed on the small model goes on to the large one, or has gone already.
+    if shard == "small" and {"on_failure", "escalate"} & snapshot.settings["models"]["small"].keys():
+        return []
+    return [receipt for receipt in work.stage(shard).receipts().values() if receipt.counts["failed"]]
 
 
-def _touched(part: Span, failed: dict[Side, list[Receipt]], work: Workdir) -> bool:
+def _touched(part: Span, failed: dict[Shard, list[Receipt]], work: Workdir) -> bool:
     """Whether the part holds rows of a failed piece, or may hold copies of them, which can be anywhere."""
     dealt = read_partition(work)
     assert dealt is not None
     return any(
-        found and (dealt.copies[side] or any(piece.first < part.stop and piece.last >= part.start for piece in found))
-        for side, found in failed.items()
+        found
+        and (
+            dealt.copies["small" if shard == "escalated" else side_of(shard)]
+            or any(piece.first < part.stop and piece.last >= part.start for piece in found)
+        )
+        for shard, found in failed.items()
     )

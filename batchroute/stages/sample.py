@@ -13,8 +13,9 @@ from batchroute.costs.prices import COST
 from batchroute.engines.local import LocalEngine
 from batchroute.generators.base import Generator, row_seed
 from batchroute.spec import JobModel, Side
+from batchroute.stages.answers import counts, priced
 from batchroute.stages.context import Span
-from batchroute.stages.generate import counts, priced, stop_if_hopeless
+from batchroute.stages.generate import stop_if_hopeless
 from batchroute.storage.workdir import Facts, Receipt, Stage
 from batchroute.tables.parquet import PromptKind, PromptTable
 from batchroute.tables.prompts import BadPrompt, read_prompts

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from batchroute.costs.price_lists import Resolved, resolve
 from batchroute.errors import InputError
-from batchroute.spec import Job
+from batchroute.spec import SIDES, Job
 from batchroute.stages.context import Snapshot
 from batchroute.stages.fetch import Fetched
 from batchroute.stages.identity import Identity, difference
@@ -57,8 +58,22 @@ def inspect(job: Job, identity: Identity, fetched: Fetched | None = None) -> tup
         chunk_rows=chunk_rows,
         unit_rows=unit_rows,
         part_rows=part_rows,
+        prices=_prices(job),
     )
     return snapshot, table
+
+
+def _prices(job: Job) -> dict[str, Resolved]:
+    """Raises:
+    InputError: a list of prices is wrong or missing.
+    """
+    router = resolve(job.prices, job.router.model, "transformers", None, job.router.price)
+    found = {"router": router}
+    for side in SIDES:
+        model = job.models.of(side)
+        tier = model.extra_body.get("service_tier")
+        found[side] = resolve(job.prices, model.model, model.backend, model.endpoint, model.price, service_tier=tier)
+    return found
 
 
 def check_columns(job: Job, table: PromptTable) -> PromptKind:

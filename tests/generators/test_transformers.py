@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 import shutil
@@ -13,9 +14,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from batchroute.errors import InputError
+from batchroute.generators import loading
 from batchroute.generators.base import Prompt, Response
-from batchroute.generators.settings import ModelSpec
-from batchroute.generators.transformers import TransformersGenerator
+from batchroute.generators.memory import FixedRows, RowsByMemory, footprint, row_bytes
+from batchroute.generators.settings import ModelSpec, Sampling
+from batchroute.generators.static import sizes
+from batchroute.generators.transformers import TransformersGenerator, _rows_at_a_time
 from tests.generators.tiny_generators import CONTEXT, tiny_decoder, tiny_encoder_decoder
 from tests.tiny_models import tiny_tokenizer
 
@@ -364,6 +368,24 @@ class TestFailures:
         assert generator.generate(PROMPTS, SEEDS) == expected
         assert tried[6:] == [2, 2, 2, 2]
 
+    def test_a_batch_is_what_the_free_memory_has_room_for_and_learns_from_what_has_not(self, decoder: Path) -> None:
+        generator = load(decoder)
+        expected = generator.generate(PROMPTS, SEEDS)
+        lengths = sorted((response.input_tokens for response in expected), reverse=True)
+        row = footprint(generator._model.config, 4)
+        # Room for two of the longest rows, and for more of the short ones.
+        free = int(2.5 * row_bytes(row, lengths[0], NEW) / 0.8)
+        generator._static._sizes = RowsByMemory(row, NEW, lambda: free)
+        tried = fail_when(generator, lambda ids: None)
+        assert generator.generate(PROMPTS, SEEDS) == expected
+        assert (tried[0], sum(tried)) == (2, len(PROMPTS))
+        assert max(tried) > 2
+        generator._static._sizes = RowsByMemory(row, NEW, lambda: 100 * free)
+        tried = fail_when(generator, lambda ids: MemoryError() if ids.shape[0] > 3 else None)
+        assert generator.generate(PROMPTS, SEEDS) == expected
+        assert tried[0] == len(PROMPTS)
+        assert max(tried[2:]) <= 3
+
     def test_a_row_that_never_fits_in_memory_is_told(self, decoder: Path) -> None:
         generator = load(decoder, 4, max_new_tokens=4)
         expected = generator.generate(PROMPTS, SEEDS)
@@ -398,6 +420,33 @@ def _real_allocation_error() -> Exception:
     except RuntimeError as error:
         return error
     raise AssertionError("this machine has a petabyte")
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        ("device", "batch_size", "kind", "at_a_time"),
+        [
+            ("cpu", "auto", FixedRows, 64),
+            ("cuda", "auto", RowsByMemory, 1024),
+            ("cpu", 32, FixedRows, 128),
+            ("cuda", 32, FixedRows, 128),
+        ],
+    )
+    def test_batches_on_a_gpu_are_sized_by_its_memory_unless_their_size_is_given(
+        self, decoder: Path, device: str, batch_size: int | str, kind: type, at_a_time: int
+    ) -> None:
+        settings = {"backend": "transformers", "model": str(decoder), "batch_size": batch_size}
+        spec = ModelSpec.model_validate({**settings, "generation": {"max_new_tokens": 4}})
+        loaded = dataclasses.replace(loading.load(spec, CPU), device=torch.device(device))
+        assert type(sizes(loaded, spec)) is kind
+        assert _rows_at_a_time(loaded, spec, continuous=False) == at_a_time
+
+    def test_on_cpu_sixteen_rows_make_a_batch(self, decoder: Path) -> None:
+        spec = ModelSpec(backend="transformers", model=str(decoder), generation=Sampling(max_new_tokens=4))
+        generator = TransformersGenerator(spec, CPU)
+        tried = fail_when(generator, lambda ids: None)
+        generator.generate(PROMPTS * 5, SEEDS * 5)
+        assert tried == [16, 16, 8]
 
 
 class TestLoading:

@@ -1,0 +1,73 @@
+"""Counting tokens of a model whose endpoint does not say how many there were."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from batchroute import models
+from batchroute.errors import InputError
+from batchroute.generators.base import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Of UTF-8 text, in most tokenizers and languages; only for a rough count.
+_BYTES_A_TOKEN = 4
+_TOKENS_A_MESSAGE = 4
+
+
+class TokenCounter:
+    """Counts by a named tokenizer; without one by the number of bytes, roughly."""
+
+    def __init__(self, tokenizer: str | None) -> None:
+        self._name = tokenizer
+
+    def roughly(self, messages: Sequence[Message]) -> int:
+        return sum(_TOKENS_A_MESSAGE + _by_bytes(message["content"]) for message in messages)
+
+    def messages(self, messages: Sequence[Message]) -> int:
+        """Tokens of a prompt, with its chat template where the tokenizer has one."""
+        if self._name is None:
+            return self.roughly(messages)
+        if self._tokenizer.chat_template is None:
+            return self._contents(messages)
+        from jinja2 import TemplateError
+
+        try:
+            rendered = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except (TemplateError, TypeError, KeyError, ValueError):
+            # The endpoint has accepted what this template refuses, such as a system message.
+            return self._contents(messages)
+        return self.text(str(rendered))
+
+    def _contents(self, messages: Sequence[Message]) -> int:
+        return sum(self.text(message["content"]) for message in messages)
+
+    def text(self, text: str) -> int:
+        if self._name is None:
+            return _by_bytes(text)
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def check(self) -> None:
+        """Raises:
+        InputError: the named tokenizer is not there.
+        """
+        if self._name is not None:
+            _ = self._tokenizer
+
+    @functools.cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        from transformers import AutoTokenizer
+
+        assert self._name is not None
+        try:
+            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(models.resolve(self._name))
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"cannot load the tokenizer '{self._name}': {models.first_line(error)}") from error
+        return found
+
+
+def _by_bytes(text: str) -> int:
+    return -(-len(text.encode(errors="replace")) // _BYTES_A_TOKEN)

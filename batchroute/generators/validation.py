@@ -1,0 +1,99 @@
+"""Checks of responses: against a JSON schema or a regular expression."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Self
+
+import jsonschema
+from jsonschema.exceptions import SchemaError
+from jsonschema.protocols import Validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+from batchroute.generators.base import Generator, Prompt, Response
+from batchroute.models import first_line
+
+_MOST_WORDS = 200
+
+
+class Check(BaseModel):
+    """What a response must be: JSON that a schema describes, or text that a regular expression matches as a whole.
+
+    White space around the response does not count.
+    """
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    json_schema: dict[str, Any] | None = Field(default=None, alias="json", description="{}: any JSON")
+    regex: str | None = None
+    _validator: Validator | None = PrivateAttr(default=None)
+    _pattern: re.Pattern[str] | None = PrivateAttr(default=None)
+
+    @classmethod
+    def of_format(cls, response_format: dict[str, Any]) -> Check:
+        """The check that goes with a `response_format`."""
+        if response_format["type"] == "json_object":
+            return cls(json_schema={"type": "object"})
+        return cls(json_schema=response_format["json_schema"]["schema"])
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.json_schema is None) == (self.regex is None):
+            raise ValueError("give json (a JSON schema) or regex")
+        if self.json_schema is not None:
+            kind = jsonschema.validators.validator_for(self.json_schema, default=jsonschema.Draft202012Validator)
+            try:
+                kind.check_schema(self.json_schema)
+            except SchemaError as error:
+                raise ValueError(f"json is no JSON schema: {error.message} at {error.json_path}") from error
+            self._validator = kind(self.json_schema)
+        elif self.regex is not None:
+            try:
+                self._pattern = re.compile(self.regex, re.DOTALL)
+            except re.error as error:
+                raise ValueError(f"regex is no regular expression: {error}") from error
+        return self
+
+    def problem(self, text: str) -> str | None:
+        """What is wrong with the response, without its words; None when it passes."""
+        text = text.strip()
+        if self._pattern is not None:
+            return None if self._pattern.fullmatch(text) else "it does not match the regular expression"
+        assert self._validator is not None
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            return f"it is no JSON: {first_line(error)}"
+        except RecursionError:
+            return "its JSON is nested too deeply"
+        found = jsonschema.exceptions.best_match(self._validator.iter_errors(value))
+        return None if found is None else f"its JSON breaks '{found.validator}' of the schema at {found.json_path}"
+
+
+class CheckedGenerator:
+    """A generator whose responses are checked: one that does not pass keeps its text, and fails.
+
+    All backends are checked, also those that constrain what the model may write: a response can be cut.
+    """
+
+    def __init__(self, generator: Generator, check: Check) -> None:
+        self._generator, self._check = generator, check
+        self.load_seconds = generator.load_seconds
+        self.rows_at_a_time, self.units_at_once = generator.rows_at_a_time, generator.units_at_once
+
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
+        return [checked(response, self._check) for response in self._generator.generate(prompts, seeds)]
+
+    def close(self) -> None:
+        self._generator.close()
+
+
+def checked(response: Response, check: Check) -> Response:
+    """The response, failed as `invalid_response` when it does not pass."""
+    problem = None if response.error_type is not None else check.problem(response.text or "")
+    if problem is None:
+        return response
+    return dataclasses.replace(response, error_type="invalid_response", error=problem[:_MOST_WORDS])

@@ -1,0 +1,304 @@
+"""What runs in the process that holds the GPU memory: one copy of a model on vLLM, asked over a pipe.
+
+It ends when its pipe closes, whatever became of the process that started it, and takes vLLM's own processes along.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from batchroute.errors import InputError
+from batchroute.generators.base import Prompt, Response
+from batchroute.generators.prompting import ChatError, Renderer, chat
+from batchroute.generators.settings import ModelSpec
+from batchroute.models import first_line
+
+ADAPTER_ID = 1
+# A tokenizer adds a few tokens to a text: its beginning, its end, a leading space.
+_ADDED_TOKENS = 8
+# Seconds that vLLM's processes have to end by themselves; it gives them 5.
+_GRACE = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What to load.
+
+    `settings` are those of the `ModelSpec` that were set, `arguments` those of vLLM's `LLM`, `adapter` a directory or
+    hub id.
+    """
+
+    settings: dict[str, Any]
+    arguments: dict[str, Any]
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    index: int
+    prompt: Prompt
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the worker tells: it has loaded, or could not (`error`), some answers by index, done, or vLLM has died.
+
+    `of_input`: the error is a sentence of its own, about the settings.
+    """
+
+    what: Literal["loaded", "not loaded", "answers", "done", "dead"]
+    answers: dict[int, Response] = field(default_factory=dict)
+    error: str = ""
+    of_input: bool = False
+
+
+class EngineDiedError(Exception):
+    """vLLM's engine is gone, and with it all that it had in hand."""
+
+
+def main() -> None:
+    """Serve the pipe whose descriptor is the first argument, until it closes or vLLM dies."""
+    # No plain SIG_IGN: programs that vLLM starts would inherit that, and could not be ended by a signal.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave_it_to_the_parent)
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)
+    connection = Connection(descriptor)
+    inbox = _inbox(connection)
+    try:
+        load = inbox.get()
+        if load is not None:
+            _serve(load, inbox, connection.send)
+    except BrokenPipeError:
+        pass
+
+
+def _serve(load: Load, inbox: queue.SimpleQueue[Any], tell: Callable[[Said], None]) -> None:
+    try:
+        model = LoadedModel(load)
+    except InputError as error:
+        return tell(Said("not loaded", error=str(error), of_input=True))
+    except Exception as error:
+        return tell(Said("not loaded", error=_unknown_argument(load, error) or _in_a_line(error)))
+    tell(Said("loaded"))
+    for rows in iter(inbox.get, None):
+        try:
+            model.answer(rows, lambda answers: tell(Said("answers", answers)))
+        except EngineDiedError:
+            return tell(Said("dead"))
+        tell(Said("done"))
+    return None
+
+
+def _leave_it_to_the_parent(signum: int, frame: FrameType | None) -> None:
+    pass
+
+
+def _inbox(connection: Connection) -> queue.SimpleQueue[Any]:
+    """What arrives on the pipe, and None when it is closed. Read by a thread: vLLM may be at work for hours."""
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            while True:
+                inbox.put(connection.recv())
+        except (EOFError, OSError):
+            inbox.put(None)
+        _end_group(signal.SIGTERM)
+        time.sleep(_GRACE)
+        _end_group(signal.SIGKILL)
+
+    threading.Thread(target=read, daemon=True).start()
+    return inbox
+
+
+def _end_group(signum: int) -> None:
+    # The worker leads a session of its own, with vLLM's processes in it. Were it not so, the group would be another's.
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signum)
+
+
+class LoadedModel:
+    """One copy of the model.
+
+    Raises:
+        InputError: the settings and the model do not go together.
+        Exception: whatever vLLM raises when it cannot load the model.
+    """
+
+    def __init__(self, load: Load) -> None:
+        import vllm
+
+        self._spec = ModelSpec.model_validate(load.settings)
+        self._llm = vllm.LLM(**load.arguments)
+        self._new_params = vllm.SamplingParams
+        self._context = int(self._llm.llm_engine.model_config.max_model_len)
+        new = self._spec.generation.max_new_tokens
+        if new >= self._context:
+            raise InputError(
+                f"generation.max_new_tokens is {new:,}, but the model '{self._spec.model}' has a context of "
+                f"{self._context:,} tokens for prompt and response"
+            )
+        self._tokenizer = self._llm.get_tokenizer()
+        # vLLM's tokenizer for Mistral's own format has no template to look at: its chat markup is built in.
+        templated = hasattr(self._tokenizer, "chat_template")
+        self._renderer = Renderer(self._spec, self._tokenizer) if templated else None
+        # A stop that is a special token is not in the decoded text, where stop strings are looked for.
+        special = set(self._tokenizer.all_special_tokens) & set(self._spec.generation.stop)
+        self._stop_ids = [self._tokenizer.get_vocab()[stop] for stop in sorted(special)]
+        self._adapter = None if load.adapter is None else self._load_adapter(load.adapter)
+
+    def answer(self, rows: Sequence[Row], tell: Callable[[dict[int, Response]], None]) -> None:
+        """Tell a response for each of `rows`, some at a time.
+
+        Raises:
+            EngineDiedError: those not told have no response.
+        """
+        refused = {row.index: refusal for row in rows if (refusal := self._refusal(row.prompt)) is not None}
+        tell(refused)
+        groups = [[row for row in rows if row.index not in refused]]
+        while groups:
+            group = groups.pop()
+            try:
+                tell(self._generate(group))
+            except Exception as error:
+                if _says_that_it_died(error):
+                    raise EngineDiedError from error
+                if len(group) == 1:
+                    tell({group[0].index: Response(error_type="model_error", error=_in_a_line(error, named=True))})
+                else:
+                    # One bad prompt raises for the whole call.
+                    middle = len(group) // 2
+                    groups += [group[middle:], group[:middle]]
+
+    def _load_adapter(self, adapter: str) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        request = LoRARequest("adapter", ADAPTER_ID, adapter)
+        try:
+            # Left to the first prompts, an adapter that cannot be loaded would take the engine with it.
+            self._llm.llm_engine.add_lora(request)
+        except Exception as error:
+            raise InputError(f"cannot load the adapter '{self._spec.adapter}': {_in_a_line(error)}") from error
+        return request
+
+    def _refusal(self, prompt: Prompt) -> Response | None:
+        """Why this prompt cannot be asked, found out before it fails a whole call."""
+        if self._renderer is None:
+            return None
+        try:
+            text = self._renderer.render(prompt)
+            return self._too_long_or_empty(text)
+        except ChatError as error:
+            return Response(error_type="bad_chat", error=f"the chat template refused it: {first_line(error)}")
+        except Exception as error:
+            return Response(error_type="model_error", error=_in_a_line(error, named=True))
+
+    def _too_long_or_empty(self, text: str) -> Response | None:
+        assert self._renderer is not None
+        new = self._spec.generation.max_new_tokens
+        # A token is at least a byte of the text, so most prompts need no counting: vLLM tokenises them anyway. Where a
+        # tokenizer's normalisation makes a text longer than that, vLLM refuses the row, and it is a model_error.
+        if text.strip() and len(text.encode(errors="surrogatepass")) + _ADDED_TOKENS + new <= self._context:
+            return None
+        tokens = len(self._tokenizer.encode(text, add_special_tokens=not self._renderer.chat))
+        if tokens == 0:
+            return Response(error_type="empty_prompt", error="the prompt has no tokens")
+        if tokens + new <= self._context:
+            return None
+        return Response(
+            input_tokens=tokens,
+            error_type="too_long",
+            error=f"{tokens:,} prompt tokens + {new:,} new ones do not fit the model's context of {self._context:,}",
+        )
+
+    def _generate(self, rows: Sequence[Row]) -> dict[int, Response]:
+        if not rows:
+            return {}
+        outputs = self._call(rows)
+        if len(outputs) != len(rows):
+            # A call that raised may leave requests in the engine, and their outputs come with the next call's
+            # (vllm-project/vllm#26081). Now they are out.
+            outputs = self._call(rows)
+        if len(outputs) != len(rows):
+            raise RuntimeError(f"vLLM gave {len(outputs)} outputs for {len(rows)} prompts")
+        return {row.index: _response(output) for row, output in zip(rows, outputs, strict=True)}
+
+    def _call(self, rows: Sequence[Row]) -> list[Any]:
+        params = [self._params(row.seed) for row in rows]
+        outputs: list[Any]
+        if self._renderer is None or self._renderer.chat:
+            messages = [chat(self._spec, row.prompt) for row in rows]
+            outputs = self._llm.chat(messages, params, use_tqdm=False, lora_request=self._adapter)
+        else:
+            texts = [self._renderer.render(row.prompt) for row in rows]
+            outputs = self._llm.generate(texts, params, use_tqdm=False, lora_request=self._adapter)
+        return outputs
+
+    def _params(self, seed: int) -> Any:
+        sampling = self._spec.generation
+        params: dict[str, Any] = {
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_new_tokens,
+            "stop": list(sampling.stop),
+            "stop_token_ids": list(self._stop_ids),
+        }
+        if not sampling.greedy:
+            params |= {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": seed}
+        if self._spec.response_format is not None:
+            params["structured_outputs"] = _structure(self._spec.response_format)
+        return self._new_params(**params)
+
+
+def _structure(response_format: dict[str, Any]) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if response_format["type"] == "json_object":
+        return StructuredOutputsParams(json_object=True)
+    return StructuredOutputsParams(json=response_format["json_schema"]["schema"])
+
+
+def _response(output: Any) -> Response:
+    completion = output.outputs[0]
+    read, written = len(output.prompt_token_ids or ()), len(completion.token_ids)
+    if completion.finish_reason not in ("stop", "length"):
+        error = f"vLLM ended the response with the reason '{completion.finish_reason}'"
+        return Response(input_tokens=read, error_type="model_error", error=error)
+    cached = output.num_cached_tokens or 0
+    return Response(completion.text, completion.finish_reason, read, written, cached_tokens=cached)
+
+
+def _unknown_argument(load: Load, error: Exception) -> str | None:
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if not isinstance(error, TypeError) or found is None or found[1] not in load.settings.get("engine", {}):
+        return None
+    return f"engine.{found[1]} is no argument of vLLM's LLM"
+
+
+def _says_that_it_died(error: Exception) -> bool:
+    # By name: its module is none of vLLM's documented ones.
+    return any(kind.__name__ == "EngineDeadError" for kind in type(error).__mro__)
+
+
+def _in_a_line(error: Exception, named: bool = False) -> str:
+    """An error in one line: vLLM checks its arguments by pydantic, whose first line only counts the errors."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = first_line(ValueError(first["msg"].removeprefix("Value error, ")))
+        return f"{where}: {what}" if where else what
+    return f"{type(error).__name__}: {first_line(error)}" if named else first_line(error)
