@@ -271,6 +271,9 @@ def train(
         float, typer.Option("--test", min=0, max=1, help="Share left aside, for calibrate and evaluate.")
     ] = 0.2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split, the order and the new weights.")] = 0,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Load a base whose weights are no safetensors.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the router that is there.")] = False,
 ) -> None:
     """Train a router on a quality table."""
@@ -293,6 +296,7 @@ def train(
         validation=validation,
         test=test,
         seed=seed,
+        allow_pickle=allow_pickle,
         overwrite=overwrite,
     )
 

@@ -152,7 +152,7 @@ def validate(job: Job) -> list[str]:
     identity = identify(job)
     target = target_of(job.output.table, job.input.id)
     lines, units = _validate_files(job, identity) if job.input.in_place else _validate_source(job)
-    models.check(job.router.model, router=True)
+    models.check(job.router.model, router=True, allow_pickle=job.router.allow_pickle)
     lines.append(f"router   {job.router.model}")
     if job.policy.max_quality_drop is not None:
         lines.append(f"policy   {_calibrated(job)}")

@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from batchroute.errors import InputError
@@ -17,6 +18,20 @@ _MODEL = "config.json"
 _ADAPTER = "adapter_config.json"
 # Weights as `save_pretrained` names them: as safetensors, and as a pickle, in one file or in many.
 _WEIGHTS = (("model*.safetensors", "pytorch_model*.bin"), ("adapter_model*.safetensors", "adapter_model*.bin"))
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What to do to allow pickled weights, or code that comes with a model; None where that cannot be allowed."""
+
+    pickle: str | None = None
+    code: str | None = None
+
+
+MODEL_KEYS = Keys("set allow_pickle: true for this model", "set trust_remote_code: true for this model")
+ROUTER_KEYS = Keys("set router.allow_pickle: true")
+BASE_KEYS = Keys("pass --allow-pickle")
+NO_KEYS = Keys()
 
 
 def cache_dir() -> Path:
@@ -109,7 +124,7 @@ def check(name: str, router: bool = False, *, trust_remote_code: bool = False, a
 
     what = f"the router '{name}'" if router else f"the model '{name}'"
     path = resolve(name)
-    with loading(what, path, allow_pickle=allow_pickle, has_settings=not router):
+    with loading(what, path, allow_pickle, ROUTER_KEYS if router else MODEL_KEYS):
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     if not router:
         return
@@ -127,12 +142,12 @@ def check_adapter(name: str, allow_pickle: bool = False) -> None:
     Raises:
         InputError: it is not there, or a pickle that was not allowed.
     """
-    with loading(f"the adapter '{name}'", resolve(name, adapter=True), allow_pickle=allow_pickle):
+    with loading(f"the adapter '{name}'", resolve(name, adapter=True), allow_pickle):
         pass
 
 
 @contextlib.contextmanager
-def loading(what: str, path: str, *, allow_pickle: bool = False, has_settings: bool = True) -> Iterator[None]:
+def loading(what: str, path: str, allow_pickle: bool = False, keys: Keys = MODEL_KEYS) -> Iterator[None]:
     """Around `from_pretrained`: what goes wrong becomes one sentence, and weights that can run code are not loaded.
 
     `from_pretrained` must be given `use_safetensors=safetensors(allow_pickle)` and `trust_remote_code` all the same.
@@ -140,8 +155,7 @@ def loading(what: str, path: str, *, allow_pickle: bool = False, has_settings: b
     Args:
         what: the model, as the sentence names it.
         path: what `resolve` made of its name.
-        has_settings: whether `allow_pickle` and `trust_remote_code` can be set for this model, so that a sentence may
-            say so.
+        keys: how to allow what was refused, for the sentence that refuses it.
 
     Raises:
         InputError: the model is not there, is broken, needs a package that is not installed, is a pickle, or brings
@@ -150,7 +164,7 @@ def loading(what: str, path: str, *, allow_pickle: bool = False, has_settings: b
     from safetensors import SafetensorError
 
     if not allow_pickle and _only_pickled(Path(path)):
-        raise InputError(_pickle(f"the weights of {what} are a pickle", has_settings))
+        raise InputError(_pickle(f"the weights of {what} are a pickle", keys))
     try:
         yield
     except (
@@ -158,11 +172,11 @@ def loading(what: str, path: str, *, allow_pickle: bool = False, has_settings: b
     ) as error:  # fmt: skip
         # The one exception of transformers about code, which names its own argument.
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
-            may = "set trust_remote_code: true for this model if you trust it" if has_settings else "it is not run"
+            may = "it is not run" if keys.code is None else f"{keys.code} if you trust it"
             raise InputError(f"{what} brings code of its own: {may}") from error
         # Files on a hub are not seen before; without `use_safetensors` no message says so.
         if isinstance(error, OSError) and "use_safetensors=True" in str(error):
-            raise InputError(_pickle(f"{what} has no safetensors, but maybe a pickle", has_settings)) from error
+            raise InputError(_pickle(f"{what} has no safetensors, but maybe a pickle", keys)) from error
         raise InputError(f"cannot load {what}: {first_line(error)}") from error
 
 
@@ -176,9 +190,9 @@ def _only_pickled(folder: Path) -> bool:
     return any(any(folder.glob(bad)) and not any(folder.glob(good)) for good, bad in _WEIGHTS)
 
 
-def _pickle(what: str, has_settings: bool) -> str:
+def _pickle(what: str, keys: Keys) -> str:
     advice = "save it anew with save_pretrained, which writes safetensors"
-    advice += ", or set allow_pickle: true for this model if you trust it" if has_settings else ""
+    advice += "" if keys.pickle is None else f", or {keys.pickle} if you trust it"
     return f"{what}, which can run code when it is loaded: {advice}"
 
 

@@ -49,6 +49,7 @@ class RouterSpec(BaseModel):
     model: str
     max_length: int | None = Field(default=None, ge=8, description="tokens read of a prompt; the router's own limit")
     token_budget: int | None = Field(default=None, ge=64, description="tokens scored at a time, padding included")
+    allow_pickle: bool = Field(default=False, description="load weights that are no safetensors")
     price: Price | None = None
 
 

@@ -195,7 +195,8 @@ def test_bad_rows_stay_with_their_reason_and_cost_nothing(tmp_path: Path) -> Non
         assert (found["response"], found["cost"], found["attempts"]) == (None, Decimal(0), 0)
     # The share is of the rows that can be routed: 37, halves up.
     assert outcome.manifest.counts == {
-        "total": 40, "ok": 37, "failed": 3, "small": 19, "large": 18, "unrouted": 3, "copies": 0,
+        "total": 40, "ok": 37, "failed": 3, "small": 19, "large": 18, "escalated": 0, "unrouted": 3,
+        "copies": 0,
     }  # fmt: skip
     assert outcome.report.failures == {"empty_prompt": 2, "null_prompt": 1}
 

@@ -7,22 +7,29 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
-from batchroute.progress import JsonProgress, PlainProgress, Progress, Tally, describe, duration
+from batchroute.progress import JsonProgress, PlainProgress, Progress, Tally, TerminalProgress, describe, duration
 from batchroute.storage.local import LocalFolder
 from batchroute.storage.workdir import Facts, Receipt, Stage
 
 SECRET = "a prompt that no log may hold"
 
 
-def receipts(folder: Path, units: int) -> list[Receipt]:
+def receipts(folder: Path, units: int, **counts: int) -> list[Receipt]:
     """Receipts of committed units of ten rows, one of them failed, each of which holds a secret."""
     stage = Stage("run", LocalFolder(str(folder)))
     batch = pa.record_batch({"prompt": [SECRET] * 10})
     return [
         stage.commit(
             Facts(
-                run_id="run", unit=f"{n:05d}", rows=10, first=n * 10, last=n * 10 + 9, seconds=2.5, counts={"failed": 1}
+                run_id="run",
+                unit=f"{n:05d}",
+                rows=10,
+                first=n * 10,
+                last=n * 10 + 9,
+                seconds=2.5,
+                counts={"failed": 1, **counts},
             ),
             batch.schema,
             [batch],
@@ -93,6 +100,52 @@ def test_the_rate_and_the_time_left_leave_earlier_attempts_out(tmp_path: Path) -
     tally.add(units[2])
     assert tally.rate > 0
     assert tally.seconds_left == 0
+
+
+def test_lines_tell_what_a_stage_has_cost_and_what_it_will(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    # Forty cents each.
+    units = receipts(tmp_path, 10, cost_pico=4 * 10**11)
+    play(PlainProgress(stream), units[:2], units[2:])
+    first, last = stream.getvalue().splitlines()
+    assert re.search(r"small: 3/10 units · 30 rows · .* · 3 failed · \$1\.20, about \$4\.00 in all · .* left$", first)
+    assert last.endswith(" · 10 failed · $4.00")
+
+
+def test_a_stage_that_costs_nothing_says_nothing_of_costs(tmp_path: Path) -> None:
+    for progress in (PlainProgress(stream := io.StringIO()), JsonProgress(stream)):
+        units = receipts(tmp_path, 2, cost_pico=0)
+        play(progress, [], units)
+        assert "$" not in stream.getvalue()
+        assert "cost" not in stream.getvalue()
+
+
+def test_json_lines_have_costs_as_numbers_of_dollars(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    units = receipts(tmp_path, 3, cost_pico=1_250_000)
+    play(JsonProgress(stream), units[:1], units[1:])
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["cost_usd"] for line in lines] == [0.0000025, 0.00000375]
+    assert [line["projected_cost_usd"] for line in lines] == [0.00000375, 0.00000375]
+
+
+def test_the_projected_cost_counts_the_units_of_earlier_attempts(tmp_path: Path) -> None:
+    units = receipts(tmp_path, 4, cost_pico=300)
+    tally = Tally(8, units[:3])
+    assert (tally.pico, tally.projected_pico) == (900, 2400)
+    tally.add(units[3].model_copy(update={"counts": {"cost_pico": 1100}}))
+    assert (tally.pico, tally.projected_pico) == (2000, 4000)
+    assert Tally(8, []).projected_pico == 0
+
+
+def test_the_bar_on_a_terminal_shows_costs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    progress = TerminalProgress()
+    monkeypatch.setattr(progress, "_console", Console(file=stream, force_terminal=True, width=160))
+    units = receipts(tmp_path, 3, cost_pico=5 * 10**11)
+    with progress.stage("large", 3, units[:1]) as report:
+        report(units[1])
+    assert "2 failed · $1.00, about $1.50 in all" in stream.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from batchroute import models
 from batchroute.errors import InputError
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers import TransformersGenerator
-from batchroute.quality import MetricSpec
+from batchroute.quality.base import MetricSpec
 from batchroute.quality.likelihood import Likelihood
 from batchroute.router.encoders import untrained_router
 from batchroute.router.model import Router
@@ -67,7 +67,11 @@ LOADERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any], str]] = 
     "check": (tiny_decoder, lambda folder: models.check(str(folder)), "the model '{}'"),
     "check of a router": (tiny_router, lambda folder: models.check(str(folder), router=True), "the router '{}'"),
 }
-HAVE_SETTINGS = ("generator", "check")
+ALLOW = {
+    **dict.fromkeys(("generator", "check"), "set allow_pickle: true for this model"),
+    **dict.fromkeys(("router", "check of a router"), "set router.allow_pickle: true"),
+    "base": "pass --allow-pickle",
+}
 
 
 @pytest.mark.parametrize("kind", LOADERS)
@@ -80,7 +84,7 @@ class TestPickle:
         with pytest.raises(InputError) as caught:
             load(folder)
         assert not trap.exists()
-        allow = ", or set allow_pickle: true for this model if you trust it" if kind in HAVE_SETTINGS else ""
+        allow = f", or {ALLOW[kind]} if you trust it" if kind in ALLOW else ""
         assert str(caught.value) == (
             f"the weights of {name.format(folder)} are a pickle, which can run code when it is loaded: "
             f"save it anew with save_pretrained, which writes safetensors{allow}"
@@ -141,7 +145,7 @@ class TestAdapter:
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(base)
-        get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(folder)
+        get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(str(folder))
         safe = folder / "adapter_model.safetensors"
         weights: dict[str, Any] = dict(load_file(safe))
         if touch is not None:
@@ -210,7 +214,11 @@ class TestCode:
         with pytest.raises(InputError) as caught:
             load(folder)
         assert not (tmp_path / "ran").exists()
-        may = "set trust_remote_code: true for this model if you trust it" if kind in HAVE_SETTINGS else "it is not run"
+        may = (
+            "set trust_remote_code: true for this model if you trust it"
+            if kind in ("generator", "check")
+            else "it is not run"
+        )
         assert str(caught.value) == f"{name.format(folder)} brings code of its own: {may}"
 
     def test_it_runs_where_the_job_says_so(self, tmp_path: Path) -> None:

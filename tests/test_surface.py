@@ -12,8 +12,10 @@ import typer
 from pydantic import BaseModel
 
 from batchroute import cli, errors
-from batchroute.costs.report import COLUMNS, CostReport
+from batchroute.costs.report import COLUMNS, ESCALATED, CostReport, Escalated
+from batchroute.costs.usage import ModelUsage, RouterUsage
 from batchroute.spec import Job
+from batchroute.stages import shards
 from batchroute.stages.context import Snapshot
 from batchroute.stages.merge import RESULTS
 from batchroute.storage.manifest import Manifest
@@ -110,13 +112,39 @@ JOB_KEYS: list[str] = [
     "router.model",
     "router.max_length",
     "router.token_budget",
+    "router.allow_pickle",
     "router.price.input",
+    "router.price.cached_input",
     "router.price.output",
+    "router.price.batch_discount",
     "router.price.gpu_hour",
     "policy.threshold",
     "policy.small_share",
     "policy.max_quality_drop",
     "policy.rule",
+    "models.small.endpoint",
+    "models.small.api_key_env",
+    "models.small.concurrency",
+    "models.small.requests_per_minute",
+    "models.small.tokens_per_minute",
+    "models.small.timeout",
+    "models.small.retries",
+    "models.small.length_key",
+    "models.small.extra_body",
+    "models.small.tokenizer",
+    "models.small.batch_requests",
+    "models.small.poll_seconds",
+    "models.small.batch_size",
+    "models.small.batching",
+    "models.small.dtype",
+    "models.small.device_map",
+    "models.small.quantization",
+    "models.small.adapter",
+    "models.small.trust_remote_code",
+    "models.small.allow_pickle",
+    "models.small.tensor_parallel",
+    "models.small.data_parallel",
+    "models.small.engine",
     "models.small.backend",
     "models.small.model",
     "models.small.template",
@@ -127,11 +155,38 @@ JOB_KEYS: list[str] = [
     "models.small.generation.top_k",
     "models.small.generation.seed",
     "models.small.generation.stop",
-    "models.small.batch_size",
-    "models.small.dtype",
+    "models.small.response_format",
     "models.small.price.input",
+    "models.small.price.cached_input",
     "models.small.price.output",
+    "models.small.price.batch_discount",
     "models.small.price.gpu_hour",
+    "models.small.on_failure",
+    "models.small.escalate.json",
+    "models.small.escalate.regex",
+    "models.large.endpoint",
+    "models.large.api_key_env",
+    "models.large.concurrency",
+    "models.large.requests_per_minute",
+    "models.large.tokens_per_minute",
+    "models.large.timeout",
+    "models.large.retries",
+    "models.large.length_key",
+    "models.large.extra_body",
+    "models.large.tokenizer",
+    "models.large.batch_requests",
+    "models.large.poll_seconds",
+    "models.large.batch_size",
+    "models.large.batching",
+    "models.large.dtype",
+    "models.large.device_map",
+    "models.large.quantization",
+    "models.large.adapter",
+    "models.large.trust_remote_code",
+    "models.large.allow_pickle",
+    "models.large.tensor_parallel",
+    "models.large.data_parallel",
+    "models.large.engine",
     "models.large.backend",
     "models.large.model",
     "models.large.template",
@@ -142,12 +197,21 @@ JOB_KEYS: list[str] = [
     "models.large.generation.top_k",
     "models.large.generation.seed",
     "models.large.generation.stop",
-    "models.large.batch_size",
-    "models.large.dtype",
+    "models.large.response_format",
     "models.large.price.input",
+    "models.large.price.cached_input",
     "models.large.price.output",
+    "models.large.price.batch_discount",
     "models.large.price.gpu_hour",
+    "models.large.on_failure",
+    "models.large.escalate.json",
+    "models.large.escalate.regex",
     "report.group_by",
+    "prices.file",
+    "prices.published",
+    "prices.on",
+    "max_cost",
+    "max_tokens",
     "max_failed",
     "units.score",
     "units.generate",
@@ -180,6 +244,7 @@ FILES: dict[str, list[str]] = {
         "chunk_rows",
         "unit_rows",
         "part_rows",
+        "prices",
     ],
     "receipt": [
         "run_id",
@@ -221,6 +286,7 @@ FILES: dict[str, list[str]] = {
         "cost_advantage",
         "router",
         "models",
+        "escalated",
         "total_cost",
         "baseline",
         "savings",
@@ -228,6 +294,37 @@ FILES: dict[str, list[str]] = {
         "groups",
         "failures",
     ],
+    "report/cost.json: router": [
+        "model",
+        "rows",
+        "tokens",
+        "truncated",
+        "unscored",
+        "busy_seconds",
+        "load_seconds",
+        "cost",
+        "price",
+    ],
+    "report/cost.json: models, escalated.usage": [
+        "model",
+        "rows",
+        "generated",
+        "copies",
+        "answered",
+        "failed",
+        "cut",
+        "input_tokens",
+        "cached_tokens",
+        "output_tokens",
+        "reasoning_tokens",
+        "estimated",
+        "router_tokens",
+        "busy_seconds",
+        "load_seconds",
+        "cost",
+        "price",
+    ],
+    "report/cost.json: escalated": ["rows", "reasons", "small_cost", "usage"],
 }
 COST_COLUMNS: list[str] = [
     "name",
@@ -240,6 +337,7 @@ COST_COLUMNS: list[str] = [
     "output_tokens",
     "cost",
 ]
+ROUTES: list[str] = ["small", "large", "small→large"]
 EXIT_CODES: dict[str, int] = {
     "EXIT_OK": 0,
     "EXIT_FAILED_ROWS": 1,
@@ -270,8 +368,8 @@ def keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     """The dotted keys of a model and of the models in it."""
     found = []
     for name, field in model.model_fields.items():
-        section = _section(field.annotation)
-        found += keys(section, f"{prefix}{name}.") if section else [prefix + name]
+        key, section = prefix + (field.alias or name), _section(field.annotation)
+        found += keys(section, f"{key}.") if section else [key]
     return found
 
 
@@ -293,8 +391,21 @@ def test_the_output_adds_these_columns_of_these_types() -> None:
     assert {field.name: str(field.type) for field in RESULTS} == RESULT_COLUMNS
 
 
+def test_the_route_of_a_row_is_one_of_these() -> None:
+    assert list(shards.ROUTES.values()) == ROUTES
+    assert ESCALATED in ROUTES
+
+
 def test_the_written_files_have_these_keys() -> None:
-    models = {"run.json": Snapshot, "receipt": Receipt, "manifest.json": Manifest, "report/cost.json": CostReport}
+    models: dict[str, type[BaseModel]] = {
+        "run.json": Snapshot,
+        "receipt": Receipt,
+        "manifest.json": Manifest,
+        "report/cost.json": CostReport,
+        "report/cost.json: router": RouterUsage,
+        "report/cost.json: models, escalated.usage": ModelUsage,
+        "report/cost.json: escalated": Escalated,
+    }
     assert {name: list(model.model_fields) for name, model in models.items()} == FILES
 
 

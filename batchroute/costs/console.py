@@ -1,14 +1,15 @@
-"""The cost report on the console: one table and one closing line."""
+"""The cost report on the console: one table, a few lines on where its figures are from, and one closing line."""
 
 from __future__ import annotations
-
-from decimal import Decimal
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from batchroute.costs.report import CostReport
+from batchroute.costs.price_lists import GIVEN
+from batchroute.costs.prices import money
+from batchroute.costs.report import ESCALATED, CostReport
+from batchroute.costs.usage import ModelUsage, RouterUsage
 
 _LOG_WIDTH = 130
 
@@ -19,7 +20,8 @@ def show(report: CostReport) -> None:
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
     console.print(_table(report))
-    console.print(closing_line(report), soft_wrap=True, highlight=False)
+    for line in (*notes(report), closing_line(report)):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _table(report: CostReport) -> Table:
@@ -35,11 +37,10 @@ def _table(report: CostReport) -> Table:
     )  # fmt: skip
     routed = sum(usage.rows for usage in report.models.values())
     for side, usage in report.models.items():
-        share = f"{usage.rows / routed:.1%}" if routed else ""
-        table.add_row(
-            side, _short(usage.model), f"{usage.rows:,}", share, f"{usage.failed:,}", f"{usage.input_tokens:,}",
-            f"{usage.output_tokens:,}", _seconds(usage.busy_seconds), _seconds(usage.load_seconds), money(usage.cost),
-        )  # fmt: skip
+        _add(table, side, usage, f"{usage.rows / routed:.1%}" if routed else "")
+    if report.escalated is not None and report.escalated.rows:
+        # Without a share: these are rows of the small model's.
+        _add(table, ESCALATED, report.escalated.usage, "")
     if rows["unrouted"]:
         table.add_row("no usable prompt", "", f"{rows['unrouted']:,}", "", f"{rows['unrouted']:,}")
     table.add_section()
@@ -47,31 +48,71 @@ def _table(report: CostReport) -> Table:
     return table
 
 
+def _add(table: Table, name: str, usage: ModelUsage, share: str) -> None:
+    table.add_row(
+        name, _short(usage.model), f"{usage.rows:,}", share, f"{usage.failed:,}", f"{usage.input_tokens:,}",
+        f"{usage.output_tokens:,}", _seconds(usage.busy_seconds), _seconds(usage.load_seconds), money(usage.cost),
+    )  # fmt: skip
+
+
+def notes(report: CostReport) -> list[str]:
+    """What the table has no room for, as far as there is any: why rows were escalated, tokens of special kinds, and
+    where prices are from, or why there are none."""
+    return [*_reasons(report), *_tokens(report), *_prices(report)]
+
+
+def _reasons(report: CostReport) -> list[str]:
+    if report.escalated is None or not report.escalated.rows:
+        return []
+    kinds = ", ".join(f"{count:,} {reason}" for reason, count in report.escalated.reasons.items())
+    return [f"Went on to the large model: {kinds}."]
+
+
+def _tokens(report: CostReport) -> list[str]:
+    usages = list(report.models.values()) + ([] if report.escalated is None else [report.escalated.usage])
+    cached, reasoning, estimated = (
+        sum(getattr(usage, name) for usage in usages) for name in ("cached_tokens", "reasoning_tokens", "estimated")
+    )
+    parts = [
+        *([f"{cached:,} of the tokens in were in a provider's cache"] if cached else []),
+        *([f"{reasoning:,} of the tokens out were reasoning"] if reasoning else []),
+    ]
+    lines = [f"{', '.join(parts)}."] if parts else []
+    if estimated:
+        rows = "1 row's" if estimated == 1 else f"{estimated:,} rows'"
+        lines.append(f"{rows} tokens were counted here, an estimate: the endpoint did not say.")
+    return lines
+
+
+def _prices(report: CostReport) -> list[str]:
+    priced: dict[str, RouterUsage | ModelUsage] = {"router": report.router}
+    priced |= {f"{side} model": usage for side, usage in report.models.items()}
+    return [
+        f"{'No price' if usage.cost is None else 'Price'} of the {name}: {usage.price}"
+        for name, usage in priced.items()
+        if usage.price not in ("", GIVEN)
+    ]
+
+
 def closing_line(report: CostReport) -> str:
     """One sentence: what was saved, or why that cannot be told."""
     if report.rows["total"] == 0:
         return "The input is empty; so is the output."
+    escalated = report.rows.get("escalated", 0)
+    went_on = f"; {escalated:,} of the small model's rows went on to the large one" if escalated else ""
     if report.missing_prices:
-        return f"Cost not known: {', '.join(report.missing_prices)} missing in the job file."
+        return f"Cost not known: {', '.join(report.missing_prices)} missing{went_on}."
     if report.savings is None:
-        return f"Cost {money(report.total_cost)}; savings {report.baseline.assumption}."
+        return f"Cost {money(report.total_cost)}; savings {report.baseline.assumption}{went_on}."
+    of_them = f", of which {escalated:,} went on to the large one" if escalated else ""
     share = report.savings.share
     verb = "saved" if report.savings.usd >= 0 else "MORE"
     percent = "" if share is None else f" ({abs(share):.1%} {verb})"
     return (
         f"Cost {money(report.total_cost)} against {money(report.baseline.cost)} for all rows on the large model"
-        f"{percent}, with {report.cost_advantage or 0:.1%} of the rows on the small one; "
+        f"{percent}, with {report.cost_advantage or 0:.1%} of the rows on the small one{of_them}; "
         f"{report.rows['copies']:,} rows shared the answer of an identical prompt."
     )
-
-
-def money(amount: Decimal | None) -> str:
-    """Dollars with as many digits as a small amount needs; `n/a` where a price is missing."""
-    if amount is None:
-        return "n/a"
-    if amount == 0 or abs(amount) >= 1:
-        return f"${amount:,.2f}"
-    return f"${amount:,.4f}" if abs(amount) >= Decimal("0.01") else f"${amount:.6f}"
 
 
 def _seconds(seconds: float) -> str:

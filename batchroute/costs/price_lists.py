@@ -21,6 +21,9 @@ from batchroute.errors import InputError
 if TYPE_CHECKING:
     from genai_prices.types import ModelPrice, PriceCalculation
 
+GIVEN = "the job file"
+"""The source of a price that stands there."""
+
 _OPENAI = "https://api.openai.com/v1"
 _GEMINI = "generativelanguage.googleapis.com"
 _BACKENDS = ("openai", "openai_batch")
@@ -122,7 +125,7 @@ def resolve(
     """
     batches = backend == "openai_batch"
     if given is not None:
-        return Resolved(given.in_batches() if batches else given, "the job file")
+        return Resolved(given.in_batches() if batches else given, GIVEN)
     if spec is None:
         return Resolved(None, "the job file gives none, and has no section prices")
     reasons = []

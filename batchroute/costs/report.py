@@ -16,6 +16,9 @@ from batchroute.costs.prices import Price, usd
 from batchroute.costs.usage import ModelUsage, RouterUsage
 from batchroute.tables.types import plain
 
+ESCALATED = "small→large"
+"""The route of a row that went on to the large model."""
+
 FILES = JSON, TABLE = ("cost.json", "cost.parquet")
 
 _SUMMED = ("input_tokens", "output_tokens", "cost")
@@ -235,7 +238,7 @@ def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def to_frame(report: CostReport, groups: pl.DataFrame) -> pl.DataFrame:
     """`report/cost.parquet`: one row per group and route, and one for the router."""
     models = {side: usage.model for side, usage in report.models.items()}
-    models["small→large"] = models["large"]
+    models[ESCALATED] = models["large"]
     rows = groups.with_columns(
         pl.lit(report.name).alias("name"),
         pl.lit(report.run_id).alias("run_id"),

@@ -41,7 +41,9 @@ def check(spec: ModelSpec) -> str:
         Protocol(spec).check()
         return f"{spec.model} at {Endpoint(spec).host}"
     if spec.backend != "echo":
-        models.check(spec.model)
+        models.check(spec.model, trust_remote_code=spec.trust_remote_code, allow_pickle=spec.allow_pickle)
+        if spec.adapter is not None:
+            models.check_adapter(spec.adapter, spec.allow_pickle)
     return spec.model
 
 

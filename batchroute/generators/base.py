@@ -58,6 +58,11 @@ class Generator(Protocol):
     rows_at_a_time: int
     units_at_once: int
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What an operator should know of how it generates, one sentence each; they may come at any time."""
+        ...
+
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
         """One response a prompt, in the order of the prompts.
 

@@ -14,6 +14,7 @@ class EchoGenerator:
     load_seconds = 0.0
     rows_at_a_time = 256
     units_at_once = 1
+    notes: tuple[str, ...] = ()
 
     def __init__(self, spec: ModelSpec) -> None:
         self._template = spec.template

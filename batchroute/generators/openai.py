@@ -32,6 +32,7 @@ class OpenAIGenerator:
 
     load_seconds = 0.0
     units_at_once = 2
+    notes: tuple[str, ...] = ()
 
     def __init__(self, spec: ModelSpec) -> None:
         """Raises:

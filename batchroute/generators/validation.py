@@ -83,6 +83,7 @@ class CheckedGenerator:
         self._generator, self._check = generator, check
         self.load_seconds = generator.load_seconds
         self.rows_at_a_time, self.units_at_once = generator.rows_at_a_time, generator.units_at_once
+        self.notes = generator.notes
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
         return [checked(response, self._check) for response in self._generator.generate(prompts, seeds)]

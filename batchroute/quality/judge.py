@@ -6,11 +6,10 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlsplit
 
-from batchroute import models
 from batchroute.errors import InputError
 from batchroute.quality.base import Item, Measurement, MetricSpec
+from batchroute.redaction import Redactor, host, passwords
 
 _INSTRUCTION = (
     "You rate how well a response answers a prompt. 1 is useless or wrong, 10 is correct, complete and clear. Length "
@@ -46,7 +45,8 @@ class Judge:
             raise InputError(f"the metric judge needs a key: set the environment variable {spec.api_key_env}")
         self._spec = spec
         self._openai = openai
-        self._secrets = [secret for secret in (key, urlsplit(spec.endpoint or "").password) if secret]
+        self._host = "its usual endpoint" if spec.endpoint is None else host(spec.endpoint)
+        self._redactor = Redactor((key, *passwords(spec.endpoint or "")))
         # A server of one's own asks for no key, but the client does.
         self._client = openai.OpenAI(
             api_key=key or "none", base_url=spec.endpoint, timeout=_TIMEOUT_SECONDS, max_retries=_RETRIES
@@ -73,30 +73,16 @@ class Judge:
                 max_tokens=_MOST_TOKENS,
             )
         except openai.APITimeoutError as error:
-            return Measurement(error_type="api_error", error=self._told(error))
+            return Measurement(error_type="api_error", error=self._redactor.line(error))
         except openai.APIConnectionError as error:
-            raise InputError(
-                f"the judge at {_host(spec.endpoint)} cannot be reached: is the endpoint right, and up?"
-            ) from error
+            raise InputError(f"the judge at {self._host} cannot be reached: is the endpoint right, and up?") from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise InputError(f"the judge refuses the key in the environment variable {spec.api_key_env}") from error
         except openai.NotFoundError as error:
             raise InputError(f"the judge's endpoint has no model '{spec.model}'") from error
         except openai.APIStatusError as error:
-            return Measurement(error_type="api_error", error=f"HTTP {error.status_code}: {self._told(error)}")
+            return Measurement(error_type="api_error", error=f"HTTP {error.status_code}: {self._redactor.line(error)}")
         return _read(answer)
-
-    def _told(self, error: Exception) -> str:
-        """The error's first line without the key, which some servers repeat in their answers."""
-        line = str(error)
-        for secret in self._secrets:
-            line = line.replace(secret, "***")
-        return models.first_line(RuntimeError(line))
-
-
-def _host(endpoint: str | None) -> str:
-    """Without what a URL may hold of a key."""
-    return "its usual endpoint" if endpoint is None else urlsplit(endpoint).netloc.rsplit("@", 1)[-1]
 
 
 def question(item: Item) -> str:

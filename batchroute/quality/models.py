@@ -34,7 +34,7 @@ class LoadedModel:
         assert spec.model is not None
         path = models.resolve(spec.model)
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        with models.loading(f"the model '{spec.model}' of the metric {spec.name}", path, has_settings=False):
+        with models.loading(f"the model '{spec.model}' of the metric {spec.name}", path, keys=models.NO_KEYS):
             self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             model = family.from_pretrained(
                 path, dtype=precision(spec.dtype, device), use_safetensors=True, trust_remote_code=False

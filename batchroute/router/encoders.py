@@ -20,7 +20,7 @@ def untrained_router(base: str, max_length: int, device: torch.device, allow_pic
         InputError: the base cannot be loaded, is a pickle that was not allowed, or brings code of its own.
     """
     path = models.resolve(base)
-    allowed = models.loading(f"the base '{base}'", path, allow_pickle=allow_pickle, has_settings=False)
+    allowed = models.loading(f"the base '{base}'", path, allow_pickle, models.BASE_KEYS)
     with quiet_transformers(), allowed:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         # float32 whatever the checkpoint has: half-precision weights lose small updates. The base may be a

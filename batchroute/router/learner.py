@@ -34,6 +34,7 @@ _MAX_GRADIENT_NORM = 1.0
 # Batches of similar lengths, drawn from pools of this many batches: little padding, and still a shuffled epoch.
 _POOL_BATCHES = 50
 _VERSIONS = ("batchroute", "torch", "transformers", "accelerate")
+_NOT_LEARNED = {"quality_table", "output", "overwrite", "allow_pickle"}
 
 
 class TrainOptions(BaseModel):
@@ -56,6 +57,7 @@ class TrainOptions(BaseModel):
     test: float = Field(default=0.2, ge=0, lt=1, description="share of prompts left aside, for calibrate and evaluate")
     seed: int = Field(default=0, ge=0)
     overwrite: bool = False
+    allow_pickle: bool = Field(default=False, description="load a base whose weights are no safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Learner:
     ) -> None:
         set_seed(options.seed)
         self.accelerator = accelerator
-        self.router = untrained_router(options.base, options.max_length, accelerator.device)
+        self.router = untrained_router(options.base, options.max_length, accelerator.device, options.allow_pickle)
         self.options = options.model_copy(update={"lr": options.lr or default_lr(self.router.model)})
         self.labels, self.training, self.validation = labels, training, validation
         self.on_progress = on_progress if accelerator.is_main_process else None
@@ -233,7 +235,7 @@ class Learner:
 
     def _fingerprint(self) -> str:
         whole = {
-            "options": self.options.model_dump(mode="json", exclude={"quality_table", "output", "overwrite"}),
+            "options": self.options.model_dump(mode="json", exclude=_NOT_LEARNED),
             "table": self.training.sha256,
             "base": models.identity(self.options.base),
             "versions": versions(),

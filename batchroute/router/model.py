@@ -74,7 +74,7 @@ class Router:
         """
         started = time.perf_counter()
         path = models.resolve(name)
-        allowed = models.loading(f"the router '{name}'", path, allow_pickle=allow_pickle, has_settings=False)
+        allowed = models.loading(f"the router '{name}'", path, allow_pickle, models.ROUTER_KEYS)
         with quiet_transformers(), allowed:
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             if config.num_labels not in (1, 2):

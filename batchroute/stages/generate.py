@@ -62,6 +62,7 @@ class _Asker:
     def __init__(self, generator: Generator, limits: Limits) -> None:
         self._generator, self._limits = generator, limits
         self._load_seconds = generator.load_seconds
+        self._told = 0
         self._lock = threading.Lock()
 
     def ask(self, pieces: Pieces) -> None:
@@ -94,8 +95,15 @@ class _Asker:
             seeds = pieces.seeds(some["position"].to_pylist())
             responses += self._generator.generate(some["prompt"].to_pylist(), seeds)
             pieces.context.engine.progress.pulse(pieces.shard, unit, len(responses), rows.num_rows)
+            self._tell(pieces)
         stop_if_hopeless(pieces.model.model, responses)
         return responses
+
+    def _tell(self, pieces: Pieces) -> None:
+        with self._lock:
+            new, self._told = self._generator.notes[self._told :], len(self._generator.notes)
+        for note in new:
+            pieces.context.engine.progress.note("model", note)
 
     def _loading(self) -> float:
         """The seconds of loading, for the first piece that is committed."""

@@ -66,7 +66,8 @@ def _settings(job: Job) -> dict[str, Any]:
     """All settings that the results depend on; models by their identity, so that new weights are another run."""
     settings = job.model_dump(mode="json", exclude=_NOT_RESULTS, exclude_none=True)  # type: ignore[arg-type]
     settings["input"] = _input_settings(job)
-    settings["router"].pop("token_budget", None)
+    for name in ("token_budget", "allow_pickle"):
+        settings["router"].pop(name, None)
     settings["router"]["model"] = models.identity(job.router.model, ignore=[CALIBRATION_FILE])
     if job.policy.max_quality_drop is not None:
         point = calibrated_point(job)

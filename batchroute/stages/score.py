@@ -71,7 +71,10 @@ def _load(context: Context) -> tuple[Router, float]:
     from batchroute.router.model import Router
 
     context.engine.progress.note("load", f"loading the router {context.job.router.model}")
-    router = Router.load(context.job.router.model, context.engine.device, max_length=context.job.router.max_length)
+    spec = context.job.router
+    router = Router.load(
+        spec.model, context.engine.device, max_length=spec.max_length, allow_pickle=spec.allow_pickle
+    )
     return router, router.load_seconds
 
 

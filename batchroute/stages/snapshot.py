@@ -29,6 +29,11 @@ RUN = "run.json"
 _UNITS_A_RUN = 512
 _CHUNK_ROWS, _UNIT_ROWS, _PART_ROWS = 2048, 256, 65536
 _CHUNK_BYTES, _PART_BYTES = 64 << 20, 256 << 20
+_PRICED = {
+    "router": ("the router", "router.price"),
+    "small": ("the small model", "models.small.price"),
+    "large": ("the large model", "models.large.price"),
+}
 
 
 def inspect(job: Job, identity: Identity, fetched: Fetched | None = None) -> tuple[Snapshot, PromptTable]:
@@ -65,7 +70,7 @@ def inspect(job: Job, identity: Identity, fetched: Fetched | None = None) -> tup
 
 def _prices(job: Job) -> dict[str, Resolved]:
     """Raises:
-    InputError: a list of prices is wrong or missing.
+    InputError: a list of prices is wrong or missing, or the cost is limited and a price is missing.
     """
     router = resolve(job.prices, job.router.model, "transformers", None, job.router.price)
     found = {"router": router}
@@ -73,7 +78,19 @@ def _prices(job: Job) -> dict[str, Resolved]:
         model = job.models.of(side)
         tier = model.extra_body.get("service_tier")
         found[side] = resolve(job.prices, model.model, model.backend, model.endpoint, model.price, service_tier=tier)
+    _check_limited(job, found, "set {keys} in the job file, or name a list under prices that has what is missing")
     return found
+
+
+def _check_limited(job: Job, found: dict[str, Resolved], advice: str) -> None:
+    """Raises:
+    InputError: the cost is limited, and a price is missing.
+    """
+    missing = {name: resolved.source for name, resolved in found.items() if resolved.price is None}
+    if job.max_cost is not None and missing:
+        what = " and ".join(f"{_PRICED[name][0]} ({why})" for name, why in missing.items())
+        keys = " and ".join(_PRICED[name][1] for name in missing)
+        raise InputError(f"max_cost needs the price of {what}: {advice.format(keys=keys)}")
 
 
 def check_columns(job: Job, table: PromptTable) -> PromptKind:
@@ -97,7 +114,8 @@ def begin(
     """Begin the run, or take up the one that was begun; the unit bounds are those it was begun with.
 
     Raises:
-        InputError: ids are missing or repeated, or another run has begun on this output.
+        InputError: ids are missing or repeated, another run has begun on this output, or this one began without a price
+        that a limit of the cost needs.
     """
     refuse_others(output, identity)
     work = Workdir(output, snapshot.run_id)
@@ -113,7 +131,9 @@ def begin(
             work.folder.remove_all()
             refuse_others(output, identity)
             raise InputError(f"{output} was claimed by another run that is gone; start anew with --fresh")
-    return Snapshot.model_validate(begun), work
+    frozen = Snapshot.model_validate(begun)
+    _check_limited(job, frozen.prices, "the run began without; start anew with --fresh, or leave max_cost out")
+    return frozen, work
 
 
 def committed(output: Folder, identity: Identity) -> manifest.Manifest | None:

@@ -10,7 +10,7 @@ import pytest
 
 from batchroute.costs import report as reports
 from batchroute.costs.prices import COST, Price
-from batchroute.costs.report import CostReport
+from batchroute.costs.report import CostReport, Escalated
 from batchroute.costs.usage import ModelUsage, RouterUsage, model_usage, router_usage
 from batchroute.storage.workdir import Receipt
 
@@ -34,33 +34,56 @@ def scored(price: Price | None = ROUTER, rows: int = 10) -> RouterUsage:
 
 def usage(
     price: Price | None, generated: int, read: int, written: int, seconds: float = 0.0, load: float = 0.0,
-    copies: int = 0, failed: int = 0, tokens: int | None = None, cost: int | None = None,
+    copies: int = 0, failed: int = 0, tokens: int | None = None, cost: int | None = None, source: str = "",
+    **special: int,
 ) -> ModelUsage:  # fmt: skip
-    """A model's shard in one piece; the cost of its rows follows from its tokens, or from its seconds."""
+    """A model's shard in one piece; the cost of its rows follows from its tokens, or from its seconds.
+
+    Args:
+        special: tokens that are cached or reasoning, rows that are estimated, and rows that are `answered` where these
+            are not all that have not failed.
+    """
     if not generated:
-        return model_usage("m", price, [], [])
+        return model_usage("m", price, [], [], source)
     if cost is None and price is not None:
-        cost = price.of_tokens(read, written) if price.by_token else price.of_seconds(seconds)
+        cached = special.get("cached_tokens", 0)
+        cost = price.of_tokens(read, written, cached) if price.by_token else price.of_seconds(seconds)
     counts = {
-        "generated": generated, "copies": copies, "failed": failed, "cut": 0, "input_tokens": read,
-        "output_tokens": written, "cost_pico": cost or 0,
+        "generated": generated, "copies": copies, "answered": generated - failed, "failed": failed, "cut": 0,
+        "input_tokens": read, "cached_tokens": 0, "output_tokens": written, "reasoning_tokens": 0, "estimated": 0,
+        "cost_pico": cost or 0, **special,
     }  # fmt: skip
     shard = receipt(generated + copies, tokens=read if tokens is None else tokens)
-    return model_usage("m", price, [shard], [receipt(generated + copies, seconds, load, **counts)])
+    return model_usage("m", price, [shard], [receipt(generated + copies, seconds, load, **counts)], source)
 
 
-def build(small: ModelUsage, large: ModelUsage, price: Price | None, router: RouterUsage | None = None) -> CostReport:
+def gone_on(usage: ModelUsage, small_cost: str = "0", **reasons: int) -> Escalated:
+    """Rows of the small model's that the large one answered, which took `usage`."""
+    return Escalated(
+        rows=usage.rows, reasons=reasons or {"invalid": usage.rows}, small_cost=Decimal(small_cost), usage=usage
+    )
+
+
+def build(
+    small: ModelUsage,
+    large: ModelUsage,
+    price: Price | None,
+    router: RouterUsage | None = None,
+    escalated: Escalated | None = None,
+) -> CostReport:
     total = small.rows + large.rows
     rows = {
         "total": total,
         "ok": total,
         "failed": 0,
-        "small": small.rows,
+        "small": small.rows - (0 if escalated is None else escalated.rows),
         "large": large.rows,
+        "escalated": 0 if escalated is None else escalated.rows,
         "unrouted": 0,
         "copies": 0,
     }
-    return reports.build("job", "run", rows, router or scored(), small, large, price, pl.DataFrame(), {})
+    router = router or scored()
+    return reports.build("job", "run", rows, router, small, large, price, pl.DataFrame(), {}, escalated)
 
 
 class TestUsage:
@@ -82,6 +105,16 @@ class TestUsage:
 
     def test_a_model_by_token_does_not_cost_its_loading(self) -> None:
         assert usage(BY_TOKEN, 4, 100, 10, seconds=2.0, load=1.0).cost == Decimal("0.0002")
+
+    def test_tokens_of_special_kinds_and_the_source_of_the_price_are_told(self) -> None:
+        found = usage(
+            BY_TOKEN, 4, 100, 30, failed=2, source="prices.yaml", answered=3, cached_tokens=60, reasoning_tokens=20,
+            estimated=1,
+        )  # fmt: skip
+        assert (found.generated, found.failed, found.answered, found.estimated) == (4, 2, 3, 1)
+        assert (found.input_tokens, found.cached_tokens) == (100, 60)
+        assert (found.output_tokens, found.reasoning_tokens) == (30, 20)
+        assert found.price == "prices.yaml"
 
     def test_without_a_price_there_is_no_cost(self) -> None:
         assert usage(None, 4, 100, 10).cost is None
@@ -112,6 +145,21 @@ class TestBuild:
         large = usage(BY_TOKEN, 8, 400, 40, failed=4, tokens=400)
         assert build(small, large, BY_TOKEN).baseline.cost == Decimal("0.0008") + Decimal(600 + 60 * 10) / 10**6
 
+    def test_by_token_failed_rows_that_the_large_model_answered_count_as_its_answers(self) -> None:
+        small = usage(CHEAP, 6, 600, 60, tokens=600)
+        large = usage(BY_TOKEN, 8, 800, 60, failed=4, answered=6, tokens=800)
+        # 60 tokens in 6 answers: 10 a row.
+        assert build(small, large, BY_TOKEN).baseline.cost == Decimal("0.0014") + Decimal(600 + 60 * 10) / 10**6
+
+    def test_by_token_the_small_rows_would_have_been_cached_as_the_large_ones_were(self) -> None:
+        price = Price.model_validate({"input": 1, "cached_input": "0.1", "output": 10})
+        small = usage(CHEAP, 6, 600, 60, tokens=600)
+        large = usage(price, 4, 400, 40, cached_tokens=100, tokens=400)
+        # A quarter of what the large model read was cached, so that 150 of 600 would have been.
+        spent = Decimal(300) + 100 * Decimal("0.1") + 400
+        added = Decimal(450) + 150 * Decimal("0.1") + 600
+        assert build(small, large, price).baseline.cost == (spent + added) / 10**6
+
     def test_by_token_without_large_rows_the_small_models_tokens_stand_for_the_large_ones(self) -> None:
         found = build(usage(CHEAP, 6, 600, 60), usage(BY_TOKEN, 0, 0, 0), BY_TOKEN)
         assert found.baseline.cost == Decimal(600 + 600) / 10**6
@@ -121,6 +169,44 @@ class TestBuild:
         small, large = usage(FREE, 6, 6, 6), usage(BY_HOUR, 4, 4, 4, seconds=8.0, load=5.0)
         # Four rows in 8 s, so that six more take 12 s; the model is loaded once.
         assert build(small, large, BY_HOUR).baseline.cost == Decimal("0.025")
+
+    def test_escalated_rows_cost_on_both_models_and_are_in_the_baseline_once(self) -> None:
+        small = usage(CHEAP, 6, 600, 60, tokens=600)
+        large = usage(BY_TOKEN, 4, 400, 40, tokens=400)
+        escalated = gone_on(usage(BY_TOKEN, 2, 200, 80, tokens=200), "0.00001")
+        found = build(small, large, BY_TOKEN, escalated=escalated)
+        assert found.total_cost == Decimal("0.002") + Decimal("0.000066") + Decimal("0.0008") + Decimal("0.001")
+        # Six rows of the large model's wrote 120 tokens: 20 a row for the four that it was not asked for.
+        assert found.baseline.cost == Decimal("0.0018") + Decimal(400 + 4 * 20 * 10) / 10**6
+        assert found.baseline.assumption.endswith("written as many a row as there: 20.0")
+        assert found.savings is not None
+        assert found.savings.usd == found.baseline.cost - found.total_cost
+        assert found.cost_advantage == 0.6
+        assert CostReport.model_validate_json(found.model_dump_json()).escalated == escalated
+
+    def test_by_the_hour_escalated_rows_tell_of_the_large_models_speed_too(self) -> None:
+        small, large = usage(FREE, 6, 6, 6), usage(BY_HOUR, 0, 0, 0)
+        escalated = gone_on(usage(BY_HOUR, 2, 2, 2, seconds=4.0, load=5.0))
+        # Two rows in 4 s, so that the four others take 8 s; the model is loaded once.
+        assert build(small, large, BY_HOUR, escalated=escalated).baseline.cost == Decimal("0.017")
+
+    def test_when_all_small_rows_went_on_the_baseline_is_what_the_large_model_cost(self) -> None:
+        escalated = gone_on(usage(BY_TOKEN, 6, 600, 60))
+        found = build(usage(FREE, 6, 600, 60), usage(BY_TOKEN, 4, 400, 40), BY_TOKEN, scored(FREE), escalated)
+        assert found.baseline.cost == found.total_cost == Decimal("0.002")
+        assert found.baseline.assumption == "every row was sent to the large model"
+
+    def test_with_nothing_to_escalate_all_figures_are_as_without_escalation(self) -> None:
+        small, large = usage(CHEAP, 6, 600, 60), usage(BY_TOKEN, 4, 400, 40)
+        found = build(small, large, BY_TOKEN, escalated=gone_on(usage(BY_TOKEN, 0, 0, 0)))
+        assert found.model_copy(update={"escalated": None}) == build(small, large, BY_TOKEN)
+
+    def test_a_missing_price_of_the_large_model_is_listed_once_and_says_why(self) -> None:
+        small, large = usage(CHEAP, 6, 600, 60), usage(None, 4, 400, 40, source="not in prices.yaml")
+        found = build(small, large, None, escalated=gone_on(usage(None, 2, 200, 20)))
+        assert found.missing_prices == ["models.large.price"]
+        assert found.total_cost is None
+        assert found.baseline.assumption == "not known: models.large.price is missing (not in prices.yaml)"
 
     def test_by_the_hour_without_large_rows_the_baseline_is_not_known(self) -> None:
         found = build(usage(FREE, 6, 6, 6), usage(BY_HOUR, 0, 0, 0), BY_HOUR)
@@ -218,6 +304,18 @@ class TestGroups:
             ("a", "small", 1, 0, 1, 10, Decimal("0.000000000001")),
             ("b", "large", 3, 1, 4, 40, Decimal("0.5")),
         ]
+
+    def test_tokens_of_failed_rows_count_where_the_model_answered_all_the_same(self, tmp_path: Path) -> None:
+        found = reports.by_group(output(tmp_path), "", [], ["model_error"]).filter(route="large")
+        assert found.select("failed", "input_tokens", "output_tokens").rows() == [(1, 14, 60)]
+
+    def test_rows_that_went_on_have_a_route_of_their_own_and_the_large_models_name(self, tmp_path: Path) -> None:
+        first, second = output(tmp_path)
+        pl.read_parquet(second).with_columns(route=pl.lit("small→large")).write_parquet(second)
+        groups = reports.by_group([first, second], "", [])
+        assert groups["route"].to_list() == ["large", "small", "small→large"]
+        found = build(usage(CHEAP, 1, 1, 10), usage(BY_TOKEN, 4, 4, 40), BY_TOKEN)
+        assert reports.to_frame(found, groups)["model"].to_list() == ["m", "m", "m", "models/router"]
 
     def test_without_a_group_there_is_a_row_a_route(self, tmp_path: Path) -> None:
         found = reports.by_group(output(tmp_path), "", [])

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from batchroute.errors import InputError, StoppedError
-from batchroute.generators import vllm
+from batchroute.generators import vllm_process
 from batchroute.generators.base import Prompt, Response
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.vllm import VllmGenerator
@@ -30,7 +30,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """vLLM is the stand-in, which records here what it is given."""
     monkeypatch.syspath_prepend(str(STAND_IN))
     monkeypatch.setenv("PYTHONPATH", str(STAND_IN))
-    monkeypatch.setattr(vllm, "_PATIENCE", (2.0, 0.5, 5.0))
+    monkeypatch.setattr(vllm_process, "_PATIENCE", (2.0, 0.5, 5.0))
     for name in ("CUDA_VISIBLE_DEVICES", "VLLM_LOGGING_LEVEL"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "record"
