@@ -37,8 +37,8 @@ class Endpoint:
 
     def __init__(self, spec: ModelSpec) -> None:
         """Raises:
-        InputError: the `openai` package is missing, the environment variable with the key is not set, or the endpoint
-            is no URL.
+        InputError: the `openai` package is missing, there is no key in the environment variable, or the endpoint is no
+            URL.
         """
         try:
             import openai
@@ -53,6 +53,11 @@ class Endpoint:
             raise InputError(
                 f"the model '{spec.model}' needs a key: set the environment variable {spec.api_key_env}"
                 + ("" if "api_key_env" in spec.model_fields_set else ", or name another as api_key_env")
+            )
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise InputError(
+                f"what the environment variable {spec.api_key_env} holds is no key: "
+                "it has line breaks or characters beyond ASCII in it"
             )
         url = spec.endpoint or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         if not _is_url(url):
@@ -203,8 +208,8 @@ class Protocol:
         cuts = [at for stop in self._spec.generation.stop if (at := text.find(stop)) >= 0]
         text = text[: min(cuts)] if cuts else text
         # What a stop string cuts was not cut by the limit, though a server that knows no stop strings went on to it.
-        ended = "length" if reason == "length" and not cuts else "stop"
-        return Response(text, ended, attempts=attempts, **usage)
+        by_limit = reason == "length" and not cuts
+        return Response(text, "length" if by_limit else "stop", attempts=attempts, **usage)
 
     def _usage(self, usage: Any, request: Mapping[str, Any], text: str) -> dict[str, Any]:
         if isinstance(usage, Mapping) and isinstance(usage.get("prompt_tokens"), int):
@@ -259,4 +264,8 @@ def _text(content: Any) -> str:
 
 def _message(body: Mapping[str, Any], error: Exception) -> str:
     message = body.get("message") or body.get("detail")
+    if isinstance(message, list):
+        # FastAPI's list of what is wrong with the fields, which repeats them: there are prompts among them.
+        fields = [one for one in message if isinstance(one, Mapping)]
+        message = "; ".join(f"{one.get('msg')} at {one.get('loc')}" for one in fields)
     return str(message) if message else str(error)

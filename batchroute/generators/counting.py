@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchroute import models
@@ -62,8 +63,12 @@ class TokenCounter:
         from transformers import AutoTokenizer
 
         assert self._name is not None
+        folder = Path(self._name).expanduser()
+        # One without a model is enough.
+        alone = (folder / "tokenizer_config.json").is_file()
+        path = str(folder.resolve()) if alone else models.resolve(self._name)
         try:
-            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(models.resolve(self._name))
+            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"cannot load the tokenizer '{self._name}': {models.first_line(error)}") from error
         return found

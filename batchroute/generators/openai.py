@@ -46,6 +46,7 @@ class OpenAIGenerator:
         self._breaker = _Breaker(self._endpoint.host)
         self._client = self._endpoint.async_client()
         self._lock, self._closed = threading.Lock(), False
+        self._calls: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="openai", daemon=True)
         self._thread.start()
@@ -73,14 +74,17 @@ class OpenAIGenerator:
             self._loop.close()
 
     async def _end(self) -> None:
-        mine = asyncio.current_task()
-        others = [task for task in asyncio.all_tasks() if task is not mine]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        # Not all tasks that there are: those that the client has made end with these.
+        calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
         await self._client.close()
 
     async def _answer_all(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
+        mine = asyncio.current_task()
+        assert mine is not None
+        self._calls.add(mine)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -89,21 +93,24 @@ class OpenAIGenerator:
                 ]
         except* Exception as failed:
             raise failed.exceptions[0] from None
+        finally:
+            self._calls.discard(mine)
         return [task.result() for task in tasks]
 
     async def _answer(self, request: dict[str, Any]) -> Response:
         tokens = self._protocol.tokens(request)
         attempts = failed = 0
+        answers = self._breaker.answers
         while True:
             attempts += 1
-            before = self._breaker.answers
             async with self._pacer.turn(tokens, again=attempts > 1) as turn:
                 found, wait = await self._ask(turn, request, attempts)
             if isinstance(found, Response):
                 self._breaker.answered()
                 return found
-            # To be told to slow down while others are answered is no failure, only a wait.
-            failed += found.kind != "refused" or self._breaker.answers == before
+            # To be told to slow down while others are answered, since it was asked last, is no failure, only a wait.
+            failed += found.kind != "refused" or self._breaker.answers == answers
+            answers = self._breaker.answers
             if not found.may_pass or failed > self._spec.retries or (wait or 0) > _MOST_RETRY_AFTER:
                 return self._give_up(found, attempts)
             await asyncio.sleep(_backoff(attempts) if wait is None else wait)

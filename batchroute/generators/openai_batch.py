@@ -37,10 +37,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a batch brought for one request; `again` when that may be better in another batch."""
+    """What a batch brought for one request.
+
+    Attributes:
+        again: another batch may bring better.
+        fatal: what every further request would meet too.
+    """
 
     response: Response
     again: bool = False
+    fatal: InputError | StoppedError | None = None
 
 
 class _PassingError(Exception):
@@ -56,13 +62,16 @@ class BatchApi:
 
     All calls but `create` are free, and are tried again while their error may pass.
 
+    Args:
+        patience: for how many seconds; long unless given.
+
     Raises:
         InputError: the key, the endpoint or the model is wrong.
         StoppedError: the endpoint did not answer for long, or the account has no quota left.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: ModelSpec, patience: float | None = None) -> None:
+        self._spec, self._patience = spec, _PATIENCE if patience is None else patience
         self._endpoint, self._protocol = Endpoint(spec), Protocol(spec)
         self._protocol.check()
         self._client = self._endpoint.client()
@@ -83,7 +92,7 @@ class BatchApi:
         files = self._client.with_options(timeout=max(_UPLOAD_SECONDS, self._spec.timeout)).files
         return str(self._patiently(lambda: files.create(file=(name, data), purpose="batch")).id)
 
-    def create(self, file_id: str, name: str, metadata: Mapping[str, str]) -> Batch:
+    def create(self, file_id: str, metadata: Mapping[str, str]) -> Batch:
         """Begin the paid work on an uploaded file. When it is not known whether a call has begun it, that is looked up
         before the next one.
         """
@@ -98,11 +107,11 @@ class BatchApi:
                 endpoint="/v1/chat/completions",
                 completion_window="24h",
                 metadata=dict(metadata),
-                extra_headers={"Idempotency-Key": name},
+                extra_headers={"Idempotency-Key": f"batchroute-{file_id}"},
             )
 
         attempts: list[None] = []
-        return self._patiently(attempt)
+        return self._patiently(attempt, f"file {file_id}")
 
     def find(self, file_id: str, since: float) -> Batch | None:
         """The batch over this file, if one was created since then; should there be several, all but the first are
@@ -116,10 +125,20 @@ class BatchApi:
         return mine[0] if mine else None
 
     def retrieve(self, batch_id: str) -> Batch:
-        return self._patiently(lambda: self._client.batches.retrieve(batch_id))
+        return self._patiently(lambda: self._client.batches.retrieve(batch_id), f"batch {batch_id}")
 
     def cancel(self, batch_id: str) -> None:
-        self._patiently(lambda: self._client.batches.cancel(batch_id))
+        """Nothing comes of it where the batch has ended meanwhile."""
+        batches = self._client.batches
+
+        def attempt() -> None:
+            try:
+                batches.cancel(batch_id)
+            except self._endpoint.errors:
+                if batches.retrieve(batch_id).status not in (*ENDED, "cancelling"):
+                    raise
+
+        self._patiently(attempt, f"batch {batch_id}")
 
     def outcomes(self, batch: Batch, requests: Callable[[str], Prompt]) -> Iterator[tuple[str, Outcome]]:
         """What the files of an ended batch say, by custom id; lines that cannot be read say nothing.
@@ -133,7 +152,7 @@ class BatchApi:
             for line in self._download(file_id).splitlines():
                 try:
                     found = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(found, Mapping) and isinstance(found.get("custom_id"), str):
                     yield found["custom_id"], self._outcome(found, requests)
@@ -151,7 +170,7 @@ class BatchApi:
         self._client.close()
 
     def _download(self, file_id: str) -> bytes:
-        return self._patiently(lambda: self._client.files.content(file_id).content)
+        return self._patiently(lambda: self._client.files.content(file_id).content, f"file {file_id}")
 
     def _since(self, since: float) -> Iterator[Batch]:
         """All batches of the account that are not older, the newest first."""
@@ -172,31 +191,46 @@ class BatchApi:
         told = body.get("error", body) if isinstance(body, Mapping) else {}
         told = told if isinstance(told, Mapping) else {"message": str(told)}
         message = str(told.get("message") or "no reason is given")
-        failure = self._endpoint.status_failure(int(status or 500), told, message)
-        return Outcome(failure.response(1), again=failure.kind != "row")
+        failure = self._endpoint.status_failure(status if isinstance(status, int) else 500, told, message)
+        fatal = self._endpoint.fatal(failure, has_answered=False)
+        return Outcome(failure.response(1), failure.kind != "row", fatal)
 
-    def _patiently(self, do: Callable[[], Result]) -> Result:
+    def _patiently(self, do: Callable[[], Result], thing: str = "") -> Result:
+        """What a call brings, in the end. `thing`: what it asks for by its id."""
         retrying = Retrying(
             retry=retry_if_exception_type(_PassingError),
             wait=wait_random_exponential(multiplier=0.5, max=_MOST_WAIT),
-            stop=stop_after_delay(_PATIENCE),
+            stop=stop_after_delay(self._patience),
             reraise=True,
         )
         try:
-            result: Result = retrying(self._once, do)
+            result: Result = retrying(self._once, do, thing)
         except _PassingError as error:
             raise StoppedError(f"{self.host} does not answer: {error.failure.words}; run again to go on") from error
         return result
 
-    def _once(self, do: Callable[[], Result]) -> Result:
+    def _once(self, do: Callable[[], Result], thing: str) -> Result:
         try:
             return do()
         except (self._endpoint.errors, ValueError, OSError) as error:
             failure = self._endpoint.failure(error)
             if failure.may_pass:
                 raise _PassingError(failure) from error
-            fatal = self._endpoint.fatal(failure, has_answered=False)
-            raise fatal or InputError(f"{self.host} refuses a call of the Batch API: {failure.words}") from error
+            raise self._fatal(failure, thing) from error
+
+    def _fatal(self, failure: Failure, thing: str) -> InputError | StoppedError:
+        if failure.kind == "absent" and thing:
+            return InputError(
+                f"{self.host} knows no {thing} any more, or not with this key: {failure.words}; set the key back to "
+                "that of the project that it belongs to, or start anew with --fresh"
+            )
+        if failure.kind == "absent":
+            return InputError(
+                f"{self.host} has no Batch API, or the endpoint is not its base URL, which mostly ends in /v1: "
+                f"{failure.words}; mend the endpoint, or use the backend openai"
+            )
+        fatal = self._endpoint.fatal(failure, has_answered=False)
+        return fatal or InputError(f"{self.host} refuses a call of the Batch API: {failure.words}")
 
 
 class _Request(Mapping[str, Any]):

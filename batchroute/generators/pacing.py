@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 _FIRST = 8
-# A running mean over about so many answers; above this share of refusals the concurrency is too much.
+# A running mean over about so many answers, or a round of them where that is more; above this share of refusals the
+# concurrency is too much.
 _MEMORY, _TOO_OFTEN = 12, 0.35
 _KEPT_AFTER_CUT = 0.75
 # So many refusals one after another: the endpoint is closed for now, to every row and not to one.
@@ -83,7 +84,7 @@ class Pacer:
         self._seconds += (seconds - self._seconds) / _MEMORY if self._seconds else seconds
         if self._tokens is not None:
             self._tokens.correct(tokens - turn.tokens)
-        self._refusals, self._in_a_row = self._refusals - self._refusals / _MEMORY, 0
+        self._refusals, self._in_a_row = self._refusals - self._refusals / self._memory, 0
         step = 1.0 if self.limit < self._steady_from else 1.0 / self.limit
         self.limit = min(float(self._most), self.limit + step)
 
@@ -93,7 +94,7 @@ class Pacer:
             self._tokens.correct(-turn.tokens)
         # Refusals come quicker than answers: without this, one slot would collect many of them while others work.
         turn.hold = self._seconds - (time.monotonic() - turn.started)
-        self._refusals, self._in_a_row = self._refusals + (1.0 - self._refusals) / _MEMORY, self._in_a_row + 1
+        self._refusals, self._in_a_row = self._refusals + (1.0 - self._refusals) / self._memory, self._in_a_row + 1
         if self._in_a_row >= max(_CLOSED, 2 * self.limit):
             self._closed_until = max(self._closed_until, time.monotonic() + (seconds or 0.0))
         # What started before the last cut tells nothing of the concurrency since.
@@ -108,6 +109,11 @@ class Pacer:
         """There was no answer at all: nothing is learned of the load."""
         if self._tokens is not None:
             self._tokens.correct(-turn.tokens)
+
+    @property
+    def _memory(self) -> float:
+        # At least a round of them: what starts together is refused first, and answered later.
+        return max(_MEMORY, self.limit)
 
     async def _slot(self, again: bool) -> None:
         if self._in_flight < int(self.limit) and not self._waiting:

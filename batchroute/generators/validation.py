@@ -6,12 +6,14 @@ import dataclasses
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import jsonschema
+import referencing
 from jsonschema.exceptions import SchemaError
 from jsonschema.protocols import Validator
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from referencing.jsonschema import DRAFT202012
 
 from batchroute.generators.base import Generator, Prompt, Response
 from batchroute.models import first_line
@@ -49,11 +51,13 @@ class Check(BaseModel):
                 kind.check_schema(self.json_schema)
             except SchemaError as error:
                 raise ValueError(f"json is no JSON schema: {error.message} at {error.json_path}") from error
-            self._validator = kind(self.json_schema)
+            _check_references(self.json_schema)
+            # With a registry of its own, so that nothing is fetched.
+            self._validator = kind(self.json_schema, registry=referencing.Registry())
         elif self.regex is not None:
             try:
                 self._pattern = re.compile(self.regex, re.DOTALL)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"regex is no regular expression: {error}") from error
         return self
 
@@ -64,13 +68,42 @@ class Check(BaseModel):
             return None if self._pattern.fullmatch(text) else "it does not match the regular expression"
         assert self._validator is not None
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=_no_constant)
+            found = jsonschema.exceptions.best_match(self._validator.iter_errors(value))
         except ValueError as error:
             return f"it is no JSON: {first_line(error)}"
         except RecursionError:
             return "its JSON is nested too deeply"
-        found = jsonschema.exceptions.best_match(self._validator.iter_errors(value))
         return None if found is None else f"its JSON breaks '{found.validator}' of the schema at {found.json_path}"
+
+
+def _check_references(schema: dict[str, Any]) -> None:
+    """Raises:
+    ValueError: the schema refers to something that is not in it.
+    """
+    resource = referencing.Resource.from_contents(schema, default_specification=DRAFT202012)
+    registry = referencing.Registry().with_resource("", resource).crawl()
+    waiting: list[tuple[Any, Any]] = [(schema, registry.resolver_with_root(resource))]
+    while waiting:
+        node, resolver = waiting.pop()
+        if isinstance(node, dict):
+            if isinstance(node.get("$id"), str) and node is not schema:
+                resolver = resolver.in_subresource(referencing.Resource.from_contents(node, DRAFT202012))
+            if isinstance(reference := node.get("$ref"), str):
+                try:
+                    resolver.lookup(reference)
+                except referencing.exceptions.Unresolvable:
+                    raise ValueError(f"json refers to '{reference}', which is not in it") from None
+        waiting += [(one, resolver) for one in _inside(node)]
+
+
+def _inside(node: Any) -> list[Any]:
+    return list(node.values()) if isinstance(node, dict) else list(node) if isinstance(node, list) else []
+
+
+def _no_constant(name: str) -> NoReturn:
+    # Python reads them, and nothing else does.
+    raise ValueError(f"{name} is no JSON value")
 
 
 class CheckedGenerator:

@@ -19,10 +19,11 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.generators.base import Response
+from batchroute.generators.openai_batch import Outcome
 from batchroute.stages import answers
 from batchroute.stages.shards import Shard
 from batchroute.storage.folder import Folder
-from batchroute.storage.workdir import Facts, Workdir
+from batchroute.storage.workdir import Facts, Receipt, Workdir
 
 _TABLES_IN_MEMORY = 4
 _AGAIN = pa.field("again", pa.bool_())
@@ -66,7 +67,7 @@ class Tries:
 
 @dataclass
 class Ledger:
-    """All batches of one shard."""
+    """All batches of one shard, as they were when last loaded."""
 
     work: Workdir
     shard: Shard
@@ -76,11 +77,14 @@ class Ledger:
         self._stage = self.work.stage(f"batches/{self.shard}")
         self._intents = self._folder("intents")
         self._submitted = self._folder("submitted")
+        self._batch_ids: dict[str, str] = {}
+        self._done: dict[str, Receipt] = {}
         self._read = functools.lru_cache(maxsize=_TABLES_IN_MEMORY)(self._read_table)
         self.load()
 
     def load(self) -> None:
         """Read what other processes have added."""
+        self._done = self._stage.receipts()
         new = [name for name in self._intents.names(".json") if name.removesuffix(".json") not in self.intents]
         for data in self._intents.read_all(new):
             intent = Intent.model_validate_json(data)
@@ -88,8 +92,7 @@ class Ledger:
 
     def open(self) -> list[Intent]:
         """Those that nothing has come of yet."""
-        done = self._stage.receipts()
-        return [intent for name, intent in sorted(self.intents.items()) if name not in done]
+        return [intent for name, intent in sorted(self.intents.items()) if name not in self._done]
 
     def intend(self, rows: Mapping[str, list[int]], file_id: str, host: str, now: float) -> Intent | None:
         """Write down what is to be submitted. None when another process has written down a batch since `load`, perhaps
@@ -103,10 +106,12 @@ class Ledger:
 
     def batch_id(self, intent: Intent) -> str | None:
         """The provider's batch; None when it is not known whether there is one."""
-        try:
-            return str(json.loads(self._submitted.read(f"{intent.name}.json"))["batch_id"])
-        except FileNotFoundError:
-            return None
+        if intent.name not in self._batch_ids:
+            try:
+                self._batch_ids[intent.name] = str(json.loads(self._submitted.read(f"{intent.name}.json"))["batch_id"])
+            except FileNotFoundError:
+                return None
+        return self._batch_ids[intent.name]
 
     def submitted(self, intent: Intent, batch_id: str) -> str:
         """Write down the provider's batch; returns the one that is written down, which may be another process's."""
@@ -115,14 +120,16 @@ class Ledger:
         assert found is not None
         return found
 
-    def conclude(self, intent: Intent, outcomes: Mapping[int, tuple[Response, bool]], seconds: float) -> None:
-        """Put what came of each row: its response, and whether another batch may bring a better one."""
+    def conclude(self, intent: Intent, outcomes: Mapping[int, Outcome], seconds: float) -> None:
+        """Put what came of each row."""
         positions = sorted(outcomes)
         rows = answers.answers_table(
-            positions, pa.nulls(len(positions), pa.int64()), [(outcomes[position][0], None) for position in positions]
+            positions,
+            pa.nulls(len(positions), pa.int64()),
+            [(outcomes[position].response, None) for position in positions],
         )
-        table = rows.append_column(_AGAIN, pa.array([outcomes[position][1] for position in positions], pa.bool_()))
-        failed = sum(response.error_type is not None for response, _ in outcomes.values())
+        table = rows.append_column(_AGAIN, pa.array([outcomes[position].again for position in positions], pa.bool_()))
+        failed = sum(outcome.response.error_type is not None for outcome in outcomes.values())
         facts = Facts(
             run_id=self.work.run_id,
             unit=intent.name,
@@ -132,31 +139,36 @@ class Ledger:
             seconds=seconds,
             counts={"failed": failed},
         )
-        self._stage.commit(facts, SCHEMA, table.to_batches())
+        self._done[intent.name] = self._stage.commit(facts, SCHEMA, table.to_batches())
 
-    def tries(self, unit: str, positions: list[int]) -> dict[int, Tries]:
-        """What is known of these rows of a unit."""
-        found = {position: Tries() for position in positions}
-        done = self._stage.receipts()
+    def tries(self, unit: str, committed: Mapping[int, int]) -> dict[int, Tries]:
+        """What is known of rows of a unit.
+
+        Args:
+            committed: the rows' positions, and how often each had been asked when the unit was last committed. They
+                failed then, and are asked again: those tries count no more.
+        """
+        found = {position: Tries(asked=-before) for position, before in committed.items()}
         for name, intent in sorted(self.intents.items()):
             mine = [position for position in intent.rows.get(unit, ()) if position in found]
-            rows = self._read(name) if mine and name in done else {}
+            rows = self._read(name) if mine and name in self._done else {}
             for position in mine:
                 row = found[position]
-                if name not in done:
+                if name not in self._done:
                     row.waiting = True
                     continue
-                row.response, row.again = rows[position]
-                row.asked += row.response.attempts
+                response, again = rows[position]
+                row.asked += response.attempts
+                if row.asked > 0:
+                    row.response, row.again = response, again
         return found
 
     def seconds_of(self, unit: str) -> float:
         """The unit's share of the time of its batches."""
-        done = self._stage.receipts()
         return sum(
-            done[name].seconds / len(intent.rows)
+            self._done[name].seconds / len(intent.rows)
             for name, intent in self.intents.items()
-            if unit in intent.rows and name in done
+            if unit in intent.rows and name in self._done
         )
 
     def _folder(self, name: str) -> Folder:

@@ -21,6 +21,9 @@ from batchroute.storage.workdir import Receipt
 # So many rows say enough of a shard for a projection.
 _EVIDENCE_ROWS = 200
 
+_Begun = dict[tuple[Shard, str], tuple[Receipt, tuple[int, int] | None]]
+"""Units, each with what to reckon with at most while nothing is known of its shard."""
+
 
 @dataclass
 class _Tally:
@@ -51,7 +54,8 @@ class Limits:
     def __init__(self, context: Context) -> None:
         self._job, self._snapshot = context.job, context.snapshot
         self._lock = threading.Lock()
-        self._reserved: dict[tuple[Shard, str], tuple[int, int]] = {}
+        # Not amounts: what a unit is expected to take is known better once others of its shard are done.
+        self._reserved: _Begun = {}
         self._router = self._router_cost(context.work.stage(score.STAGE).receipts().values())
         self._tallies: dict[Shard, _Tally] = {}
         for shard in SHARDS:
@@ -75,14 +79,13 @@ class Limits:
         if self._job.max_cost is None and self._job.max_tokens is None:
             return
         with self._lock:
-            expected = self._expected(shard, piece, at_most)
-            self._check((shard, piece.unit), expected)
-            self._reserved[shard, piece.unit] = expected
+            self._check({**self._reserved, (shard, piece.unit): (piece, at_most)})
+            self._reserved[shard, piece.unit] = piece, at_most
 
     def reserve(self, shard: Shard, piece: Receipt, at_most: tuple[int, int] | None = None) -> None:
         """Reserve it without a check: the piece is being worked on already."""
         with self._lock:
-            self._reserved[shard, piece.unit] = self._expected(shard, piece, at_most)
+            self._reserved[shard, piece.unit] = piece, at_most
 
     def _expected(self, shard: Shard, piece: Receipt, at_most: tuple[int, int] | None) -> tuple[int, int]:
         tally = self._tallies[shard]
@@ -98,12 +101,11 @@ class Limits:
             tally.left.pop(piece.unit, None)
             tally.add(committed, piece.counts["tokens"], self._snapshot.price(side_of(shard)))
 
-    def _check(self, unit: tuple[Shard, str], expected: tuple[int, int]) -> None:
-        # What was reserved for this very unit before is in `expected`.
-        others = [reserved for other, reserved in self._reserved.items() if other != unit]
+    def _check(self, reserved: _Begun) -> None:
         spent = [self._router + sum(tally.cost for tally in self._tallies.values())]
         spent.append(sum(tally.tokens for tally in self._tallies.values()))
-        begun = [sum(reserved[i] for reserved in others) + expected[i] for i in (0, 1)]
+        expected = [self._expected(shard, *piece) for (shard, _), piece in reserved.items()]
+        begun = [sum(one[i] for one in expected) for i in (0, 1)]
         left = self._left()
         for i, name in enumerate(("max_cost", "max_tokens")):
             limit = self._limit(name)

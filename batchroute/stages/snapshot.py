@@ -28,6 +28,8 @@ RUN = "run.json"
 # No unit is more than 0.2 % of a large run, and none is so small that committing it costs more than its work.
 _UNITS_A_RUN = 512
 _CHUNK_ROWS, _UNIT_ROWS, _PART_ROWS = 2048, 256, 65536
+# vLLM works on hundreds of rows at a time, and waits for the last of them at the end of each unit.
+_UNIT_ROWS_OF_VLLM = 4096
 _CHUNK_BYTES, _PART_BYTES = 64 << 20, 256 << 20
 _PRICED = {
     "router": ("the router", "router.price"),
@@ -237,6 +239,7 @@ def _bounds(job: Job, files: list[InputFile], rows: int) -> tuple[int, int, int]
     row_bytes = max(1, sum(file.bytes for file in files) // max(1, rows))
     large = math.ceil(rows / _UNITS_A_RUN)
     chunk = job.units.score or max(1, min(max(_CHUNK_ROWS, large), _CHUNK_BYTES // row_bytes))
-    unit = job.units.generate or max(_UNIT_ROWS, large)
+    fewest = _UNIT_ROWS_OF_VLLM if "vllm" in (job.models.small.backend, job.models.large.backend) else _UNIT_ROWS
+    unit = job.units.generate or max(fewest, large)
     part = job.units.merge or min(max(_PART_ROWS, chunk), max(1, _PART_BYTES // row_bytes))
     return chunk, unit, max(1, part // chunk) * chunk

@@ -191,9 +191,7 @@ def test_what_is_no_chat_completion_may_pass(body: Any, words: str) -> None:
         *((status, {}, "No.", "transient", "api_error") for status in (408, 409, 425, 500, 502, 503, 504, 529)),
     ],
 )
-def test_a_status_has_its_meaning(
-    status: int, body: dict[str, Any], message: str, kind: str, error_type: str
-) -> None:
+def test_a_status_has_its_meaning(status: int, body: dict[str, Any], message: str, kind: str, error_type: str) -> None:
     found = Endpoint(spec()).status_failure(status, body, message)
     assert (found.kind, found.error_type, found.words) == (kind, error_type, f"HTTP {status}: {message}")
     assert found.may_pass == (kind in ("refused", "transient"))
@@ -284,6 +282,17 @@ def test_a_missing_key_is_one_sentence(
     assert str(found.value) == sentence
 
 
+@pytest.mark.parametrize("value", ["sk-planted\nand more", "sk-planted\u2026"])
+def test_a_key_that_no_header_can_hold_is_one_sentence_without_it(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", value)
+    with pytest.raises(InputError) as found:
+        Endpoint(spec())
+    assert str(found.value) == (
+        "what the environment variable OPENAI_API_KEY holds is no key: "
+        "it has line breaks or characters beyond ASCII in it"
+    )
+
+
 def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(InputError) as found:
@@ -295,7 +304,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     "url", ["http://h:port/v1", "http://[bad", "http://", "http://me:pass/word@h/v1", "http://h:99999/v1"]
 )
 def test_an_endpoint_that_is_no_url_is_one_sentence_without_its_words(url: str) -> None:
-    with pytest.raises(InputError, match="^the endpoint of the model 'small' is no base URL such as https://") as found:
+    with pytest.raises(InputError, match=r"^the endpoint of the model 'small' is no base URL such as") as found:
         Endpoint(spec(url))
     assert "word" not in str(found.value).replace("password", "")
 
@@ -330,6 +339,10 @@ def test_exceptions_of_the_client_are_failures_without_secrets() -> None:
     [
         ({"message": "its words", "code": None}, "its words"),
         ({"detail": "its words"}, "its words"),
+        (
+            {"detail": [{"loc": ["body", "top_k"], "msg": "not a number", "input": "a prompt"}]},
+            "not a number at ['body', 'top_k']",
+        ),
         ("its words", "whole"),
         (None, "whole"),
     ],

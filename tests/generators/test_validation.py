@@ -91,8 +91,11 @@ def test_a_regular_expression_matches_the_whole_response_over_lines() -> None:
         ({}, "give json (a JSON schema) or regex"),
         ({"json": {}, "regex": "a"}, "give json (a JSON schema) or regex"),
         ({"json": {"type": "strin"}}, "json is no JSON schema: 'strin' is not valid under any of the given schemas"),
-        ({"json": {"$ref": "#/$defs/nobody"}}, "json is no JSON schema: "),
-        ({"json": {"pattern": "("}}, "json is no JSON schema: "),
+        ({"json": {"pattern": "("}}, "json is no JSON schema: '(' is not a 'regex' at $.pattern"),
+        ({"json": {"items": [{"$ref": "#/$defs/nobody"}]}}, "json is no JSON schema: [{'$ref': '#/$defs/nobody'}] is"),
+        ({"json": {"items": {"$ref": "#/$defs/nobody"}}}, "json refers to '#/$defs/nobody', which is not in it"),
+        ({"json": {"$ref": "http://127.0.0.1:9/a"}}, "json refers to 'http://127.0.0.1:9/a', which is not in it"),
+        ({"regex": "a{99999999999999999999}"}, "regex is no regular expression: the repetition number is too large"),
         ({"regex": "("}, "regex is no regular expression: missing ), unterminated subpattern at position 0"),
     ],
 )
@@ -100,6 +103,24 @@ def test_a_check_that_cannot_be_is_found_at_load(given: dict[str, Any], sentence
     with pytest.raises(ValidationError) as found:
         Check.model_validate(given)
     assert sentence in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/a", "$defs": {"a": {"type": "integer"}}},
+        {"$id": "http://h/root", "$ref": "a", "$defs": {"a": {"$id": "a", "$ref": "#/x", "x": {"type": "integer"}}}},
+        {"$ref": "#a", "$defs": {"a": {"$anchor": "a", "type": "integer"}}},
+        {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "$ref": "#/definitions/a",
+            "definitions": {"a": {"type": "integer"}},
+        },
+    ],
+)
+def test_a_schema_may_refer_to_its_own_parts(schema: dict[str, Any]) -> None:
+    assert by_schema(schema).problem("1") is None
+    assert by_schema(schema).problem('"1"') is not None
 
 
 def test_unknown_keys_are_refused() -> None:
@@ -115,6 +136,7 @@ def test_the_check_of_a_response_format() -> None:
 
 class Canned:
     load_seconds, rows_at_a_time, units_at_once = 1.5, 7, 2
+    notes = ("a note",)
 
     def __init__(self, responses: list[Response]) -> None:
         self.responses, self.closed = responses, False
@@ -133,6 +155,7 @@ def test_a_response_that_does_not_pass_keeps_its_text_and_its_tokens_and_fails()
     inner = Canned([cut, good, failed])
     generator = CheckedGenerator(inner, by_schema(PERSON))
     assert (generator.load_seconds, generator.rows_at_a_time, generator.units_at_once) == (1.5, 7, 2)
+    assert generator.notes == ("a note",)
     found = generator.generate(["a", "b", "c"], [0, 0, 0])
     assert found[0] == Response(
         '{"name": "An',

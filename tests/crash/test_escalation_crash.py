@@ -1,0 +1,48 @@
+"""The process ends before and after every put of the escalation; the next attempt makes it good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash import forking
+from tests.crash.forking import CRASHED, Crash
+from tests.crash.places import Place, place
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Place:
+    """On disk alone: puts of this stage are as those of others, which are tried on S3 too."""
+    found = place(tmp_path, None)
+    # Of the small model's rows some are cut, and some do not begin with such a word.
+    found.folder.settings["models"]["small"] |= {
+        "on_failure": "large", "escalate": {"regex": "[a-m].*"}, "generation": {"max_new_tokens": 12},
+    }  # fmt: skip
+    found.folder.settings["units"]["generate"] = 30
+    return found
+
+
+@pytest.mark.crash
+def test_a_crash_at_every_put_of_the_escalation_is_made_good(where: Place) -> None:
+    where.new_output()
+    assert where.run() == 0
+    calm = where.rows()
+    escalated = calm.filter(route="small→large")
+    assert escalated["response"].to_list() == escalated["prompt"].to_list()
+    names = [put.split(".work/", 1)[-1].split("/", 1)[-1] for put in forking.lines(where.log, "put")]
+    puts = [n for n, name in enumerate(names) if name.startswith(("shards/escal", "escalated/"))]
+    # Two pieces with their receipts, dealt out and answered, and between the two the escalation's own file.
+    assert len(puts) == 9, names
+    # Before a put there is what there was after the one before it.
+    for crash in [Crash(puts[0], "before"), *(Crash(put, "after") for put in puts)]:
+        where.new_output()
+        assert where.run(crash) == CRASHED, crash
+        before = where.receipts()
+        done = len(forking.lines(where.log, "unit"))
+        assert where.run() == 0, (crash, forking.lines(where.log, "error"))
+        where.check(calm)
+        after = where.receipts()
+        assert {name: after[name] for name in before} == before
+        again = forking.lines(where.log, "unit")[done:]
+        assert set(again) & set(before) == set(), crash
