@@ -272,7 +272,7 @@ def _fields_at(location: Sequence[str]) -> list[str]:
     model: type[BaseModel] = Job
     for part in location:
         model = _section(model.model_fields[part].annotation)
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _section(annotation: Any) -> type[BaseModel]:

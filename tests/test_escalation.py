@@ -176,12 +176,13 @@ def test_the_report_adds_up_to_the_last_digit(tmp_path: Path, models: Models) ->
     assert groups.filter(pl.col("route") != "router")["rows"].sum() == answers.height
 
 
-def test_without_on_failure_a_cut_answer_that_passes_the_check_stays(tmp_path: Path, models: Models) -> None:
+def test_without_on_failure_a_cut_or_an_empty_answer_that_passes_the_check_stays(tmp_path: Path, models: Models) -> None:
     job = job_of(tmp_path, rows_of(list(KINDS)), escalate={"regex": "(?!bad).*"})
     escalated = job.run().report.escalated
     assert escalated is not None
-    assert escalated.reasons == {"empty": 8, "failed": 8, "invalid": 16, "refused": 8}
+    assert escalated.reasons == {"failed": 8, "invalid": 16, "refused": 8}
     assert of_kinds(job.answers(), "long")["response"].unique().to_list() == ["so far"]
+    assert of_kinds(job.answers(), "long")["route"].unique().to_list() == ["small"]
 
 
 def test_without_a_check_any_text_will_do(tmp_path: Path, models: Models) -> None:

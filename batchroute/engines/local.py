@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from batchroute.errors import Terminated
+from batchroute.errors import StoppedError, Terminated
 from batchroute.progress import Progress
 from batchroute.storage.workdir import Receipt
 
@@ -66,7 +66,8 @@ class LocalEngine:
         """As `carry_out`, in `threads` threads, each with a stretch of the units and what `worker` makes for it.
 
         Args:
-            abort: called when it ends early; makes the units in hand end too. Without it they are carried out first.
+            abort: called when it ends early; makes the units in hand end too. Without it they are carried out first,
+                and so they are when a unit stops the run: they are half done, and may be paid for.
 
         Raises:
             Terminated: SIGTERM arrived.
@@ -97,9 +98,10 @@ class LocalEngine:
                     if isinstance(result, BaseException):
                         raise result
                     report(result)
-            except BaseException:
+            except BaseException as error:
                 stopped.set()
-                abort()
+                if not isinstance(error, StoppedError):
+                    abort()
                 raise
 
     @contextmanager

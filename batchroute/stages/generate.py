@@ -42,8 +42,8 @@ def generate(context: Context, side: Side, wait: bool = True) -> bool:
     if not shards:
         return True
     limits = Limits(context)
-    for pieces in shards:
-        limits.before(pieces.shard, pieces.pending()[0])
+    # Before the model is loaded: that may take minutes.
+    limits.before(shards[0].shard, shards[0].pending()[0])
     model = context.job.models.of(side)
     context.engine.progress.note("load", f"loading the {side} model {model.model}")
     generator = generators.load(model, lambda: context.engine.device)
