@@ -29,6 +29,8 @@ TOKEN_LIMIT = "token_limit_exceeded"
 # How long a call is tried again while its error may pass, in seconds.
 _PATIENCE, _MOST_WAIT = 600.0, 60.0
 _UPLOAD_SECONDS = 1800.0
+# So many requests that fail with one and the same error of the model: others would fail too.
+_HOPELESS = 100
 # The provider's clock and ours may differ by this much.
 _SKEW_SECONDS = 3600.0
 
@@ -165,6 +167,19 @@ class BatchApi:
         first = errors[0]
         line = f" (line {first.line})" if first.line is not None else ""
         return str(first.code or ""), f"{first.code}: {self._endpoint.redactor.line(str(first.message))}{line}"
+
+    def hopeless(self, batch: Batch, outcomes: Sequence[Outcome]) -> InputError | StoppedError | None:
+        """Why no request of a batch was answered, when all others would meet that too."""
+        if any(outcome.response.answered for outcome in outcomes):
+            return None
+        fatal = next((outcome.fatal for outcome in outcomes if outcome.fatal is not None), None)
+        (kind, words), *others = {(outcome.response.error_type, outcome.response.error) for outcome in outcomes}
+        if fatal is not None or others or kind != "bad_request" or len(outcomes) < _HOPELESS:
+            return fatal
+        return StoppedError(
+            f"all {len(outcomes):,} requests of the batch {batch.id} failed alike on the model '{self._spec.model}' at "
+            f"{self.host}: {words}; mend it and run again"
+        )
 
     def close(self) -> None:
         self._client.close()

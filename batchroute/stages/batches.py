@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 _FIRST_LOOK_SECONDS, _GROWTH = 1.0, 1.5
 _SECONDS_TO_CANCEL = 30.0
-# So many requests that fail with one and the same error of the model: others would fail too.
-_HOPELESS = 100
 
 
 def submit(context: Context, side: Side) -> None:
@@ -269,7 +267,7 @@ class _Batches:
             # What others' ids say is not ours; of two answers to one row the first stands.
             if name in units and found[position_of(name)].again:
                 found[position_of(name)] = outcome
-        hopeless = self._hopeless(batch, list(found.values()))
+        hopeless = self._api.hopeless(batch, list(found.values()))
         if hopeless is not None:
             # As if it had not been submitted.
             found = {
@@ -287,20 +285,6 @@ class _Batches:
                 f"the batch {batch.id} was cancelled at {self._api.host}; {kept:,} of its {intent.requests:,} answers "
                 "are kept; run again to submit the rest"
             )
-
-    def _hopeless(self, batch: Batch, found: Sequence[Outcome]) -> InputError | StoppedError | None:
-        """Why no request of the batch was answered, when the others would meet that too."""
-        if any(outcome.response.answered for outcome in found):
-            return None
-        fatal = next((outcome.fatal for outcome in found if outcome.fatal is not None), None)
-        errors = {(outcome.response.error_type, outcome.response.error) for outcome in found}
-        (kind, words), *others = errors
-        if fatal is not None or others or kind != "bad_request" or len(found) < _HOPELESS:
-            return fatal
-        return StoppedError(
-            f"all {len(found):,} requests of the batch {batch.id} failed alike on the model '{self._model.model}' at "
-            f"{self._api.host}: {words}; mend it and run again"
-        )
 
     def _commit(self, report: Report) -> None:
         """Commit all pieces whose rows have their final answers."""

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/openai_requests.py
 
-(1) Requests a second at a server that answers at once, by the generator as a job asks it (two units side by side) and
-by the bare client with as many workers; in turn, and the median of each.
+(1) Requests a second at a server that answers at once, by the generator as a job asks it (units of 256 rows, some side
+by side) and by the bare client with as many workers; in turn, and the median of each.
 (2) Seconds for rows that take 0.05 to 0.2 s each when a share of the calls is answered 429 with Retry-After, and (3)
 when the server allows only so many requests a second; beside the oracle, a list schedule of the same calls on as many
 slots, which knows the limit, and to which a refusal costs nothing but its Retry-After.
@@ -37,6 +37,8 @@ from batchroute.generators.settings import ModelSpec
 from tests.openai_server import ServerProcess
 
 KEY = "sk-test"
+# The rows of a unit, unless a job file says otherwise.
+UNIT = 256
 ANSWER = {
     "id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": "small",
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "an answer"}, "finish_reason": "stop"}],
@@ -46,13 +48,13 @@ ANSWER = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=2000, help="a repeat, of (1)")
-    parser.add_argument("--rows", type=int, default=1500, help="of (2) and (3)")
+    parser.add_argument("--requests", type=int, default=3000, help="a repeat, of (1)")
+    parser.add_argument("--rows", type=int, default=3000, help="of (2) and (3)")
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--share", type=float, default=0.1, help="of the calls that are answered 429")
     parser.add_argument("--retry-after", type=float, default=1.0, help="seconds")
     parser.add_argument("--per-second", type=float, default=150.0, help="requests that the server allows in (3)")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="few requests, once")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -191,18 +193,17 @@ def load(server: ServerProcess, concurrency: int) -> OpenAIGenerator:
 
 
 def ask(generator: OpenAIGenerator, prompts: list[str]) -> float:
-    """Seconds, asked as a job does: two units side by side, so many rows at a time."""
-    size = generator.rows_at_a_time
+    """Seconds, asked as a job does: some units side by side, each in a thread."""
+    units = [prompts[start : start + UNIT] for start in range(0, len(prompts), UNIT)]
+    side_by_side = generator.units_at_once
 
-    def unit(rows: list[str]) -> int:
-        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-        responses = [one for part in parts for one in generator.generate(part, [0] * len(part))]
+    def answer(stretch: list[list[str]]) -> int:
+        responses = [one for unit in stretch for one in generator.generate(unit, [0] * len(unit))]
         return sum(response.error_type is None for response in responses)
 
     started = time.perf_counter()
-    with ThreadPoolExecutor(generator.units_at_once) as threads:
-        half = len(prompts) // 2
-        answered = sum(threads.map(unit, (prompts[:half], prompts[half:])))
+    with ThreadPoolExecutor(side_by_side) as threads:
+        answered = sum(threads.map(answer, (units[n::side_by_side] for n in range(side_by_side))))
     seconds = time.perf_counter() - started
     assert answered == len(prompts), f"{len(prompts) - answered} rows failed"
     return seconds

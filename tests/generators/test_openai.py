@@ -126,7 +126,7 @@ def test_two_units_share_the_concurrency_and_the_last_answers_of_one_do_not_hold
     server: OpenAIServer,
 ) -> None:
     server.settings.delay = 0.02
-    server.faults["row 49"] = [{"kind": "slow", "seconds": 1}]
+    server.faults["row 49"] = [{"kind": "slow", "seconds": 0.6}]
     done: dict[int, list[Response]] = {}
 
     def ask(first: int) -> None:
@@ -226,9 +226,9 @@ def test_calls_that_race_with_close_end_all_the_same(server: OpenAIServer) -> No
 
 def test_settings_of_the_interface(server: OpenAIServer) -> None:
     with generator(server, concurrency=100) as asked:
-        assert (asked.load_seconds, asked.rows_at_a_time, asked.units_at_once, tuple(asked.notes)) == (0, 400, 2, ())
+        assert (asked.load_seconds, asked.rows_at_a_time, asked.units_at_once, tuple(asked.notes)) == (0, 800, 5, ())
     with generator(server, concurrency=1) as asked:
-        assert asked.rows_at_a_time == 64
+        assert (asked.rows_at_a_time, asked.units_at_once) == (256, 2)
 
 
 def test_nothing_of_prompts_answers_and_keys_is_logged(server: OpenAIServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -114,24 +114,22 @@ def test_a_context_that_is_too_long_fails_its_row_alone(server: OpenAIServer) ->
     assert [response.error_type for response in found] == [None, "too_long", None]
 
 
-@pytest.mark.parametrize(
-    ("fault", "seconds"),
-    [
-        (Fault("429", retry_after=1), 1.0),
-        (Fault("429", retry_after_ms=300), 0.3),
+def test_nothing_is_asked_again_before_the_server_wants_it(server: OpenAIServer) -> None:
+    waits = {
+        "by seconds": (Fault("429", retry_after=1), 1.0),
+        "by milliseconds": (Fault("429", retry_after_ms=300), 0.3),
         # A date has whole seconds: one that is two away may come after one and a bit.
-        (Fault("429", retry_after=2, http_date=True), 1.0),
-        (Fault("503", retry_after=1), 1.0),
-    ],
-)
-def test_nothing_is_asked_again_before_the_server_wants_it(server: OpenAIServer, fault: Fault, seconds: float) -> None:
-    server.faults = {prompt: [fault] for prompt in ("row 1", "row 2")}
-    found = ask(server, ["row 1", "row 2", "row 3"])
-    assert [response.attempts for response in found] == [2, 2, 1]
+        "by a date": (Fault("429", retry_after=2, http_date=True), 1.0),
+        "overloaded": (Fault("503", retry_after=1), 1.0),
+    }
+    server.faults = {prompt: [fault] for prompt, (fault, _) in waits.items()}
+    found = ask(server, [*waits, "at once"])
+    assert [response.attempts for response in found] == [2, 2, 2, 2, 1]
     times = defaultdict(list)
     for request in server.requests:
         times[request.body["messages"][0]["content"]].append(request.time)
-    for first, second in (times["row 1"], times["row 2"]):
+    for prompt, (_, seconds) in waits.items():
+        first, second = times[prompt]
         assert seconds - 0.02 <= second - first < seconds + 1.5
 
 
