@@ -176,7 +176,7 @@ def test_the_report_adds_up_to_the_last_digit(tmp_path: Path, models: Models) ->
     assert groups.filter(pl.col("route") != "router")["rows"].sum() == answers.height
 
 
-def test_without_on_failure_a_cut_or_an_empty_answer_that_passes_the_check_stays(tmp_path: Path, models: Models) -> None:
+def test_without_on_failure_a_cut_or_empty_answer_that_passes_the_check_stays(tmp_path: Path, models: Models) -> None:
     job = job_of(tmp_path, rows_of(list(KINDS)), escalate={"regex": "(?!bad).*"})
     escalated = job.run().report.escalated
     assert escalated is not None
