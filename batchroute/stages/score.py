@@ -72,9 +72,7 @@ def _load(context: Context) -> tuple[Router, float]:
 
     context.engine.progress.note("load", f"loading the router {context.job.router.model}")
     spec = context.job.router
-    router = Router.load(
-        spec.model, context.engine.device, max_length=spec.max_length, allow_pickle=spec.allow_pickle
-    )
+    router = Router.load(spec.model, context.engine.device, max_length=spec.max_length, allow_pickle=spec.allow_pickle)
     return router, router.load_seconds
 
 
