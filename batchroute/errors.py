@@ -26,7 +26,7 @@ class StoppedError(BatchrouteError):
 
 
 class WaitingError(BatchrouteError):
-    """All is submitted, and the rest waits for a provider: the message says for what. A later run picks it up."""
+    """The rest waits for a provider: the message says for what. A later run picks it up."""
 
     exit_code = EXIT_WAITING
 

@@ -59,7 +59,7 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
     Raises:
         InputError: the job or its input is wrong, or the output belongs to another job.
         StoppedError: the run stopped by itself and can be resumed.
-        WaitingError: all is submitted, and a later run can pick up what provider batches bring.
+        WaitingError: provider batches have not ended; a later run picks up what they bring.
         Terminated: SIGTERM arrived; the run can be resumed.
     """
     output = _output(job)
@@ -135,7 +135,7 @@ def _answer(context: Context, wait: bool) -> None:
     if answered:
         escalate(context)
     if not (generate(context, "large", wait) and answered):
-        raise WaitingError("all is submitted; the provider's batches have not ended yet: run again later to go on")
+        raise WaitingError("the provider's batches have not ended yet: run again later to go on")
 
 
 def _abandon(job: Job, output: Folder) -> list[str]:

@@ -111,7 +111,7 @@ class TestCommandLine:
         assert first.returncode == 4, first.stderr
         told = [line for line in first.stderr.splitlines() if line.startswith("waiting: ")]
         assert told == [
-            "waiting: all is submitted; the provider's batches have not ended yet: run again later to go on"
+            "waiting: the provider's batches have not ended yet: run again later to go on"
         ]
         assert "Traceback" not in first.stderr
         submitted = server.submitted.copy()

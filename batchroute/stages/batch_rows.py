@@ -41,7 +41,7 @@ class Rows:
         It ends where the limits of the job leave no room for a piece: once open batches have shown what they really
         take, there may be some.
         """
-        limits, self.over_limit = _limits(self._context), None
+        limits, self.over_limit = limits_of(self._context), None
         for receipt in self._pieces.pending():
             piece = self._pieces.read(receipt)
             positions, prompts = piece.todo["position"].to_pylist(), piece.todo["prompt"].to_pylist()
@@ -100,7 +100,7 @@ def position_of(custom_id: str) -> int:
     return int(custom_id.removeprefix("row-"))
 
 
-def _limits(context: Context) -> Limits:
+def limits_of(context: Context) -> Limits:
     """The job's limits, with what all open batches may take reserved."""
     limits = Limits(context)
     if context.job.max_cost is None and context.job.max_tokens is None:

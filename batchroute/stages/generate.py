@@ -13,6 +13,7 @@ from batchroute.errors import StoppedError
 from batchroute.generators.base import Generator, Response
 from batchroute.spec import Side
 from batchroute.stages import batches
+from batchroute.stages.batch_rows import limits_of
 from batchroute.stages.context import Context
 from batchroute.stages.limits import Limits
 from batchroute.stages.pieces import Pieces
@@ -41,7 +42,7 @@ def generate(context: Context, side: Side, wait: bool = True) -> bool:
     shards = [pieces for shard in shards_of(side) if (pieces := Pieces(context, shard)).pending()]
     if not shards:
         return True
-    limits = Limits(context)
+    limits = limits_of(context)
     # Before the model is loaded: that may take minutes.
     limits.before(shards[0].shard, shards[0].pending()[0])
     model = context.job.models.of(side)

@@ -107,6 +107,9 @@ class Limits:
         expected = [self._expected(shard, *piece) for (shard, _), piece in reserved.items()]
         begun = [sum(one[i] for one in expected) for i in (0, 1)]
         left = self._left()
+        guessed = any(
+            at_most and not self._tallies[shard].prompt_tokens for (shard, _), (_, at_most) in reserved.items()
+        )
         for i, name in enumerate(("max_cost", "max_tokens")):
             limit = self._limit(name)
             if limit is None:
@@ -114,10 +117,11 @@ class Limits:
             projected = spent[i] + left[i]
             over = spent[i] >= limit or spent[i] + begun[i] > limit
             if over or (projected > limit and self._has_evidence()):
-                in_all = max(projected, spent[i] + begun[i])
+                in_all = _shown(name, max(projected, spent[i] + begun[i]))
+                would = f"may take up to {in_all}" if guessed else f"would take {in_all} or more"
                 raise StoppedError(
-                    f"{name} {_shown(name, limit)}: {_shown(name, spent[i])} taken so far, and the run would take "
-                    f"{_shown(name, in_all)} or more; raise {name} and run again to go on, or choose another policy"
+                    f"{name} {_shown(name, limit)}: {_shown(name, spent[i])} taken so far, and the run {would}; "
+                    f"raise {name} and run again to go on, or choose another policy"
                 )
 
     def _left(self) -> list[int]:
