@@ -39,19 +39,21 @@ def generate(context: Context, side: Side, wait: bool = True) -> bool:
     """
     if context.job.models.of(side).backend == "openai_batch":
         return batches.answer(context, side, wait)
-    shards = [pieces for shard in shards_of(side) if (pieces := Pieces(context, shard)).pending()]
+    # Asked once: another process may answer them at the same time.
+    shards = {pieces: pending for shard in shards_of(side) if (pending := (pieces := Pieces(context, shard)).pending())}
     if not shards:
         return True
     limits = limits_of(context)
+    pieces, pending = next(iter(shards.items()))
     # Before the model is loaded: that may take minutes.
-    limits.before(shards[0].shard, shards[0].pending()[0])
+    limits.before(pieces.shard, pending[0])
     model = context.job.models.of(side)
     context.engine.progress.note("load", f"loading the {side} model {model.model}")
     generator = generators.load(model, lambda: context.engine.device)
     asker = _Asker(generator, limits)
     try:
-        for pieces in shards:
-            asker.ask(pieces)
+        for pieces, pending in shards.items():
+            asker.ask(pieces, pending)
     finally:
         generator.close()
     return True
@@ -66,18 +68,17 @@ class _Asker:
         self._told = 0
         self._lock = threading.Lock()
 
-    def ask(self, pieces: Pieces) -> None:
-        """Ask for all that are pending, as many side by side as suits the generator."""
+    def ask(self, pieces: Pieces, pending: list[Receipt]) -> None:
+        """Ask for those that are pending, as many side by side as suits the generator."""
         engine, threads = pieces.context.engine, self._generator.units_at_once
 
         def do(receipt: Receipt) -> Receipt:
             return self._do(pieces, receipt)
 
         if threads == 1:
-            engine.carry_out(pieces.shard, pieces.pending(), pieces.done(), do)
+            engine.carry_out(pieces.shard, pending, pieces.done(), do)
         else:
-            pending, done, abort = pieces.pending(), pieces.done(), self._generator.close
-            engine.carry_out_beside(pieces.shard, pending, done, lambda: do, threads, abort)
+            engine.carry_out_beside(pieces.shard, pending, pieces.done(), lambda: do, threads, self._generator.close)
 
     def _do(self, pieces: Pieces, receipt: Receipt) -> Receipt:
         self._limits.before(pieces.shard, receipt)
