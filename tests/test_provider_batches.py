@@ -110,9 +110,7 @@ class TestCommandLine:
         first = command("run", job.path, "--no-wait")
         assert first.returncode == 4, first.stderr
         told = [line for line in first.stderr.splitlines() if line.startswith("waiting: ")]
-        assert told == [
-            "waiting: the provider's batches have not ended yet: run again later to go on"
-        ]
+        assert told == ["waiting: the provider's batches have not ended yet: run again later to go on"]
         assert "Traceback" not in first.stderr
         submitted = server.submitted.copy()
         assert len(submitted) == 15
