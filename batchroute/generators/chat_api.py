@@ -70,16 +70,16 @@ class Endpoint:
         self.redactor = Redactor((self._key, *self._passwords))
         self.host = host(url)
 
-    def client(self, **options: Any) -> openai.OpenAI:
-        return self._openai.OpenAI(**self._options(options))
+    def client(self) -> openai.OpenAI:
+        return self._openai.OpenAI(**self._options())
 
-    def async_client(self, **options: Any) -> openai.AsyncOpenAI:
-        return self._openai.AsyncOpenAI(**self._options(options))
+    def async_client(self) -> openai.AsyncOpenAI:
+        return self._openai.AsyncOpenAI(**self._options())
 
-    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
         # A server of one's own asks for no key, but the client does. Retries are ours: they are counted and paced.
-        shared = {"api_key": self._key or "none", "base_url": self._spec.endpoint, "timeout": self._spec.timeout}
-        return {**shared, "max_retries": 0, **options}
+        url, timeout = self._spec.endpoint, self._spec.timeout
+        return {"api_key": self._key or "none", "base_url": url, "timeout": timeout, "max_retries": 0}
 
     def failure(self, error: Exception) -> Failure:
         """What an exception of the client means."""

@@ -16,7 +16,7 @@ from batchroute.spec import JobModel
 from batchroute.stages.context import Context
 from batchroute.stages.copies import NO_COPIES
 from batchroute.stages.shards import ShardWriter, shard_stage
-from batchroute.storage.workdir import Receipt, Workdir
+from batchroute.storage.workdir import Workdir
 
 ESCALATION = "shards/escalation.json"
 Reason = Literal["failed", "refused", "invalid", "cut", "empty"]
@@ -75,10 +75,6 @@ def escalate(context: Context) -> Escalation | None:
             "escalate", f"{result.rows:,} rows go on to the large model: {kinds}", rows=result.rows, **result.reasons
         )
     return result
-
-
-def escalated_receipts(context: Context) -> list[Receipt]:
-    return list(context.work.stage("escalated").receipts().values()) if context.job.models.small.escalates else []
 
 
 def _reason(model: JobModel, row: Mapping[str, Any]) -> Reason | None:
