@@ -1,0 +1,164 @@
+"""The report of a night, `report/report.json`: all that its pages, tables and metrics show, and a trend over many."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from batchroute.costs.report import CostReport
+from batchroute.quality.audit import Audit
+from batchroute.router.drift import Drift
+
+
+class Range(BaseModel):
+    """A figure with its 95 % interval."""
+
+    model_config = ConfigDict(frozen=True)
+
+    value: float
+    low: float
+    high: float
+
+
+class Forecast(BaseModel):
+    """What a policy is expected to do with all rows of the night.
+
+    Attributes:
+        policy: in words.
+        small_share: of the rows that can be routed.
+        cost, savings: USD; None where a price is missing. Savings are against all rows on the large model.
+        drop: percent; None without a calibration that tells it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    policy: str
+    rows: int
+    small: int
+    small_share: float
+    cost: Range | None
+    savings: float | None
+    savings_share: float | None
+    drop: Range | None
+
+
+class Curve(BaseModel):
+    """What each share of rows on the small model, the easiest first, would cost and lose: an entry for every 5 %.
+
+    Attributes:
+        drop, low, high: percent; None without a calibration.
+        cost: USD; None where a price is missing.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    small_share: list[float]
+    cost: list[float] | None
+    drop: list[float] | None
+    low: list[float] | None
+    high: list[float] | None
+
+
+class Histogram(BaseModel):
+    """Scores in bins of equal width.
+
+    Attributes:
+        edges: one more than there are bins.
+        small, large: rows by where they were sent first.
+        unscored: rows that can be routed and have no score.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    edges: list[float]
+    small: list[int]
+    large: list[int]
+    unscored: int
+
+
+class Choice(BaseModel):
+    """What was decided for all rows, or for one group of them.
+
+    Attributes:
+        group: None: all rows.
+        policy: in words.
+        threshold: rows with a higher score went to small; None for a budget, which has no single one.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    group: str | None
+    policy: str
+    rows: int
+    small: int
+    threshold: float | None
+
+
+class StageTime(BaseModel):
+    """What a stage took, over all processes and attempts that counted."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    units: int
+    rows: int
+    seconds: float
+    load_seconds: float
+    input_tokens: int
+    output_tokens: int
+
+
+class Failure(BaseModel):
+    """Rows that failed alike, and the first few of them: by id, or by file and row."""
+
+    model_config = ConfigDict(frozen=True)
+
+    error_type: str
+    rows: int
+    examples: list[str]
+
+
+class NightReport(BaseModel):
+    """`report/report.json`.
+
+    Attributes:
+        finished: UTC, ISO 8601.
+        policy: as the job file has it.
+        by: the column of a policy by group.
+        on_drift: what drift led to: None when there was none, or it was not looked for.
+        expected: what was expected of the decision, before anything was generated.
+        assumptions: in words, a sentence each.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format_version: int = 1
+    finished: str
+    cost: CostReport
+    policy: dict[str, Any]
+    by: str | None
+    choices: list[Choice]
+    expected: Forecast | None
+    alternatives: list[Forecast]
+    curve: Curve | None
+    scores: Histogram
+    audit: Audit | None
+    drift: Drift | None
+    on_drift: str | None
+    stages: list[StageTime]
+    failures: list[Failure]
+    assumptions: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.cost.name
+
+    @property
+    def run_id(self) -> str:
+        return self.cost.run_id
+
+    @property
+    def total_cost(self) -> Decimal | None:
+        return self.cost.total_cost
