@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,7 @@ from batchroute.errors import (
 if TYPE_CHECKING:
     from batchroute.job import Outcome
     from batchroute.progress import Progress
+    from batchroute.spec import Job
 
 app = typer.Typer(
     help="Route each prompt of a backlog to a small or a large language model, overnight and unattended.",
@@ -96,37 +97,78 @@ def run(
     from batchroute import job, spec
     from batchroute.progress import for_this_terminal
 
-    progress = for_this_terminal(json_logs)
+    progress, asked = for_this_terminal(json_logs), None
     try:
-        outcome = job.run(spec.load(job_file, overrides or ()), progress, fresh, retry_failed, not no_wait)
-    except BatchrouteError as error:
-        if not json_logs:
+        asked = spec.load(job_file, overrides or ())
+        outcome = job.run(asked, progress, fresh, retry_failed, not no_wait)
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        exit_code = _tell_of_failure(error, asked, progress, json_logs)
+        if exit_code is None or not json_logs:
             raise
-        event = "waiting" if error.exit_code == EXIT_WAITING else "error"
-        progress.note(event, str(error), exit_code=error.exit_code)
-        raise typer.Exit(error.exit_code) from error
-    _tell(outcome, progress, json_logs)
+        raise typer.Exit(exit_code) from error
+    _tell(outcome, asked, progress, json_logs)
     raise typer.Exit(outcome.exit_code)
 
 
-def _tell(outcome: Outcome, progress: Progress, json_logs: bool) -> None:
-    from batchroute.costs import console
+def _tell_of_failure(error: BaseException, asked: Job | None, progress: Progress, json_logs: bool) -> int | None:
+    """Tell the log and whom the job notifies; the exit code, None for a defect, which ends in a traceback.
 
-    committed, output = outcome.manifest, outcome.output
-    if outcome.was_done:
-        progress.note("nothing", f"nothing to do: run {committed.run_id} was committed at {committed.committed_at}")
+    Args:
+        asked: None when the job file could not be read.
+    """
+    from batchroute import notify
+
+    event, exit_code, message = notify.ending(error)
+    record: dict[str, Any] = {"event": event, "message": message, "exit_code": exit_code}
+    if asked is not None:
+        record |= {"job_name": asked.name, "output": asked.output.uri}
+        _warn(notify.send(asked.notify, event, record), progress)
     if json_logs:
-        cost = outcome.report.model_dump(mode="json", include={"total_cost", "savings", "missing_prices"})
-        progress.note("done", console.closing_line(outcome.report), output=output, rows=committed.counts, **cost)
-    else:
+        progress.note(**record)
+    return None if event == "crashed" else exit_code
+
+
+def _tell(outcome: Outcome, asked: Job, progress: Progress, json_logs: bool) -> None:
+    """Tell the outcome. The last line is one sentence, and with JSON logs the record that a webhook is sent."""
+    from batchroute import notify
+    from batchroute.costs import console
+    from batchroute.reports.headline import headline
+    from batchroute.reports.summary import summary
+
+    committed, output, night = outcome.manifest, outcome.output, outcome.night
+    nothing = f"nothing to do: run {committed.run_id} was committed at {committed.committed_at}"
+    sentence = nothing if night is None else headline(night)
+    if not json_logs:
+        if outcome.was_done:
+            progress.note("nothing", nothing)
         console.show(outcome.report)
         typer.echo(
-            f"answers  {output}/data/*.parquet\nreport   {output}/report/cost.json\nproof    {output}/manifest.json"
+            f"answers  {output}/data/*.parquet\nreport   {output}/report/report.html\nproof    {output}/manifest.json"
         )
     if committed.counts["failed"]:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in outcome.report.failures.items())
         verdict = "above" if outcome.exit_code != EXIT_OK else "within"
-        progress.note("failed", f"{committed.counts['failed']:,} rows failed ({kinds}), {verdict} max_failed")
+        progress.note("failed_rows", f"{committed.counts['failed']:,} rows failed ({kinds}), {verdict} max_failed")
+    event: notify.Event = "nothing" if outcome.was_done else "done" if outcome.exit_code == EXIT_OK else "failed"
+    record = {
+        "event": event,
+        "message": nothing if outcome.was_done else sentence,
+        "exit_code": outcome.exit_code,
+        "output": output,
+        **summary(outcome.report, night),
+    }
+    if night is not None:
+        _warn(notify.publish(asked.notify, night), progress)
+    _warn(notify.send(asked.notify, event, record), progress)
+    if json_logs:
+        progress.note(**record)
+    else:
+        typer.echo(sentence)
+
+
+def _warn(warnings: list[str], progress: Progress) -> None:
+    for warning in warnings:
+        progress.note("notify", warning)
 
 
 @app.command()
@@ -136,6 +178,36 @@ def validate(job_file: JobFile, overrides: Overrides = None) -> None:
 
     for line in job.validate(spec.load(job_file, overrides or ())):
         typer.echo(line)
+
+
+@app.command()
+def plan(
+    job_file: JobFile,
+    overrides: Overrides = None,
+    sample: Annotated[int, typer.Option("--sample", min=1, help="Rows to score, unless all are scored.")] = 1000,
+) -> None:
+    """Show what a run would do, cost and lose, without generating anything."""
+    from batchroute import plan as plans
+    from batchroute import spec
+    from batchroute.progress import for_this_terminal
+
+    job = spec.load(job_file, overrides or ())
+    plans.show(plans.plan(job, for_this_terminal(False), sample), job)
+
+
+@app.command(name="what-if")
+def what_if(
+    output: Output,
+    policy: Annotated[
+        list[str], typer.Option("--policy", metavar="KEY=VALUE", help="small_share=70%; may be repeated.")
+    ],
+    storage: StorageOptions = None,
+) -> None:
+    """Show what other policies would have made of a committed run, from its scores."""
+    from batchroute import spec
+    from batchroute import what_if as alternatives
+
+    alternatives.show(alternatives.what_if(output, policy, spec.options_of(storage or ())))
 
 
 @app.command()
@@ -178,6 +250,22 @@ def gc(
         typer.echo(f"{'would remove' if dry_run else 'removed'} {line}")
     if not lines:
         typer.echo("nothing to remove")
+
+
+@app.command()
+def report(
+    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT", help="The output.uri of a job, night by night.")],
+    target: Annotated[
+        str | None,
+        typer.Option("--output", metavar="DIR", help="Where it goes; else OUTPUT/report, and a trend here."),
+    ] = None,
+    storage: StorageOptions = None,
+) -> None:
+    """Rebuild the report of a committed output, or draw the trend over several."""
+    from batchroute import rebuild, spec
+
+    for path in rebuild.rebuild(outputs, target, spec.options_of(storage or ())):
+        typer.echo(f"report   {path}")
 
 
 @app.command()

@@ -8,23 +8,28 @@ import socket
 import sys
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 from batchroute import generators, models
-from batchroute.costs import report as cost_report
 from batchroute.costs.report import CostReport
 from batchroute.engines.local import LocalEngine
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError, WaitingError
 from batchroute.progress import Progress
+from batchroute.reports import night as nights
+from batchroute.reports.night import NightReport
+from batchroute.router.policy import Way
 from batchroute.spec import SIDES, Job
-from batchroute.stages import batches, merge, retry, score, snapshot
+from batchroute.stages import audit, batches, merge, retry, score, snapshot
 from batchroute.stages.context import Context
+from batchroute.stages.decide import check_budget
 from batchroute.stages.escalate import escalate
 from batchroute.stages.fetch import fetch
 from batchroute.stages.generate import generate
 from batchroute.stages.identity import Identity, calibrated_point, identify
 from batchroute.stages.load import load
+from batchroute.stages.night import quality
 from batchroute.stages.partition import Partition, partition
-from batchroute.stages.report import read_report, write_report
+from batchroute.stages.report import read_cost, write_report
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import DataFile, Manifest
@@ -39,11 +44,16 @@ from batchroute.tables.types import portable_schema
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: the output is committed either way."""
+    """How a run ended: the output is committed either way.
+
+    Attributes:
+        night: None of an output that an earlier version committed.
+    """
 
     output: str
     manifest: Manifest
     report: CostReport
+    night: NightReport | None
     was_done: bool
     exit_code: int
 
@@ -95,6 +105,7 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
         # Asked in this order: another attempt at this run that was faster has committed before it has loaded.
         if found is None and manifest.read(output) is None:
             is_loaded(target, sys.maxsize, loads)
+    check_budget(job, frozen)
     frozen, work = snapshot.begin(job, identity, frozen, table, output)
     retry.finish_reopening(work)
     if retry_failed:
@@ -105,15 +116,17 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
     progress.note(
         "begin", f"run {frozen.run_id}: {frozen.rows:,} rows in {len(frozen.files):,} files", run=frozen.run_id
     )
-    if job.policy.max_quality_drop is not None:
-        progress.note("policy", _calibrated(job))
+    for line in _calibrated(job):
+        progress.note("policy", line)
     with engine.terminable():
+        audit.check_metric(context)
         score.score(context)
         dealt = partition(context)
         _answer(context, wait)
         merge.merge(context)
-        report = write_report(context, dealt)
-        committed = _commit(context, dealt, report)
+        audit.measure(context)
+        night = write_report(context, dealt)
+        committed = _commit(context, dealt, night)
         if target is not None:
             load(job, target, output, committed, progress)
         if not job.output.keep_work:
@@ -122,7 +135,7 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
 
 
 def _answer(context: Context, wait: bool) -> None:
-    """Both models' answers to all their rows.
+    """Both models' answers to all their rows, and the large one's to those that are audited.
 
     Raises:
         WaitingError: provider batches have not ended, and are not waited for.
@@ -134,6 +147,7 @@ def _answer(context: Context, wait: bool) -> None:
     answered = generate(context, "small", wait)
     if answered:
         escalate(context)
+        audit.deal(context)
     if not (generate(context, "large", wait) and answered):
         raise WaitingError("the provider's batches have not ended yet: run again later to go on")
 
@@ -154,8 +168,7 @@ def validate(job: Job) -> list[str]:
     lines, units = _validate_files(job, identity) if job.input.in_place else _validate_source(job)
     models.check(job.router.model, router=True, allow_pickle=job.router.allow_pickle)
     lines.append(f"router   {job.router.model}")
-    if job.policy.max_quality_drop is not None:
-        lines.append(f"policy   {_calibrated(job)}")
+    lines += [f"policy   {line}" for line in _calibrated(job)]
     for side in SIDES:
         lines.append(f"{side:<8} {generators.check(job.models.of(side))}")
     found = snapshot.committed(output, identity)
@@ -170,6 +183,7 @@ def validate(job: Job) -> list[str]:
 
 def _validate_files(job: Job, identity: Identity) -> tuple[list[str], str]:
     frozen, table = snapshot.inspect(job, identity)
+    check_budget(job, frozen)
     lines = [f"input    {frozen.rows:,} rows in {len(frozen.files):,} files, prompts are {frozen.prompt_kind}"]
     if job.input.id is not None:
         snapshot.check_ids(table, job.input.id)
@@ -204,11 +218,17 @@ def _prepare(output: Folder, progress: Progress) -> None:
         progress.note("storage", warning)
 
 
-def _calibrated(job: Job) -> str:
-    """What the router's calibration makes of the policy, in words."""
-    rule = job.policy.rule or "bounded"
-    goal = f"max_quality_drop {float(100 * (job.policy.max_quality_drop or 0)):g} % ({rule})"
-    point = calibrated_point(job)
+def _calibrated(job: Job) -> list[str]:
+    """What the router's calibration makes of limits on the drop, in words, a line each."""
+    return [
+        ("" if group is None else f"{group}: ") + _limited(job, way)
+        for group, way in job.policy.ways()
+        if way.max_quality_drop is not None
+    ]
+
+
+def _limited(job: Job, way: Way) -> str:
+    goal, point = way.words, calibrated_point(job, way)
     if point is None:
         return f"{goal}: no threshold of the calibration keeps within it, so all rows go to the large model"
     return (
@@ -232,12 +252,13 @@ def discard(output: Folder) -> None:
         # Files that no run wrote are not ours to remove; the run that follows refuses to begin beside them.
         if is_ours(data, name):
             data.remove(name)
-    for name in cost_report.FILES:
+    for name in nights.FILES:
         reports.remove(name)
     work_root(output).remove_all()
 
 
-def _commit(context: Context, dealt: Partition, report: CostReport) -> Manifest:
+def _commit(context: Context, dealt: Partition, night: NightReport) -> Manifest:
+    report = night.cost
     frozen, by = context.snapshot, f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     parts = context.work.stage(merge.STAGE).receipts().values()
     # The last check before anything counts: every row of the input is in the output, once.
@@ -253,10 +274,11 @@ def _commit(context: Context, dealt: Partition, report: CostReport) -> Manifest:
         committed_by=by,
         rows=frozen.rows,
         counts=report.rows,
-        cutoff=dealt.cutoff.model_dump(),
+        cutoff=_cutoff(dealt),
         files=[DataFile(path=f"data/{p.file}", rows=p.rows, bytes=p.bytes, sha256=p.sha256) for p in parts],
-        report=[f"report/{name}" for name in cost_report.FILES],
+        report=[f"report/{name}" for name in nights.FILES if name != nights.AUDIT or night.audit is not None],
         cost=report.model_dump(mode="json", include={"total_cost", "baseline", "savings", "missing_prices"}),
+        quality=quality(night),
         versions=manifest.versions(),
     )
     committed.put(context.work.output)
@@ -269,7 +291,14 @@ def _commit(context: Context, dealt: Partition, report: CostReport) -> Manifest:
     return winner
 
 
+def _cutoff(dealt: Partition) -> dict[str, Any]:
+    """Of all rows, or by group; empty for a budget, which has none."""
+    found = {decided.group: {} if decided.cutoff is None else decided.cutoff.model_dump() for decided in dealt.decided}
+    return found[None] if None in found else {str(group): cutoff for group, cutoff in found.items()}
+
+
 def _outcome(job: Job, output: Folder, committed: Manifest, was_done: bool) -> Outcome:
     failed, rows = committed.counts["failed"], committed.rows
     exit_code = EXIT_FAILED_ROWS if failed > job.max_failed * rows else EXIT_OK
-    return Outcome(str(output), committed, read_report(output), was_done, exit_code)
+    night = NightReport.of(output) if f"report/{nights.REPORT}" in committed.report else None
+    return Outcome(str(output), committed, read_cost(output), night, was_done, exit_code)

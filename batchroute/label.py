@@ -213,7 +213,10 @@ class _Labelling:
         if self.options.keep_responses:
             self._put(collect.with_responses(columns, rows), _RESPONSES)
         self.file.put_text(_REPORT, self._report(labelled).model_dump_json(indent=1))
-        self._put(collect.with_qualities(columns, labelled))
+        table = collect.with_qualities(columns, labelled)
+        for side in self.specs:
+            table = collect.with_tokens(table, side, self.work.stage(side), self.spans)
+        self._put(table)
         return LabelReport.model_validate_json(self.file.read_text(_REPORT))
 
     def _metric(self) -> Metric:
@@ -284,9 +287,20 @@ class _Labelling:
             temperatures = {side: spec.generation.temperature for side, spec in self.specs.items()}
             sampling = {"samples": self.options.samples, "temperature": temperatures, "seed": self.options.seed}
             metadata["sampling"] = json.dumps({**sampling, "max_new_tokens": tokens})
+            metadata |= self._speeds()
         elif b"sampling" in (known := self.table.schema.metadata or {}):
             metadata["sampling"] = known[b"sampling"].decode()
         self.file.put(table, self.fingerprint, metadata, suffix)
+
+    def _speeds(self) -> dict[str, str]:
+        """Busy seconds for each token read or written, by model: what a night of it will take."""
+        found = {}
+        for side in self.specs:
+            receipts = self.work.stage(side).receipts().values()
+            tokens = sum(receipt.counts["input_tokens"] + receipt.counts["output_tokens"] for receipt in receipts)
+            if tokens:
+                found[f"{side}_seconds_per_token"] = f"{sum(receipt.seconds for receipt in receipts) / tokens:.9f}"
+        return found
 
     def _known_name(self, side: Side) -> str | None:
         if self.options.models is not None:

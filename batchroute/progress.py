@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
@@ -20,13 +20,22 @@ from batchroute.costs.prices import money, usd
 from batchroute.storage.workdir import Receipt
 
 Report = Callable[[Receipt], None]
+About = Callable[[Receipt], Mapping[str, Any]]
 _SECONDS_BETWEEN_LINES = 10.0
+
+
+def nothing_more(receipt: Receipt) -> Mapping[str, Any]:
+    return {}
 
 
 class Progress(Protocol):
     @contextmanager
-    def stage(self, name: str, units: int, done: Sequence[Receipt]) -> Iterator[Report]:
-        """A stage of `units` units, of which `done` are done already; the report is called with each further one."""
+    def stage(self, name: str, units: int, done: Sequence[Receipt], about: About = nothing_more) -> Iterator[Report]:
+        """A stage of `units` units, of which `done` are done already; the report is called with each further one.
+
+        Args:
+            about: what else a log collector is told of a unit, by its receipt.
+        """
         ...
 
     def pulse(self, name: str, unit: str, rows: int, of: int) -> None:
@@ -92,7 +101,7 @@ class PlainProgress:
         self._pace = Pace()
 
     @contextmanager
-    def stage(self, name: str, units: int, done: Sequence[Receipt]) -> Iterator[Report]:
+    def stage(self, name: str, units: int, done: Sequence[Receipt], about: About = nothing_more) -> Iterator[Report]:
         tally, self._pace = Tally(units, done), Pace()
 
         def report(receipt: Receipt) -> None:
@@ -121,7 +130,7 @@ class JsonProgress:
         self._pace = Pace()
 
     @contextmanager
-    def stage(self, name: str, units: int, done: Sequence[Receipt]) -> Iterator[Report]:
+    def stage(self, name: str, units: int, done: Sequence[Receipt], about: About = nothing_more) -> Iterator[Report]:
         tally = Tally(units, done)
 
         def report(receipt: Receipt) -> None:
@@ -130,6 +139,7 @@ class JsonProgress:
                 event="unit", stage=name, unit=receipt.unit, units=units, units_done=tally.done, rows=tally.rows,
                 failed=tally.failed, rows_per_second=round(tally.rate, 3), seconds=round(receipt.seconds, 3),
                 seconds_left=None if tally.seconds_left is None else round(tally.seconds_left, 1), **_costs(tally),
+                **about(receipt),
             )  # fmt: skip
 
         yield report
@@ -153,7 +163,7 @@ class TerminalProgress:
         self._console = Console(stderr=True)
 
     @contextmanager
-    def stage(self, name: str, units: int, done: Sequence[Receipt]) -> Iterator[Report]:
+    def stage(self, name: str, units: int, done: Sequence[Receipt], about: About = nothing_more) -> Iterator[Report]:
         tally = Tally(units, done)
         columns = (
             TextColumn(f"{name:<16}"), BarColumn(), MofNCompleteColumn(), TextColumn("units · {task.fields[rows]}"),

@@ -19,6 +19,8 @@ from batchroute.costs.prices import Money, Price
 from batchroute.errors import InputError
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.validation import Check
+from batchroute.notify import NotifySpec
+from batchroute.quality.audit import AuditSpec
 from batchroute.router.policy import WAYS, Policy
 from batchroute.share import Share
 from batchroute.tables.sources import InputSpec
@@ -88,6 +90,7 @@ class ReportSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     group_by: list[str] = Field(default_factory=list, description="input columns to split the costs by")
+    audit: AuditSpec | None = Field(default=None, description="this share of small's rows to the large one too")
 
     @field_validator("group_by")
     @classmethod
@@ -127,11 +130,17 @@ class Job(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1, description="of both models, prompts and responses together")
     max_failed: Share = Field(default="1%", validate_default=True, description="of all rows; more: exit code 1")
     units: Units = Field(default_factory=Units)
+    notify: NotifySpec | None = Field(default=None, description="who is told that a run has ended")
 
     @model_validator(mode="after")
-    def _tables_go_together(self) -> Self:
+    def _sections_go_together(self) -> Self:
         if self.input.only_new is not None and self.output.table is None:
             raise ValueError("input.only_new needs output.table: what is new is known by what the table holds")
+        total = self.policy.budget
+        if total is not None and self.max_cost is not None and total > self.max_cost:
+            raise ValueError(
+                f"policy.budget {total} is more than max_cost {self.max_cost}, which stops the run: make them agree"
+            )
         if self.output.table is not None and self.output.table.mode == "upsert" and self.input.id is None:
             raise ValueError("output.table.mode upsert needs input.id, the column that rows are known by")
         return self
@@ -208,8 +217,8 @@ def _override(tree: dict[str, Any], override: str, option: str = "--set") -> Non
     # The ways to decide exclude each other, so that setting one on the command line replaces the other.
     if parents == ["policy"] and last in WAYS:
         policy: Any = tree.get("policy")
-        keeps_rule = last == "max_quality_drop" and isinstance(policy, dict)
-        tree["policy"] = {key: value for key, value in policy.items() if key == "rule"} if keeps_rule else {}
+        kept = ("on_drift", "rule") if last == "max_quality_drop" else ("on_drift",)
+        tree["policy"] = {key: policy[key] for key in kept if key in policy} if isinstance(policy, dict) else {}
     branch = tree
     for parent in parents:
         branch = branch.setdefault(parent, {})
@@ -270,11 +279,26 @@ def _explain(problem: Any) -> str:
 def _fields_at(location: Sequence[str]) -> list[str]:
     """The known keys of the section at this place of the job file."""
     model: type[BaseModel] = Job
-    for part in location:
-        model = _section(model.model_fields[part].annotation)
+    parts = iter(location)
+    for part in parts:
+        annotation = model.model_fields[part].annotation
+        named = _named_sections(annotation)
+        if named is not None:
+            next(parts, None)
+        model = named or _section(annotation)
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
+def _options(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _named_sections(annotation: Any) -> type[BaseModel] | None:
+    """The section under each name, where the names are the user's own; None where they are fields."""
+    values = [get_args(option)[1] for option in _options(annotation) if get_origin(option) is dict]
+    return values[0] if values and isinstance(values[0], type) and issubclass(values[0], BaseModel) else None
+
+
 def _section(annotation: Any) -> type[BaseModel]:
-    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    options = _options(annotation)
     return next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))

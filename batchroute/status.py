@@ -13,6 +13,7 @@ from rich.table import Table
 from batchroute.errors import InputError
 from batchroute.progress import duration
 from batchroute.spec import SIDES
+from batchroute.stages import audit
 from batchroute.stages.context import Snapshot
 from batchroute.stages.escalate import read_escalation
 from batchroute.stages.fetch import SOURCE
@@ -68,18 +69,30 @@ def _table(work: Workdir, committed: bool) -> Table | str:
 
 def _stages(work: Workdir, snapshot: Snapshot) -> list[tuple[str, Sequence[Receipt], int | None]]:
     """Name, receipts and number of units; None while that is not known yet."""
-    dealt, escalation = read_partition(work), read_escalation(work)
-    units: dict[Shard, int | None] = {"escalated": None if escalation is None else escalation.units}
+    dealt, escalation, audited = read_partition(work), read_escalation(work), audit.read_dealt(work)
+    units: dict[Shard, int | None] = {
+        "escalated": None if escalation is None else escalation.units,
+        "audited": None if audited is None else audited.units,
+    }
     for side in SIDES:
         units[side] = None if dealt is None else dealt.units[side]
-    shown = [shard for shard in SHARDS if shard != "escalated" or escalation is not None]
+    # Those of the two models, and the others once it is known that there are any.
+    shown = [shard for shard in SHARDS if shard in SIDES or units[shard] is not None]
     shards = [receipt for shard in shown for receipt in shard_stage(work, shard).receipts().values()]
     return [
         ("score", list(work.stage("score").receipts().values()), len(snapshot.chunks())),
         ("partition", shards, None if dealt is None else sum(units[shard] or 0 for shard in shown)),
         *((shard, list(work.stage(shard).receipts().values()), units[shard]) for shard in shown),
         ("merge", list(work.stage("merge").receipts().values()), len(snapshot.parts())),
+        *_audit(work, audited),
     ]
+
+
+def _audit(work: Workdir, dealt: audit.Dealt | None) -> list[tuple[str, Sequence[Receipt], int | None]]:
+    if dealt is None:
+        return []
+    units = sum(map(len, dealt.spans()))
+    return [(audit.STAGE, list(work.stage(audit.STAGE).receipts().values()), units)]
 
 
 def _cells(receipts: Sequence[Receipt], units: int | None) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batchroute import generators
-from batchroute.costs.console import closing_line, notes
+from batchroute.costs.console import notes
 from batchroute.costs.report import CostReport
 from batchroute.errors import StoppedError
 from batchroute.generators.echo import EchoGenerator
@@ -121,15 +121,15 @@ def test_a_price_that_no_list_has_is_null_and_listed_with_the_reason(tmp_path: P
     job.settings["prices"] = {"file": write(job), "published": True}
     job.settings["models"]["large"]["model"] = "gpt-4o-minor"
     report = job.run("models.large.endpoint=https://models.example.com/v1").report
-    assert report.missing_prices == ["models.large.price"]
+    assert notes(report)[-1] == "Cost not known: models.large.price missing."
     assert report.total_cost is None
     assert report.savings is None
     found = cost_json(job)["models"]["large"]
     assert found["cost"] is None
     assert found["price"].startswith(f"not in {tmp_path}/prices.yaml (which has 'gpt-4o-mini'), and genai-prices ")
     assert found["price"].endswith(" does not know it at models.example.com")
-    assert notes(report)[-1] == f"No price of the large model: {found['price']}"
-    assert closing_line(report) == "Cost not known: models.large.price missing."
+    assert notes(report)[-2] == f"No price of the large model: {found['price']}"
+    assert notes(report)[-1] == "Cost not known: models.large.price missing."
     assert job.answers().filter(route="large")["cost"].null_count() == report.models["large"].rows
 
 

@@ -4,14 +4,29 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from batchroute.progress import JsonProgress, PlainProgress, Progress, Tally, TerminalProgress, describe, duration
+from batchroute import job
+from batchroute.generators.settings import ModelSpec
+from batchroute.progress import (
+    About,
+    JsonProgress,
+    PlainProgress,
+    Progress,
+    Tally,
+    TerminalProgress,
+    describe,
+    duration,
+    nothing_more,
+)
+from batchroute.stages.gen_ai import attributes
 from batchroute.storage.local import LocalFolder
 from batchroute.storage.workdir import Facts, Receipt, Stage
+from tests.jobs import JobFolder, table
 
 SECRET = "a prompt that no log may hold"
 
@@ -38,8 +53,8 @@ def receipts(folder: Path, units: int, **counts: int) -> list[Receipt]:
     ]
 
 
-def play(progress: Progress, done: list[Receipt], further: list[Receipt]) -> None:
-    with progress.stage("small", len(done) + len(further), done) as report:
+def play(progress: Progress, done: list[Receipt], further: list[Receipt], about: About = nothing_more) -> None:
+    with progress.stage("small", len(done) + len(further), done, about) as report:
         for receipt in further:
             report(receipt)
 
@@ -80,6 +95,63 @@ def test_json_progress_writes_one_object_a_unit(tmp_path: Path) -> None:
         "seconds_left",
     }  # fmt: skip
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line["time"]) for line in lines)
+
+
+def gen_ai(folder: Path, model: dict[str, Any], **counts: int) -> dict[str, Any]:
+    """What the JSON line of a unit that the model has answered has besides what all units have."""
+    stream = io.StringIO()
+    units = receipts(folder, 1, **counts)
+    play(JsonProgress(stream), [], units, attributes(ModelSpec.model_validate(model)))
+    (line,) = map(json.loads, stream.getvalue().splitlines())
+    assert line["unit"] == "00000"
+    return {key: value for key, value in line.items() if key.startswith(("gen_ai.", "server."))}
+
+
+def test_json_lines_of_generation_have_the_attributes_of_opentelemetry(tmp_path: Path) -> None:
+    tokens = {"input_tokens": 120, "cached_tokens": 20, "output_tokens": 45, "reasoning_tokens": 5}
+    assert gen_ai(tmp_path, {"backend": "openai", "model": "gpt-4.1"}, **tokens) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "gpt-4.1",
+        "gen_ai.usage.input_tokens": 120,
+        "gen_ai.usage.cache_read.input_tokens": 20,
+        "gen_ai.usage.output_tokens": 45,
+        "gen_ai.usage.reasoning.output_tokens": 5,
+        "server.address": "api.openai.com",
+    }
+
+
+def test_a_local_model_is_its_own_provider_and_says_no_operation(tmp_path: Path) -> None:
+    assert gen_ai(tmp_path, {"backend": "vllm", "model": "Qwen/Qwen3-4B"}, input_tokens=3, output_tokens=4) == {
+        "gen_ai.provider.name": "vllm",
+        "gen_ai.request.model": "Qwen/Qwen3-4B",
+        "gen_ai.usage.input_tokens": 3,
+        "gen_ai.usage.output_tokens": 4,
+    }
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "provider", "server"),
+    [
+        ("https://team.openai.azure.com/openai/v1", "azure.ai.openai", "team.openai.azure.com"),
+        ("https://api.groq.com/openai/v1", "groq", "api.groq.com"),
+        ("https://us-central1-aiplatform.googleapis.com/v1", "gcp.vertex_ai", "us-central1-aiplatform.googleapis.com"),
+        (f"http://ops:{SECRET.replace(' ', '')}@10.0.0.7:8000/v1", "openai", "10.0.0.7"),
+    ],
+)
+def test_a_provider_is_known_by_its_host(tmp_path: Path, endpoint: str, provider: str, server: str) -> None:
+    found = gen_ai(tmp_path, {"backend": "openai_batch", "model": "m", "endpoint": endpoint})
+    assert (found["gen_ai.provider.name"], found["server.address"]) == (provider, server)
+
+
+def test_the_units_of_both_models_have_them_in_a_run(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    job.run(JobFolder(tmp_path, table(60)).load(), JsonProgress(stream))
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    units = [line for line in lines if line["event"] == "unit"]
+    models = {line["stage"]: line.get("gen_ai.request.model") for line in units}
+    assert models == {"score": None, "partition": None, "small": "echo-small", "large": "echo-large", "merge": None}
+    assert all(line["gen_ai.usage.input_tokens"] > 0 for line in units if line["stage"] in ("small", "large"))
 
 
 @pytest.mark.parametrize("kind", [PlainProgress, JsonProgress])

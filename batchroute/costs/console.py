@@ -1,4 +1,4 @@
-"""The cost report on the console: one table, a few lines on where its figures are from, and one closing line."""
+"""The cost report on the console: one table and a few lines on where its figures are from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def show(report: CostReport) -> None:
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
     console.print(_table(report))
-    for line in (*notes(report), closing_line(report)):
+    for line in notes(report):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -58,7 +58,7 @@ def _add(table: Table, name: str, usage: ModelUsage, share: str) -> None:
 def notes(report: CostReport) -> list[str]:
     """What the table has no room for, as far as there is any: why rows were escalated, tokens of special kinds, and
     where prices are from, or why there are none."""
-    return [*_reasons(report), *_tokens(report), *_prices(report)]
+    return [*_reasons(report), *_copies(report), *_tokens(report), *_prices(report), *_missing(report)]
 
 
 def _reasons(report: CostReport) -> list[str]:
@@ -66,6 +66,13 @@ def _reasons(report: CostReport) -> list[str]:
         return []
     kinds = ", ".join(f"{count:,} {reason}" for reason, count in report.escalated.reasons.items())
     return [f"Went on to the large model: {kinds}."]
+
+
+def _copies(report: CostReport) -> list[str]:
+    copies = report.rows["copies"]
+    if not copies:
+        return []
+    return [f"{'1 row' if copies == 1 else f'{copies:,} rows'} shared the answer of an identical prompt."]
 
 
 def _tokens(report: CostReport) -> list[str]:
@@ -94,25 +101,8 @@ def _prices(report: CostReport) -> list[str]:
     ]
 
 
-def closing_line(report: CostReport) -> str:
-    """One sentence: what was saved, or why that cannot be told."""
-    if report.rows["total"] == 0:
-        return "The input is empty; so is the output."
-    escalated = report.rows.get("escalated", 0)
-    went_on = f"; {escalated:,} of the small model's rows went on to the large one" if escalated else ""
-    if report.missing_prices:
-        return f"Cost not known: {', '.join(report.missing_prices)} missing{went_on}."
-    if report.savings is None:
-        return f"Cost {money(report.total_cost)}; savings {report.baseline.assumption}{went_on}."
-    of_them = f", of which {escalated:,} went on to the large one" if escalated else ""
-    share = report.savings.share
-    verb = "saved" if report.savings.usd >= 0 else "MORE"
-    percent = "" if share is None else f" ({abs(share):.1%} {verb})"
-    return (
-        f"Cost {money(report.total_cost)} against {money(report.baseline.cost)} for all rows on the large model"
-        f"{percent}, with {report.cost_advantage or 0:.1%} of the rows on the small one{of_them}; "
-        f"{report.rows['copies']:,} rows shared the answer of an identical prompt."
-    )
+def _missing(report: CostReport) -> list[str]:
+    return [f"Cost not known: {', '.join(report.missing_prices)} missing."] if report.missing_prices else []
 
 
 def _seconds(seconds: float) -> str:

@@ -19,7 +19,7 @@ from batchroute.tables.types import plain
 ESCALATED = "small→large"
 """The route of a row that went on to the large model."""
 
-FILES = JSON, TABLE = ("cost.json", "cost.parquet")
+JSON, TABLE = "cost.json", "cost.parquet"
 
 _SUMMED = ("input_tokens", "output_tokens", "cost")
 
@@ -73,12 +73,23 @@ class CostReport(BaseModel):
     router: RouterUsage
     models: dict[str, ModelUsage]
     escalated: Escalated | None = None
+    audited: ModelUsage | None = None
     total_cost: Decimal | None
     baseline: Baseline
     savings: Savings | None
     missing_prices: list[str]
     groups: list[dict[str, Any]]
     failures: dict[str, int]
+
+    @property
+    def usages(self) -> dict[str, ModelUsage]:
+        """Of both models, by shard."""
+        found = dict(self.models)
+        if self.escalated is not None:
+            found["escalated"] = self.escalated.usage
+        if self.audited is not None:
+            found["audited"] = self.audited
+        return found
 
 
 def build(
@@ -92,10 +103,17 @@ def build(
     groups: pl.DataFrame,
     failures: dict[str, int],
     escalated: Escalated | None = None,
+    audited: ModelUsage | None = None,
 ) -> CostReport:
+    """Args:
+    audited: what the large model took for rows of the small model that are audited; a cost of the run, that no
+        baseline has.
+    """
     parts = {"router": router.cost, "models.small": small.cost, "models.large": large.cost}
     if escalated is not None and large.cost is not None:
         parts["escalated"] = escalated.usage.cost
+    if audited is not None and large.cost is not None:
+        parts["audited"] = audited.cost
     missing = [f"{key}.price" for key, cost in parts.items() if cost is None]
     total = None if missing else sum((cost for cost in parts.values() if cost is not None), Decimal(0))
     baseline = _baseline(small, large, escalated, large_price)
@@ -112,6 +130,7 @@ def build(
         router=router,
         models={"small": small, "large": large},
         escalated=escalated,
+        audited=audited,
         total_cost=total,
         baseline=baseline,
         savings=savings,

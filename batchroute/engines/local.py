@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from batchroute.errors import StoppedError, Terminated
-from batchroute.progress import Progress
+from batchroute.progress import About, Progress, nothing_more
 from batchroute.storage.workdir import Receipt
 
 if TYPE_CHECKING:
@@ -41,14 +41,22 @@ class LocalEngine:
         return device
 
     def carry_out(
-        self, stage: str, pending: Sequence[Unit], done: Sequence[Receipt], do: Callable[[Unit], Receipt]
+        self,
+        stage: str,
+        pending: Sequence[Unit],
+        done: Sequence[Receipt],
+        do: Callable[[Unit], Receipt],
+        about: About = nothing_more,
     ) -> None:
         """Do all `pending` units of `stage`; `done` are those of earlier attempts, for the progress display.
+
+        Args:
+            about: what else a log collector is told of a unit.
 
         Raises:
             Terminated: SIGTERM arrived.
         """
-        with self.progress.stage(stage, len(pending) + len(done), done) as report:
+        with self.progress.stage(stage, len(pending) + len(done), done, about) as report:
             for unit in pending:
                 if self._terminated:
                     raise Terminated
@@ -62,6 +70,7 @@ class LocalEngine:
         worker: Callable[[], Callable[[Unit], Receipt]],
         threads: int,
         abort: Callable[[], None] = lambda: None,
+        about: About = nothing_more,
     ) -> None:
         """As `carry_out`, in `threads` threads, each with a stretch of the units and what `worker` makes for it.
 
@@ -87,7 +96,8 @@ class LocalEngine:
             except BaseException as error:
                 results.put(error)
 
-        with self.progress.stage(stage, len(pending) + len(done), done) as report, ThreadPoolExecutor(threads) as pool:
+        units = len(pending) + len(done)
+        with self.progress.stage(stage, units, done, about) as report, ThreadPoolExecutor(threads) as pool:
             for stretch in stretches:
                 pool.submit(work, stretch)
             try:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from batchroute.quality.base import Metric, MetricSpec
 
 if TYPE_CHECKING:
     import torch
+
+_DESCRIBED = re.compile(r"(?P<name>\w+)(?: \((?P<model>.+?)(?:, direction (?P<direction>\w+))?\))?")
 
 
 def load(spec: MetricSpec, device: Callable[[], torch.device]) -> Metric:
@@ -42,3 +47,19 @@ def describe(spec: MetricSpec) -> str:
     """The metric in words for a quality table's metadata: equal for equal ones, and without anything secret."""
     about = [part for part in (spec.model, spec.direction and f"direction {spec.direction}") if part]
     return f"{spec.name} ({', '.join(about)})" if about else spec.name
+
+
+def named(description: str) -> MetricSpec | None:
+    """The metric that `describe` says this of; None for an unknown one, and for a judge: its endpoint is left out."""
+    found = _DESCRIBED.fullmatch(description)
+    if found is None or found["name"] == "judge":
+        return None
+    try:
+        return MetricSpec.model_validate({key: value for key, value in found.groupdict().items() if value is not None})
+    except ValidationError:
+        return None
+
+
+def needs_reference(spec: MetricSpec) -> bool:
+    """Known without loading it."""
+    return spec.name != "judge"

@@ -1,10 +1,33 @@
-"""The audit: the night's real quality drop, with an interval, from a sample of rows that the large model answered too."""
+"""The audit: the night's real quality drop, from a sample of rows that the large model answered too."""
 
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from batchroute.quality.base import MetricSpec
+from batchroute.share import Share
+
+
+class AuditSpec(BaseModel):
+    """How many rows of the small model the large one answers too, and how both answers are compared.
+
+    A share alone, `audit: 1%`, is short for `audit: {share: 1%}`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    share: Annotated[Share, Field(gt=0, description="of the rows that the small model answers; two rows at the least")]
+    metric: MetricSpec | None = Field(default=None, description="default: the one that the router was trained for")
+    reference: str | None = Field(default=None, description="default: 'reference' where the input has it")
+    seed: int = Field(default=0, ge=0, description="of the sample")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_alone(cls, value: Any) -> Any:
+        return value if isinstance(value, dict | AuditSpec) else {"share": value}
 
 
 class Audit(BaseModel):

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from batchroute.costs import report as cost_report
+from batchroute.costs.prices import Price
 from batchroute.costs.report import CostReport
+from batchroute.errors import InputError
 from batchroute.quality.audit import Audit
+from batchroute.router.calibration import Calibration
 from batchroute.router.drift import Drift
+from batchroute.storage.folder import Folder
+
+REPORT, PAGE, TEXT, METRICS, FOCUS, AUDIT = (
+    "report.json", "report.html", "report.md", "metrics.prom", "focus.parquet", "audit.parquet"
+)  # fmt: skip
+FILES = (cost_report.JSON, cost_report.TABLE, REPORT, PAGE, TEXT, METRICS, FOCUS, AUDIT)
+"""All that may be in `report/`; the audit's table only where there was one."""
 
 
 class Range(BaseModel):
@@ -130,6 +141,8 @@ class NightReport(BaseModel):
         on_drift: what drift led to: None when there was none, or it was not looked for.
         expected: what was expected of the decision, before anything was generated.
         assumptions: in words, a sentence each.
+        calibration: that forecasts went by; None where there was none that fits the job.
+        prices: of `router`, `small` and `large`, as the run began with them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -150,6 +163,29 @@ class NightReport(BaseModel):
     stages: list[StageTime]
     failures: list[Failure]
     assumptions: list[str]
+    calibration: Calibration | None = None
+    prices: dict[str, Price | None] = {}
+
+    @classmethod
+    def of(cls, output: Folder) -> Self:
+        """The report of a committed output.
+
+        Raises:
+            InputError: it has none, or it is damaged.
+        """
+        reports = output.folder("report")
+        try:
+            return cls.model_validate_json(reports.read(REPORT))
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{reports}/{REPORT} is missing: the output is of an earlier batchroute, which wrote cost.json alone; "
+                "give it together with other nights for their trend, or run the job again with --fresh"
+            ) from error
+        except ValidationError as error:
+            raise InputError(
+                f"{reports}/{REPORT} is damaged, or of a newer batchroute: its figures cannot be read; restore it, or "
+                "report with the version that the manifest names"
+            ) from error
 
     @property
     def name(self) -> str:

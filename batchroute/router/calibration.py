@@ -14,7 +14,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from batchroute import models
 from batchroute.errors import InputError
-from batchroute.router.notes import CALIBRATION_FILE, Notes, read_json
+from batchroute.lengths import Lengths
+from batchroute.router import reference as references
+from batchroute.router.gain import Gain
+from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE, Notes, read_json
+from batchroute.router.quality_table import QualityTable
 from batchroute.router.quality_table import read as read_table
 
 if TYPE_CHECKING:
@@ -59,6 +63,8 @@ class Calibration(BaseModel):
         models: names of the pair, by side; None where the quality table did not name them.
         max_length: tokens that the router read of a prompt; scores of another length are other scores.
         confidence: of the bounds.
+        gain: what a row gains on the large model, by its score.
+        lengths: tokens that each model reads and writes, by side; empty where the table has none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -71,6 +77,8 @@ class Calibration(BaseModel):
     max_length: int
     confidence: float
     points: list[Point]
+    gain: Gain | None = None
+    lengths: dict[str, Lengths] = {}
 
     @classmethod
     def of(cls, router: str) -> Self:
@@ -79,13 +87,21 @@ class Calibration(BaseModel):
         Raises:
             InputError: there is none, or it is damaged.
         """
-        file = Path(models.resolve(router)) / CALIBRATION_FILE
-        values = read_json(file)
-        if values is None:
+        found = cls.known(router)
+        if found is None:
             raise InputError(
                 f"the router '{router}' is not calibrated: run 'batchroute calibrate --quality-table TABLE --router "
                 f"{router}', or route by policy.threshold or policy.small_share"
             )
+        return found
+
+    @classmethod
+    def known(cls, router: str) -> Self | None:
+        """As `of`; None where there is none."""
+        file = Path(models.resolve(router)) / CALIBRATION_FILE
+        values = read_json(file)
+        if values is None:
+            return None
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -125,7 +141,8 @@ class Calibration(BaseModel):
 
 
 def calibrate(quality_table: str, router: str, device: torch.device, seed: int = 0) -> Calibration:
-    """Measure a router on the rows of a quality table that it never saw, and put `calibration.json` into its folder.
+    """Measure a router on the rows of a quality table that it never saw, and put `calibration.json` into its folder,
+    and beside it `reference.json`: what these rows look like.
 
     An earlier calibration there is replaced.
 
@@ -149,8 +166,9 @@ def calibrate(quality_table: str, router: str, device: torch.device, seed: int =
             f"{MIN_ROWS}, better {ENOUGH_ROWS}, that it never saw, or train it with a larger --test share"
         )
     loaded = Router.load(router, device)
-    scores = score(loaded, table.prompts).scores
+    found = score(loaded, table.prompts, with_embeddings=True)
     loaded.close()
+    small, large = table.small_mean, table.large_mean
     calibration = Calibration(
         table_sha256=table.sha256,
         rows=len(table),
@@ -159,8 +177,13 @@ def calibrate(quality_table: str, router: str, device: torch.device, seed: int =
         metric=table.metadata.get("metric"),
         max_length=loaded.max_length,
         confidence=_CONFIDENCE,
-        points=points_of(scores, table.small_mean, table.large_mean, table.prompts, seed),
+        points=points_of(found.scores, small, large, table.prompts, seed),
+        gain=Gain.fit(found.scores, large - small, float(large.mean())),
+        lengths=_lengths(table, found.tokens),
     )
+    looks = references.measure(loaded, table.prompts, found, seed)
+    # The calibration last: with it the folder is complete.
+    _put(folder / REFERENCE_FILE, looks.model_dump_json().encode() + b"\n")
     _put(folder / CALIBRATION_FILE, calibration.model_dump_json(indent=1).encode() + b"\n")
     return calibration
 
@@ -209,6 +232,17 @@ def points_of(
         )
         for i, cut in enumerate(thresholds)
     ]
+
+
+def _lengths(table: QualityTable, router_tokens: NDArray[np.int32]) -> dict[str, Lengths]:
+    """By side, of the models that the table has token counts of."""
+    found = {}
+    for side, tokens in table.tokens.items():
+        seconds = table.metadata.get(f"{side}_seconds_per_token")
+        fitted = Lengths.fit(router_tokens, tokens.read, tokens.written, None if seconds is None else float(seconds))
+        if fitted is not None:
+            found[side] = fitted
+    return found
 
 
 def _put(file: Path, data: bytes) -> None:

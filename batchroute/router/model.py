@@ -113,6 +113,29 @@ class Router:
         logits = logits.float()
         return logits[:, 0].sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]
 
+    def embedded(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As `probabilities`, and the prompts' embeddings out of the same pass: the means of the encoder's last hidden
+        states over their tokens, float32, shape [rows, dimensions]; None where the model shows no such states."""
+        shown: list[Any] = []
+
+        def look(_module: object, _inputs: object, output: Any) -> None:
+            shown.append(output if isinstance(output, torch.Tensor) else output[0])
+
+        hook = self.model.base_model.register_forward_hook(look)
+        try:
+            probabilities = self.probabilities(batch)
+        finally:
+            hook.remove()
+        hidden = shown[0] if len(shown) == 1 else None
+        if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3 or hidden.shape[:2] != batch["input_ids"].shape:
+            return probabilities, None
+        mask = batch.get("attention_mask")
+        if mask is None:
+            return probabilities, hidden.mean(dim=1, dtype=torch.float32)
+        read = mask.to(hidden.device)
+        sums = (hidden * read[..., None]).sum(dim=1, dtype=torch.float32)
+        return probabilities, sums / read.sum(dim=1, keepdim=True)
+
     def close(self) -> None:
         """Give the model's memory back."""
         del self.model

@@ -20,6 +20,9 @@ ROUTER_FILE = "router.json"
 CALIBRATION_FILE = "calibration.json"
 """What `calibrate` adds."""
 
+REFERENCE_FILE = "reference.json"
+"""What the rows of the calibration looked like: `calibrate` writes it too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Notes:

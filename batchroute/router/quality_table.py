@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +20,21 @@ from batchroute.models import first_line
 _REQUIRED = ("prompt", "small_quality", "large_quality")
 _OPTIONAL = ("id", "task", "split")
 _STATUS, _OK = "status", "ok"
+_READ, _WRITTEN = "{side}_input_tokens", "{side}_output_tokens"
+_SIDES = ("small", "large")
 _TRAIN, _VALIDATION = "train", "validation"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a model read and wrote for the rows of a quality table: float64, shape [rows], NaN where that is not known.
+
+    Attributes:
+        written: of a mean response.
+    """
+
+    read: NDArray[np.float64]
+    written: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +49,7 @@ class QualityTable:
         metadata: of the file: model names, metric, sampling settings.
         failed: how many rows of the file are left out, since they have another `status` than ok.
         numbers: of the rows in the file, from 1; None where they are 1, 2, 3, …
+        tokens: by side, of the models whose tokens the file has.
     """
 
     path: str
@@ -48,6 +63,7 @@ class QualityTable:
     metadata: dict[str, str]
     failed: int = 0
     numbers: NDArray[np.intp] | None = None
+    tokens: Mapping[str, Tokens] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -74,6 +90,7 @@ class QualityTable:
             self.metadata,
             self.failed,
             self.numbers if self.numbers is None else self.numbers[np.asarray(rows, dtype=np.intp)],
+            {side: Tokens(known.read[rows], known.written[rows]) for side, known in self.tokens.items()},
         )
 
 
@@ -97,7 +114,8 @@ def read(path: str) -> QualityTable:
                     f"the quality table '{path}' has no column '{column}', only {', '.join(present) or 'no columns'}: "
                     f"it needs {', '.join(_REQUIRED)}"
                 )
-        wanted = [name for name in (*_REQUIRED, *_OPTIONAL, _STATUS) if name in present]
+        tokens = [form.format(side=side) for side in _SIDES for form in (_READ, _WRITTEN)]
+        wanted = [name for name in (*_REQUIRED, *_OPTIONAL, _STATUS, *tokens) if name in present]
         for column in wanted:
             if present.count(column) > 1:
                 raise InputError(f"the quality table '{path}' has several columns '{column}': rename all but one")
@@ -129,6 +147,7 @@ def read(path: str) -> QualityTable:
         metadata=_metadata(source),
         failed=whole - table.num_rows,
         numbers=numbers,
+        tokens=_tokens(path, table),
     )
 
 
@@ -224,6 +243,31 @@ def _qualities(path: str, table: pa.Table, column: str, numbers: NDArray[np.intp
             "null, NaN or infinite: remove it, or the row"
         )
     return np.split(values, ends[:-1])
+
+
+def _tokens(path: str, table: pa.Table) -> dict[str, Tokens]:
+    """By side, where the file has both columns: numbers of tokens read, and lists of those written in each response."""
+    found = {}
+    for side in _SIDES:
+        read, written = _READ.format(side=side), _WRITTEN.format(side=side)
+        if read not in table.column_names or written not in table.column_names:
+            continue
+        try:
+            lists = table[written].cast(pa.large_list(pa.float64())).combine_chunks()
+            counts = table[read].cast(pa.float64()).to_numpy()
+        except pa.ArrowException as error:
+            raise InputError(
+                f"'{read}' must be a number and '{written}' a list of numbers in the quality table '{path}': they are "
+                f"{table.schema.field(read).type} and {table.schema.field(written).type}"
+            ) from error
+        parents = pc.list_parent_indices(lists).to_numpy()
+        values = pc.fill_null(pc.list_flatten(lists), np.nan).to_numpy()
+        known = np.isfinite(values)
+        responses = np.bincount(parents[known], minlength=len(lists))
+        with np.errstate(invalid="ignore"):
+            means = np.bincount(parents[known], values[known], len(lists)) / responses
+        found[side] = Tokens(counts, means)
+    return found
 
 
 def _metadata(source: pq.ParquetFile) -> dict[str, str]:

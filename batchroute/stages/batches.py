@@ -20,6 +20,7 @@ from batchroute.progress import Pace, Report
 from batchroute.spec import Job, JobModel, Side
 from batchroute.stages.batch_rows import Rows, custom_id, position_of
 from batchroute.stages.context import Context
+from batchroute.stages.gen_ai import attributes
 from batchroute.stages.ledger import Intent, Ledger
 from batchroute.stages.pieces import Pieces
 from batchroute.stages.shards import SHARDS, shards_of, side_of
@@ -154,7 +155,8 @@ class _Batches:
     def answer(self, wait: bool) -> bool:
         """Whether all is answered."""
         done, pending = self._pieces.done(), self._pieces.pending()
-        with self._progress.stage(self._shard, len(done) + len(pending), done) as report:
+        about = attributes(self._model)
+        with self._progress.stage(self._shard, len(done) + len(pending), done, about) as report:
             while True:
                 self._fetch(report, wait)
                 if not self._pieces.pending():

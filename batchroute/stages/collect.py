@@ -11,10 +11,11 @@ import pyarrow as pa
 
 from batchroute.costs.labelling import LabelReport
 from batchroute.costs.usage import ModelUsage
-from batchroute.spec import SIDES
+from batchroute.spec import SIDES, Side
+from batchroute.stages.context import Span
 from batchroute.stages.measure import UNMEASURED, Answered
 from batchroute.stages.responses import RECORDED
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.workdir import Receipt, Stage
 from batchroute.tables.parquet import PromptTable
 
 _COPIED = ("task", "split")
@@ -40,6 +41,20 @@ def with_responses(table: pa.Table, rows: Sequence[Answered]) -> pa.Table:
         texts = [row.responses.get(side, []) for row in rows]
         table = table.append_column(column, pa.array(texts, pa.list_(pa.string())))
     return table
+
+
+def with_tokens(table: pa.Table, side: Side, stage: Stage, spans: Sequence[Span]) -> pa.Table:
+    """With what the model read for each prompt, and what it wrote in each of the responses: null and empty where it did
+    not answer."""
+    read: list[int | None] = [None] * table.num_rows
+    written: list[list[int]] = [[] for _ in range(table.num_rows)]
+    for span in spans:
+        for row in stage.read(span.unit, ["position", "input_tokens", "output_tokens", "error_type"]).to_pylist():
+            if row["error_type"] is None:
+                read[row["position"]] = row["input_tokens"]
+                written[row["position"]].append(row["output_tokens"])
+    table = table.append_column(f"{side}_input_tokens", pa.array(read, pa.int32()))
+    return table.append_column(f"{side}_output_tokens", pa.array(written, pa.list_(pa.int32())))
 
 
 def with_qualities(table: pa.Table, labelled: pa.Table) -> pa.Table:

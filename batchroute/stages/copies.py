@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from batchroute.router.policy import Cutoff
 from batchroute.spec import SIDES, Side
 from batchroute.stages import score
 from batchroute.stages.context import Context
 
 Positions = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 _DIGESTS_AT_A_TIME = 1 << 20
 
@@ -37,8 +37,11 @@ class Copies:
 NO_COPIES = Copies(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
-def find_copies(context: Context, cutoff: Cutoff) -> dict[Side, Copies]:
+def find_copies(context: Context, small: Mask) -> dict[Side, Copies]:
     """The copies within each shard; none where the model samples, since each row then has a response of its own.
+
+    Args:
+        small: shape [rows]; which go to the small model.
 
     Digests are compared some at a time, in as many passes over the score files, so that memory does not grow with the
     run. The price is reading 16 bytes a row in each pass: a few seconds for five million rows.
@@ -46,26 +49,26 @@ def find_copies(context: Context, cutoff: Cutoff) -> dict[Side, Copies]:
     found: dict[Side, list[tuple[Positions, Positions]]] = {side: [] for side in SIDES}
     passes = 1 + context.snapshot.rows // _DIGESTS_AT_A_TIME
     for number in range(passes):
-        digests, positions, small = _digests(context, cutoff, number, passes)
+        digests, positions = _digests(context, number, passes)
+        routes = small[positions]
         for side in SIDES:
             if context.job.models.of(side).generation.greedy:
-                mine = small if side == "small" else ~small
+                mine = routes if side == "small" else ~routes
                 found[side].append(_same(digests[mine], positions[mine]))
     return {side: _sorted(pairs) for side, pairs in found.items()}
 
 
-def _digests(context: Context, cutoff: Cutoff, number: int, passes: int) -> tuple[Any, Positions, Any]:
-    """Of the rows in pass `number`: digests as pairs of integers, shape [rows, 2], positions, and whether small."""
+def _digests(context: Context, number: int, passes: int) -> tuple[Any, Positions]:
+    """Of the rows in pass `number`: digests as pairs of integers, shape [rows, 2], and positions."""
     stage = context.work.stage(score.STAGE)
-    digests, positions, routes = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)], [np.empty(0, np.bool_)]
+    digests, positions = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
     for chunk in context.snapshot.chunks():
-        rows = stage.read(chunk.unit, ["position", "score", "digest"])
+        rows = stage.read(chunk.unit, ["position", "digest"])
         at, pairs = rows["position"].to_numpy(), _pairs(rows["digest"])
         mine = rows["digest"].is_valid().to_numpy() & (pairs[:, 0] % passes == number)
         digests.append(pairs[mine])
         positions.append(at[mine])
-        routes.append(cutoff.small(score.floats(rows["score"]), at)[mine])
-    return np.concatenate(digests), np.concatenate(positions), np.concatenate(routes)
+    return np.concatenate(digests), np.concatenate(positions)
 
 
 def _sorted(pairs: list[tuple[Positions, Positions]]) -> Copies:

@@ -15,6 +15,7 @@ from batchroute.spec import Side
 from batchroute.stages import batches
 from batchroute.stages.batch_rows import limits_of
 from batchroute.stages.context import Context
+from batchroute.stages.gen_ai import attributes
 from batchroute.stages.limits import Limits
 from batchroute.stages.pieces import Pieces
 from batchroute.stages.shards import shards_of
@@ -75,10 +76,12 @@ class _Asker:
         def do(receipt: Receipt) -> Receipt:
             return self._do(pieces, receipt)
 
+        about = attributes(pieces.model)
         if threads == 1:
-            engine.carry_out(pieces.shard, pending, pieces.done(), do)
+            engine.carry_out(pieces.shard, pending, pieces.done(), do, about)
         else:
-            engine.carry_out_beside(pieces.shard, pending, pieces.done(), lambda: do, threads, self._generator.close)
+            close = self._generator.close
+            engine.carry_out_beside(pieces.shard, pending, pieces.done(), lambda: do, threads, close, about)
 
     def _do(self, pieces: Pieces, receipt: Receipt) -> Receipt:
         self._limits.before(pieces.shard, receipt)

@@ -12,7 +12,9 @@ from batchroute import models
 from batchroute.errors import InputError
 from batchroute.generators.settings import NO_RESULTS
 from batchroute.router.calibration import Calibration, Point
-from batchroute.router.notes import CALIBRATION_FILE
+from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE
+from batchroute.router.policy import Way
+from batchroute.router.reference import Reference
 from batchroute.spec import SIDES, Job, JobModel
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.sql import Warehouse
@@ -29,6 +31,7 @@ _NOT_RESULTS = {
     "max_tokens": True,
     "prices": True,
     "models": True,
+    "notify": True,
 }
 
 
@@ -68,11 +71,31 @@ def _settings(job: Job) -> dict[str, Any]:
     settings["input"] = _input_settings(job)
     for name in ("token_budget", "allow_pickle"):
         settings["router"].pop(name, None)
-    settings["router"]["model"] = models.identity(job.router.model, ignore=[CALIBRATION_FILE])
-    if job.policy.max_quality_drop is not None:
-        point = calibrated_point(job)
-        settings["policy"]["calibrated"] = "all to large" if point is None else point.model_dump(mode="json")
+    settings["router"]["model"] = models.identity(job.router.model, ignore=[CALIBRATION_FILE, REFERENCE_FILE])
+    settings["policy"] = _policy_settings(job)
     settings["models"] = {side: model_settings(job.models.of(side)) for side in SIDES}
+    return settings
+
+
+def _policy_settings(job: Job) -> dict[str, Any]:
+    """The policy with what it takes from the router's calibration. What drift leads to changes no result but by
+    sending all rows to the large model: a run that stopped on drift goes on with another `on_drift`."""
+    policy = job.policy
+    settings = policy.model_dump(mode="json", exclude_none=True, exclude={"on_drift"})
+    for group, way in policy.ways():
+        own = settings if group is None else settings["groups"][group]
+        if way.max_quality_drop is not None:
+            point = calibrated_point(job, way)
+            own["calibrated"] = "all to large" if point is None else point.model_dump(mode="json")
+        if way.budget is not None:
+            known = known_calibration(job)
+            used = {} if known is None else known.model_dump(mode="json", include={"gain", "lengths"})
+            own["calibrated"] = f"sha256:{fingerprint_of(used)[:16]}"
+    if policy.on_drift == "large":
+        settings["on_drift"] = policy.on_drift
+        reference = Reference.of(job.router.model)
+        if reference is not None:
+            settings["reference"] = f"sha256:{fingerprint_of(reference.model_dump(mode='json'))[:16]}"
     return settings
 
 
@@ -101,28 +124,42 @@ def _input_settings(job: Job) -> dict[str, Any]:
     return {"prompt": job.input.prompt, **settings}
 
 
-def calibrated_point(job: Job) -> Point | None:
-    """The point of the router's calibration that `policy.max_quality_drop` asks for; None sends all rows to large.
+def known_calibration(job: Job) -> Calibration | None:
+    """The router's calibration, for forecasts; None where there is none that fits the job."""
+    found = Calibration.known(job.router.model)
+    return None if found is None or _unfit(job, found) else found
+
+
+def calibrated_point(job: Job, way: Way) -> Point | None:
+    """The point of the router's calibration that `max_quality_drop` asks for; None sends all rows to large.
 
     Raises:
         InputError: the router is not calibrated, or it was on other models or on more or less of each prompt.
     """
     calibration = Calibration.of(job.router.model)
+    problem = _unfit(job, calibration)
+    if problem is not None:
+        raise InputError(problem)
+    return way.point(calibration)
+
+
+def _unfit(job: Job, calibration: Calibration) -> str | None:
+    """Why the job cannot go by this calibration; None when it can."""
     for side in SIDES:
         name, measured = job.models.of(side).model, calibration.models[side]
         if measured is not None and measured != name:
-            raise InputError(
+            return (
                 f"policy.max_quality_drop: the router '{job.router.model}' was calibrated with {measured} as the "
                 f"{side} model, but models.{side}.model is {name}: calibrate it on a quality table of this pair, or "
                 "route by threshold or small_share"
             )
     length = job.router.max_length
     if length is not None and length < calibration.max_length:
-        raise InputError(
+        return (
             f"router.max_length {length} is less than the {calibration.max_length} tokens that the router "
             f"'{job.router.model}' was calibrated with: leave it out"
         )
-    return job.policy.point(calibration)
+    return None
 
 
 def fingerprint_of(tree: dict[str, Any]) -> str:

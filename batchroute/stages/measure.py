@@ -39,7 +39,7 @@ class Answered:
     """A row to measure: a usable prompt and what both models said to it, or why there is nothing.
 
     Attributes:
-        responses: by side; an entry is None where the model failed.
+        responses: by side, without one that is not measured; an entry is None where the model failed.
         errors: by side, of the first response that failed: its type and its words.
         bad: type and words of what is wrong with the row itself.
     """
@@ -73,8 +73,8 @@ class Measurer:
             Item(row.prompt, response, row.reference)
             for row in rows
             if row.bad is None
-            for side in SIDES
-            for response in row.responses[side]
+            for responses in row.responses.values()
+            for response in responses
             if response is not None
         ]
         found = [_finite(one) for one in self.metric.measure(items)]
@@ -113,8 +113,8 @@ class Measurer:
             return nothing, row.bad
         qualities: dict[Side, list[float]] = {side: [] for side in SIDES}
         reasons = dict(row.errors)
-        for side in SIDES:
-            for response in row.responses[side]:
+        for side, responses in row.responses.items():
+            for response in responses:
                 if response is None:
                     continue
                 one = next(measured)
@@ -122,7 +122,7 @@ class Measurer:
                     qualities[side].append(one.quality)
                 else:
                     reasons.setdefault(side, (one.error_type or "", one.error or ""))
-        for side in SIDES:
+        for side in row.responses:
             if not qualities[side]:
                 kind, words = reasons.get(side, ("no_response", "there is no response"))
                 return nothing, (kind, f"{side} model: {words}")

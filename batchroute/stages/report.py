@@ -3,48 +3,86 @@
 from __future__ import annotations
 
 import io
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
 
 from batchroute.costs import report as cost_report
 from batchroute.costs.prices import usd
 from batchroute.costs.report import CostReport, Escalated
 from batchroute.costs.usage import ModelUsage, model_usage, router_usage
 from batchroute.generators.base import ANSWERED_ALL_THE_SAME
+from batchroute.reports import focus, markdown, metrics, page
+from batchroute.reports import night as nights
+from batchroute.reports.night import NightReport
 from batchroute.stages import merge, score
+from batchroute.stages.audit import read_dealt
+from batchroute.stages.audit_results import audit_table
 from batchroute.stages.context import Context
 from batchroute.stages.escalate import read_escalation
+from batchroute.stages.night import gather
 from batchroute.stages.partition import Partition
 from batchroute.stages.shards import Shard, shard_stage, side_of
 from batchroute.storage.folder import Folder
 
 
-def write_report(context: Context, dealt: Partition) -> CostReport:
-    """Write the report, unless an earlier attempt has written it."""
+def write_report(context: Context, dealt: Partition) -> NightReport:
+    """Write the report's files, as far as an earlier attempt has not. All others follow from the first two."""
+    job, output = context.job, context.work.output
+    folder, files = output.folder("report"), _data_files(context)
+    groups = cost_report.by_group(files, job.output.prefix, job.report.group_by, ANSWERED_ALL_THE_SAME)
+    failures = cost_report.failures(files, job.output.prefix)
+    folder.put_new(cost_report.JSON, _cost(context, dealt, groups, failures).model_dump_json(indent=1).encode())
+    gathered = gather(context, dealt, read_cost(output))
+    folder.put_new(nights.REPORT, gathered.model_dump_json(indent=1).encode())
+    night = NightReport.of(output)
+    table = io.BytesIO()
+    cost_report.to_frame(night.cost, groups).write_parquet(table)
+    folder.put_new(cost_report.TABLE, table.getvalue())
+    folder.put_new(nights.FOCUS, focus.parquet(night, night.prices))
+    folder.put_new(nights.METRICS, metrics.render(night).encode())
+    audited = audit_table(context)
+    if audited is not None:
+        sink = io.BytesIO()
+        pq.write_table(audited, sink, compression="zstd")
+        folder.put_new(nights.AUDIT, sink.getvalue())
+    put_pages(folder, night)
+    return night
+
+
+def put_pages(folder: Folder, night: NightReport) -> None:
+    """What people read."""
+    folder.put_new(nights.TEXT, markdown.render(night).encode())
+    folder.put_new(nights.PAGE, page.render(night).encode())
+
+
+def read_cost(output: Folder) -> CostReport:
+    return CostReport.model_validate_json(output.folder("report").read(cost_report.JSON))
+
+
+def _data_files(context: Context) -> list[Any]:
+    data = context.work.output.folder("data")
+    return [data.parquet(part.file, part.bytes) for part in context.work.stage(merge.STAGE).receipts().values()]
+
+
+def _cost(context: Context, dealt: Partition, groups: pl.DataFrame, failures: dict[str, int]) -> CostReport:
     job, work, frozen = context.job, context.work, context.snapshot
-    parts = work.stage(merge.STAGE).receipts()
-    data = work.output.folder("data")
-    files = [data.parquet(part.file, part.bytes) for part in parts.values()]
-    counts = _counts(context, dealt)
     price = frozen.prices["router"]
     scored = work.stage(score.STAGE).receipts().values()
-    groups = cost_report.by_group(files, job.output.prefix, job.report.group_by, ANSWERED_ALL_THE_SAME)
-    report = cost_report.build(
+    return cost_report.build(
         name=job.name,
         run_id=frozen.run_id,
-        rows=counts,
+        rows=_counts(context, dealt),
         router=router_usage(job.router.model, price.price, scored, price.source),
         small=_usage(context, "small"),
         large=_usage(context, "large"),
         escalated=_escalated(context),
+        audited=None if read_dealt(work) is None else _usage(context, "audited"),
         large_price=frozen.price("large"),
         groups=groups,
-        failures=cost_report.failures(files, job.output.prefix),
+        failures=failures,
     )
-    folder = work.output.folder("report")
-    frame = io.BytesIO()
-    cost_report.to_frame(report, groups).write_parquet(frame)
-    folder.put_new(cost_report.TABLE, frame.getvalue())
-    folder.put_new(cost_report.JSON, report.model_dump_json(indent=1).encode())
-    return read_report(work.output)
 
 
 def _usage(context: Context, shard: Shard) -> ModelUsage:
@@ -60,10 +98,6 @@ def _escalated(context: Context) -> Escalated | None:
         return None
     spent = None if context.snapshot.price("small") is None else usd(found.spent_pico)
     return Escalated(rows=found.rows, reasons=found.reasons, small_cost=spent, usage=_usage(context, "escalated"))
-
-
-def read_report(output: Folder) -> CostReport:
-    return CostReport.model_validate_json(output.folder("report").read(cost_report.JSON))
 
 
 def _counts(context: Context, dealt: Partition) -> dict[str, int]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from batchroute.errors import InputError
 from batchroute.generators.base import as_text
-from batchroute.spec import SIDES, Side
+from batchroute.spec import Side
 from batchroute.stages.context import Span
 from batchroute.stages.measure import Answered
 from batchroute.storage.workdir import Stage
@@ -24,7 +24,7 @@ Responses = tuple[list[str | None], tuple[str, str] | None]
 
 class Source(Protocol):
     def responses(self, span: Span) -> Mapping[Side, list[Responses]]:
-        """By side, an entry a row of the unit."""
+        """By side, an entry a row of the unit; without a side that is not to be measured."""
         ...
 
 
@@ -89,7 +89,7 @@ class Rows:
     def __call__(self, span: Span) -> list[Answered]:
         responses = self._source.responses(span)
         return [
-            self._row(prompt, reference, {side: responses[side][row] for side in SIDES})
+            self._row(prompt, reference, {side: found[row] for side, found in responses.items()})
             for row, (prompt, reference) in enumerate(self._inputs(span))
         ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchroute.costs import report
+from batchroute.reports import night
 from batchroute.stages import merge
 from batchroute.stages.context import Snapshot, Span
 from batchroute.stages.partition import read_partition
@@ -35,11 +35,11 @@ def finish_reopening(work: Workdir) -> None:
     if intent is None:
         return
     work.output.remove(MANIFEST)
-    for name in report.FILES:
+    for name in night.FILES:
         work.output.folder("report").remove(name)
-    for shard in SHARDS:
+    for shard, units in intent["pieces"].items():
         stage = work.stage(shard)
-        for unit in intent["pieces"][shard]:
+        for unit in units:
             if unit in stage.receipts():
                 stage.reopen(unit, keep=True)
     for unit in intent["merge"]:
@@ -48,6 +48,9 @@ def finish_reopening(work: Workdir) -> None:
 
 
 def _failed(work: Workdir, snapshot: Snapshot, shard: Shard) -> list[Receipt]:
+    # An audited row is in no output, and the audit does without it.
+    if shard == "audited":
+        return []
     # Where there is escalation, what failed on the small model goes on to the large one, or has gone already.
     if shard == "small" and {"on_failure", "escalate"} & snapshot.settings["models"]["small"].keys():
         return []

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from batchroute.generators.base import as_text
+from batchroute.router.languages import language
+from batchroute.router.reference import Content, Reference
 from batchroute.stages.context import Context, Span
 from batchroute.storage.workdir import Facts, Receipt
 from batchroute.tables.prompts import DIGEST, BadPrompt, Prompt, digest, read_prompts
@@ -27,8 +29,14 @@ SCHEMA = pa.schema(
         pa.field("digest", DIGEST),
         pa.field("error_type", pa.string()),
         pa.field("error", pa.string()),
+        # For drift; null without a reference. Files of earlier versions lack them.
+        pa.field("language", pa.string()),  # null where it was not looked at
+        pa.field("place", pa.int16()),  # number of the reference's group that is nearest
+        pa.field("distance", pa.float32()),  # to its centroid
     ]
 )
+_LANGUAGES = 64
+"""Rows of a chunk whose language is looked at, which takes longer than all else but the router."""
 
 
 def score(context: Context) -> None:
@@ -38,6 +46,7 @@ def score(context: Context) -> None:
     pending = [chunk for chunk in context.snapshot.chunks() if chunk.unit not in done]
     if not pending:
         return
+    reference = Reference.of(context.job.router.model)
     router, load_seconds = _load(context)
     reader = context.table.reader([context.job.input.prompt])
 
@@ -47,7 +56,7 @@ def score(context: Context) -> None:
         batches = reader.read(chunk.start, chunk.stop)
         kind = context.snapshot.prompt_kind
         prompts = [prompt for batch in batches for prompt in read_prompts(batch.column(0), kind)]
-        table, counts = _score_chunk(router, prompts, chunk.start, context.job.router.token_budget)
+        table, counts = _score_chunk(router, reference, prompts, chunk.start, context.job.router.token_budget)
         facts = Facts(
             run_id=context.snapshot.run_id,
             unit=chunk.unit,
@@ -77,18 +86,28 @@ def _load(context: Context) -> tuple[Router, float]:
 
 
 def _score_chunk(
-    router: Router, prompts: Sequence[Prompt | BadPrompt], start: int, token_budget: int | None
+    router: Router,
+    reference: Reference | None,
+    prompts: Sequence[Prompt | BadPrompt],
+    start: int,
+    token_budget: int | None,
 ) -> tuple[pa.Table, dict[str, int]]:
     from batchroute.router.scoring import score as score_texts
 
+    content = None if reference is None else reference.content
     usable = [index for index, prompt in enumerate(prompts) if not isinstance(prompt, BadPrompt)]
     texts = [as_text(prompt) for prompt in prompts if not isinstance(prompt, BadPrompt)]
-    found = score_texts(router, texts, token_budget)
+    found = score_texts(router, texts, token_budget, with_embeddings=content is not None)
     rows = len(prompts)
     scores, tokens = np.full(rows, np.nan, np.float32), np.zeros(rows, np.int32)
     scores[usable], tokens[usable] = found.scores, found.tokens
     bad = [prompt if isinstance(prompt, BadPrompt) else None for prompt in prompts]
     digests = [None if isinstance(prompt, BadPrompt) else digest(prompt) for prompt in prompts]
+    languages: list[str | None] = [None] * rows
+    if reference is not None:
+        for i in _looked_at(start, usable):
+            languages[usable[i]] = language(texts[i])
+    places, distances = _places(content, found.embeddings, rows, usable)
     table = pa.table(
         [
             pa.array(np.arange(start, start + rows, dtype=np.int64)),
@@ -97,6 +116,9 @@ def _score_chunk(
             pa.array(digests, DIGEST),
             pa.array([row and row.error_type for row in bad], pa.string()),
             pa.array([row and row.error for row in bad], pa.string()),
+            pa.array(languages, pa.string()),
+            pa.array(places, mask=places < 0),
+            pa.array(distances, from_pandas=True),
         ],
         schema=SCHEMA,
     )
@@ -107,6 +129,23 @@ def _score_chunk(
         "unscored": int(np.isnan(found.scores).sum()),
     }
     return table, counts
+
+
+def _looked_at(start: int, usable: Sequence[int]) -> npt.NDArray[np.intp]:
+    """Which of a chunk's usable rows have their language looked at: as if by chance, and the same in every attempt."""
+    return np.random.default_rng(start).permutation(len(usable))[:_LANGUAGES]
+
+
+def _places(
+    content: Content | None, embeddings: npt.NDArray[np.float32] | None, rows: int, usable: Sequence[int]
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:
+    """The nearest group and the distance to it, of all rows of a chunk; -1 and NaN where there is none."""
+    places, distances = np.full(rows, -1, np.int16), np.full(rows, np.nan, np.float32)
+    if content is not None and embeddings is not None:
+        finite = np.isfinite(embeddings).all(axis=1)
+        at = np.array(usable, np.intp)[finite]
+        places[at], distances[at] = content.places(embeddings[finite])
+    return places, distances
 
 
 def floats(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:

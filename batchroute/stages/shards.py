@@ -1,7 +1,7 @@
 """Shards: the rows that one model answers, in pieces, each one unit of generation.
 
 Besides those of the two models there is the escalated shard: rows of the small model's whose answers will not do, and
-which the large model answers after it.
+which the large model answers after it; and the audited shard: rows that it answers too, to compare the two.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from batchroute.stages.copies import Copies
 from batchroute.storage.workdir import Facts, Stage, Workdir
 from batchroute.tables.prompts import BadPrompt, column_type, read_prompts, to_column
 
-Shard = Literal["small", "large", "escalated"]
-SHARDS: tuple[Shard, ...] = ("small", "large", "escalated")
+Shard = Literal["small", "large", "escalated", "audited"]
+SHARDS: tuple[Shard, ...] = ("small", "large", "escalated", "audited")
 ROUTES: dict[Shard, str] = {"small": "small", "large": "large", "escalated": "small→large"}
-"""What the output's route column says of a row that was answered in a shard."""
+"""What the output's route column says of a row that was answered in a shard; the audited one is in no output."""
 
 # A shard of mostly copies would otherwise make pieces of thousands of files' worth of rows with little to generate.
 _MOST_COPIES_A_ROW = 16

@@ -11,6 +11,7 @@ import pyarrow as pa
 from batchroute.costs.price_lists import Resolved, resolve
 from batchroute.errors import InputError
 from batchroute.spec import SIDES, Job
+from batchroute.stages import audit
 from batchroute.stages.context import Snapshot
 from batchroute.stages.fetch import Fetched
 from batchroute.stages.identity import Identity, difference
@@ -99,14 +100,18 @@ def check_columns(job: Job, table: PromptTable) -> PromptKind:
     """What kind of prompts there are.
 
     Raises:
-        InputError: a column that the job names is missing or of a wrong type, or one has the name of a result.
+        InputError: a column that the job names is missing or of a wrong type, one has the name of a result, or an
+            audit cannot be measured.
     """
     kind = table.prompt_kind(job.input.prompt)
     if job.input.id is not None:
         table.check_column(job.input.id, "input.id")
     for column in job.report.group_by:
         table.check_groupable(column, "report.group_by")
+    if job.policy.by is not None:
+        table.check_groupable(job.policy.by, "policy.by")
     _check_result_names(job, table)
+    audit.check(job, table)
     return kind
 
 

@@ -49,6 +49,8 @@ class Manifest(BaseModel):
     files: list[DataFile]
     report: list[str]
     cost: dict[str, Any]
+    quality: dict[str, Any] = {}
+    """Cost advantage, expected and audited quality drop, and drift; null where a figure is not known."""
     versions: dict[str, str]
 
     @property

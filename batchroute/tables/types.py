@@ -89,3 +89,18 @@ def _holds(kind: pa.DataType, wanted: Callable[[pa.DataType], bool]) -> bool:
     if wanted(kind):
         return True
     return any(_holds(kind.field(i).type, wanted) for i in range(kind.num_fields))
+
+
+def texts(values: pa.Array) -> list[str | None]:
+    """Values as text, as a job file would name them; bytes that are not UTF-8 become replacement characters."""
+    return [_text(value) for value in plain(values)]
+
+
+def _text(value: pa.Scalar) -> str | None:
+    try:
+        found = value.as_py()
+    except UnicodeDecodeError:
+        return bytes(value.as_buffer()).decode(errors="replace")
+    if found is None:
+        return None
+    return str(found).lower() if isinstance(found, bool) else str(found)

@@ -150,8 +150,8 @@ def score_only(path: str) -> None:
         )
         columns = [
             pa.array(np.arange(chunk.start, chunk.stop)), pa.array(chance.random(rows, np.float32)),
-            pa.array(np.full(rows, CHARACTERS // 8, np.int32)), digests, pa.nulls(rows, pa.string()),
-            pa.nulls(rows, pa.string()),
+            pa.array(np.full(rows, CHARACTERS // 8, np.int32)), digests,
+            *(pa.nulls(rows, field.type) for field in list(score.SCHEMA)[4:]),
         ]  # fmt: skip
         facts = Facts(
             run_id=frozen.run_id, unit=chunk.unit, rows=rows, first=chunk.start, last=chunk.stop - 1, seconds=0.0,

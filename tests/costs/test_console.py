@@ -5,10 +5,10 @@ from decimal import Decimal
 import pytest
 
 from batchroute.costs import console
-from batchroute.costs.console import closing_line, notes
+from batchroute.costs.console import notes
 from batchroute.costs.prices import Price, money
 from batchroute.costs.report import CostReport
-from tests.costs.test_report import BY_HOUR, BY_TOKEN, CHEAP, FREE, ROUTER, build, gone_on, scored, usage
+from tests.costs.test_report import BY_TOKEN, CHEAP, FREE, build, gone_on, scored, usage
 
 
 @pytest.mark.parametrize(
@@ -28,52 +28,10 @@ def test_money_has_the_digits_that_its_size_needs(amount: str | None, words: str
     assert money(None if amount is None else Decimal(amount)) == words
 
 
-def test_the_closing_line_tells_what_was_saved() -> None:
-    found = build(usage(FREE, 9, 900, 90), usage(BY_TOKEN, 1, 100, 10), BY_TOKEN, scored(FREE))
-    assert closing_line(found) == (
-        "Cost $0.000200 against $0.002000 for all rows on the large model (90.0% saved), "
-        "with 90.0% of the rows on the small one; 0 rows shared the answer of an identical prompt."
-    )
-
-
-def test_the_closing_line_tells_what_was_spent_more() -> None:
-    found = build(usage(CHEAP, 0, 0, 0), usage(BY_TOKEN, 4, 400, 40), BY_TOKEN)
-    assert "(250.0% MORE)" in closing_line(found)
-
-
-def test_the_closing_line_names_missing_prices() -> None:
-    found = build(usage(None, 6, 600, 60), usage(BY_TOKEN, 4, 400, 40), BY_TOKEN, scored(None))
-    assert closing_line(found) == "Cost not known: router.price, models.small.price missing."
-
-
-def test_the_closing_line_says_why_savings_are_not_known() -> None:
-    found = build(usage(FREE, 6, 6, 6), usage(BY_HOUR, 0, 0, 0), BY_HOUR)
-    assert closing_line(found).startswith("Cost $0.002000; savings not known: no row ran on the large model")
-
-
 def with_escalated_rows(price: Price | None = BY_TOKEN) -> CostReport:
     """Two of the small model's nine rows went on to the large one."""
     usages = usage(FREE, 9, 900, 90), usage(price, 1, 100, 10)
     return build(*usages, price, scored(FREE), gone_on(usage(price, 2, 200, 20), cut=1, invalid=1))
-
-
-def test_the_closing_line_tells_how_many_rows_went_on_to_the_large_model() -> None:
-    assert closing_line(with_escalated_rows()) == (
-        "Cost $0.000600 against $0.002000 for all rows on the large model (70.0% saved), "
-        "with 90.0% of the rows on the small one, of which 2 went on to the large one; "
-        "0 rows shared the answer of an identical prompt."
-    )
-
-
-def test_the_closing_line_tells_of_rows_that_went_on_also_when_the_cost_is_not_known() -> None:
-    assert closing_line(with_escalated_rows(None)) == (
-        "Cost not known: models.large.price missing; 2 of the small model's rows went on to the large one."
-    )
-
-
-def test_the_closing_line_of_an_empty_run() -> None:
-    found = build(usage(CHEAP, 0, 0, 0), usage(BY_TOKEN, 0, 0, 0), BY_TOKEN, scored(ROUTER, rows=0))
-    assert closing_line(found) == "The input is empty; so is the output."
 
 
 def test_the_table_is_printed_with_all_its_columns_where_there_is_no_terminal(
@@ -95,7 +53,7 @@ def test_the_table_has_a_row_for_what_went_on_to_the_large_model(capsys: pytest.
     # Without a share: these are rows of the small model's.
     (escalated,) = (line.split() for line in lines if line.strip().startswith("small→large"))
     assert escalated == ["small→large", "m", "2", "0", "200", "20", "0.0", "s", "0.0", "s", "$0.000400"]
-    assert lines[-2] == "Went on to the large model: 1 cut, 1 invalid."
+    assert lines[-1] == "Went on to the large model: 1 cut, 1 invalid."
 
 
 def test_nothing_is_said_of_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,4 +84,5 @@ def test_prices_of_elsewhere_and_missing_ones_say_where_they_are_from_and_why() 
     assert notes(build(small, large, None)) == [
         "Price of the small model: prices.yaml as of 2026-11-01 (contract 4711)",
         "No price of the large model: not in prices.yaml (which has 'gpt-4.1')",
+        "Cost not known: models.large.price missing.",
     ]

@@ -1,0 +1,214 @@
+"""The rows of a report's tables, in the order in which they are shown, before they are put into words."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Generic, TypeVar
+
+from batchroute.costs.report import ESCALATED, CostReport
+from batchroute.costs.usage import ModelUsage
+from batchroute.reports.headline import audited
+from batchroute.reports.night import Choice, NightReport, Range
+
+FIRST = 20
+"""As many groups are on show at once."""
+FOLDED = 180
+"""As many more are folded away: hundreds of long names keep the page below 1 MB."""
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """What a model took.
+
+    Attributes:
+        share: of the rows that were routed; None where it is no such share.
+        cost: USD; None where the price is missing.
+    """
+
+    role: str
+    model: str
+    rows: int
+    share: float | None
+    failed: int | None
+    input_tokens: int | None
+    output_tokens: int | None
+    busy_seconds: float | None
+    load_seconds: float | None
+    cost: Decimal | None
+    is_priced: bool = True
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """Rows of one group: `small` of the `routed` ones went to the small model first."""
+
+    name: str
+    rows: int
+    routed: int
+    small: int
+    failed: int
+    tokens: int
+    cost: Decimal | None
+
+
+@dataclass(frozen=True)
+class PolicyRow:
+    """A policy beside the night's own.
+
+    Attributes:
+        kind: `tonight`, `expected` of it, or `instead`.
+        cost: USD with its interval, which of a cost that is known is none.
+        drop: percent.
+    """
+
+    kind: str
+    policy: str
+    rows: int
+    small: int
+    cost: Decimal | float | None
+    cost_range: Range | None
+    savings: Decimal | float | None
+    savings_share: Decimal | float | None
+    drop: Range | None
+
+
+@dataclass(frozen=True)
+class Listed(Generic[Row]):
+    """A list that may be long.
+
+    Attributes:
+        rest: so many more are nowhere on the page.
+    """
+
+    first: list[Row]
+    folded: list[Row]
+    rest: int
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.folded) + self.rest
+
+
+def listed(rows: list[Row]) -> Listed[Row]:
+    # Two or three more are not worth a fold.
+    first = FIRST if len(rows) > FIRST + 3 else len(rows)
+    folded = rows[first : first + FOLDED]
+    return Listed(rows[:first], folded, len(rows) - first - len(folded))
+
+
+def models(cost: CostReport) -> list[ModelRow]:
+    """The router, the small and the large model, and what rows that went on, and audited ones, took there."""
+    router = cost.router
+    found = [
+        ModelRow(
+            "router", router.model, router.rows, None, None, router.tokens, None,
+            router.busy_seconds, router.load_seconds, router.cost,
+        )
+    ]  # fmt: skip
+    routed = sum(usage.rows for usage in cost.models.values())
+    for side, usage in cost.models.items():
+        found.append(_of(side, usage, usage.rows / routed if routed else None))
+    if cost.escalated is not None and cost.escalated.rows:
+        found.append(_of(ESCALATED, cost.escalated.usage, None))
+    if cost.audited is not None and cost.audited.rows:
+        # What failed here are no rows of the night's.
+        found.append(dataclasses.replace(_of("audit", cost.audited, None), failed=None))
+    if unrouted := cost.rows.get("unrouted", 0):
+        found.append(
+            ModelRow("no usable prompt", "", unrouted, None, unrouted, None, None, None, None, None, is_priced=False)
+        )
+    return found
+
+
+def _of(role: str, usage: ModelUsage, share: float | None) -> ModelRow:
+    return ModelRow(
+        role, usage.model, usage.rows, share, usage.failed, usage.input_tokens, usage.output_tokens,
+        usage.busy_seconds, usage.load_seconds, usage.cost,
+    )  # fmt: skip
+
+
+def group_heading(cost: CostReport) -> str:
+    """The columns that rows are grouped by; empty where there are none."""
+    return " · ".join(_keys(cost.groups[0])) if cost.groups else ""
+
+
+def groups(cost: CostReport) -> list[GroupRow]:
+    """Groups over all routes, the most expensive ones first; none without a column to group by."""
+    gathered: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    if group_heading(cost):
+        for entry in cost.groups:
+            gathered.setdefault(tuple(str(entry[key]) for key in _keys(entry)), []).append(entry)
+    found = [_group(entries) for entries in gathered.values()]
+    return sorted(found, key=lambda group: (-(group.cost or Decimal(0)), -group.rows, group.name))
+
+
+def _keys(entry: dict[str, Any]) -> list[str]:
+    """The columns of a group stand before its route."""
+    names = list(entry)
+    return names[: names.index("route")]
+
+
+def _group(entries: list[dict[str, Any]]) -> GroupRow:
+    costs = [None if entry["cost"] is None else Decimal(str(entry["cost"])) for entry in entries]
+    first = entries[0]
+    return GroupRow(
+        name=" · ".join("(none)" if first[key] is None else str(first[key]) for key in _keys(first)),
+        rows=_sum(entries, "rows"),
+        routed=_sum((entry for entry in entries if entry["route"] is not None), "rows"),
+        small=_sum((entry for entry in entries if entry["route"] in ("small", ESCALATED)), "rows"),
+        failed=_sum(entries, "failed"),
+        tokens=_sum(entries, "input_tokens") + _sum(entries, "output_tokens"),
+        cost=None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0)),
+    )
+
+
+def _sum(entries: Iterable[dict[str, Any]], name: str) -> int:
+    return sum(entry[name] or 0 for entry in entries)
+
+
+def choices(night: NightReport) -> list[Choice]:
+    """What was decided group by group, the largest groups first; none where all rows were decided on together."""
+    found = [choice for choice in night.choices if choice.group is not None]
+    return sorted(found, key=lambda choice: (-choice.rows, choice.group or ""))
+
+
+def policies(night: NightReport) -> list[PolicyRow]:
+    """Tonight as it came out, as it was expected, and what other policies were expected to do."""
+    cost = night.cost
+    routed = sum(usage.rows for usage in cost.models.values())
+    saved = cost.savings
+    found = [
+        PolicyRow(
+            "tonight", policy_words(night), routed, cost.models["small"].rows, cost.total_cost, None,
+            None if saved is None else saved.usd, None if saved is None else saved.share, audited(night),
+        )
+    ]  # fmt: skip
+    forecasts = [] if night.expected is None else [("expected", night.expected)]
+    for kind, forecast in [*forecasts, *(("instead", other) for other in night.alternatives)]:
+        found.append(
+            PolicyRow(
+                kind, forecast.policy, forecast.rows, forecast.small,
+                None if forecast.cost is None else forecast.cost.value, forecast.cost,
+                forecast.savings, forecast.savings_share, forecast.drop,
+            )
+        )  # fmt: skip
+    return found
+
+
+def policy_words(night: NightReport) -> str:
+    """The policy of the night in words."""
+    whole = [choice for choice in night.choices if choice.group is None]
+    if whole:
+        return whole[0].policy
+    if night.by is not None:
+        return f"by {night.by}"
+    return ", ".join(f"{key} {value}" for key, value in night.policy.items() if value is not None)
+
+
+def threshold(night: NightReport) -> list[float]:
+    """The thresholds that were in force: one, one a group, or none."""
+    return sorted({choice.threshold for choice in night.choices if choice.threshold is not None})

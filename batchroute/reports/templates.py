@@ -1,0 +1,117 @@
+"""The templates of the reports: jinja2, from the files beside this one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from batchroute.reports import words
+
+_NO_BREAK = "\u00a0"
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+
+
+def html(template: str, **values: Any) -> str:
+    """A page; every value is escaped unless it is `Markup`."""
+    return _environment(autoescape=True, finalize=_printable).get_template(template).render(values)
+
+
+def markdown(template: str, **values: Any) -> str:
+    """Text for chat and e-mail; every value is one line of text without any markup of its own."""
+    text = _environment(finalize=plain_text).get_template(template).render(values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def plain_text(value: Any) -> str:
+    """One line that stands in Markdown, also in a cell of a table, as what it says.
+
+    `<`, `>` and `&` become entities, as CommonMark reads them, and Slack, where `<!channel>` would ring.
+    """
+    text = " ".join(_CONTROLS.sub(" ", str(value)).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*\[\]|~#])", r"\\\1", text)
+    # Within a word it is no markup, and names are full of it.
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+
+
+def _printable(value: Any) -> Any:
+    """Without control characters, among them those that turn the direction of what follows."""
+    return _CONTROLS.sub(" ", value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _environment(**options: Any) -> Environment:
+    found = Environment(
+        loader=PackageLoader("batchroute.reports", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **options,
+    )
+    found.filters.update(FILTERS)
+    return found
+
+
+def tied(text: str) -> str:
+    """Numbers and their units stay on one line."""
+    return re.sub(r"(?<=\d) (?=(?:%|h|min|s|d|million|billion|trillion)(?:\W|$))", _NO_BREAK, text)
+
+
+def lines(text: str) -> Markup:
+    """What stands in brackets below the rest."""
+    first, _, rest = text.partition(" (")
+    below = Markup('<span class="sub">{}</span>').format(tied(rest.rstrip(")"))) if rest else Markup("")
+    return Markup("{}{}").format(tied(first), below)
+
+
+def digits(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def decimals(value: float | None, most: int) -> str:
+    return words.NOT_KNOWN if value is None else f"{value:,.{most}f}"
+
+
+def p_value(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def score(value: float | None) -> str:
+    """A threshold; one that no score reaches sends nothing to the small model."""
+    return words.NOT_KNOWN if value is None else "none" if value > 1 else f"{value:.4g}"
+
+
+def signed_share(value: Decimal | float) -> str:
+    return words.percent(float(value) * 100) if value < 0 else words.share(value)
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "cut": words.cut,
+    "decimals": decimals,
+    "digits": digits,
+    "duration": words.duration,
+    "interval": words.interval,
+    "lines": lines,
+    "model": words.model,
+    "moment": words.moment,
+    "of": words.of,
+    "p_value": p_value,
+    "percent": words.percent,
+    "plural": words.plural,
+    "rate": rate,
+    "score": score,
+    "share": words.share,
+    "signed_share": signed_share,
+    "tied": tied,
+    "usd": words.usd,
+    "with_interval": words.with_interval,
+}

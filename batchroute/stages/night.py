@@ -1,0 +1,140 @@
+"""The night: what a run's receipts, its decision and its output add up to, for the report."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+
+import pyarrow.parquet as pq
+
+from batchroute.costs.report import CostReport
+from batchroute.reports.night import Choice, Failure, Forecast, Histogram, NightReport, StageTime
+from batchroute.router.decision import Decided
+from batchroute.router.policy import Cutoff
+from batchroute.stages import merge, score
+from batchroute.stages.audit_results import read_audit
+from batchroute.stages.context import Context
+from batchroute.stages.decide import read_decision
+from batchroute.stages.identity import known_calibration
+from batchroute.stages.partition import Partition
+from batchroute.stages.shards import SHARDS
+from batchroute.storage.workdir import Receipt
+from batchroute.tables.types import texts
+
+_EXAMPLES = 5
+
+
+def gather(context: Context, dealt: Partition, cost: CostReport) -> NightReport:
+    """All that the report shows."""
+    # A run that an earlier version began has no record.
+    record = read_decision(context.work)
+    return NightReport(
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        cost=cost,
+        policy=context.job.policy.model_dump(mode="json", exclude_none=True),
+        by=context.job.policy.by,
+        choices=[_choice(decided) for decided in dealt.decided],
+        expected=None if record is None else record.expected,
+        alternatives=[] if record is None else record.alternatives,
+        curve=None if record is None else record.curve,
+        scores=_NO_SCORES if record is None else record.scores,
+        audit=read_audit(context),
+        drift=None if record is None else record.drift,
+        on_drift=None if record is None else record.on_drift,
+        stages=list(_stages(context)),
+        failures=_failures(context),
+        assumptions=[] if record is None else record.assumptions,
+        calibration=known_calibration(context.job),
+        prices={name: resolved.price for name, resolved in context.snapshot.prices.items()},
+    )
+
+
+_NO_SCORES = Histogram(edges=[0.0, 1.0], small=[0], large=[0], unscored=0)
+
+
+def _choice(decided: Decided) -> Choice:
+    cutoff = decided.cutoff
+    threshold = None if cutoff is None or cutoff == Cutoff.of_none() else cutoff.score
+    return Choice(
+        group=decided.group, policy=decided.policy, rows=decided.rows, small=decided.small, threshold=threshold
+    )
+
+
+def _stages(context: Context) -> Iterator[StageTime]:
+    """In their order; those that did nothing are left out."""
+    for name in (score.STAGE, *SHARDS, "audit", merge.STAGE):
+        receipts = list(context.work.stage(name).receipts().values())
+        if receipts:
+            read = "tokens" if name == score.STAGE else "input_tokens"
+            yield StageTime(
+                name=name,
+                units=len(receipts),
+                rows=sum(receipt.rows for receipt in receipts),
+                seconds=sum(receipt.seconds for receipt in receipts),
+                load_seconds=sum(receipt.load_seconds for receipt in receipts),
+                input_tokens=_count(receipts, read),
+                output_tokens=_count(receipts, "output_tokens"),
+            )
+
+
+def _count(receipts: list[Receipt], name: str) -> int:
+    return sum(receipt.counts.get(name, 0) for receipt in receipts)
+
+
+def _failures(context: Context) -> list[Failure]:
+    """By error type, the most frequent first, with the first few rows of each."""
+    column = context.job.output.prefix + "error_type"
+    data = context.work.output.folder("data")
+    rows: dict[str, int] = {}
+    examples: dict[str, list[str]] = {}
+    for part in context.work.stage(merge.STAGE).receipts().values():
+        file = data.parquet(part.file, part.bytes)
+        kinds = pq.read_table(file, columns=[column], partitioning=None)[column]
+        if kinds.null_count == len(kinds):
+            continue
+        wanted: dict[int, str] = {}
+        for at, kind in enumerate(kinds.to_pylist()):
+            if kind is None:
+                continue
+            rows[kind] = rows.get(kind, 0) + 1
+            if rows[kind] <= _EXAMPLES:
+                wanted[at] = kind
+        for kind, name in _names(context, part, wanted):
+            examples.setdefault(kind, []).append(name)
+    ordered = sorted(rows, key=lambda kind: (-rows[kind], kind))
+    return [Failure(error_type=kind, rows=rows[kind], examples=examples[kind]) for kind in ordered]
+
+
+def _names(context: Context, part: Receipt, wanted: dict[int, str]) -> Iterator[tuple[str, str]]:
+    """What rows of a part are known by: their id, or file and row."""
+    column = context.job.input.id
+    if column is None:
+        yield from ((kind, context.table.where(part.first + at)) for at, kind in wanted.items())
+    elif wanted:
+        file = context.work.output.folder("data").parquet(part.file, part.bytes)
+        ids = pq.read_table(file, columns=[column], partitioning=None)[column].take(list(wanted))
+        for kind, name in zip(wanted.values(), texts(ids.combine_chunks()), strict=True):
+            yield kind, str(name)
+
+
+def quality(night: NightReport) -> dict[str, object]:
+    """The figures of a night that a trend over many is made of: the manifest's `quality`."""
+    audit, drift = night.audit, night.drift
+    audited = (
+        None if audit is None or audit.drop is None else {"value": audit.drop, "low": audit.low, "high": audit.high}
+    )
+    return {
+        "cost_advantage": night.cost.cost_advantage,
+        "expected_drop": _range(night.expected),
+        "audited_drop": audited,
+        "drift": None if drift is None else {"drifted": drift.drifted, "features": _features(night)},
+    }
+
+
+def _range(expected: Forecast | None) -> dict[str, float] | None:
+    return None if expected is None or expected.drop is None else expected.drop.model_dump()
+
+
+def _features(night: NightReport) -> list[dict[str, object]]:
+    assert night.drift is not None
+    return [feature.model_dump(exclude={"words"}) for feature in night.drift.features]

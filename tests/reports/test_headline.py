@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from batchroute.reports.headline import headline
+from batchroute.reports.night import NightReport
+from tests.reports import nights
+
+
+@pytest.mark.parametrize(
+    ("night", "sentence"),
+    [
+        (
+            nights.full,
+            "Routing 120,000 prompts cost $84.10 and saved $212.40 (71.6 %) against the large model alone; "
+            "quality is 0.8 % lower (0.2 to 1.4 %, audited on 830 rows).",
+        ),
+        (
+            nights.calibrated,
+            "Routing 1,000 prompts cost $10.00 and saved $15.00 (60.0 %) against the large model alone; "
+            "quality is expected to be 0.6 % lower (0.1 to 1.2 %, from the calibration).",
+        ),
+        (
+            nights.demo,
+            "Routing 120 prompts cost $0.00458 and saved $0.00451 (49.6 %) against the large model alone; "
+            "what that did to quality is not known.",
+        ),
+        (
+            nights.dearer,
+            "Routing 10 prompts cost $12.01, $2.01 (20.1 %) more than the large model alone; "
+            "quality is 0.3 % higher (0.9 % higher to 0.4 % lower, audited on 830 rows).",
+        ),
+        (
+            nights.unknown,
+            "Routing 1,000 prompts sent 70.0 % to the small model, at a cost that is not known (missing: router.price, "
+            "models.small.price, models.large.price); what that did to quality is not known.",
+        ),
+        (nights.empty, "The input is empty; so is the output."),
+        (nights.unusable, "No model was asked: none of the 3 rows has a usable prompt."),
+    ],
+)
+def test_the_night_is_told_in_one_sentence(night: Callable[[], NightReport], sentence: str) -> None:
+    assert headline(night()) == sentence
+
+
+def test_an_audit_that_could_not_tell_leaves_what_was_expected() -> None:
+    night = nights.calibrated().model_copy(update={"audit": nights.audit(None, None, None)})
+    assert "expected to be 0.6 % lower" in headline(night)
+
+
+def test_a_night_on_the_large_model_alone_has_its_quality() -> None:
+    found = nights.cost(nights.usage("s", 0, 0, 0, "0"), nights.usage("l", 5, 50, 5, "2"), baseline="2")
+    assert headline(nights.night(found)) == (
+        "Routing 5 prompts cost $2.00, as much as the large model alone; "
+        "quality is the large model's, which answered every row."
+    )
+
+
+def test_savings_that_cannot_be_told_are_not_made_up() -> None:
+    found = nights.cost(nights.usage("s", 5, 50, 5, "1"), nights.usage("l", 0, 0, 0, "0"), baseline=None)
+    assert headline(nights.night(found)).startswith("Routing 5 prompts cost $1.00, and what it saved is not known; ")
