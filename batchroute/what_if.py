@@ -103,7 +103,8 @@ def _outlook(frame: pl.LazyFrame, committed: Manifest, night: NightReport) -> Ou
         costs[side] = _costs(night, committed, side, tokens, ran, paid, copies)
     total = night.cost.total_cost
     spent = 0 if total is None else pico(total) - int(paid.sum())
-    return Outlook(scores, routable, gains_of(scores, night.calibration), costs, night.calibration, spent, len(rows))
+    gains = gains_of(scores, tokens, night.calibration)
+    return Outlook(scores, routable, gains, costs, night.calibration, spent, len(rows))
 
 
 def _costs(

@@ -25,7 +25,8 @@ import torch
 import yaml
 
 from batchroute import generators
-from batchroute.generators.base import Generator, ModelSpec, row_seed
+from batchroute.generators.base import Generator, row_seed
+from batchroute.generators.settings import ModelSpec
 
 FOLDER = Path(__file__).parent
 JOB = FOLDER.parent / "jobs" / "demo.yaml"
@@ -84,13 +85,14 @@ def sampled_spec(which: str) -> ModelSpec:
     return spec.model_copy(update={"generation": generation, "batch_size": 32})
 
 
-def responses(which: str, spec: ModelSpec, prompts: list[str]) -> list[list[str]]:
-    """`SAMPLES` responses to each prompt, in pieces that are kept on disk."""
+def responses(which: str, spec: ModelSpec, prompts: list[str]) -> list[list[dict[str, Any]]]:
+    """`SAMPLES` responses to each prompt, as their text and the tokens read and written, in pieces that are kept on
+    disk."""
     # Prompt by prompt, so that a batch holds rows of one length and little padding.
     asked = [(position, sample) for position in range(len(prompts)) for sample in range(SAMPLES)]
     PIECES.mkdir(parents=True, exist_ok=True)
     generator: Generator | None = None
-    texts: list[str] = []
+    found: list[dict[str, Any]] = []
     started = time.perf_counter()
     for start in range(0, len(asked), PIECE):
         piece = asked[start : start + PIECE]
@@ -101,13 +103,17 @@ def responses(which: str, spec: ModelSpec, prompts: list[str]) -> list[list[str]
         if kept.get("key") != key:
             generator = generator or generators.load(spec, lambda: torch.device("cpu"))
             answered = generator.generate(questions, [row_seed(SEED, *place) for place in piece])
-            kept = {"key": key, "texts": [response.text for response in answered]}
+            answers = [
+                {"text": answer.text, "read": answer.input_tokens, "written": answer.output_tokens}
+                for answer in answered
+            ]
+            kept = {"key": key, "answers": answers}
             path.write_text(json.dumps(kept))
-        texts += kept["texts"]
-        print(f"{which}: {len(texts)} of {len(asked)} responses, {time.perf_counter() - started:.0f} s", flush=True)
+        found += kept["answers"]
+        print(f"{which}: {len(found)} of {len(asked)} responses, {time.perf_counter() - started:.0f} s", flush=True)
     if generator:
         generator.close()
-    return [texts[i : i + SAMPLES] for i in range(0, len(texts), SAMPLES)]
+    return [found[i : i + SAMPLES] for i in range(0, len(found), SAMPLES)]
 
 
 def print_means(tasks: list[str], small: np.ndarray, large: np.ndarray) -> None:
@@ -132,20 +138,25 @@ def main() -> None:
         "sampling": json.dumps({"samples": SAMPLES, "temperature": TEMPERATURE, "seed": SEED}),
     }
     scores: dict[str, list[list[float]]] = {}
+    tokens: dict[str, pa.Array] = {}
     for which in ("small", "large"):
         spec = sampled_spec(which)
         metadata[f"{which}_model"] = spec.model
         answers = responses(which, spec, [row["prompt"] for row in rows])
         scores[which] = [
-            [quality(row["prompt"], text, row["reference"]) for text in texts]
-            for row, texts in zip(rows, answers, strict=True)
+            [quality(row["prompt"], answer["text"], row["reference"]) for answer in of_row]
+            for row, of_row in zip(rows, answers, strict=True)
         ]
+        tokens[f"{which}_input_tokens"] = pa.array([of_row[0]["read"] for of_row in answers], pa.int32())
+        written = [[answer["written"] for answer in of_row] for of_row in answers]
+        tokens[f"{which}_output_tokens"] = pa.array(written, pa.list_(pa.int32()))
     columns = {
         "prompt": pa.array([row["prompt"] for row in rows], pa.string()),
         "small_quality": pa.array(scores["small"], pa.list_(pa.float64())),
         "large_quality": pa.array(scores["large"], pa.list_(pa.float64())),
         "id": pa.array([row["id"] for row in rows], pa.string()),
         "task": pa.array([row["task"] for row in rows], pa.string()),
+        **tokens,
     }
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), FOLDER / "quality.parquet")
     print_means([row["task"] for row in rows], np.array(scores["small"]), np.array(scores["large"]))

@@ -6,12 +6,18 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
 import yaml
 
 from batchroute import job, spec
 from batchroute.job import Outcome
 from batchroute.progress import PlainProgress
+from batchroute.router import calibration
+from batchroute.router.calibration import Calibration
 from tests.tiny_models import tiny_router
 
 WORDS = ("apple", "river", "stone", "number", "glass", "answer", "sentence", "French", "twelve", "quick", "fox")
@@ -82,3 +88,20 @@ class JobFolder:
 
     def answers(self) -> pl.DataFrame:
         return pl.read_parquet(self.output / "data" / "*.parquet")
+
+    def calibrate(self, **metadata: str) -> Calibration:
+        """Calibrate the router on 400 prompts where a high score means that small is as good; echo's lengths in it."""
+        texts = prompts(400, start=1000)
+        rng = np.random.default_rng(0)
+        large = (rng.random(400) < 0.9).astype(float)
+        # The first two thirds of the words of `prompts` decide how well the small model does.
+        easy = np.array([number % 11 < 7 for number in range(1000, 1400)])
+        small = np.where(easy, large, 0.0)
+        words = [len(text.split()) for text in texts]
+        rows = {"prompt": texts, "small_quality": [[q] for q in small], "large_quality": [[q] for q in large]}
+        for side in ("small", "large"):
+            rows |= {f"{side}_input_tokens": words, f"{side}_output_tokens": [[count] for count in words]}
+            metadata.setdefault(f"{side}_seconds_per_token", "0.01")
+        path = self.folder / "quality.parquet"
+        pq.write_table(pa.table(rows).replace_schema_metadata(metadata), path)
+        return calibration.calibrate(str(path), str(self.router), torch.device("cpu"))

@@ -134,19 +134,20 @@ class TestWholeJobs:
         words = sum(len(text.split()) for text in answers.filter(route="small")["prompt"])
         assert audit.cost == Decimal(2 * words) / 10**6
 
-    def test_a_sample_holds_the_drop_in_its_interval_and_stays_the_same(self, tmp_path: Path) -> None:
-        found = job_of(tmp_path, audit="20%")
+    def test_a_sample_is_near_the_drop_and_stays_the_same(self, tmp_path: Path) -> None:
+        found = job_of(tmp_path, audit="50%")
         found.run()
         answers, audit, rows = found.answers(), audit_of(found), rows_of(found)
-        assert (audit.rows, audit.of, audit.large_rows) == (36, 180, 36)
+        assert (audit.rows, audit.of, audit.large_rows) == (90, 180, 90)
         assert audit.low is not None
+        assert audit.drop is not None
         assert audit.high is not None
-        assert audit.low < 100 * (~is_right(answers)).sum() / 300 < audit.high
-        assert audit.high - audit.low < 20
-        # From the easiest to the hardest rows alike: about as many of the lower half of the scores as of the upper.
-        small = answers.filter(route="small")
-        upper = (rows["score"] > small["score"].median()).sum()
-        assert 16 <= upper <= 20
+        assert audit.low < audit.drop < audit.high < audit.low + 15
+        # Each folder is another run and so has another sample: five standard errors are never passed.
+        assert audit.drop == pytest.approx(100 * (~is_right(answers)).sum() / 300, abs=5 * (audit.high - audit.low) / 4)
+        # From the easiest to the hardest rows alike: as many of the lower half of the scores as of the upper.
+        middle = np.median(answers.filter(route="small")["score"].to_numpy())
+        assert abs(np.count_nonzero(rows["score"].to_numpy() > middle) - 45) <= 2
         found.run(fresh=True)
         assert rows_of(found).equals(rows)
         found.settings["report"]["audit"]["seed"] = 1

@@ -5,37 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
 
 from batchroute import job
 from batchroute.errors import InputError
-from batchroute.router import calibration
 from batchroute.router.calibration import Calibration
-from tests.jobs import JobFolder, prompts, table
+from tests.jobs import JobFolder, table
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> JobFolder:
     """A job whose router is calibrated on 400 prompts where a high score means that small is as good."""
     folder = JobFolder(tmp_path, table(200), policy={"max_quality_drop": "10%"})
-    calibrate(folder, small_model="echo-small", large_model="echo-large")
+    folder.calibrate(small_model="echo-small", large_model="echo-large")
     return folder
-
-
-def calibrate(folder: JobFolder, **metadata: str) -> Calibration:
-    texts = prompts(400, start=1000)
-    rng = np.random.default_rng(0)
-    large = (rng.random(400) < 0.9).astype(float)
-    # The first two thirds of the words of `prompts` decide how well the small model does.
-    easy = np.array([number % 11 < 7 for number in range(1000, 1400)])
-    small = np.where(easy, large, 0.0)
-    rows = {"prompt": texts, "small_quality": [[q] for q in small], "large_quality": [[q] for q in large]}
-    path = folder.folder / "quality.parquet"
-    pq.write_table(pa.table(rows).replace_schema_metadata(metadata), path)
-    return calibration.calibrate(str(path), str(folder.router), torch.device("cpu"))
 
 
 def test_the_rows_at_or_above_the_calibrated_threshold_go_to_small(folder: JobFolder) -> None:
@@ -70,7 +53,7 @@ def test_a_router_that_is_not_calibrated_is_named(tmp_path: Path) -> None:
 
 
 def test_a_calibration_of_another_pair_is_refused(folder: JobFolder) -> None:
-    calibrate(folder, small_model="echo-small", large_model="gpt")
+    folder.calibrate(small_model="echo-small", large_model="gpt")
     with pytest.raises(InputError, match=r"calibrated with gpt as the large model, but models\.large\.model is echo-"):
         folder.run()
 
@@ -82,7 +65,7 @@ def test_a_router_that_reads_less_than_when_calibrated_is_refused(folder: JobFol
 
 def test_calibrating_again_is_another_run_only_where_the_policy_asks_the_calibration(folder: JobFolder) -> None:
     folder.run("policy.small_share=50%")
-    calibrate(folder)
+    folder.calibrate()
     assert folder.run("policy.small_share=50%").was_done
     folder.run("policy.max_quality_drop=30%", fresh=True)
     calibration_file = folder.router / "calibration.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -44,6 +45,8 @@ def _printable(value: Any) -> Any:
     return _CONTROLS.sub(" ", value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+# Compiling the templates takes longer than filling them in.
+@functools.cache
 def _environment(**options: Any) -> Environment:
     found = Environment(
         loader=PackageLoader("batchroute.reports", ""),

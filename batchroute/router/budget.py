@@ -2,38 +2,90 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Picos = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Scores = NDArray[np.float32]
 
 
-def spend(gains: Floats, small: Picos, large: Picos, budget: int) -> Mask | None:
-    """Which rows go to the small model so that the expected quality is largest within the budget; None when even the
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """Rows to spend money on; arrays of shape [rows].
+
+    Attributes:
+        gains: expected q(L) − q(S).
+        small, large: expected cost of a row on each model, in pico-dollars.
+    """
+
+    scores: Scores
+    gains: Floats
+    small: Picos
+    large: Picos
+
+    @property
+    def least(self) -> int:
+        """What the cheaper model of every row costs."""
+        return int(np.minimum(self.small, self.large).sum())
+
+    @property
+    def most(self) -> int:
+        """What the large model costs on all rows, or the cheapest way where that is more."""
+        return max(self.least, int(self.large.sum()))
+
+
+def spend(rows: Priced, budget: int, known: tuple[Priced, Floats] | None = None) -> Mask | None:
+    """Which rows go to the small model, so that the expected quality is largest within the budget; None when even the
     cheaper model of every row costs more.
 
-    Every row begins on its cheaper model. Rows whose dearer model is expected to be better are then moved to it, the
-    most gain per dollar first, as long as money is left; one that does not fit is passed over. That is within the gain
-    of one row of the best that any choice could do: the linear relaxation of the knapsack, rounded down. The same in
-    the order of gain alone is tried too, and the better of the two is taken: so it is never worse than that order.
+    By gain per dollar, unless rows whose quality is known say that the order of the score alone would have bought more
+    with as large a part of the money: expected gains are not true ones, and where dear rows gain more than expected,
+    an order that shuns them loses.
 
     Args:
-        gains: shape [rows]; expected q(L) − q(S).
-        small, large: shape [rows]; expected cost of a row on each model, in pico-dollars.
-        budget: in pico-dollars; what is taken is never more.
+        budget: in pico-dollars; what is expected to be spent is never more.
+        known: rows of the calibration, priced as these are, and their q(L) − q(S).
     """
-    to_small: Mask = (small < large) | ((small == large) & (gains <= 0))
-    left = budget - int(np.minimum(small, large).sum())
-    if left < 0:
+    if budget < rows.least:
         return None
-    better, price = np.where(to_small, gains, -gains), np.abs(large - small)
+    if known is not None:
+        others, losses = known
+        part = min(1.0, (budget - rows.least) / max(1, rows.most - rows.least))
+        money = others.least + int((others.most - others.least) * part)
+        if losses[by_score(others, money)].sum() < losses[per_dollar(others, money)].sum():
+            return by_score(rows, budget)
+    return per_dollar(rows, budget)
+
+
+def per_dollar(rows: Priced, budget: int) -> Mask:
+    """Every row begins on its cheaper model. Rows whose dearer model is expected to be better are then moved to it, the
+    most gain per dollar first, as long as money is left; one that does not fit is passed over.
+
+    That is within the gain of one row of the best that any choice could do: the linear relaxation of the knapsack,
+    rounded down. The order of the gain alone is tried too, and the better of the two is taken.
+    """
+    to_small: Mask = (rows.small < rows.large) | ((rows.small == rows.large) & (rows.gains <= 0))
+    better, price = np.where(to_small, rows.gains, -rows.gains), np.abs(rows.large - rows.small)
     moved = np.flatnonzero((better > 0) & (price > 0))
     better, price = better[moved], price[moved]
     orders = (np.argsort(-(better / price), kind="stable"), np.argsort(-better, kind="stable"))
+    left = budget - rows.least
     best = max((_take(order, price, left) for order in orders), key=lambda taken: float(better[taken].sum()))
     to_small[moved[best]] ^= True
+    return to_small
+
+
+def by_score(rows: Priced, budget: int) -> Mask:
+    """As `per_dollar`, in the order of the score, the hardest first, whatever they are expected to gain."""
+    to_small: Mask = rows.small < rows.large
+    moved = np.flatnonzero(to_small)
+    order = np.argsort(rows.scores[moved], kind="stable")
+    taken = _take(order, (rows.large - rows.small)[moved], budget - rows.least)
+    to_small[moved[taken]] = False
     return to_small
 
 

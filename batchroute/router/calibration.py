@@ -63,7 +63,7 @@ class Calibration(BaseModel):
         models: names of the pair, by side; None where the quality table did not name them.
         max_length: tokens that the router read of a prompt; scores of another length are other scores.
         confidence: of the bounds.
-        gain: what a row gains on the large model, by its score.
+        gain: what a row gains on the large model.
         lengths: tokens that each model reads and writes, by side; empty where the table has none.
     """
 
@@ -178,7 +178,7 @@ def calibrate(quality_table: str, router: str, device: torch.device, seed: int =
         max_length=loaded.max_length,
         confidence=_CONFIDENCE,
         points=points_of(found.scores, small, large, table.prompts, seed),
-        gain=Gain.fit(found.scores, large - small, float(large.mean())),
+        gain=Gain.fit(found.scores, found.tokens, large - small, float(large.mean())),
         lengths=_lengths(table, found.tokens),
     )
     looks = references.measure(loaded, table.prompts, found, seed)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.errors import InputError
-from batchroute.router.budget import spend
+from batchroute.router.budget import Priced, spend
 from batchroute.router.calibration import Calibration
 from batchroute.router.policy import DEFAULT, Cutoff, Policy, Scores, Way
 
@@ -43,6 +43,7 @@ class Rows:
         groups: None where the policy has none.
         gains: expected q(L) − q(S), NaN without a score; for a budget.
         small, large: expected cost of each row on each model, in pico-dollars; for a budget.
+        known: rows of the calibration, priced alike, and their true gains; for a budget, where there are any.
     """
 
     scores: Scores
@@ -51,6 +52,7 @@ class Rows:
     gains: Floats | None = None
     small: Picos | None = None
     large: Picos | None = None
+    known: tuple[Priced, Floats] | None = None
 
 
 class Decided(BaseModel):
@@ -144,9 +146,10 @@ def _by_budget(way: Way, rows: Rows, at: NDArray[np.intp], group: str | None, sp
     unscored = int(large[~scored].sum())
     chosen = np.zeros(len(at), np.bool_)
     money = int((int(way.budget * PICO) - spent) * part) - unscored
-    found = spend(gains[scored], small[scored], large[scored], money)
+    priced = Priced(rows.scores[at][scored], gains[scored], small[scored], large[scored])
+    found = spend(priced, money, rows.known)
     if found is None:
-        needed = (int(np.minimum(small, large)[scored].sum()) + unscored) / part / PICO + spent / PICO
+        needed = (priced.least + unscored) / part / PICO + spent / PICO
         where = "policy.budget" if group is None else f"policy.groups.{group}.budget"
         raise InputError(
             f"{where}: {way.words} does not pay for this input: the cheaper model of each row and the router are "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from batchroute.costs.expected import ModelCosts, model_costs
 from batchroute.costs.prices import PICO, Price
 from batchroute.lengths import Lengths
 from batchroute.reports.night import Curve, Forecast, Range
+from batchroute.router.budget import Priced
 from batchroute.router.calibration import Calibration
 from batchroute.router.decision import Groups, Rows
 from batchroute.router.policy import Scores, Way
@@ -27,7 +29,7 @@ _Z = 1.96
 _EVERYTHING = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Outlook:
     """Rows that can be routed, with what is known of them; arrays of shape [rows].
 
@@ -36,6 +38,7 @@ class Outlook:
         costs: by side; None where they cannot be told.
         spent: pico-dollars that are spent whatever is decided: the router's.
         whole: rows of the run that these stand for: more than there are where they are a sample.
+        known: rows of the calibration, priced as these are, and their true gains.
     """
 
     scores: Scores
@@ -45,6 +48,19 @@ class Outlook:
     calibration: Calibration | None
     spent: int
     whole: int
+    known: tuple[Priced, Floats] | None = None
+
+    @functools.cached_property
+    def easiest(self) -> NDArray[np.intp]:
+        """The rows that can be routed and have a score, the highest first."""
+        rows = np.flatnonzero(self.routable & ~np.isnan(self.scores))
+        found: NDArray[np.intp] = rows[np.argsort(-self.scores[rows], kind="stable")]
+        return found
+
+    @functools.cached_property
+    def _gains_of_easiest(self) -> Floats:
+        """Summed over the first 0, 1, 2, … of them."""
+        return np.concatenate([[0.0], np.cumsum(self.gains[self.easiest])])
 
     def rows(self, groups: Groups | None = None) -> Rows:
         """What a policy decides on."""
@@ -56,6 +72,7 @@ class Outlook:
             self.gains,
             None if small is None else small.picos,
             None if large is None else large.picos,
+            self.known,
         )
 
     def forecast(self, small: Mask, policy: str) -> Forecast:
@@ -91,15 +108,13 @@ class Outlook:
 
     def curve(self) -> Curve | None:
         """None when there is no row to route."""
-        order = np.flatnonzero(self.routable & ~np.isnan(self.scores))
-        order = order[np.argsort(-self.scores[order], kind="stable")]
         routed = int(self.routable.sum())
         if not routed:
             return None
         found = []
         for step in range(_STEPS + 1):
             small = np.zeros_like(self.routable)
-            small[order[: round(routed * step / _STEPS)]] = True
+            small[self.easiest[: round(routed * step / _STEPS)]] = True
             found.append(self.forecast(small, ""))
         drops = [forecast.drop for forecast in found if forecast.drop is not None]
         costs = [forecast.cost for forecast in found if forecast.cost is not None]
@@ -137,19 +152,23 @@ class Outlook:
         return Range(value=value / PICO, low=max(0.0, min(least, value) - off) / PICO, high=(value + off) / PICO)
 
     def _drop(self, small: Mask, share: float) -> Range | None:
-        """In percent: the gains that are forgone, with the interval that the calibration rows have at this share."""
+        """In percent: what the calibration rows lost at this share, the easiest of them on small; and, where these are
+        not the easiest rows, what is expected to be lost more than by the easiest."""
         if self.calibration is None or self.calibration.gain is None:
             return None
         routed = int(self.routable.sum())
         if not routed:
             return None
-        lost = float(np.nansum(self.gains[small])) / routed
-        value = 100.0 * lost / abs(self.calibration.gain.large_mean)
         points = self.calibration.points
         shares = [0.0, *(point.cost_advantage for point in points)]
-        below = np.interp(share, shares, [0.0, *(point.drop - point.drop_low for point in points)])
-        above = np.interp(share, shares, [0.0, *(point.drop_high - point.drop for point in points)])
-        return Range(value=value, low=value - float(below), high=value + float(above))
+        drop, low, high = (
+            float(np.interp(share, shares, [0.0, *(getattr(point, name) for point in points)]))
+            for name in ("drop", "drop_low", "drop_high")
+        )
+        count = int((small & ~np.isnan(self.scores)).sum())
+        more = float(np.nansum(self.gains[small])) - float(self._gains_of_easiest[count])
+        other = 100.0 * more / routed / abs(self.calibration.gain.large_mean)
+        return Range(value=drop + other, low=low + other, high=high + other)
 
 
 def outlook(
@@ -169,19 +188,39 @@ def outlook(
         scores, routable, tokens: shape [rows]; NaN without a score, and tokens by the router's count.
         spent, whole: see `Outlook`.
     """
+    costs = _costs(job, prices, calibration, tokens)
+    gains, known = gains_of(scores, tokens, calibration), _known(job, prices, calibration)
+    return Outlook(scores, routable, gains, costs, calibration, spent, whole, known)
+
+
+def _costs(
+    job: Job, prices: Mapping[str, Price | None], calibration: Calibration | None, tokens: NDArray[np.int32]
+) -> dict[Side, ModelCosts | None]:
     costs: dict[Side, ModelCosts | None] = {}
     for side in SIDES:
         model = job.models.of(side)
         lengths = lengths_of(model, side, calibration)
         costs[side] = model_costs(prices[side], lengths, tokens, model.generation.max_new_tokens)
-    gains = gains_of(scores, calibration)
-    return Outlook(scores, routable, gains, _with_audit(costs, job), calibration, spent, whole)
+    return _with_audit(costs, job)
 
 
-def gains_of(scores: Scores, calibration: Calibration | None) -> Floats:
+def _known(
+    job: Job, prices: Mapping[str, Price | None], calibration: Calibration | None
+) -> tuple[Priced, Floats] | None:
+    if calibration is None or calibration.gain is None or not calibration.gain.losses:
+        return None
+    gain = calibration.gain
+    scores, tokens = np.array(gain.scores, np.float32), np.array(gain.tokens, np.int32)
+    small, large = (_costs(job, prices, calibration, tokens)[side] for side in SIDES)
+    if small is None or large is None:
+        return None
+    return Priced(scores, gain.of(scores, tokens), small.picos, large.picos), np.array(gain.losses)
+
+
+def gains_of(scores: Scores, tokens: NDArray[np.int32], calibration: Calibration | None) -> Floats:
     """See `Outlook.gains`."""
     gain = None if calibration is None else calibration.gain
-    return 1.0 - scores.astype(np.float64) if gain is None else gain.of(scores)
+    return 1.0 - scores.astype(np.float64) if gain is None else gain.of(scores, tokens)
 
 
 def _with_audit(costs: dict[Side, ModelCosts | None], job: Job) -> dict[Side, ModelCosts | None]:

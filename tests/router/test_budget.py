@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchroute.router.budget import Floats, Mask, Picos, spend
+from batchroute.router.budget import Floats, Mask, Picos, Priced, by_score, spend
 
 ROWS = st.lists(
     st.tuples(st.sampled_from([-0.5, -0.1, 0.0, 0.1, 0.2, 0.5, 1.0]), st.integers(0, 9), st.integers(0, 9)), max_size=9
@@ -17,6 +17,11 @@ ROWS = st.lists(
 def arrays(rows: list[tuple[float, int, int]]) -> tuple[Floats, Picos, Picos]:
     gains, small, large = zip(*rows, strict=True) if rows else ((), (), ())
     return np.array(gains, np.float64), np.array(small, np.int64), np.array(large, np.int64)
+
+
+def priced(gains: Floats, small: Picos, large: Picos) -> Priced:
+    """Of scores that fall with the gain."""
+    return Priced((1.0 - gains).astype(np.float32), gains, small, large)
 
 
 def quality(gains: Floats, to_small: Mask) -> float:
@@ -41,7 +46,7 @@ def test_it_is_within_the_gain_of_one_row_of_the_best_choice_and_never_above_the
     rows: list[tuple[float, int, int]], budget: int
 ) -> None:
     gains, small, large = arrays(rows)
-    found, optimum = spend(gains, small, large, budget), best(gains, small, large, budget)
+    found, optimum = spend(priced(gains, small, large), budget), best(gains, small, large, budget)
     assert (found is None) == (optimum is None)
     if found is None or optimum is None:
         return
@@ -55,7 +60,7 @@ def test_it_is_the_best_choice_where_all_rows_cost_the_same(
     rows: list[tuple[float, int, int]], budget: int, dearer: int
 ) -> None:
     gains, small, large = arrays([(gain, 2, 2 + dearer) for gain, _, _ in rows])
-    found, optimum = spend(gains, small, large, budget), best(gains, small, large, budget)
+    found, optimum = spend(priced(gains, small, large), budget), best(gains, small, large, budget)
     assert (found is None) == (optimum is None)
     if found is not None:
         assert quality(gains, found) == pytest.approx(optimum)
@@ -65,7 +70,7 @@ def test_it_is_the_best_choice_where_all_rows_cost_the_same(
 @given(ROWS, st.integers(0, 60))
 def test_no_row_is_left_that_would_do_good_and_still_fits(rows: list[tuple[float, int, int]], budget: int) -> None:
     gains, small, large = arrays(rows)
-    found = spend(gains, small, large, budget)
+    found = spend(priced(gains, small, large), budget)
     if found is None:
         return
     left = budget - cost(small, large, found)
@@ -78,28 +83,39 @@ def test_no_row_is_left_that_would_do_good_and_still_fits(rows: list[tuple[float
 def test_it_is_never_worse_than_the_order_of_the_score_alone(rows: list[tuple[float, int, int]], budget: int) -> None:
     """Gains fall with the score: in its order, the rows of the largest gain go to large first, while money is left."""
     gains, small, large = arrays([(gain, low, low + extra) for gain, low, extra in rows])
-    found = spend(gains, small, large, budget)
+    found = spend(priced(gains, small, large), budget)
     if found is None:
         return
-    by_score = np.ones(len(gains), bool)
-    left = budget - int(small.sum())
-    for i in np.argsort(-gains, kind="stable"):
-        if gains[i] <= 0 or large[i] - small[i] > left:
-            break
-        by_score[i] = False
-        left -= int(large[i] - small[i])
-    assert quality(gains, found) >= quality(gains, by_score) - 1e-9
+    alone = by_score(priced(gains, small, large), budget)
+    assert cost(small, large, alone) <= budget
+    harmless = quality(np.maximum(gains, 0.0), alone)
+    assert quality(gains, found) >= min(harmless, quality(gains, alone)) - 1e-9
+
+
+def test_rows_whose_quality_is_known_decide_whether_the_order_per_dollar_is_kept() -> None:
+    """Expected gains say that the short rows gain as much as the long ones; in truth they gain nothing."""
+    gains, small, large = arrays([(0.5, 1, 11), (0.6, 1, 111)] * 20)
+    rows = priced(gains, small, large)
+    budget = int(small.sum()) + 10 * 110
+    assert not spend(rows, budget)[::2].any()  # type: ignore[index]
+    truly = np.where(np.arange(40) % 2 == 0, 0.0, 0.6)
+    found = spend(rows, budget, (rows, truly))
+    assert found is not None
+    assert found[::2].all()
+    assert (~found[1::2]).sum() == 10
+    assert np.array_equal(found, by_score(rows, budget))
+    assert np.array_equal(spend(rows, budget, (rows, gains)), spend(rows, budget))
 
 
 def test_a_dollar_goes_where_it_buys_most() -> None:
     gains, small, large = arrays([(1.0, 1, 101), (0.6, 1, 11), (0.6, 1, 11)])
-    assert np.array_equal(spend(gains, small, large, 30), [True, False, False])
+    assert np.array_equal(spend(priced(gains, small, large), 30), [True, False, False])
 
 
 def test_a_large_model_that_is_cheaper_for_a_row_has_it_unless_money_for_a_better_answer_is_left() -> None:
     gains, small, large = arrays([(-0.5, 9, 1), (0.5, 9, 1)])
-    assert np.array_equal(spend(gains, small, large, 2), [False, False])
-    assert np.array_equal(spend(gains, small, large, 10), [True, False])
+    assert np.array_equal(spend(priced(gains, small, large), 2), [False, False])
+    assert np.array_equal(spend(priced(gains, small, large), 10), [True, False])
 
 
 def test_millions_of_rows_are_decided_in_seconds_exactly_within_the_budget() -> None:
@@ -108,7 +124,7 @@ def test_millions_of_rows_are_decided_in_seconds_exactly_within_the_budget() -> 
     small = rng.integers(1, 1_000, 1_000_000)
     large = small + rng.lognormal(8, 2, 1_000_000).astype(np.int64)
     budget = int(small.sum()) + int((large - small).sum()) // 3
-    found = spend(gains, small, large, budget)
+    found = spend(priced(gains, small, large), budget)
     assert found is not None
     waiting = (large - small)[found & (gains > 0) & (large > small)]
     assert budget - int(waiting.min()) < cost(small, large, found) <= budget

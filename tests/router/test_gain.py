@@ -1,43 +1,53 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from batchroute.router.gain import Gain, _falling
+from batchroute.router.gain import Gain
 
-
-def test_gains_fall_with_the_score_and_add_up_to_those_of_the_rows() -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.uniform(size=1_000).astype(np.float32)
-    losses = 0.4 - 0.6 * scores + rng.normal(0, 0.3, 1_000)
-    gain = Gain.fit(scores, losses, 0.5)
-    assert np.all(np.diff(gain.gains) <= 0)
-    assert np.all(np.diff(gain.scores) > 0)
-    found = gain.of(scores)
-    assert abs(found.mean() - losses.mean()) < 0.01
-    assert np.abs(found - (0.4 - 0.6 * scores)).mean() < 0.05
+RNG = np.random.default_rng(0)
+SCORES = RNG.uniform(size=2_000).astype(np.float32)
+TOKENS = RNG.integers(5, 500, 2_000).astype(np.int32)
 
 
-def test_beyond_the_calibration_it_is_level_and_nothing_is_known_of_a_row_without_a_score() -> None:
-    gain = Gain(scores=[0.4, 0.6], gains=[0.3, 0.1], large_mean=1.0)
-    assert np.allclose(gain.of(np.array([0.0, 0.5, 1.0, np.nan], np.float32)), [0.3, 0.2, 0.1, np.nan], equal_nan=True)
+def truth(scores: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    found: np.ndarray = 0.3 - 0.6 * scores + 0.1 * np.log(tokens + 16.0)
+    return found
 
 
-def test_few_rows_make_one_bin() -> None:
-    assert len(Gain.fit(np.array([0.1, 0.2], np.float32), np.array([0.0, 1.0]), 1.0).gains) == 1
+def test_it_finds_what_score_and_length_say_and_adds_up_to_the_rows_gain() -> None:
+    losses = truth(SCORES, TOKENS) + RNG.normal(0, 0.3, 2_000)
+    gain = Gain.fit(SCORES, TOKENS, losses, 0.5)
+    assert gain.by_score == pytest.approx(-0.6, abs=0.1)
+    assert gain.by_length == pytest.approx(0.1, abs=0.03)
+    found = gain.of(SCORES, TOKENS)
+    assert found.mean() == pytest.approx(losses.mean(), abs=0.01)
+    assert np.abs(found - truth(SCORES, TOKENS)).mean() < 0.03
 
 
-@given(st.lists(st.tuples(st.floats(-1, 1), st.integers(1, 5)), min_size=1, max_size=8))
-def test_no_falling_sequence_is_nearer(pairs: list[tuple[float, int]]) -> None:
-    means, weights = (np.array(column, np.float64) for column in zip(*pairs, strict=True))
-    found = _falling(means, weights)
-    assert np.all(np.diff(found) <= 1e-12)
+def test_where_large_is_better_beyond_doubt_no_row_loses_on_it_and_the_hardest_gains_most() -> None:
+    losses = 0.5 - SCORES + RNG.normal(0, 0.01, 2_000) + 0.1
+    gain = Gain.fit(SCORES, TOKENS, losses, 0.5)
+    assert gain.large_is_better
+    found = gain.of(np.array([0.1, 0.8, 0.9], np.float32), np.full(3, 50, np.int32))
+    assert found[0] > found[1] > found[2] > 0
 
-    def squares(values: np.ndarray) -> float:
-        return float((weights * (values - means) ** 2).sum())
 
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        other = np.sort(found + rng.normal(0, 0.1, len(found)))[::-1]
-        assert squares(found) <= squares(other) + 1e-9
+def test_where_neither_is_better_on_average_a_row_may_lose_on_the_large_one() -> None:
+    gain = Gain.fit(SCORES, TOKENS, 0.5 - SCORES + RNG.normal(0, 0.5, 2_000), 0.5)
+    assert not gain.large_is_better
+    assert gain.of(np.array([0.95], np.float32), np.array([50], np.int32))[0] < 0
+
+
+def test_a_router_that_says_the_opposite_is_not_heeded() -> None:
+    gain = Gain.fit(SCORES, TOKENS, SCORES + 0.1 * np.log(TOKENS + 16.0), 0.5)
+    assert gain.by_score == 0.0
+    assert gain.by_length == pytest.approx(0.1, abs=0.02)
+
+
+def test_nothing_is_known_of_a_row_without_a_score_and_equal_rows_are_no_trouble() -> None:
+    same = np.full(60, 0.5, np.float32)
+    gain = Gain.fit(same, np.full(60, 9, np.int32), np.full(60, 0.25), 1.0)
+    assert gain.of(np.array([0.5, np.nan], np.float32), np.array([9, 9], np.int32)) == pytest.approx(
+        [0.25, np.nan], nan_ok=True
+    )
