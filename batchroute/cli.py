@@ -450,6 +450,25 @@ def evaluate(
     typer.echo(f"figures  {output}/evaluation.json\nplot     {output}/curve.png, {output}/curve.svg")
 
 
+@app.command(name="check-transfer")
+def check_transfer(
+    router: Annotated[str, typer.Option("--router", metavar="DIR", help="The router.")],
+    quality_table: Annotated[str, typer.Option("--quality-table", metavar="TABLE.parquet", help="Of the new pair.")],
+    trained_on: Annotated[
+        str | None, typer.Option("--trained-on", metavar="TABLE", help="Of the router's own pair, on the same prompts.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Tell whether a router can serve another pair of models, from a small labelled sample."""
+    from batchroute.engines.local import LocalEngine
+    from batchroute.progress import for_this_terminal
+    from batchroute.router import transfer
+
+    device = LocalEngine(for_this_terminal(False)).device
+    for line in transfer.check(router, quality_table, device, trained_on, seed).sentences():
+        typer.echo(line)
+
+
 @tables_app.command()
 def inspect(
     uri: Annotated[

@@ -31,4 +31,5 @@ batchroute models fetch demo
 step "tests"
 # No model hub, and no more threads than this machine has cores for.
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-pytest -q "$@"
+# A file at a time in each process: the servers that a file starts serve all of its tests.
+pytest -q -n logical --maxprocesses 4 --dist loadfile "$@"

@@ -170,7 +170,7 @@ class TestDrift:
         return folder
 
     def test_a_night_like_the_calibration_raises_no_alarm(self, folder: JobFolder) -> None:
-        table(ROWS).with_columns(prompt=pl.Series(prompts(ROWS, start=1050))).write_parquet(folder.input)
+        table(ROWS).with_columns(prompt=pl.Series(prompts(ROWS, start=1400))).write_parquet(folder.input)
         folder.run()
         found = night(folder)
         assert found.drift is not None

@@ -24,6 +24,7 @@ from batchroute.storage.workdir import FORMAT_VERSION, Receipt
 COMMANDS: dict[str, list[str]] = {
     "batchroute": ["--version"],
     "batchroute calibrate": ["--quality-table", "--router", "--seed"],
+    "batchroute check-transfer": ["--router", "--quality-table", "--trained-on", "--seed"],
     "batchroute evaluate": [
         "--quality-table",
         "--router",

@@ -42,9 +42,9 @@ def spend(rows: Priced, budget: int, known: tuple[Priced, Floats] | None = None)
     """Which rows go to the small model, so that the expected quality is largest within the budget; None when even the
     cheaper model of every row costs more.
 
-    By gain per dollar, unless rows whose quality is known say that the order of the score alone would have bought more
-    with as large a part of the money: expected gains are not true ones, and where dear rows gain more than expected,
-    an order that shuns them loses.
+    By gain per dollar where rows whose quality is known confirm, by a standard error, that with as large a part of the
+    money this would have bought more than the order of the score alone; else in that order. Expected gains are not true
+    ones: where dear rows gain more than expected, an order that shuns them loses.
 
     Args:
         budget: in pico-dollars; what is expected to be spent is never more.
@@ -56,7 +56,8 @@ def spend(rows: Priced, budget: int, known: tuple[Priced, Floats] | None = None)
         others, losses = known
         part = min(1.0, (budget - rows.least) / max(1, rows.most - rows.least))
         money = others.least + int((others.most - others.least) * part)
-        if losses[by_score(others, money)].sum() < losses[per_dollar(others, money)].sum():
+        bought = losses * (by_score(others, money).astype(np.float64) - per_dollar(others, money))
+        if bought.sum() < float(np.sqrt((bought**2).sum())):
             return by_score(rows, budget)
     return per_dollar(rows, budget)
 

@@ -192,7 +192,9 @@ def _content(content: Content, night: Night) -> Feature | None:
     known_places = np.array(content.counts, np.int64)
     places = np.zeros_like(known_places)
     places[: len(night.places)] = night.places
-    shift = _shift(places, known_places, distances, known)
+    # A night nearer to the groups than new rows were is more of the same, and no harm.
+    farther = bool(np.median(distances) > np.median(known))
+    shift = _shift(places, known_places, distances, known, farther)
     words = content_words(places, known_places, distances, known, shift.drifted)
     return Feature(name="content", words=words, **asdict(shift))
 
@@ -202,16 +204,22 @@ def _shift(
     known_counts: Counts,
     ordered: NDArray[np.generic] | None = None,
     known: NDArray[np.generic] | None = None,
+    values_matter: bool = True,
 ) -> _Shift:
-    """Of counts by category, and of sorted values where there are some."""
+    """Of counts by category, and of sorted values where there are some.
+
+    Args:
+        values_matter: whether a distance of the values is an alarm.
+    """
     index, p_value = psi(counts, known_counts), shares_p_value(counts, known_counts)
     drifted = p_value < _LEVEL and index - psi_by_chance(counts, known_counts) > _LEAST_PSI
     if ordered is None or known is None:
         return _Shift(index, None, p_value, drifted)
     distance = ks(ordered, known)
     chance = ks_p_value(distance, len(ordered), len(known))
-    drifted = drifted or (chance < _LEVEL and distance > _LEAST_KS)
-    return _Shift(index, distance, min(p_value, chance), drifted)
+    if not values_matter:
+        return _Shift(index, distance, p_value, drifted)
+    return _Shift(index, distance, min(p_value, chance), drifted or (chance < _LEVEL and distance > _LEAST_KS))
 
 
 def _known(table: pa.Table, column: str, kind: type[np.generic]) -> NDArray[Any]:

@@ -59,17 +59,12 @@ def content_words(places: Counts, known_places: Counts, distances: Values, known
     now, before = places / places.sum(), known_places / known_places.sum()
     rank = _rank(distances, known)
     if not drifted:
-        return f"Prompts are about what they were about: half are farther from a group than {percent(rank)} were."
+        return f"Prompts are about the same things: half are farther from a group than {percent(rank)} were."
     # Whether they moved more between the groups, or away from all of them.
-    if ks(distances, known) > np.abs(now - before).sum() / 2:
-        if rank > 0.5:
-            return (
-                f"Prompts are unlike those of the calibration: half are farther from all of its groups than "
-                f"{percent(rank)} of its own."
-            )
+    if rank > 0.5 and ks(distances, known) > np.abs(now - before).sum() / 2:
         return (
-            f"Prompts are more alike than in the calibration: half are nearer to a group than {percent(1 - rank)} of "
-            "its own."
+            f"Prompts are unlike those of the calibration: half are farther from all of its groups than "
+            f"{percent(rank)} of its own."
         )
     moved = now > _GREW * before
     if not moved.any():

@@ -114,7 +114,7 @@ class Reference(BaseModel):
 
 
 def measure(router: Router, prompts: Sequence[str], scored: Scores, seed: int) -> Reference:
-    """The reference of calibration rows. Costs 0.1 ms a row and a second or two.
+    """The reference of calibration rows. Costs 0.1 ms a row, and some seconds at most for the groups.
 
     Args:
         router: that scored them; its model is not needed any more.
