@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole of batchroute on a fresh machine, in one command: environment, embedded models, a trained router, a routed
-# backlog on two real language models, and the cost report. Run it again: what is done stays done.
+# backlog on two real language models, and the report. Run it again: what is done stays done.
 #
 #     jobs/demo.sh
 set -euo pipefail
@@ -19,7 +19,7 @@ jobs/environment.sh demo
 step 2 "embedded models (the first time about 2 minutes)"
 batchroute models fetch demo
 
-step 3 "router, trained on $table"
+step 3 "router, trained and calibrated on $table"
 if .venv/bin/python - "$table" "$router/router.json" <<'PYTHON'
 import hashlib, pathlib, sys
 table, router = map(pathlib.Path, sys.argv[1:])
@@ -32,6 +32,9 @@ else
     batchroute train --quality-table "$table" --base embedded:all-minilm-l6-v2 --output "$router" --overwrite
     # Another router is another run: the answers of the one before must go.
     fresh=(--fresh)
+fi
+if [ ! -f "$router/calibration.json" ] || [ ! -f "$router/reference.json" ]; then
+    batchroute calibrate --quality-table "$table" --router "$router"
 fi
 
 step 4 "the job: jobs/demo.yaml"

@@ -72,6 +72,18 @@ def test_every_row_is_labelled_in_order_with_as_many_qualities_as_samples(table:
     assert "only the labels" not in log
 
 
+def test_the_table_tells_what_each_model_reads_and_writes_and_how_fast(table: Path) -> None:
+    outcome, _ = run(options(table))
+    read = quality_table.read(str(outcome.output))
+    words = [len(text.split()) for text in read.prompts]
+    for side in ("small", "large"):
+        # Echo reads and writes the prompt.
+        assert read.tokens[side].read.tolist() == words
+        assert read.tokens[side].written.tolist() == words
+        assert 0 < float(read.metadata[f"{side}_seconds_per_token"]) < 1
+    assert pl.read_parquet(outcome.output)["small_output_tokens"].list.len().unique().to_list() == [3]
+
+
 def test_the_report_adds_up(table: Path) -> None:
     report = run(options(table))[0].report
     assert (report.rows, report.labelled, report.failed) == (40, 40, 0)

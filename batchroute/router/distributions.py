@@ -17,7 +17,7 @@ _MOST_BINS = 10
 # Below it the chi-square distribution promises too much.
 _LEAST_EXPECTED = 5.0
 _LEAST_IN_BIN = 5
-_PERMUTATIONS = 20_000
+_PERMUTATIONS = 10_000
 _MOST_TERMS = 100
 
 
@@ -42,7 +42,7 @@ def shares_p_value(found: Counts, reference: Counts, seed: int = 0) -> float:
     Args:
         found, reference: shape [categories], counts of rows; neither sums to 0.
         seed: of the permutations that take the place of the chi-square distribution where a category has few rows;
-            they tell nothing below 1 in 20,000.
+            they tell nothing below 1 in 10,000.
     """
     used = (found + reference) > 0
     found, reference = found[used], reference[used]

@@ -14,7 +14,7 @@ from batchroute.costs.usage import router_usage
 from batchroute.errors import InputError, StoppedError
 from batchroute.reports.night import Curve, Forecast, Histogram
 from batchroute.router import drift
-from batchroute.router.decision import Decided, Decision, Groups, all_large, decide
+from batchroute.router.decision import Decided, Decision, Groups, Rows, all_large, decide
 from batchroute.router.drift import Drift
 from batchroute.router.reference import Reference
 from batchroute.spec import SIDES, Job
@@ -30,6 +30,8 @@ from batchroute.tables.types import texts
 
 DECISION = "shards/decision.json"
 _BINS = 20
+# Rows for a forecast: with so many, what the drawing leaves open is nothing beside the rest.
+_ENOUGH = 200_000
 
 
 class DecisionRecord(BaseModel):
@@ -87,8 +89,11 @@ def decide_on(context: Context) -> Decision:
         StoppedError: the rows are not like the calibration's, and the job says to stop then.
     """
     policy = context.job.policy
-    view = outlook_of(context, stored(context))
-    rows = view.rows(None if policy.by is None else groups_of(context.table, policy.by))
+    scored = stored(context)
+    groups = None if policy.by is None else groups_of(context.table, policy.by)
+    view, shown = _outlook(context, scored)
+    whole = len(shown) == len(scored.scores)
+    rows = view.rows(groups) if whole else Rows(scored.scores, scored.routable, groups)
     found = _drift(context)
     drifted = found is not None and found.drifted
     on_drift = (policy.on_drift or "warn") if drifted else None
@@ -105,16 +110,25 @@ def decide_on(context: Context) -> Decision:
         decision = decide(policy, rows, view.calibration, view.spent)
     record = DecisionRecord(
         decided=decision.decided,
-        expected=view.forecast(decision.small, policy_words(decision)),
+        expected=view.forecast(decision.small[shown], policy_words(decision)),
         alternatives=view.alternatives(),
         curve=view.curve(),
-        scores=histogram(view, decision.small),
+        scores=histogram(scored, decision.small),
         drift=found,
         on_drift=on_drift,
         assumptions=assumptions(context.job, view.calibration),
     )
     context.work.put_json(DECISION, record.model_dump(mode="json"))
     return decision
+
+
+def _outlook(context: Context, scored: Sample) -> tuple[Outlook, npt.NDArray[np.intp]]:
+    """What is expected of all rows, where a budget is decided on it, else of enough of them; and which they are."""
+    rows = np.arange(len(scored.scores))
+    if len(rows) > _ENOUGH and all(way.budget is None for _, way in context.job.policy.ways()):
+        rows = np.sort(np.random.default_rng(0).choice(len(rows), _ENOUGH, replace=False))
+        scored = scored.thinned(rows)
+    return outlook_of(context, scored), rows
 
 
 _CONSEQUENCES = {
@@ -130,11 +144,11 @@ def policy_words(decision: Decision) -> str:
     return ", ".join(f"{decided.group}: {decided.policy}" for decided in decision.decided)
 
 
-def histogram(view: Outlook, small: npt.NDArray[np.bool_]) -> Histogram:
+def histogram(scored: Sample, small: npt.NDArray[np.bool_]) -> Histogram:
     edges = np.linspace(0.0, 1.0, _BINS + 1)
-    scored = view.routable & ~np.isnan(view.scores)
-    counts = [np.histogram(view.scores[scored & mine], edges)[0].tolist() for mine in (small, ~small)]
-    unscored = int((view.routable & np.isnan(view.scores)).sum())
+    known = scored.routable & ~np.isnan(scored.scores)
+    counts = [np.histogram(scored.scores[known & mine], edges)[0].tolist() for mine in (small, ~small)]
+    unscored = int((scored.routable & ~known).sum())
     return Histogram(edges=edges.tolist(), small=counts[0], large=counts[1], unscored=unscored)
 
 

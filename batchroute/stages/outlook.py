@@ -79,7 +79,7 @@ class Outlook:
         """What it costs and loses to send these rows to the small model, and the others to the large one."""
         routed = int(self.routable.sum())
         chosen = small & self.routable
-        cost, baseline = self._cost(chosen), self._cost(np.zeros_like(chosen))
+        cost, baseline = self._cost(chosen), self._baseline
         saved = None if cost is None or baseline is None else baseline.value - cost.value
         scale = self._scale
         share = float(chosen.sum()) / routed if routed else 0.0
@@ -126,6 +126,11 @@ class Outlook:
             high=[drop.high for drop in drops] or None,
         )
 
+    @functools.cached_property
+    def _baseline(self) -> Range | None:
+        """Of all rows on the large model."""
+        return self._cost(np.zeros_like(self.routable))
+
     @property
     def _scale(self) -> float:
         return self.whole / len(self.scores) if len(self.scores) else _EVERYTHING
@@ -135,7 +140,8 @@ class Outlook:
         if any(self.costs[side] is None for side in SIDES):
             return None
         value, least, variance = float(self.spent), float(self.spent), 0.0
-        of_rows = np.zeros(len(small))
+        rows = len(small)
+        of_rows = np.zeros(rows) if 1 < rows < self.whole else None
         for side, mine in (("small", small), ("large", self.routable & ~small)):
             costs = self.costs[side]  # type: ignore[index]
             assert costs is not None
@@ -143,9 +149,9 @@ class Outlook:
             value += float(picos.sum()) * self._scale
             least += float((costs.picos if costs.measured else costs.least)[mine].sum()) * self._scale
             variance += (costs.error * count) ** 2 + costs.spread**2 * count
-            of_rows[mine] = picos
-        rows = len(small)
-        if rows > 1 and self.whole > rows:
+            if of_rows is not None:
+                of_rows[mine] = picos
+        if of_rows is not None:
             variance += self.whole**2 * float(of_rows.var(ddof=1)) / rows * (1 - rows / self.whole)
         off = _Z * variance**0.5
         # What nothing was measured of is an upper bound: above it there is only the drawing of the sample.
@@ -254,6 +260,8 @@ def assumptions(job: Job, calibration: Calibration | None) -> list[str]:
                 f"Lengths of the {side} model's responses were not measured: each is taken to be the longest allowed, "
                 f"{tokens:,} tokens."
             )
+    if job.models.small.escalates:
+        lines.append("A forecast leaves out what rows cost that the small model does not manage.")
     if any(job.models.of(side).generation.greedy for side in SIDES):
         lines.append("A forecast reckons with an answer to every row, also to those that repeat a prompt.")
     if calibration is None or calibration.gain is None:

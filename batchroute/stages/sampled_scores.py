@@ -40,6 +40,10 @@ class Sample:
     routable: NDArray[np.bool_]
     spent: int
 
+    def thinned(self, rows: NDArray[np.intp]) -> Sample:
+        """These rows alone; the stretches stay those that they were drawn from."""
+        return Sample(self.stretches, self.scores[rows], self.tokens[rows], self.routable[rows], self.spent)
+
 
 def draw(context: Context, rows: int) -> Sample:
     """Score about so many rows of the job's table, or as many of them, drawn at random, as 20 seconds allow."""

@@ -51,12 +51,29 @@ def test_accepts_other_numbers_and_list_types(tmp_path: Path) -> None:
     assert table.ids is None
 
 
+def test_tokens_of_a_model_are_read_where_both_columns_are_there(tmp_path: Path) -> None:
+    tokens = {
+        "small_input_tokens": [10, None, 30],
+        "small_output_tokens": [[4, 6], [], None],
+        "large_input_tokens": [1, 2, 3],
+    }
+    table = quality_table.read(write(tmp_path, GOOD | tokens | {"status": ["ok", "failed", "ok"]}))
+    assert table.tokens.keys() == {"small"}
+    assert table.tokens["small"].read.tolist() == [10.0, 30.0]
+    assert table.tokens["small"].written == pytest.approx([5.0, np.nan], nan_ok=True)
+    assert table.take([1]).tokens["small"].read.tolist() == [30.0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"large_quality": None}, "has no column 'large_quality', only prompt, small_quality: it needs"),
         ({"small_quality": [0.5, 0.0, 1.0]}, "'small_quality' .* has type double: it must be list<double>"),
         ({"small_quality": [["x"], ["y"], ["z"]]}, r"'small_quality' .* it must be list<double>"),
+        (
+            {"small_input_tokens": ["a", "b", "c"], "small_output_tokens": [[1], [1], [1]]},
+            r"'small_input_tokens' must be a number and 'small_output_tokens' a list of numbers .* they are string",
+        ),
         ({"prompt": [[1], [2], [3]]}, "'prompt' .* it must be string"),
         ({"prompt": ["one", None, "three"]}, "the prompt in row 2 .* is empty"),
         ({"prompt": ["one", "two", " \n"]}, "the prompt in row 3 .* is empty"),

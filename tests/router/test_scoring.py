@@ -173,3 +173,47 @@ def test_a_model_that_gives_no_number_gives_nan(tmp_path: Path) -> None:
     router = load(tmp_path)
     torch.nn.init.constant_(router.model.classifier.bias, torch.nan)
     assert np.isnan(score(router, TEXTS).scores).all()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_embeddings_are_the_means_of_the_encoders_last_states_and_leave_the_scores_as_they_are(
+    tmp_path: Path, architecture: str
+) -> None:
+    router = load(tmp_path, architecture)
+    expected = []
+    for text in TEXTS:
+        ids = router.tokenizer(text, truncation=True, max_length=router.max_length, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            expected.append(router.model.base_model(input_ids=ids).last_hidden_state[0].mean(dim=0).numpy())
+    for budget in (1, 100, 10_000):
+        found = score(router, TEXTS, budget, with_embeddings=True)
+        assert found.embeddings is not None
+        assert found.embeddings.dtype == np.float32
+        np.testing.assert_allclose(found.embeddings, np.stack(expected), atol=1e-4)
+        assert (found.scores == score(router, TEXTS, budget).scores).all()
+    assert not router.model.base_model._forward_hooks
+
+
+def test_embeddings_are_only_there_when_asked_for(router: Router) -> None:
+    assert score(router, TEXTS).embeddings is None
+    assert score(router, [], with_embeddings=True).embeddings is None
+
+
+def test_a_model_that_shows_no_states_still_scores(tmp_path: Path) -> None:
+    router = load(tmp_path)
+    expected = score(router, TEXTS).scores
+    # Its output is then that of the classifier.
+    router.model.base_model_prefix = "none"
+    found = score(router, TEXTS, with_embeddings=True)
+    assert found.embeddings is None
+    assert (found.scores == expected).all()
+
+
+def test_embeddings_keep_their_order_when_memory_runs_out(tmp_path: Path) -> None:
+    router = load(tmp_path)
+    expected = score(router, TEXTS, with_embeddings=True).embeddings
+    limit_memory(router, 150)
+    found = score(router, TEXTS, with_embeddings=True).embeddings
+    assert expected is not None
+    assert found is not None
+    np.testing.assert_allclose(found, expected, atol=1e-5)
