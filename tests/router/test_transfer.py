@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +55,12 @@ def noise(seed: int) -> np.ndarray:
 def test_a_pair_whose_gaps_go_with_those_of_the_routers_own_is_served(
     router: Path, ranks: np.ndarray, tmp_path: Path
 ) -> None:
-    own, new = table(tmp_path / "own", ranks - 1 + noise(1)), table(tmp_path / "new", ranks - 1 + noise(2))
+    own, new = (table(tmp_path / str(seed), ranks - 1 + noise(seed) / 2) for seed in (1, 2))
     found = transfer.check(str(router), new, CPU, own)
     assert found.verdict == "serves"
     assert (found.prompts, found.shared, found.seen) == (300, 300, 0)
     assert found.gaps is not None
-    assert found.gaps["spearman"].value == pytest.approx(0.67, abs=0.08)
+    assert found.gaps["spearman"].value == pytest.approx(0.88, abs=0.08)
     assert found.drop["20"].value < found.random_drop["20"].value  # type: ignore[operator]
     assert found.sentences()[-1].startswith("The router serves the new pair: calibrate it")
     assert transfer.check(str(router), new, CPU).verdict == "serves", "by its scores alone too"
@@ -74,12 +76,34 @@ def test_a_pair_that_differs_where_the_routers_own_does_not_is_not_served(
     assert found.sentences()[-1].startswith("The router does not serve the new pair: train one")
 
 
+def test_gaps_that_correlate_less_than_the_papers_are_not_enough(
+    router: Path, ranks: np.ndarray, tmp_path: Path
+) -> None:
+    own, new = (table(tmp_path / str(seed), ranks - 1 + 1.5 * noise(seed)) for seed in (1, 2))
+    found = transfer.check(str(router), new, CPU, own)
+    assert found.gaps is not None
+    assert 0.3 < found.gaps["pearson"].value < 0.6  # type: ignore[operator]
+    assert found.verdict == "does not serve"
+
+
 def test_few_prompts_cannot_tell(router: Path, ranks: np.ndarray, tmp_path: Path) -> None:
-    own = table(tmp_path / "own", ranks - 1 + noise(1) * 2.5)
-    new = table(tmp_path / "new", ranks - 1 + noise(2) * 2.5, rows=40)
+    own = table(tmp_path / "own", ranks - 1 + 1.2 * noise(1))
+    new = table(tmp_path / "new", ranks - 1 + 1.2 * noise(2), rows=40)
     found = transfer.check(str(router), new, CPU, own)
     assert (found.verdict, found.shared) == ("cannot tell", 40)
     assert "label more of them" in found.sentences()[-1]
+
+
+def test_the_table_of_the_routers_own_pair_must_be_that(router: Path, ranks: np.ndarray, tmp_path: Path) -> None:
+    """Else the gaps of two strangers would be compared."""
+    new = table(tmp_path / "new", ranks - 1)
+    stranger = pq.read_table(new).replace_schema_metadata({"small_model": "a stranger"})
+    pq.write_table(stranger, tmp_path / "stranger")
+    notes = router.parent / "noted"
+    shutil.copytree(router, notes)
+    (notes / "router.json").write_text(json.dumps({"models": {"small": "s", "large": "l"}, "max_length": 64}))
+    with pytest.raises(InputError, match=r"is of another pair of models than the router .* a stranger"):
+        transfer.check(str(notes), new, CPU, str(tmp_path / "stranger"))
 
 
 def test_gaps_that_are_all_the_same_cannot_tell(router: Path, tmp_path: Path) -> None:
