@@ -32,4 +32,4 @@ step "tests"
 # No model hub, and no more threads than this machine has cores for.
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 # A file at a time in each process: the servers that a file starts serve all of its tests.
-pytest -q -n logical --maxprocesses 4 --dist loadfile "$@"
+pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

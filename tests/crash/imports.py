@@ -1,6 +1,9 @@
 """What an attempt at a job imports, so that it need not: no thread is started, no filesystem opened."""
 
 import accelerate  # noqa: F401
+import matplotlib.backends.backend_svg
+import matplotlib.figure
+import matplotlib.ticker  # noqa: F401
 import s3fs  # noqa: F401
 import torch  # noqa: F401
 import transformers.models.bert.modeling_bert
