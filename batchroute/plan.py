@@ -41,6 +41,7 @@ class Plan:
     Attributes:
         done: what is done already, in words, a line each.
         scored: rows that the figures are of; all of the run's, or a sample.
+        stored: whether a run had scored them.
         tokens: shape [rows]; of the usable prompts among them, by the router's count.
         bad: rows among them without a usable prompt.
     """
@@ -48,6 +49,7 @@ class Plan:
     snapshot: Snapshot
     done: list[str]
     scored: int
+    stored: bool
     tokens: NDArray[np.int32]
     bad: int
     decided: list[Decided]
@@ -76,10 +78,8 @@ def plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
     frozen = frozen if begun is None else Snapshot.model_validate(begun)
     context = Context(job, frozen, table, work, LocalEngine(progress))
     done = _done(context) if committed is None else [f"committed at {committed.committed_at}: a run has nothing to do"]
-    if len(work.stage(STAGE).receipts()) == len(frozen.chunks()):
-        scored = deciding.stored(context)
-    else:
-        scored = draw(context, sample)
+    stored = len(work.stage(STAGE).receipts()) == len(frozen.chunks())
+    scored = deciding.stored(context) if stored else draw(context, sample)
     view = deciding.outlook_of(context, scored)
     groups = None if job.policy.by is None else deciding.groups_of(table, job.policy.by, scored.stretches)
     part = len(view.scores) / frozen.rows if frozen.rows else 1.0
@@ -88,6 +88,7 @@ def plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
         snapshot=frozen,
         done=done,
         scored=len(view.scores),
+        stored=stored,
         tokens=scored.tokens[scored.routable],
         bad=int((~view.routable).sum()),
         decided=decision.decided,
@@ -122,7 +123,8 @@ def show(found: Plan, job: Job) -> None:
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    of = "all rows, by their stored scores" if found.scored == frozen.rows else f"a sample of {found.scored:,} rows"
+    of = "all rows" if found.scored == frozen.rows else f"a sample of {found.scored:,} rows"
+    of += ", by their stored scores" if found.stored else ""
     say(f"{job.name}: {frozen.rows:,} rows in {len(frozen.files):,} files; figures are of {of}")
     say(
         f"units: {len(frozen.chunks()):,} to score, pieces of {frozen.unit_rows:,} rows to generate, "
