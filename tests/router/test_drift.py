@@ -130,6 +130,19 @@ def test_prompts_far_from_all_groups_are_told_as_unlike(known: Reference) -> Non
     assert its.words.startswith("Prompts are unlike those of the calibration: half are farther from all of its groups")
 
 
+def test_rows_that_an_earlier_calibration_placed_tell_nothing_of_content(known: Reference) -> None:
+    found = drift.measure(known, night(known, 300, 1, places=np.full(40, 10)))
+    assert {one.name for one in found.features} == {"score", "length", "language"}
+
+
+def test_rows_nearer_to_the_groups_are_no_alarm_and_rows_farther_are(known: Reference) -> None:
+    assert known.content is not None
+    distances = np.array(known.content.distances, np.float32)
+    for factor, drifted in ((0.5, False), (1.5, True)):
+        found = drift.measure(known, night(known, 500, 1, distances=factor * distances))
+        assert feature(found, "content").drifted is drifted
+
+
 def test_a_night_of_few_rows_cannot_be_told(known: Reference) -> None:
     found = drift.measure(known, night(known, 12, 0, languages={"de": 12}))
     assert found.features == []
