@@ -273,7 +273,8 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] not in ("value_error", "model_type", "dict_type") and problem["input"] is not None:
         message += f" (it is {problem['input']!r})"
-    return f"{key}: {message[0].lower()}{message[1:]}"
+    # Of the file as a whole, that is of several sections, which the message names.
+    return f"{key}: {message[0].lower()}{message[1:]}" if key else message
 
 
 def _fields_at(location: Sequence[str]) -> list[str]:

@@ -45,6 +45,10 @@ def test_the_policy_of_the_night_costs_what_it_did(folder: JobFolder) -> None:
     assert forecast.cost is not None
     assert found.night.total_cost is not None
     assert forecast.cost.value == pytest.approx(float(found.night.total_cost), rel=1e-9)
+    savings = found.night.cost.savings
+    assert savings is not None
+    assert savings.share is not None
+    assert forecast.savings_share == pytest.approx(float(savings.share), abs=0.01)
     assert forecast.drop is not None
     assert found.night.expected is not None
     assert found.night.expected.drop is not None

@@ -79,7 +79,7 @@ class Outlook:
         """What it costs and loses to send these rows to the small model, and the others to the large one."""
         routed = int(self.routable.sum())
         chosen = small & self.routable
-        cost, baseline = self._cost(chosen), self._baseline
+        cost, baseline = self._cost(chosen, self.spent), self._baseline
         saved = None if cost is None or baseline is None else baseline.value - cost.value
         scale = self._scale
         share = float(chosen.sum()) / routed if routed else 0.0
@@ -128,18 +128,18 @@ class Outlook:
 
     @functools.cached_property
     def _baseline(self) -> Range | None:
-        """Of all rows on the large model."""
-        return self._cost(np.zeros_like(self.routable))
+        """Of all rows on the large model, which needs no router."""
+        return self._cost(np.zeros_like(self.routable), 0)
 
     @property
     def _scale(self) -> float:
         return self.whole / len(self.scores) if len(self.scores) else _EVERYTHING
 
-    def _cost(self, small: Mask) -> Range | None:
+    def _cost(self, small: Mask, spent: int) -> Range | None:
         """In dollars, with what the lengths' measurement, single rows and, of a sample, the drawing leave open."""
         if any(self.costs[side] is None for side in SIDES):
             return None
-        value, least, variance = float(self.spent), float(self.spent), 0.0
+        value, least, variance = float(spent), float(spent), 0.0
         rows = len(small)
         of_rows = np.zeros(rows) if 1 < rows < self.whole else None
         for side, mine in (("small", small), ("large", self.routable & ~small)):
