@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchroute.costs import report as cost_report
@@ -29,32 +30,38 @@ from batchroute.storage.folder import Folder
 
 def write_report(context: Context, dealt: Partition) -> NightReport:
     """Write the report's files, as far as an earlier attempt has not. All others follow from the first two."""
-    job, output = context.job, context.work.output
-    folder, files = output.folder("report"), _data_files(context)
-    groups = cost_report.by_group(files, job.output.prefix, job.report.group_by, ANSWERED_ALL_THE_SAME)
-    failures = cost_report.failures(files, job.output.prefix)
-    folder.put_new(cost_report.JSON, _cost(context, dealt, groups, failures).model_dump_json(indent=1).encode())
-    gathered = gather(context, dealt, read_cost(output))
-    folder.put_new(nights.REPORT, gathered.model_dump_json(indent=1).encode())
+    output = context.work.output
+    folder = output.folder("report")
+    there = folder.names("")
+
+    def put(name: str, make: Callable[[], bytes | memoryview]) -> None:
+        if name not in there:
+            folder.put_new(name, make())
+
+    groups = _groups(context)
+    put(cost_report.JSON, lambda: _cost(context, dealt, groups).model_dump_json(indent=1).encode())
+    put(nights.REPORT, lambda: gather(context, dealt, read_cost(output)).model_dump_json(indent=1).encode())
     night = NightReport.of(output)
-    table = io.BytesIO()
-    cost_report.to_frame(night.cost, groups).write_parquet(table)
-    folder.put_new(cost_report.TABLE, table.getvalue())
-    folder.put_new(nights.FOCUS, focus.parquet(night, night.prices))
-    folder.put_new(nights.METRICS, metrics.render(night).encode())
+    put(cost_report.TABLE, lambda: _parquet(cost_report.to_frame(night.cost, groups).to_arrow()))
+    put(nights.FOCUS, lambda: focus.parquet(night, night.prices))
+    put(nights.METRICS, lambda: metrics.render(night).encode())
     audited = audit_table(context)
     if audited is not None:
-        sink = io.BytesIO()
-        pq.write_table(audited, sink, compression="zstd")
-        folder.put_new(nights.AUDIT, sink.getvalue())
-    put_pages(folder, night)
+        put(nights.AUDIT, lambda: _parquet(audited))
+    put(nights.TEXT, lambda: markdown.render(night).encode())
+    put(nights.PAGE, lambda: page.render(night).encode())
     return night
 
 
-def put_pages(folder: Folder, night: NightReport) -> None:
-    """What people read."""
-    folder.put_new(nights.TEXT, markdown.render(night).encode())
-    folder.put_new(nights.PAGE, page.render(night).encode())
+def _parquet(table: pa.Table) -> memoryview:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return memoryview(sink.getvalue())
+
+
+def _groups(context: Context) -> pl.DataFrame:
+    job = context.job
+    return cost_report.by_group(_data_files(context), job.output.prefix, job.report.group_by, ANSWERED_ALL_THE_SAME)
 
 
 def read_cost(output: Folder) -> CostReport:
@@ -66,7 +73,7 @@ def _data_files(context: Context) -> list[Any]:
     return [data.parquet(part.file, part.bytes) for part in context.work.stage(merge.STAGE).receipts().values()]
 
 
-def _cost(context: Context, dealt: Partition, groups: pl.DataFrame, failures: dict[str, int]) -> CostReport:
+def _cost(context: Context, dealt: Partition, groups: pl.DataFrame) -> CostReport:
     job, work, frozen = context.job, context.work, context.snapshot
     price = frozen.prices["router"]
     scored = work.stage(score.STAGE).receipts().values()
@@ -81,7 +88,7 @@ def _cost(context: Context, dealt: Partition, groups: pl.DataFrame, failures: di
         audited=None if read_dealt(work) is None else _usage(context, "audited"),
         large_price=frozen.price("large"),
         groups=groups,
-        failures=failures,
+        failures=cost_report.failures(_data_files(context), job.output.prefix),
     )
 
 
