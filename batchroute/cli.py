@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,9 +22,7 @@ from batchroute.errors import (
 )
 
 if TYPE_CHECKING:
-    from batchroute.job import Outcome
-    from batchroute.progress import Progress
-    from batchroute.spec import Job
+    pass
 
 app = typer.Typer(
     help="Route each prompt of a backlog to a small or a large language model, overnight and unattended.",
@@ -94,7 +92,7 @@ def run(
     json_logs: JsonLogs = False,
 ) -> None:
     """Run a job, or go on with one that was stopped. Run it again after success: nothing is done twice."""
-    from batchroute import job, spec
+    from batchroute import ending, job, spec
     from batchroute.progress import for_this_terminal
 
     progress, asked = for_this_terminal(json_logs), None
@@ -102,73 +100,12 @@ def run(
         asked = spec.load(job_file, overrides or ())
         outcome = job.run(asked, progress, fresh, retry_failed, not no_wait)
     except (Exception, KeyboardInterrupt, Terminated) as error:
-        exit_code = _tell_of_failure(error, asked, progress, json_logs)
+        exit_code = ending.tell_of_failure(error, asked, progress, json_logs)
         if exit_code is None or not json_logs:
             raise
         raise typer.Exit(exit_code) from error
-    _tell(outcome, asked, progress, json_logs)
+    ending.tell(outcome, asked, progress, json_logs)
     raise typer.Exit(outcome.exit_code)
-
-
-def _tell_of_failure(error: BaseException, asked: Job | None, progress: Progress, json_logs: bool) -> int | None:
-    """Tell the log and whom the job notifies; the exit code, None for a defect, which ends in a traceback.
-
-    Args:
-        asked: None when the job file could not be read.
-    """
-    from batchroute import notify
-
-    event, exit_code, message = notify.ending(error)
-    record: dict[str, Any] = {"event": event, "message": message, "exit_code": exit_code}
-    if asked is not None:
-        record |= {"job_name": asked.name, "output": asked.output.uri}
-        _warn(notify.send(asked.notify, event, record), progress)
-    if json_logs:
-        progress.note(**record)
-    return None if event == "crashed" else exit_code
-
-
-def _tell(outcome: Outcome, asked: Job, progress: Progress, json_logs: bool) -> None:
-    """Tell the outcome. The last line is one sentence, and with JSON logs the record that a webhook is sent."""
-    from batchroute import notify
-    from batchroute.costs import console
-    from batchroute.reports.headline import headline
-    from batchroute.reports.summary import summary
-
-    committed, output, night = outcome.manifest, outcome.output, outcome.night
-    nothing = f"nothing to do: run {committed.run_id} was committed at {committed.committed_at}"
-    sentence = nothing if night is None else headline(night)
-    if not json_logs:
-        if outcome.was_done:
-            progress.note("nothing", nothing)
-        console.show(outcome.report)
-        typer.echo(
-            f"answers  {output}/data/*.parquet\nreport   {output}/report/report.html\nproof    {output}/manifest.json"
-        )
-    if committed.counts["failed"]:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in outcome.report.failures.items())
-        verdict = "above" if outcome.exit_code != EXIT_OK else "within"
-        progress.note("failed_rows", f"{committed.counts['failed']:,} rows failed ({kinds}), {verdict} max_failed")
-    event: notify.Event = "nothing" if outcome.was_done else "done" if outcome.exit_code == EXIT_OK else "failed"
-    record = {
-        "event": event,
-        "message": nothing if outcome.was_done else sentence,
-        "exit_code": outcome.exit_code,
-        "output": output,
-        **summary(outcome.report, night),
-    }
-    if night is not None:
-        _warn(notify.publish(asked.notify, night), progress)
-    _warn(notify.send(asked.notify, event, record), progress)
-    if json_logs:
-        progress.note(**record)
-    else:
-        typer.echo(sentence)
-
-
-def _warn(warnings: list[str], progress: Progress) -> None:
-    for warning in warnings:
-        progress.note("notify", warning)
 
 
 @app.command()

@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from batchroute import cli, errors
 from batchroute.costs.report import COLUMNS, ESCALATED, CostReport, Escalated
 from batchroute.costs.usage import ModelUsage, RouterUsage
+from batchroute.reports import night as nights
+from batchroute.reports.night import NightReport
 from batchroute.spec import Job
 from batchroute.stages import shards
 from batchroute.stages.context import Snapshot
@@ -350,6 +352,26 @@ FILES: dict[str, list[str]] = {
         "price",
     ],
     "report/cost.json: escalated": ["rows", "reasons", "small_cost", "usage"],
+    "report/report.json": [
+        "format_version",
+        "finished",
+        "cost",
+        "policy",
+        "by",
+        "choices",
+        "expected",
+        "alternatives",
+        "curve",
+        "scores",
+        "audit",
+        "drift",
+        "on_drift",
+        "stages",
+        "failures",
+        "assumptions",
+        "calibration",
+        "prices",
+    ],
 }
 COST_COLUMNS: list[str] = [
     "name",
@@ -431,8 +453,16 @@ def test_the_written_files_have_these_keys() -> None:
         "report/cost.json: router": RouterUsage,
         "report/cost.json: models, escalated.usage": ModelUsage,
         "report/cost.json: escalated": Escalated,
+        "report/report.json": NightReport,
     }
     assert {name: list(model.model_fields) for name, model in models.items()} == FILES
+
+
+def test_the_reports_files_have_these_names() -> None:
+    assert list(nights.FILES) == [
+        "cost.json", "cost.parquet", "report.json", "report.html", "report.md", "metrics.prom", "focus.parquet",
+        "audit.parquet",
+    ]  # fmt: skip
 
 
 def test_the_table_of_costs_has_these_columns() -> None:
