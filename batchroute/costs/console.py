@@ -20,7 +20,7 @@ def show(report: CostReport) -> None:
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
     console.print(_table(report))
-    for line in notes(report):
+    for line in (*_copies(report), *notes(report)):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -58,7 +58,7 @@ def _add(table: Table, name: str, usage: ModelUsage, share: str) -> None:
 def notes(report: CostReport) -> list[str]:
     """What the table has no room for, as far as there is any: why rows were escalated, tokens of special kinds, and
     where prices are from, or why there are none."""
-    return [*_reasons(report), *_copies(report), *_tokens(report), *_prices(report), *_missing(report)]
+    return [*_reasons(report), *_tokens(report), *_prices(report), *_missing(report)]
 
 
 def _reasons(report: CostReport) -> list[str]:
