@@ -92,7 +92,7 @@ def test_kills_at_random_moments_submit_nothing_twice_and_lose_no_row(tmp_path: 
     where, calm = place_of(tmp_path, server)
     found = kill_often(where, calm, KILLS, seed=1)
     assert found.kills >= KILLS
-    assert len(found.states) >= 6, found.states
+    assert len(found.states) >= 5, found.states
     assert problems(server, found.outputs) == []
 
 
@@ -110,7 +110,8 @@ def kill_often(where: BatchPlace, calm: pl.DataFrame, kills: int, seed: int) -> 
     A kill comes a random number of puts into what is left of the job, and a random time after that.
     """
     chance, found = random.Random(seed), Kills()
-    puts = len(forking.lines(where.log, "put"))
+    # Until the report: by then the provider is done with.
+    puts = sum("/report/" not in line for line in forking.lines(where.log, "put"))
     while found.kills < kills:
         where.new_output()
         found.outputs += 1

@@ -52,8 +52,7 @@ PRICES = {"router": BY_HOUR, "small": SMALL, "large": LARGE}
 def test_the_costs_of_every_night_add_up_to_its_total_to_the_last_digit(kind: str, prices: Any) -> None:
     night = nights.ALL[kind]()
     frame = focus.table(night, prices)
-    known = [night.cost.router.cost, *(usage.cost for usage in night.cost.models.values())]
-    known += [] if night.cost.escalated is None else [night.cost.escalated.usage.cost]
+    known = [night.cost.router.cost, *(usage.cost for usage in night.cost.usages.values())]
     total = sum((cost for cost in known if cost is not None), Decimal(0))
     assert night.total_cost in (total, None)
     for column in COSTS:
