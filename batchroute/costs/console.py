@@ -41,6 +41,8 @@ def _table(report: CostReport) -> Table:
     if report.escalated is not None and report.escalated.rows:
         # Without a share: these are rows of the small model's.
         _add(table, ESCALATED, report.escalated.usage, "")
+    if report.audited is not None and report.audited.rows:
+        _add(table, "audit", report.audited, "")
     if rows["unrouted"]:
         table.add_row("no usable prompt", "", f"{rows['unrouted']:,}", "", f"{rows['unrouted']:,}")
     table.add_section()

@@ -47,6 +47,13 @@ def test_the_table_is_printed_with_all_its_columns_where_there_is_no_terminal(
     assert lines[-1] == "Cost not known: models.small.price missing."
 
 
+def test_the_table_has_a_row_for_the_audit(capsys: pytest.CaptureFixture[str]) -> None:
+    found = build(usage(FREE, 9, 900, 90), usage(BY_TOKEN, 1, 100, 10), BY_TOKEN, scored(FREE))
+    console.show(found.model_copy(update={"audited": usage(BY_TOKEN, 2, 200, 20)}))
+    (audit,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("audit"))
+    assert audit == ["audit", "m", "2", "0", "200", "20", "0.0", "s", "0.0", "s", "$0.000400"]
+
+
 def test_the_table_has_a_row_for_what_went_on_to_the_large_model(capsys: pytest.CaptureFixture[str]) -> None:
     console.show(with_escalated_rows())
     lines = capsys.readouterr().out.splitlines()
