@@ -29,7 +29,6 @@ from batchroute.reports import words
 from batchroute.reports.night import NightReport
 
 VERSION = "1.3"
-FILE = "focus.parquet"
 MANDATORY = (
     *("BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd"),
     *("BillingPeriodStart", "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargePeriodEnd"),

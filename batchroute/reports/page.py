@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 from markupsafe import Markup
 
-from batchroute.costs.console import notes
 from batchroute.costs.report import ESCALATED
 from batchroute.reports import plots, sentences, tables, templates, words
-from batchroute.reports.headline import audited, expected, headline
+from batchroute.reports.headline import audited, expected
 from batchroute.reports.night import NightReport
+from batchroute.reports.shown import shown
 
 _FAILURES = 50
 
 
 def render(night: NightReport) -> str:
     """The whole page. The same report gives the same page, to the byte."""
-    cost = night.cost
-    policies, groups = tables.policies(night), tables.listed(tables.groups(cost))
+    groups = tables.listed(tables.groups(night.cost))
     return templates.html(
         "report.html",
-        night=night,
-        finished=words.moment(night.finished),
-        headline=headline(night),
-        routed=any(usage.rows for usage in cost.models.values()),
-        notices=sentences.notices(night),
-        tiles=sentences.tiles(night),
-        policy=sentences.policy(night),
+        **shown(night),
         flow=_flow(night),
-        models=tables.models(cost),
-        notes=notes(cost),
-        decimals=words.decimals_for(sentences.all_costs(night)),
-        group_heading=tables.group_heading(cost),
         groups=groups,
         groups_lead=sentences.groups(night, len(groups.first), len(groups)),
         group_decimals=words.decimals_for([group.cost for group in groups.first]),
         choices=tables.listed(tables.choices(night)),
-        policies=policies,
-        policy_decimals=words.decimals_for([None if row.cost is None else Decimal(str(row.cost)) for row in policies]),
         curves=(curves := _curves(night)),
         curve_lead=sentences.curve(night) if curves else "",
         curve_missing=sentences.curve_missing(night),
@@ -53,7 +39,6 @@ def render(night: NightReport) -> str:
         longest=max((stage.seconds + stage.load_seconds for stage in night.stages), default=0) or 1,
         failures=night.failures[:_FAILURES],
         failures_lead=sentences.failures(night),
-        assumptions=sentences.assumptions(night),
     )
 
 

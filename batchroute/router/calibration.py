@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from batchroute import models
 from batchroute.errors import InputError
 from batchroute.lengths import Lengths
 from batchroute.router import reference as references
 from batchroute.router.gain import Gain
-from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE, Notes, read_json
+from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE, Notes, read_noted
 from batchroute.router.quality_table import QualityTable
 from batchroute.router.quality_table import read as read_table
 
@@ -98,15 +98,7 @@ class Calibration(BaseModel):
     @classmethod
     def known(cls, router: str) -> Self | None:
         """As `of`; None where there is none."""
-        file = Path(models.resolve(router)) / CALIBRATION_FILE
-        values = read_json(file)
-        if values is None:
-            return None
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            place = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise InputError(f"'{file}' is damaged at {place}: calibrate the router again") from error
+        return read_noted(router, CALIBRATION_FILE, cls)
 
     def within(self, limit: float, rule: Rule) -> Point | None:
         """The point of the largest cost advantage that keeps the drop within `limit` percent; None when none does.

@@ -6,9 +6,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from batchroute import models
 from batchroute.errors import InputError
@@ -22,6 +23,9 @@ CALIBRATION_FILE = "calibration.json"
 
 REFERENCE_FILE = "reference.json"
 """What the rows of the calibration looked like: `calibrate` writes it too."""
+
+
+Noted = TypeVar("Noted", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,23 @@ class Notes:
 def prompt_digest(prompt: str) -> str:
     """12 hexadecimal digits that tell a prompt apart, white space around it aside, without showing it."""
     return hashlib.sha256(prompt.strip().encode()).hexdigest()[:12]
+
+
+def read_noted(router: str, name: str, kind: type[Noted]) -> Noted | None:
+    """What `calibrate` has put into the folder of this router under a name; None when it is not there.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    file = Path(models.resolve(router)) / name
+    values = read_json(file)
+    if values is None:
+        return None
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        place = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise InputError(f"'{file}' is damaged at {place}: calibrate the router again") from error
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

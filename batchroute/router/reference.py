@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from batchroute import models
 from batchroute.errors import InputError
 from batchroute.router.languages import language
-from batchroute.router.notes import REFERENCE_FILE, read_json
+from batchroute.router.notes import REFERENCE_FILE, read_noted
 
 if TYPE_CHECKING:
     from batchroute.router.model import Router
@@ -102,15 +100,7 @@ class Reference(BaseModel):
         Raises:
             InputError: it is damaged.
         """
-        file = Path(models.resolve(router)) / REFERENCE_FILE
-        values = read_json(file)
-        if values is None:
-            return None
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            place = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise InputError(f"'{file}' is damaged at {place}: calibrate the router again") from error
+        return read_noted(router, REFERENCE_FILE, cls)
 
 
 def measure(router: Router, prompts: Sequence[str], scored: Scores, seed: int) -> Reference:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pyarrow.parquet as pq
 
 from batchroute.costs.report import CostReport
-from batchroute.reports.night import Choice, Failure, Forecast, Histogram, NightReport, StageTime
+from batchroute.reports import headline
+from batchroute.reports.night import Choice, Failure, Histogram, NightReport, Range, StageTime
 from batchroute.router.decision import Decided
 from batchroute.router.policy import Cutoff
 from batchroute.stages import merge, score
@@ -42,7 +43,8 @@ def gather(context: Context, dealt: Partition, cost: CostReport) -> NightReport:
         drift=None if record is None else record.drift,
         on_drift=None if record is None else record.on_drift,
         stages=list(_stages(context)),
-        failures=_failures(context),
+        # Counted there already: a night without failures has no file to look through.
+        failures=_failures(context) if cost.failures else [],
         assumptions=[] if record is None else record.assumptions,
         calibration=known_calibration(context.job),
         prices={name: resolved.price for name, resolved in context.snapshot.prices.items()},
@@ -119,20 +121,17 @@ def _names(context: Context, part: Receipt, wanted: dict[int, str]) -> Iterator[
 
 def quality(night: NightReport) -> dict[str, object]:
     """The figures of a night that a trend over many is made of: the manifest's `quality`."""
-    audit, drift = night.audit, night.drift
-    audited = (
-        None if audit is None or audit.drop is None else {"value": audit.drop, "low": audit.low, "high": audit.high}
-    )
+    drift = night.drift
     return {
         "cost_advantage": night.cost.cost_advantage,
-        "expected_drop": _range(night.expected),
-        "audited_drop": audited,
+        "expected_drop": _range(headline.expected(night)),
+        "audited_drop": _range(headline.audited(night)),
         "drift": None if drift is None else {"drifted": drift.drifted, "features": _features(night)},
     }
 
 
-def _range(expected: Forecast | None) -> dict[str, float] | None:
-    return None if expected is None or expected.drop is None else expected.drop.model_dump()
+def _range(found: Range | None) -> dict[str, float] | None:
+    return None if found is None else found.model_dump()
 
 
 def _features(night: NightReport) -> list[dict[str, object]]:

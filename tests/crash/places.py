@@ -13,7 +13,7 @@ import polars as pl
 import batchroute
 from batchroute.verify import verify
 from tests.crash import forking
-from tests.crash.forking import Crash
+from tests.crash.forking import CRASHED, Crash
 from tests.jobs import JobFolder, table
 from tests.seaweed import SeaweedFS
 
@@ -47,6 +47,19 @@ class Place:
 
     def run(self, crash: Crash | None = None) -> int:
         return forking.run(self.job, self.log, self.environment, crash)
+
+    def crash_and_make_good(self, crash: Crash, calm: pl.DataFrame) -> None:
+        """A new output whose first attempt crashes; the second ends as a calm run does, and repeats no unit."""
+        self.new_output()
+        assert self.run(crash) == CRASHED, crash
+        before = self.receipts()
+        done = len(forking.lines(self.log, "unit"))
+        assert self.run() == 0, (crash, forking.lines(self.log, "error"))
+        self.check(calm)
+        after = self.receipts()
+        assert {name: after[name] for name in before} == before
+        again = forking.lines(self.log, "unit")[done:]
+        assert set(again) & set(before) == set(), crash
 
     def start(self) -> Any:
         return forking.start(self.job, self.log, self.environment)

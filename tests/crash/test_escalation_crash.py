@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash import forking
-from tests.crash.forking import CRASHED, Crash
+from tests.crash.forking import Crash
 from tests.crash.places import Place, place
 
 
@@ -36,13 +36,4 @@ def test_a_crash_at_every_put_of_the_escalation_is_made_good(where: Place) -> No
     assert len(puts) == 9, names
     # Before a put there is what there was after the one before it.
     for crash in [Crash(puts[0], "before"), *(Crash(put, "after") for put in puts)]:
-        where.new_output()
-        assert where.run(crash) == CRASHED, crash
-        before = where.receipts()
-        done = len(forking.lines(where.log, "unit"))
-        assert where.run() == 0, (crash, forking.lines(where.log, "error"))
-        where.check(calm)
-        after = where.receipts()
-        assert {name: after[name] for name in before} == before
-        again = forking.lines(where.log, "unit")[done:]
-        assert set(again) & set(before) == set(), crash
+        where.crash_and_make_good(crash, calm)

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from tests.crash import forking
-from tests.crash.forking import CRASHED, Crash
+from tests.crash.forking import Crash
 from tests.crash.places import Place
 
 
@@ -16,13 +16,4 @@ def test_a_crash_at_every_put_is_made_good(somewhere: Place, calm: pl.DataFrame)
     puts = len(forking.lines(somewhere.log, "put"))
     assert puts > 20
     for crash in [*(Crash(put, "before") for put in range(puts)), Crash(puts - 1, "after")]:
-        somewhere.new_output()
-        assert somewhere.run(crash) == CRASHED, crash
-        before = somewhere.receipts()
-        done = len(forking.lines(somewhere.log, "unit"))
-        assert somewhere.run() == 0, (crash, forking.lines(somewhere.log, "error"))
-        somewhere.check(calm)
-        after = somewhere.receipts()
-        assert {name: after[name] for name in before} == before
-        again = forking.lines(somewhere.log, "unit")[done:]
-        assert set(again) & set(before) == set(), crash
+        somewhere.crash_and_make_good(crash, calm)
