@@ -92,7 +92,7 @@ def test_kills_at_random_moments_submit_nothing_twice_and_lose_no_row(tmp_path: 
     where, calm = place_of(tmp_path, server)
     found = kill_often(where, calm, KILLS, seed=1)
     assert found.kills >= KILLS
-    assert len(found.states) >= 5, found.states
+    assert len(found.states) >= 6, found.states
     assert problems(server, found.outputs) == []
 
 
@@ -110,8 +110,9 @@ def kill_often(where: BatchPlace, calm: pl.DataFrame, kills: int, seed: int) -> 
     A kill comes a random number of puts into what is left of the job, and a random time after that.
     """
     chance, found = random.Random(seed), Kills()
-    # Until the report: by then the provider is done with.
-    puts = sum("/report/" not in line for line in forking.lines(where.log, "put"))
+    # From the first intent until all answers are committed: before and after it, there is no provider to deal with.
+    dealing = [n for n, line in enumerate(forking.lines(where.log, "put")) if "/batches/" in line or "/large/" in line]
+    first, last = dealing[0], dealing[-1] + 1
     while found.kills < kills:
         where.new_output()
         found.outputs += 1
@@ -119,10 +120,14 @@ def kill_often(where: BatchPlace, calm: pl.DataFrame, kills: int, seed: int) -> 
         while True:
             process, spared = where.start(), here >= _KILLS_OF_AN_OUTPUT
             done = len(forking.lines(where.log, "put"))
-            stop = done + chance.randint(0, max(1, puts - done) // 2)
+            begun = max(done, first)
+            stop = begun + chance.randint(0, max(1, last - begun) // 2)
             while not spared and process.is_alive() and len(forking.lines(where.log, "put")) < stop:
                 time.sleep(0.002)
             process.join(60 if spared else chance.uniform(0, chance.choice(_SECONDS)))
+            if "/data/" in (where.log.read_text() if where.log.exists() else ""):
+                # Merging: all that is killed from here on is killed in other tests.
+                process.join(60)
             process.kill()
             process.join()
             if process.exitcode == 0:
