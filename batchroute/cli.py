@@ -90,22 +90,28 @@ def run(
         bool, typer.Option("--no-wait", help="End when provider batches are submitted; run again to pick them up.")
     ] = False,
     json_logs: JsonLogs = False,
+    processes: Annotated[
+        str | None, typer.Option("--processes", metavar="N|auto", help="Ranks on this machine; auto: one a GPU.")
+    ] = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines; start the command on each of them.")] = 1,
+    node_rank: Annotated[
+        int | None, typer.Option("--node-rank", min=0, help="Which machine this is; else by JOB_COMPLETION_INDEX.")
+    ] = None,
+    master: Annotated[str | None, typer.Option("--master", metavar="HOST:PORT", help="Where machine 0 is.")] = None,
+    max_restarts: Annotated[
+        int, typer.Option("--max-restarts", min=0, help="How often to start ranks anew when one died.")
+    ] = 0,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option("--engine", help="Who carries units out: ranks, or a Ray cluster.")
+    ] = "local",
 ) -> None:
     """Run a job, or go on with one that was stopped. Run it again after success: nothing is done twice."""
-    from batchroute import ending, job, spec
-    from batchroute.progress import for_this_terminal
+    from batchroute import attempt
 
-    progress, asked = for_this_terminal(json_logs), None
-    try:
-        asked = spec.load(job_file, overrides or ())
-        outcome = job.run(asked, progress, fresh, retry_failed, not no_wait)
-    except (Exception, KeyboardInterrupt, Terminated) as error:
-        exit_code = ending.tell_of_failure(error, asked, progress, json_logs)
-        if exit_code is None or not json_logs:
-            raise
-        raise typer.Exit(exit_code) from error
-    ending.tell(outcome, asked, progress, json_logs)
-    raise typer.Exit(outcome.exit_code)
+    options = attempt.Attempt(
+        fresh, retry_failed, not no_wait, json_logs, processes, nodes, node_rank, master, max_restarts, engine
+    )
+    raise typer.Exit(attempt.run(job_file, overrides or (), options))
 
 
 @app.command()
@@ -404,6 +410,20 @@ def check_transfer(
     device = LocalEngine(for_this_terminal(False)).device
     for line in transfer.check(router, quality_table, device, trained_on, seed).sentences():
         typer.echo(line)
+
+
+@app.command()
+def doctor(
+    job_file: Annotated[str | None, typer.Argument(metavar="JOB.yaml", help="A job that is to run here.")] = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Look at this machine, and at what a job needs of it: each problem with its remedy."""
+    from batchroute import doctor as doctors
+
+    diagnosis = doctors.examine(job_file, overrides or ())
+    doctors.show(diagnosis, as_json)
+    raise typer.Exit(diagnosis.exit_code)
 
 
 @tables_app.command()

@@ -33,6 +33,18 @@ def precision(name: DType, device: torch.device, checkpoint: torch.dtype | None 
     return torch.float16 if checkpoint == torch.float16 else torch.bfloat16
 
 
+def of_rank(local_rank: int) -> torch.device:
+    """The accelerator of the rank of that number on this machine, or the CPU where there is none."""
+    import torch
+
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None:
+        return torch.device("cpu")
+    # What libraries take unless told.
+    torch.accelerator.set_device_index(local_rank)
+    return torch.device(found.type, local_rank)
+
+
 def out_of_memory(error: Exception) -> bool:
     import torch
 

@@ -16,8 +16,8 @@ from batchroute.reports.summary import summary
 from batchroute.spec import Job
 
 
-def tell_of_failure(error: BaseException, asked: Job | None, progress: Progress, json_logs: bool) -> int | None:
-    """Tell the log and whom the job notifies; the exit code, None for a defect, which ends in a traceback.
+def tell_of_failure(error: BaseException, asked: Job | None, progress: Progress, json_logs: bool) -> None:
+    """Tell the log and whom the job notifies.
 
     Args:
         asked: None when the job file could not be read.
@@ -29,7 +29,6 @@ def tell_of_failure(error: BaseException, asked: Job | None, progress: Progress,
         _warn(notify.send(asked.notify, event, record), progress)
     if json_logs:
         progress.note(**record)
-    return None if event == "crashed" else exit_code
 
 
 def tell(outcome: Outcome, asked: Job, progress: Progress, json_logs: bool) -> None:

@@ -25,6 +25,10 @@ class StoppedError(BatchrouteError):
     exit_code = EXIT_STOPPED
 
 
+class DiedError(StoppedError):
+    """Another process of the run died: the message says which. Started anew, the run goes on."""
+
+
 class WaitingError(BatchrouteError):
     """The rest waits for a provider: the message says for what. A later run picks it up."""
 
@@ -33,3 +37,13 @@ class WaitingError(BatchrouteError):
 
 class Terminated(BaseException):
     """SIGTERM arrived. Not an `Exception`, so that no handler for a model's errors swallows it."""
+
+
+def error_of(exit_code: int, message: str) -> BaseException:
+    """The error with which another process has ended."""
+    if exit_code == EXIT_TERMINATED:
+        return Terminated()
+    if exit_code == EXIT_INTERRUPTED:
+        return KeyboardInterrupt()
+    kinds: dict[int, type[BatchrouteError]] = {EXIT_BAD_INPUT: InputError, EXIT_WAITING: WaitingError}
+    return kinds.get(exit_code, StoppedError)(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import socket
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 from batchroute import generators, models
 from batchroute.costs.report import CostReport
+from batchroute.engines.base import Engine
 from batchroute.engines.local import LocalEngine
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError, WaitingError
 from batchroute.progress import Progress
@@ -20,15 +22,15 @@ from batchroute.reports.night import NightReport
 from batchroute.router.policy import Way
 from batchroute.spec import SIDES, Job
 from batchroute.stages import audit, batches, merge, retry, score, snapshot
-from batchroute.stages.context import Context
+from batchroute.stages.context import Context, join
 from batchroute.stages.decide import check_budget
 from batchroute.stages.escalate import escalate
 from batchroute.stages.fetch import fetch
-from batchroute.stages.generate import generate
+from batchroute.stages.generate import generate, generate_ahead
 from batchroute.stages.identity import Identity, calibrated_point, identify
 from batchroute.stages.load import load
 from batchroute.stages.night import quality
-from batchroute.stages.partition import Partition, partition
+from batchroute.stages.partition import Partition, partition, read_partition
 from batchroute.stages.report import read_cost, write_report
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
@@ -58,13 +60,21 @@ class Outcome:
     exit_code: int
 
 
-def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = False, wait: bool = True) -> Outcome:
+def run(
+    job: Job,
+    progress: Progress,
+    fresh: bool = False,
+    retry_failed: bool = False,
+    wait: bool = True,
+    engine: Engine | None = None,
+) -> Outcome:
     """Run the job, or go on with a run of it that was stopped; does nothing when it is committed already.
 
     Args:
         fresh: first remove what this output holds, committed or not.
         retry_failed: ask the models again for the rows that failed.
         wait: for provider batches to end.
+        engine: who carries units out; this process unless set. Of several ranks the first one runs, the others follow.
 
     Raises:
         InputError: the job or its input is wrong, or the output belongs to another job.
@@ -72,7 +82,19 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
         WaitingError: provider batches have not ended; a later run picks up what they bring.
         Terminated: SIGTERM arrived; the run can be resumed.
     """
-    output = _output(job)
+    engine = engine or LocalEngine(progress)
+    with engine.terminable():
+        return _run(job, engine, fresh, retry_failed, wait)
+
+
+def follow(job: Job, engine: Engine, wait: bool = True) -> None:
+    """Take part, as another rank than the first, in the run that the first one runs; raises as `run`."""
+    with engine.terminable():
+        _work(join(job, engine.agree(lambda: None), engine), wait)
+
+
+def _run(job: Job, engine: Engine, fresh: bool, retry_failed: bool, wait: bool) -> Outcome:
+    output, progress = _output(job), engine.progress
     identity = identify(job)
     target = target_of(job.output.table, job.input.id)
     if fresh:
@@ -111,27 +133,37 @@ def run(job: Job, progress: Progress, fresh: bool = False, retry_failed: bool = 
     if retry_failed:
         again = retry.reopen_failed(work, frozen)
         progress.note("retry", f"asking again for {again:,} failed rows", rows=again)
-    engine = LocalEngine(progress)
     context = Context(job, frozen, table, work, engine)
     progress.note(
         "begin", f"run {frozen.run_id}: {frozen.rows:,} rows in {len(frozen.files):,} files", run=frozen.run_id
     )
     for line in _calibrated(job):
         progress.note("policy", line)
-    with engine.terminable():
-        audit.check_metric(context)
-        score.score(context)
-        dealt = partition(context)
-        _answer(context, wait)
-        merge.merge(context)
-        audit.measure(context)
-        night = write_report(context, dealt)
-        committed = _commit(context, dealt, night)
-        if target is not None:
-            load(job, target, output, committed, progress)
-        if not job.output.keep_work:
-            work_root(output).remove_all()
+    engine.agree(lambda: frozen.run_id)
+    _work(context, wait)
+    dealt = read_partition(work)
+    assert dealt is not None
+    night = write_report(context, dealt)
+    committed = _commit(context, dealt, night)
+    if target is not None:
+        load(job, target, output, committed, progress)
+    if not job.output.keep_work:
+        work_root(output).remove_all()
     return _outcome(job, output, committed, was_done=False)
+
+
+def _work(context: Context, wait: bool) -> None:
+    """The stages whose units all ranks share, and what one of them does between two of these."""
+    engine = context.engine
+    engine.once(lambda: audit.check_metric(context))
+    score.score(context)
+    engine.meet()
+    engine.once(lambda: partition(context))
+    _answer(context, wait)
+    merge.merge(context)
+    engine.meet()
+    audit.measure(context)
+    engine.meet()
 
 
 def _answer(context: Context, wait: bool) -> None:
@@ -140,20 +172,30 @@ def _answer(context: Context, wait: bool) -> None:
     Raises:
         WaitingError: provider batches have not ended, and are not waited for.
     """
+    engine = context.engine
     behind_batches = [side for side in SIDES if context.job.models.of(side).backend == "openai_batch"]
     for side in behind_batches:
         # At once: the provider works on them while the other model answers.
-        batches.submit(context, side)
-    answered = generate(context, "small", wait)
+        engine.once(functools.partial(batches.submit, context, side))
+    with engine.ahead(lambda: generate_ahead(context, "large")):
+        answered = generate(context, "small", wait)
+    engine.meet()
     if answered:
-        escalate(context)
-        audit.deal(context)
-    if not (generate(context, "large", wait) and answered):
+        engine.once(lambda: escalate(context))
+        engine.once(lambda: audit.deal(context))
+    answered = generate(context, "large", wait) and answered
+    engine.meet()
+    if not answered:
         raise WaitingError("the provider's batches have not ended yet: run again later to go on")
 
 
 def _abandon(job: Job, output: Folder) -> list[str]:
     return [line for run_id in run_ids(output) for line in batches.abandon(job, Workdir(output, run_id))]
+
+
+def is_committed(job: Job) -> bool:
+    """Whether there is nothing left to do but to say so; raises as `run`."""
+    return snapshot.committed(_output(job), identify(job)) is not None
 
 
 def validate(job: Job) -> list[str]:

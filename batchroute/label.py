@@ -163,20 +163,8 @@ class _Labelling:
 
     def sample(self, side: Side) -> None:
         """All units of one model that have no receipt yet."""
-        stage, spec = self.work.stage(side), self.specs[side]
-        done = stage.receipts()
-        pending = [span for span in self.spans if span.unit not in done]
-        if not pending:
-            return
-        self._note(f"loading the {side} model {spec.model}")
-        generator = generators.load(spec, lambda: self.engine.device)
-        sampler = Sampler(
-            side, spec, generator, self.options.samples, self.table, self.options.prompt, self.kind, stage, self.engine
-        )
-        try:
-            self.engine.carry_out(side, pending, list(done.values()), sampler.do)
-        finally:
-            generator.close()
+        with self.engine.crew(self, lambda _: self._sampler(side), None) as crew:
+            crew.carry_out(side, self.spans)
 
     def check_metric(self) -> None:
         """Measure a sentence before any model is asked: hours of sampling must not end at a metric that cannot work."""
@@ -190,18 +178,8 @@ class _Labelling:
 
     def measure(self) -> None:
         """All units that have not been measured yet."""
-        stage = self.work.stage("measure")
-        done = stage.receipts()
-        pending = [span for span in self.spans if span.unit not in done]
-        if not pending:
-            return
-        self._note(f"loading the metric {quality.describe(self.options.metric)}")
-        metric = self._metric()
-        try:
-            measurer = Measurer(metric, self._rows(metric.needs_reference), stage)
-            self.engine.carry_out("measure", pending, list(done.values()), measurer.do)
-        finally:
-            metric.close()
+        with self.engine.crew(self, lambda _: self._measurer(), None) as crew:
+            crew.carry_out("measure", self.spans)
 
     def write(self) -> LabelReport:
         """Put the report, the responses when they are asked for, and, last, the table."""
@@ -218,6 +196,18 @@ class _Labelling:
             table = collect.with_tokens(table, side, self.work.stage(side), self.spans)
         self._put(table)
         return LabelReport.model_validate_json(self.file.read_text(_REPORT))
+
+    def _sampler(self, side: Side) -> Sampler:
+        spec, options = self.specs[side], self.options
+        self._note(f"loading the {side} model {spec.model}")
+        generator = generators.load(spec, lambda: self.engine.device)
+        stage, progress = self.work.stage(side), self.engine.progress
+        return Sampler(side, spec, generator, options.samples, self.table, options.prompt, self.kind, stage, progress)
+
+    def _measurer(self) -> Measurer:
+        self._note(f"loading the metric {quality.describe(self.options.metric)}")
+        metric = self._metric()
+        return Measurer(metric, self._rows(metric.needs_reference), self.work.stage("measure"))
 
     def _metric(self) -> Metric:
         metric = quality.load(self.options.metric, lambda: self.engine.device)

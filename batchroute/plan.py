@@ -19,7 +19,7 @@ from batchroute.router.decision import Decided, decide
 from batchroute.spec import SIDES, Job
 from batchroute.stages import decide as deciding
 from batchroute.stages import snapshot
-from batchroute.stages.context import Context, Snapshot
+from batchroute.stages.context import RUN, Context, Snapshot
 from batchroute.stages.fetch import fetch
 from batchroute.stages.identity import identify
 from batchroute.stages.outlook import assumptions
@@ -74,7 +74,7 @@ def plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
     fetched = None if job.input.in_place else fetch(job, work, progress)
     frozen, table = snapshot.inspect(job, identity, fetched)
     deciding.check_budget(job, frozen)
-    begun = work.read_json(snapshot.RUN)
+    begun = work.read_json(RUN)
     frozen = frozen if begun is None else Snapshot.model_validate(begun)
     context = Context(job, frozen, table, work, LocalEngine(progress))
     done = _done(context) if committed is None else [f"committed at {committed.committed_at}: a run has nothing to do"]

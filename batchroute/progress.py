@@ -185,6 +185,20 @@ class TerminalProgress:
         self._console.print(message, highlight=False, markup=False)
 
 
+class NoProgress:
+    """Of a process that another one speaks for."""
+
+    @contextmanager
+    def stage(self, name: str, units: int, done: Sequence[Receipt], about: About = nothing_more) -> Iterator[Report]:
+        yield lambda receipt: None
+
+    def pulse(self, name: str, unit: str, rows: int, of: int) -> None:
+        pass
+
+    def note(self, event: str, message: str, **fields: Any) -> None:
+        pass
+
+
 def for_this_terminal(json_logs: bool) -> Progress:
     if json_logs:
         return JsonProgress()

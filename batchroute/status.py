@@ -14,12 +14,11 @@ from batchroute.errors import InputError
 from batchroute.progress import duration
 from batchroute.spec import SIDES
 from batchroute.stages import audit
-from batchroute.stages.context import Snapshot
+from batchroute.stages.context import RUN, Snapshot
 from batchroute.stages.escalate import read_escalation
 from batchroute.stages.fetch import SOURCE
 from batchroute.stages.partition import read_partition
 from batchroute.stages.shards import SHARDS, Shard, shard_stage
-from batchroute.stages.snapshot import RUN
 from batchroute.storage import manifest
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Receipt, Workdir, run_ids

@@ -1,7 +1,8 @@
-"""The local engine: units one after another in this process, on its accelerator."""
+"""The local engine: units in this process, on its accelerator, shared with the other ranks where there are some."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import queue
 import signal
@@ -10,121 +11,191 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from batchroute.errors import StoppedError, Terminated
-from batchroute.progress import About, Progress, nothing_more
+from batchroute import devices
+from batchroute.engines.base import Gate, Pool, Run, Unit, Worker
+from batchroute.engines.claims import Claims
+from batchroute.engines.ranks import Ranks
+from batchroute.engines.world import World
+from batchroute.errors import StoppedError
+from batchroute.progress import About, Progress, Report, nothing_more
 from batchroute.storage.workdir import Receipt
 
 if TYPE_CHECKING:
     import torch
 
-Unit = TypeVar("Unit")
+_SECONDS_BETWEEN_LOOKS = 0.5
+# Of a rank's threads: enough that a slow one holds up nobody for long.
+_SHARES = 4
 
 
 class LocalEngine:
     """Carries units out in their order. SIGTERM drops the unit in hand: it was never committed, so nothing is lost."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, ranks: Ranks | None = None) -> None:
         self.progress = progress
-        self._terminated = False
+        self.ranks = ranks or Ranks(World())
+        self._stop: BaseException | None = None
 
     @functools.cached_property
     def device(self) -> torch.device:
-        """The accelerator of this process, or the CPU."""
-        import torch
-        from accelerate import Accelerator
+        """The accelerator of this rank, or the CPU."""
+        return devices.of_rank(self.ranks.world.local_rank)
 
-        # Left to itself, accelerate on a machine without a GPU ignores what a launcher says of ranks.
-        device = Accelerator(cpu=not torch.cuda.is_available()).device
-        assert isinstance(device, torch.device)
-        return device
+    @contextmanager
+    def crew(
+        self, run: Run, recruit: Callable[[Any], Worker], pool: Pool | None, threads: int = 1
+    ) -> Iterator[_LocalCrew]:
+        crew = _LocalCrew(self, run, recruit, pool is not None, threads)
+        try:
+            yield crew
+        finally:
+            crew.close()
 
-    def carry_out(
-        self,
-        stage: str,
-        pending: Sequence[Unit],
-        done: Sequence[Receipt],
-        do: Callable[[Unit], Receipt],
-        about: About = nothing_more,
-    ) -> None:
-        """Do all `pending` units of `stage`; `done` are those of earlier attempts, for the progress display.
+    def once(self, do: Callable[[], object]) -> None:
+        if self.ranks.first:
+            do()
+        self.ranks.meet()
 
-        Args:
-            about: what else a log collector is told of a unit.
+    def agree(self, find: Callable[[], Any]) -> Any:
+        return self.ranks.share(find)
 
-        Raises:
-            Terminated: SIGTERM arrived.
-        """
-        with self.progress.stage(stage, len(pending) + len(done), done, about) as report:
-            for unit in pending:
-                if self._terminated:
-                    raise Terminated
-                report(do(unit))
+    def meet(self) -> None:
+        self.ranks.meet()
 
-    def carry_out_beside(
-        self,
-        stage: str,
-        pending: Sequence[Unit],
-        done: Sequence[Receipt],
-        worker: Callable[[], Callable[[Unit], Receipt]],
-        threads: int,
-        abort: Callable[[], None] = lambda: None,
-        about: About = nothing_more,
-    ) -> None:
-        """As `carry_out`, in `threads` threads, each with a stretch of the units and what `worker` makes for it.
+    @contextmanager
+    def ahead(self, do: Callable[[], object]) -> Iterator[None]:
+        """Nothing: a process has one accelerator, and room for one model."""
+        yield
 
-        Args:
-            abort: called when it ends early; makes the units in hand end too. Without it they are carried out first,
-                and so they are when a unit stops the run: they are half done, and may be paid for.
-
-        Raises:
-            Terminated: SIGTERM arrived.
-        """
-        threads = min(threads, len(pending))
-        stretches = [pending[len(pending) * n // threads : len(pending) * (n + 1) // threads] for n in range(threads)]
-        results: queue.SimpleQueue[Receipt | BaseException] = queue.SimpleQueue()
-        stopped = threading.Event()
-
-        def work(stretch: Sequence[Unit]) -> None:
-            try:
-                do = worker()
-                for unit in stretch:
-                    if stopped.is_set():
-                        return
-                    results.put(do(unit))
-            except BaseException as error:
-                results.put(error)
-
-        units = len(pending) + len(done)
-        with self.progress.stage(stage, units, done, about) as report, ThreadPoolExecutor(threads) as pool:
-            for stretch in stretches:
-                pool.submit(work, stretch)
-            try:
-                for _ in pending:
-                    if self._terminated:
-                        raise Terminated
-                    result = results.get()
-                    if isinstance(result, BaseException):
-                        raise result
-                    report(result)
-            except BaseException as error:
-                stopped.set()
-                if not isinstance(error, StoppedError):
-                    abort()
-                raise
+    def check(self) -> None:
+        # Where the handler's own exception was swallowed.
+        if self._stop is not None:
+            raise self._stop
+        self.ranks.check()
 
     @contextmanager
     def terminable(self) -> Iterator[None]:
-        """Within, SIGTERM raises `Terminated` where the main thread stands."""
+        def stop(signum: int, frame: FrameType | None) -> None:
+            # Kept as well: an exception raised inside a destructor or a callback is swallowed by Python.
+            self._stop = self.ranks.told_to_stop()
+            raise self._stop
 
-        def terminate(signum: int, frame: FrameType | None) -> None:
-            # The flag as well: an exception raised inside a destructor or a callback is swallowed by Python.
-            self._terminated = True
-            raise Terminated
-
-        before = signal.signal(signal.SIGTERM, terminate)
+        before = signal.signal(signal.SIGTERM, stop)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+class _LocalCrew:
+    """The workers of this process: one, which several threads may use, or one for each of several threads."""
+
+    def __init__(
+        self, engine: LocalEngine, run: Run, recruit: Callable[[Any], Worker], shared: bool, threads: int
+    ) -> None:
+        self._engine, self._run, self._recruit, self._threads = engine, run, recruit, threads
+        # What is not shared is all the first rank's.
+        self._ranks = engine.ranks if shared else Ranks(World())
+        self._idle = not (shared or engine.ranks.first)
+        self._worker: Worker | None = None
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+    def carry_out(
+        self, stage: str, units: Sequence[Unit], about: About = nothing_more, gate: Gate | None = None
+    ) -> None:
+        done = self._run.work.stage(stage).receipts()
+        if self._ranks.alone:
+            units = [unit for unit in units if unit.unit not in done]
+        if self._idle or not units:
+            return
+        pending = [unit for unit in units if unit.unit not in done]
+        with self._engine.progress.stage(stage, len(pending) + len(done), list(done.values()), about) as report:
+            claims = Claims(self._ranks, stage, units, done, report, gate, self._stretch(len(units)))
+            if self._threads > 1:
+                self._beside(stage, claims, report, [], self._threads)
+            else:
+                self._carry_out(stage, claims, report)
+            claims.wait()
+
+    def _carry_out(self, stage: str, claims: Claims, report: Report) -> None:
+        while units := claims.take():
+            for unit in units:
+                self._engine.check()
+                # Before anything is loaded: that may take minutes.
+                claims.begin(unit)
+                if self._worker is None:
+                    self._worker = self._recruit(self._run)
+                if self._worker.units_at_once > 1:
+                    self._beside(stage, claims, report, units, self._worker.units_at_once)
+                    return
+                receipt = self._worker.do(stage, unit)
+                claims.end(unit, receipt)
+                report(receipt)
+                claims.hear()
+
+    def _beside(self, stage: str, claims: Claims, report: Report, begun: list[Unit], threads: int) -> None:
+        """In `threads` threads, with the worker that all of them share, or else one for each.
+
+        Units in hand are made to end when this ends early; they are carried out first when one of them stops the run,
+        since they are half done and may be paid for.
+
+        Args:
+            begun: already claimed.
+        """
+        results: queue.SimpleQueue[Receipt | BaseException | None] = queue.SimpleQueue()
+        stopped = threading.Event()
+
+        def work(units: list[Unit], begun: bool) -> None:
+            worker = self._worker
+            try:
+                worker = worker or self._recruit(self._run)
+                while units := units or claims.take():
+                    while units and not stopped.is_set():
+                        unit = units.pop(0)
+                        if not begun:
+                            claims.begin(unit)
+                        begun = False
+                        receipt = worker.do(stage, unit)
+                        claims.end(unit, receipt)
+                        results.put(receipt)
+                    if stopped.is_set():
+                        break
+                results.put(None)
+            except BaseException as error:
+                results.put(error)
+            finally:
+                if worker is not None and worker is not self._worker:
+                    worker.close()
+
+        with ThreadPoolExecutor(threads) as pool:
+            for number in range(threads):
+                pool.submit(work, begun if number == 0 else [], bool(begun) and number == 0)
+            try:
+                while threads:
+                    self._engine.check()
+                    claims.hear()
+                    with contextlib.suppress(queue.Empty):
+                        result = results.get(timeout=_SECONDS_BETWEEN_LOOKS)
+                        if isinstance(result, BaseException):
+                            raise result
+                        if result is None:
+                            threads -= 1
+                        else:
+                            report(result)
+            except BaseException as error:
+                stopped.set()
+                if self._worker is not None and not isinstance(error, StoppedError):
+                    self._worker.close()
+                raise
+
+    def _stretch(self, units: int) -> int:
+        """Several threads take units that follow one another, since a row group is read from its beginning."""
+        if self._threads == 1:
+            return 1
+        shares = self._threads * (1 if self._ranks.alone else _SHARES * self._ranks.world.size)
+        return max(1, -(-units // shares))

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from batchroute import models, quality
+from batchroute.engines.base import Pool
 from batchroute.errors import InputError
 from batchroute.quality import drop
 from batchroute.quality.audit import AuditSpec
@@ -193,26 +194,26 @@ def measure(context: Context) -> None:
     dealt = read_dealt(context.work)
     if dealt is None or context.job.report.audit is None:
         return
-    stage = context.work.stage(STAGE)
-    done = stage.receipts()
     audited, of_large = dealt.spans()
-    pending = [span for span in (*audited, *of_large) if span.unit not in done]
-    if not pending:
-        return
+    # An endpoint that judges allows so many requests in all.
+    pool: Pool | None = None if _fixed_metric(context.job, dealt).name == "judge" else "router"
+    with context.engine.crew(context, _measurer, pool) as crew:
+        crew.carry_out(STAGE, [*audited, *of_large])
+
+
+def _measurer(context: Context) -> Measurer:
+    dealt = read_dealt(context.work)
+    assert dealt is not None
     spec = _fixed_metric(context.job, dealt)
+    of_both, of_the_large = audited_rows(context, dealt), _of_large(context, dealt)
+
+    def rows(span: Span) -> list[Answered]:
+        if span.start < dealt.drawn:
+            return of_both(span)
+        return of_the_large(Span(span.unit, span.start - dealt.drawn, span.stop - dealt.drawn))
+
     context.engine.progress.note("load", f"loading the metric {dealt.metric}")
-    metric = quality.load(spec, lambda: context.engine.device)
-    try:
-        of_both, of_the_large = audited_rows(context, dealt), _of_large(context, dealt)
-
-        def rows(span: Span) -> list[Answered]:
-            if span.start < dealt.drawn:
-                return of_both(span)
-            return of_the_large(Span(span.unit, span.start - dealt.drawn, span.stop - dealt.drawn))
-
-        context.engine.carry_out(STAGE, pending, list(done.values()), Measurer(metric, rows, stage).do)
-    finally:
-        metric.close()
+    return Measurer(quality.load(spec, lambda: context.engine.device), rows, context.work.stage(STAGE))
 
 
 def audited_rows(context: Context, dealt: Dealt) -> Rows:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,10 +11,11 @@ from pydantic import BaseModel, ConfigDict
 
 from batchroute.costs.price_lists import Resolved
 from batchroute.costs.prices import Price
-from batchroute.engines.local import LocalEngine
+from batchroute.engines.base import Engine
 from batchroute.spec import Job
+from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import FORMAT_VERSION, Workdir
-from batchroute.tables.files import InputFile
+from batchroute.tables.files import Files, InputFile
 from batchroute.tables.parquet import PromptKind, PromptTable
 
 
@@ -27,6 +29,10 @@ class Span(NamedTuple):
     @property
     def rows(self) -> int:
         return self.stop - self.start
+
+
+RUN = "run.json"
+FETCHED = "input"
 
 
 class Snapshot(BaseModel):
@@ -73,7 +79,30 @@ class Context:
     snapshot: Snapshot
     table: PromptTable
     work: Workdir
-    engine: LocalEngine
+    engine: Engine
+
+    def elsewhere(self) -> Callable[[Engine], Context]:
+        return functools.partial(join, self.job, self.work.run_id)
+
+
+def join(job: Job, run_id: str, engine: Engine) -> Context:
+    """A run that another process has begun, from its work folder alone."""
+    work = Workdir(folder_at(job.output.uri, job.output.storage_options, job.output.single_writer), run_id)
+    begun = work.read_json(RUN)
+    assert begun is not None
+    snapshot = Snapshot.model_validate(begun)
+    return Context(job, snapshot, PromptTable.open(snapshot.files, files_of(job, snapshot, work)), work, engine)
+
+
+def files_of(job: Job, snapshot: Snapshot, work: Workdir) -> Files:
+    """Where the rows of a run are: in the input itself, or in files that it was fetched into."""
+    if not snapshot.source:
+        return Files(job.input.uri, job.input.storage_options)
+    return fetched_files(job, snapshot.source, work)
+
+
+def fetched_files(job: Job, source: dict[str, Any], work: Workdir) -> Files:
+    return Files(str(work.folder.folder(f"{FETCHED}/{source['attempt']}")), job.output.storage_options)
 
 
 def spans(rows: int, size: int) -> list[Span]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from batchroute.errors import InputError
 from batchroute.progress import Progress
 from batchroute.spec import Job
+from batchroute.stages.context import FETCHED, fetched_files
 from batchroute.storage.workdir import Facts, Workdir
 from batchroute.tables.files import Files
 from batchroute.tables.ids import IdSet
@@ -19,7 +20,6 @@ from batchroute.tables.targets import target_of
 from batchroute.tables.types import portable, portable_schema
 
 INPUT, SOURCE = "input.json", "source.json"
-STAGE = "input"
 _FILE_ROWS, _FILE_BYTES = 1 << 18, 128 << 20
 
 
@@ -54,14 +54,13 @@ def fetch(job: Job, work: Workdir, progress: Progress) -> Fetched:
         work.put_json(INPUT, {"rows": rows, "source": fetched_from})
         found = work.read_json(INPUT)
         assert found is not None
-    folder = work.folder.folder(f"{STAGE}/{found['source']['attempt']}")
-    return Fetched(Files(str(folder), job.output.storage_options), found["source"])
+    return Fetched(fetched_files(job, found["source"], work), found["source"])
 
 
 def _fetch(job: Job, source: Source, pinned: dict[str, Any], work: Workdir, attempt: str, progress: Progress) -> int:
     version = pinned.get("version")
     progress.note("fetch", f"asking {source.public}" + ("" if version is None else f", version {version}"))
-    stage, rows = work.stage(f"{STAGE}/{attempt}"), 0
+    stage, rows = work.stage(f"{FETCHED}/{attempt}"), 0
     with source.rows(pinned) as reader:
         schema = portable_schema(reader.schema)
         batches: Iterator[pa.RecordBatch] = (portable(batch) for batch in reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Sequence
@@ -9,21 +10,28 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from batchroute import generators
+from batchroute.engines.base import Pool
 from batchroute.errors import StoppedError
 from batchroute.generators.base import Generator, Response
-from batchroute.spec import Side
+from batchroute.spec import JobModel, Side
 from batchroute.stages import batches
 from batchroute.stages.batch_rows import limits_of
 from batchroute.stages.context import Context
 from batchroute.stages.gen_ai import attributes
-from batchroute.stages.limits import Limits
 from batchroute.stages.pieces import Pieces
-from batchroute.stages.shards import shards_of
+from batchroute.stages.shards import Shard, shards_of
 from batchroute.storage.workdir import Receipt
 
 # So many rows one after another with one and the same error of the model: the rest would only burn money.
 _HOPELESS = 100
 _MODELS_FAULT = ("model_error", "api_error", "bad_request")
+
+
+def generate_ahead(context: Context, side: Side) -> None:
+    """Generate what can be before the other model has answered, where no limit needs to know what both take."""
+    model = context.job.models.of(side)
+    if _pool(model, side) is not None and not _limited(context):
+        _generate(context, side, [side])
 
 
 def generate(context: Context, side: Side, wait: bool = True) -> bool:
@@ -39,58 +47,50 @@ def generate(context: Context, side: Side, wait: bool = True) -> bool:
         StoppedError: a limit of the job is reached, or the model fails on every row.
     """
     if context.job.models.of(side).backend == "openai_batch":
-        return batches.answer(context, side, wait)
-    # Asked once: another process may answer them at the same time.
-    shards = {pieces: pending for shard in shards_of(side) if (pending := (pieces := Pieces(context, shard)).pending())}
-    if not shards:
-        return True
-    limits = limits_of(context)
-    pieces, pending = next(iter(shards.items()))
-    # Before the model is loaded: that may take minutes.
-    limits.before(pieces.shard, pending[0])
-    model = context.job.models.of(side)
-    context.engine.progress.note("load", f"loading the {side} model {model.model}")
-    generator = generators.load(model, lambda: context.engine.device)
-    asker = _Asker(generator, limits)
-    try:
-        for pieces, pending in shards.items():
-            asker.ask(pieces, pending)
-    finally:
-        generator.close()
+        return bool(context.engine.agree(lambda: batches.answer(context, side, wait)))
+    _generate(context, side, shards_of(side))
     return True
 
 
-class _Asker:
+def _generate(context: Context, side: Side, shards: Sequence[Shard]) -> None:
+    model = context.job.models.of(side)
+    limits = limits_of(context) if _limited(context) else None
+    with context.engine.crew(context, functools.partial(Asker, side=side), _pool(model, side)) as crew:
+        for shard in shards:
+            crew.carry_out(shard, Pieces(context, shard).dealt(), attributes(model), limits)
+
+
+def _limited(context: Context) -> bool:
+    return context.job.max_cost is not None or context.job.max_tokens is not None
+
+
+def _pool(model: JobModel, side: Side) -> Pool | None:
+    """None behind an API: its rate limit is of all processes together."""
+    return side if model.backend in ("transformers", "vllm", "echo") else None
+
+
+class Asker:
     """Asks a model for pieces."""
 
-    def __init__(self, generator: Generator, limits: Limits) -> None:
-        self._generator, self._limits = generator, limits
-        self._load_seconds = generator.load_seconds
+    def __init__(self, context: Context, side: Side) -> None:
+        model = context.job.models.of(side)
+        context.engine.progress.note("load", f"loading the {side} model {model.model}")
+        self._generator: Generator = generators.load(model, lambda: context.engine.device)
+        self.units_at_once = self._generator.units_at_once
+        self._pieces = {shard: Pieces(context, shard) for shard in shards_of(side)}
+        self._load_seconds = self._generator.load_seconds
         self._told = 0
         self._lock = threading.Lock()
 
-    def ask(self, pieces: Pieces, pending: list[Receipt]) -> None:
-        """Ask for those that are pending, as many side by side as suits the generator."""
-        engine, threads = pieces.context.engine, self._generator.units_at_once
-
-        def do(receipt: Receipt) -> Receipt:
-            return self._do(pieces, receipt)
-
-        about = attributes(pieces.model)
-        if threads == 1:
-            engine.carry_out(pieces.shard, pending, pieces.done(), do, about)
-        else:
-            close = self._generator.close
-            engine.carry_out_beside(pieces.shard, pending, pieces.done(), lambda: do, threads, close, about)
-
-    def _do(self, pieces: Pieces, receipt: Receipt) -> Receipt:
-        self._limits.before(pieces.shard, receipt)
+    def do(self, stage: Shard, dealt: Receipt) -> Receipt:
         started = time.perf_counter()
-        piece = pieces.read(receipt)
+        pieces = self._pieces[stage]
+        piece = pieces.read(dealt)
         responses = self._responses(pieces, piece.unit, piece.todo)
-        committed = pieces.commit(piece, responses, time.perf_counter() - started, self._loading())
-        self._limits.after(pieces.shard, receipt, committed)
-        return committed
+        return pieces.commit(piece, responses, time.perf_counter() - started, self._loading())
+
+    def close(self) -> None:
+        self._generator.close()
 
     def _responses(self, pieces: Pieces, unit: str, rows: pa.Table) -> list[Response]:
         """Responses to all rows, asked for some at a time; since pieces are ordered by length, so are the batches."""

@@ -62,11 +62,12 @@ class Measurer:
     metric: Metric
     rows: Callable[[Span], list[Answered]]
     stage: Stage
+    units_at_once = 1
 
     def __post_init__(self) -> None:
         self._load_seconds = self.metric.load_seconds
 
-    def do(self, span: Span) -> Receipt:
+    def do(self, stage: str, span: Span) -> Receipt:
         started = time.perf_counter()
         rows = self.rows(span)
         items = [
@@ -102,6 +103,9 @@ class Measurer:
         )
         self._load_seconds = 0.0
         return self.stage.commit(facts, SCHEMA, pa.table(arrays, schema=SCHEMA).to_batches())
+
+    def close(self) -> None:
+        self.metric.close()
 
     @staticmethod
     def _result(

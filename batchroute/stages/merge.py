@@ -6,7 +6,7 @@ import bisect
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -56,42 +56,46 @@ def output_schema(job: Job, table: PromptTable) -> pa.Schema:
 
 def merge(context: Context) -> None:
     """Write all parts of the output that have no receipt yet."""
-    stage = context.work.stage(STAGE)
-    done = stage.receipts()
-    pending = [part for part in context.snapshot.parts() if part.unit not in done]
-    if not pending:
-        return
     # Listed once, before the threads.
     for shard in SHARDS:
         context.work.stage(shard).receipts()
-
-    def worker() -> Callable[[Span], Receipt]:
-        reader = context.table.reader()
-        sides = [_Answers(context, side) for side in SIDES]
-        schema = output_schema(context.job, context.table)
-
-        def do(part: Span) -> Receipt:
-            started = time.perf_counter()
-            counts: dict[str, int] = {}
-            facts = Facts(
-                run_id=context.snapshot.run_id,
-                unit=part.unit,
-                rows=part.rows,
-                first=part.start if part.rows else -1,
-                last=part.stop - 1 if part.rows else -1,
-                seconds=0.0,
-            )
-
-            def finish(facts: Facts) -> Facts:
-                return facts.model_copy(update={"seconds": time.perf_counter() - started, "counts": counts})
-
-            return stage.commit(facts, schema, _merge_part(context, part, reader, sides, schema, counts), finish)
-
-        return do
-
     # Two threads in one row group would each read it from its beginning.
     threads = min(_THREADS, os.cpu_count() or 1, max(1, context.table.row_groups()))
-    context.engine.carry_out_beside(STAGE, pending, list(done.values()), worker, threads)
+    with context.engine.crew(context, Merger, "merge", threads) as crew:
+        crew.carry_out(STAGE, context.snapshot.parts())
+
+
+class Merger:
+    """Writes parts, with readers of its own."""
+
+    units_at_once = 1
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._stage = context, context.work.stage(STAGE)
+        self._reader = context.table.reader()
+        self._sides = [_Answers(context, side) for side in SIDES]
+        self._schema = output_schema(context.job, context.table)
+
+    def do(self, stage: str, part: Span) -> Receipt:
+        started = time.perf_counter()
+        counts: dict[str, int] = {}
+        facts = Facts(
+            run_id=self._context.snapshot.run_id,
+            unit=part.unit,
+            rows=part.rows,
+            first=part.start if part.rows else -1,
+            last=part.stop - 1 if part.rows else -1,
+            seconds=0.0,
+        )
+
+        def finish(facts: Facts) -> Facts:
+            return facts.model_copy(update={"seconds": time.perf_counter() - started, "counts": counts})
+
+        batches = _merge_part(self._context, part, self._reader, self._sides, self._schema, counts)
+        return self._stage.commit(facts, self._schema, batches, finish)
+
+    def close(self) -> None:
+        pass
 
 
 def _merge_part(

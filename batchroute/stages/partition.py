@@ -59,7 +59,11 @@ def partition(context: Context) -> Partition:
             shards[cast(Side, side)].add(rows, prompts, np.flatnonzero(mask))
         return scored[chunk.unit]
 
-    context.engine.carry_out("partition", context.snapshot.chunks(), [], deal)
+    chunks = context.snapshot.chunks()
+    with context.engine.progress.stage("partition", len(chunks), []) as report:
+        for chunk in chunks:
+            context.engine.check()
+            report(deal(chunk))
     for shard in shards.values():
         shard.close()
     result = Partition(

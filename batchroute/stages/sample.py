@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from batchroute.costs import prices
 from batchroute.costs.prices import COST
-from batchroute.engines.local import LocalEngine
 from batchroute.generators.base import Generator, row_seed
+from batchroute.progress import Progress
 from batchroute.spec import JobModel, Side
 from batchroute.stages.answers import counts, priced
 from batchroute.stages.context import Span
@@ -49,13 +49,14 @@ class Sampler:
     column: str
     kind: PromptKind
     stage: Stage
-    engine: LocalEngine
+    progress: Progress
+    units_at_once = 1
 
     def __post_init__(self) -> None:
         self._reader = self.table.reader([self.column])
         self._load_seconds = self.generator.load_seconds
 
-    def do(self, span: Span) -> Receipt:
+    def do(self, stage: str, span: Span) -> Receipt:
         started = time.perf_counter()
         batches = self._reader.read(span.start, span.stop)
         found = [prompt for batch in batches for prompt in read_prompts(batch.column(0), self.kind)]
@@ -65,7 +66,7 @@ class Sampler:
             if not isinstance(prompt, BadPrompt)
             for sample in range(self.samples)
         ]
-        self.engine.progress.pulse(self.side, span.unit, 0, span.rows)
+        self.progress.pulse(self.side, span.unit, 0, span.rows)
         seed = self.model.generation.seed
         seeds = [row_seed(seed, position, sample) for position, _, sample in asked]
         responses = self.generator.generate([prompt for _, prompt, _ in asked], seeds)
@@ -96,3 +97,6 @@ class Sampler:
         )
         self._load_seconds = 0.0
         return self.stage.commit(facts, SCHEMA, pa.table(arrays, schema=SCHEMA).to_batches())
+
+    def close(self) -> None:
+        self.generator.close()

@@ -15,6 +15,7 @@ from batchroute.costs.usage import router_usage
 from batchroute.generators.base import as_text
 from batchroute.router.policy import Scores
 from batchroute.stages.context import Context
+from batchroute.stages.score import load_router
 from batchroute.storage.workdir import Facts, Receipt
 from batchroute.tables.prompts import BadPrompt, read_prompts
 
@@ -47,14 +48,9 @@ class Sample:
 
 def draw(context: Context, rows: int) -> Sample:
     """Score about so many rows of the job's table, or as many of them, drawn at random, as 20 seconds allow."""
-    from batchroute.router.model import Router
     from batchroute.router.scoring import score
 
-    job = context.job
-    context.engine.progress.note("load", f"loading the router {job.router.model}")
-    router = Router.load(
-        job.router.model, context.engine.device, max_length=job.router.max_length, allow_pickle=job.router.allow_pickle
-    )
+    job, router = context.job, load_router(context)
     pieces = [piece for stretch in _stretches(context.snapshot.rows, rows) for piece in _pieces(*stretch)]
     # In their order, so that the table is read once.
     reader = context.table.reader([job.input.prompt])

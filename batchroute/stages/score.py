@@ -41,48 +41,51 @@ _LANGUAGES = 64
 
 def score(context: Context) -> None:
     """Score all chunks that have no receipt yet."""
-    stage = context.work.stage(STAGE)
-    done = stage.receipts()
-    pending = [chunk for chunk in context.snapshot.chunks() if chunk.unit not in done]
-    if not pending:
-        return
-    reference = Reference.of(context.job.router.model)
-    router, load_seconds = _load(context)
-    reader = context.table.reader([context.job.input.prompt])
+    with context.engine.crew(context, Scorer, "router") as crew:
+        crew.carry_out(STAGE, context.snapshot.chunks())
 
-    def do(chunk: Span) -> Receipt:
-        nonlocal load_seconds
+
+class Scorer:
+    """Scores chunks, with a router that it has loaded."""
+
+    units_at_once = 1
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._stage = context, context.work.stage(STAGE)
+        self._reference = Reference.of(context.job.router.model)
+        self._router = load_router(context)
+        self._load_seconds = self._router.load_seconds
+        self._reader = context.table.reader([context.job.input.prompt])
+
+    def do(self, stage: str, chunk: Span) -> Receipt:
         started = time.perf_counter()
-        batches = reader.read(chunk.start, chunk.stop)
-        kind = context.snapshot.prompt_kind
-        prompts = [prompt for batch in batches for prompt in read_prompts(batch.column(0), kind)]
-        table, counts = _score_chunk(router, reference, prompts, chunk.start, context.job.router.token_budget)
+        snapshot, token_budget = self._context.snapshot, self._context.job.router.token_budget
+        batches = self._reader.read(chunk.start, chunk.stop)
+        prompts = [prompt for batch in batches for prompt in read_prompts(batch.column(0), snapshot.prompt_kind)]
+        table, counts = _score_chunk(self._router, self._reference, prompts, chunk.start, token_budget)
         facts = Facts(
-            run_id=context.snapshot.run_id,
+            run_id=snapshot.run_id,
             unit=chunk.unit,
             rows=chunk.rows,
             first=chunk.start,
             last=chunk.stop - 1,
             seconds=time.perf_counter() - started,
-            load_seconds=load_seconds,
+            load_seconds=self._load_seconds,
             counts=counts,
         )
-        load_seconds = 0.0
-        return stage.commit(facts, SCHEMA, table.to_batches())
+        self._load_seconds = 0.0
+        return self._stage.commit(facts, SCHEMA, table.to_batches())
 
-    try:
-        context.engine.carry_out(STAGE, pending, list(done.values()), do)
-    finally:
-        router.close()
+    def close(self) -> None:
+        self._router.close()
 
 
-def _load(context: Context) -> tuple[Router, float]:
+def load_router(context: Context) -> Router:
     from batchroute.router.model import Router
 
     context.engine.progress.note("load", f"loading the router {context.job.router.model}")
     spec = context.job.router
-    router = Router.load(spec.model, context.engine.device, max_length=spec.max_length, allow_pickle=spec.allow_pickle)
-    return router, router.load_seconds
+    return Router.load(spec.model, context.engine.device, max_length=spec.max_length, allow_pickle=spec.allow_pickle)
 
 
 def _score_chunk(

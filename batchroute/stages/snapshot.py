@@ -12,7 +12,7 @@ from batchroute.costs.price_lists import Resolved, resolve
 from batchroute.errors import InputError
 from batchroute.spec import SIDES, Job
 from batchroute.stages import audit
-from batchroute.stages.context import Snapshot
+from batchroute.stages.context import RUN, Snapshot
 from batchroute.stages.fetch import Fetched
 from batchroute.stages.identity import Identity, difference
 from batchroute.stages.merge import result_names
@@ -23,8 +23,6 @@ from batchroute.storage.workdir import Workdir, claim, run_ids
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.ids import hash_ids
 from batchroute.tables.parquet import PromptKind, PromptTable
-
-RUN = "run.json"
 
 # No unit is more than 0.2 % of a large run, and none is so small that committing it costs more than its work.
 _UNITS_A_RUN = 512

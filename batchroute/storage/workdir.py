@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +24,7 @@ from batchroute.errors import InputError
 from batchroute.storage.folder import Folder
 
 _FACTS = b"batchroute.unit"
+_TIMES = {"seconds", "load_seconds", "finished"}
 _KEPT = ".kept.parquet"
 _CLAIM = "claim.json"
 _ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 1 << 16, 64 << 20
@@ -41,7 +42,7 @@ class Facts(BaseModel):
     rows: int
     first: int = Field(description="smallest row position in it; -1 when it has no rows")
     last: int = Field(description="largest row position in it; -1 when it has no rows")
-    seconds: float = Field(description="computing it, without loading models")
+    seconds: float = Field(default=0.0, description="computing it, without loading models")
     load_seconds: float = Field(default=0.0, description="loading a model for it; 0 when that was loaded already")
     finished: float = Field(default_factory=time.time, description="Unix time")
     counts: dict[str, int] = Field(default_factory=dict)
@@ -91,7 +92,9 @@ class Stage:
             InputError: a file of the unit's name is there that is not this unit's.
         """
         unit, file = facts.unit, f"{self._prefix}{facts.unit}.parquet"
-        data, facts = parquet_bytes(schema, batches, facts, finish)
+        # Of an output's parts without times: the same rows are the same bytes, whoever wrote them, and when.
+        left_out = _TIMES if self._data is not self._receipts else set()
+        data, facts = parquet_bytes(schema, batches, facts, finish, left_out)
         # The receipt's put syncs the folder for both, when both are in it.
         if not self._data.put_new(file, data, sync_folder=self._data is not self._receipts):
             data = memoryview(self._data.read(file))
@@ -198,14 +201,15 @@ def parquet_bytes(
     batches: Iterable[pa.RecordBatch],
     facts: Facts,
     finish: Callable[[Facts], Facts] | None = None,
+    left_out: Collection[str] = (),
 ) -> tuple[memoryview, Facts]:
-    """A whole parquet file in memory, compressed, with its final facts in the metadata."""
+    """A whole parquet file in memory, compressed, with its final facts in the metadata, but for those left out."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         for group in _row_groups(batches):
             writer.write_table(pa.Table.from_batches(group))
         facts = facts if finish is None else finish(facts)
-        writer.add_key_value_metadata({_FACTS: facts.model_dump_json().encode()})
+        writer.add_key_value_metadata({_FACTS: facts.model_dump_json(exclude=set(left_out)).encode()})
     return memoryview(sink.getvalue()), facts
 
 
