@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from batchroute.engines import launcher
 from batchroute.engines.local import LocalEngine
 from batchroute.engines.ranks import Ranks, exit_code, joined
 from batchroute.engines.world import DIED, World
-from batchroute.errors import EXIT_OK, BatchrouteError, DiedError, Terminated
+from batchroute.errors import EXIT_OK, BatchrouteError, DiedError, InputError, Terminated
 from batchroute.progress import NoProgress, Progress, for_this_terminal
 from batchroute.spec import Job
 
@@ -50,6 +51,8 @@ def run(job_file: str, overrides: Sequence[str], attempt: Attempt) -> int:
             if not (world.first and (wanted is None or wanted.node_rank == 0)):
                 return EXIT_OK
             wanted, world = None, World()
+        if attempt.engine == "ray" and (wanted is not None or world.size > 1):
+            raise InputError("--engine ray is one process, which hands units out: leave out --processes and --nodes")
         if wanted is not None:
             note = telling.progress.note
             return launcher.launch(wanted, sys.argv[1:], attempt.max_restarts, lambda line: note("restart", line))
@@ -71,8 +74,8 @@ def run(job_file: str, overrides: Sequence[str], attempt: Attempt) -> int:
 
 def _lead(asked: Job, telling: _Telling, ranks: Ranks, attempt: Attempt) -> None:
     try:
-        engine = LocalEngine(telling.progress, ranks)
-        outcome = job.run(asked, telling.progress, attempt.fresh, attempt.retry_failed, attempt.wait, engine)
+        with _engine(asked, telling.progress, ranks, attempt) as engine:
+            outcome = job.run(asked, telling.progress, attempt.fresh, attempt.retry_failed, attempt.wait, engine)
     except BaseException as error:
         # The others stop at once, and not when whom the job notifies has answered.
         ranks.stop(error)
@@ -80,6 +83,17 @@ def _lead(asked: Job, telling: _Telling, ranks: Ranks, attempt: Attempt) -> None
         raise
     ending.tell(outcome, asked, telling.progress, attempt.json_logs)
     ranks.exit_code = outcome.exit_code
+
+
+@contextmanager
+def _engine(asked: Job, progress: Progress, ranks: Ranks, attempt: Attempt) -> Iterator[LocalEngine]:
+    if attempt.engine == "local":
+        yield LocalEngine(progress, ranks)
+        return
+    from batchroute.engines.ray import RayEngine
+
+    with closing(RayEngine(progress, asked.ray)) as engine:
+        yield engine
 
 
 @dataclass

@@ -45,6 +45,28 @@ def of_rank(local_rank: int) -> torch.device:
     return torch.device(found.type, local_rank)
 
 
+def gpus_of_rank(local_rank: int, local_size: int, each: int | None) -> list[int] | None:
+    """The GPUs of a rank whose model is spread over several: as many copies on a machine as its GPUs hold.
+
+    Args:
+        each: GPUs of a copy; None for all of the machine.
+
+    Returns:
+        Numbers of visible GPUs; none where they are all others'. None for whatever is there: of the only rank of a
+        machine, and without GPUs.
+    """
+    if local_size == 1:
+        return None
+    import torch
+
+    visible = torch.cuda.device_count()
+    if not visible:
+        return None
+    each = min(each or visible, visible)
+    first = local_rank * each
+    return list(range(first, first + each)) if first + each <= visible else []
+
+
 def out_of_memory(error: Exception) -> bool:
     import torch
 

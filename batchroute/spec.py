@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from batchroute.costs import report
 from batchroute.costs.price_lists import PricesSpec
 from batchroute.costs.prices import Money, Price
+from batchroute.engines.pools import RaySpec
 from batchroute.errors import InputError
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.validation import Check
@@ -130,6 +131,7 @@ class Job(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1, description="of both models, prompts and responses together")
     max_failed: Share = Field(default="1%", validate_default=True, description="of all rows; more: exit code 1")
     units: Units = Field(default_factory=Units)
+    ray: RaySpec = Field(default_factory=RaySpec, description="what --engine ray uses")
     notify: NotifySpec | None = Field(default=None, description="who is told that a run has ended")
 
     @model_validator(mode="after")

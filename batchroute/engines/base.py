@@ -99,8 +99,12 @@ class Engine(Protocol):
         """The accelerator of this process, or the CPU."""
         ...
 
+    def gpus(self, each: int | None) -> list[int] | None:
+        """Numbers of the GPUs of this process, for a worker that needs so many; None for whatever is there."""
+        ...
+
     def crew(
-        self, run: Any, recruit: Callable[[Any], Worker], pool: Pool | None, threads: int = 1
+        self, run: Any, recruit: Callable[[Any], Worker], pool: Pool | None, threads: int = 1, gpus: int | None = 1
     ) -> AbstractContextManager[Crew]:
         """Workers of one kind, none of which is made before there is something to do.
 
@@ -108,6 +112,7 @@ class Engine(Protocol):
             recruit: makes one, of a run; has no state of its own, so that it can be called anywhere.
             pool: None for what one process alone must do, such as asking an endpoint that allows so many requests.
             threads: workers in one process, each with a thread and a stretch of the units.
+            gpus: of each worker, where there are some; None for all of its machine.
         """
         ...
 

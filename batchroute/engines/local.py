@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from batchroute import devices
-from batchroute.engines.base import Gate, Pool, Run, Unit, Worker
+from batchroute.engines.base import Crew, Gate, Pool, Run, Unit, Worker
 from batchroute.engines.claims import Claims
 from batchroute.engines.ranks import Ranks
 from batchroute.engines.world import World
@@ -36,18 +36,26 @@ class LocalEngine:
     def __init__(self, progress: Progress, ranks: Ranks | None = None) -> None:
         self.progress = progress
         self.ranks = ranks or Ranks(World())
-        self._stop: BaseException | None = None
+        self.stopped_by: BaseException | None = None
 
     @functools.cached_property
     def device(self) -> torch.device:
         """The accelerator of this rank, or the CPU."""
         return devices.of_rank(self.ranks.world.local_rank)
 
+    def gpus(self, each: int | None) -> list[int] | None:
+        return devices.gpus_of_rank(self.ranks.world.local_rank, self.ranks.world.local_size, each)
+
     @contextmanager
     def crew(
-        self, run: Run, recruit: Callable[[Any], Worker], pool: Pool | None, threads: int = 1
-    ) -> Iterator[_LocalCrew]:
-        crew = _LocalCrew(self, run, recruit, pool is not None, threads)
+        self,
+        run: Run,
+        recruit: Callable[[Any], Worker],
+        pool: Pool | None,
+        threads: int = 1,
+        gpus: int | None = 1,
+    ) -> Iterator[Crew]:
+        crew = _LocalCrew(self, run, recruit, pool is not None, threads, gpus)
         try:
             yield crew
         finally:
@@ -71,16 +79,16 @@ class LocalEngine:
 
     def check(self) -> None:
         # Where the handler's own exception was swallowed.
-        if self._stop is not None:
-            raise self._stop
+        if self.stopped_by is not None:
+            raise self.stopped_by
         self.ranks.check()
 
     @contextmanager
     def terminable(self) -> Iterator[None]:
         def stop(signum: int, frame: FrameType | None) -> None:
             # Kept as well: an exception raised inside a destructor or a callback is swallowed by Python.
-            self._stop = self.ranks.told_to_stop()
-            raise self._stop
+            self.stopped_by = self.ranks.told_to_stop()
+            raise self.stopped_by
 
         before = signal.signal(signal.SIGTERM, stop)
         try:
@@ -93,12 +101,19 @@ class _LocalCrew:
     """The workers of this process: one, which several threads may use, or one for each of several threads."""
 
     def __init__(
-        self, engine: LocalEngine, run: Run, recruit: Callable[[Any], Worker], shared: bool, threads: int
+        self,
+        engine: LocalEngine,
+        run: Run,
+        recruit: Callable[[Any], Worker],
+        shared: bool,
+        threads: int,
+        gpus: int | None,
     ) -> None:
         self._engine, self._run, self._recruit, self._threads = engine, run, recruit, threads
         # What is not shared is all the first rank's.
         self._ranks = engine.ranks if shared else Ranks(World())
-        self._idle = not (shared or engine.ranks.first)
+        # A rank without GPUs of its own waits for those whose model is spread over them.
+        self._idle = engine.gpus(gpus) == [] if shared else not engine.ranks.first
         self._worker: Worker | None = None
 
     def close(self) -> None:

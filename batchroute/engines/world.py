@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from batchroute.container import limits, whole_cores
 from batchroute.errors import InputError
 
 Launcher = Literal["none", "batchroute", "torchrun", "accelerate launch", "environment"]
@@ -90,8 +91,10 @@ def share_threads(local_size: int, environment: Mapping[str, str]) -> dict[str, 
 
 
 def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Whole ones that this process may use, by its affinity and its container's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = limits().cores
+    return allowed if quota is None else min(allowed, whole_cores(quota))
 
 
 def _launcher(environment: Mapping[str, str]) -> Launcher:

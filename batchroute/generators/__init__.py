@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from batchroute import models
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     import torch
 
 
-def load(spec: ModelSpec, device: Callable[[], torch.device]) -> Generator:
+def load(spec: ModelSpec, device: Callable[[], torch.device], gpus: Sequence[int] | None = None) -> Generator:
     """Load the model that `spec` names; its responses are checked where it has a `response_format`.
+
+    Args:
+        gpus: the numbers of those that a model which is spread over several may use; all that are visible unless set.
 
     Raises:
         InputError: the model is not there or cannot be loaded.
     """
-    generator = _backend(spec, device)
+    generator = _backend(spec, device, gpus)
     return (
         generator
         if spec.response_format is None
@@ -47,7 +50,7 @@ def check(spec: ModelSpec) -> str:
     return spec.model
 
 
-def _backend(spec: ModelSpec, device: Callable[[], torch.device]) -> Generator:
+def _backend(spec: ModelSpec, device: Callable[[], torch.device], gpus: Sequence[int] | None) -> Generator:
     """Imports only the backend that is asked for, and torch only where that needs it."""
     if spec.backend == "echo":
         from batchroute.generators.echo import EchoGenerator
@@ -62,7 +65,7 @@ def _backend(spec: ModelSpec, device: Callable[[], torch.device]) -> Generator:
     if spec.backend == "vllm":
         from batchroute.generators.vllm import VllmGenerator
 
-        return VllmGenerator(spec)
+        return VllmGenerator(spec, gpus)
     from batchroute.generators.transformers import TransformersGenerator
 
-    return TransformersGenerator(spec, device())
+    return TransformersGenerator(spec, device(), gpus)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,11 @@ class Loaded:
     context: int | None
 
 
-def load(spec: ModelSpec, device: torch.device) -> Loaded:
+def load(spec: ModelSpec, device: torch.device, gpus: Sequence[int] | None = None) -> Loaded:
     """Load the model of `spec`, from safetensors alone and without code of its own unless `spec` allows more.
+
+    Args:
+        gpus: those that it may be spread over; all that are visible unless set.
 
     Raises:
         InputError: the model or its adapter is not there, cannot be loaded, needs a package that is not installed, or
@@ -68,7 +72,7 @@ def load(spec: ModelSpec, device: torch.device) -> Loaded:
         family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         tokenizer = AutoTokenizer.from_pretrained(path, **trust)
         dtype = precision(spec.dtype, device, config.dtype)
-        placed = _placement(spec, config, device, dtype)
+        placed = _placement(spec, config, device, dtype, gpus)
         model: Any = family.from_pretrained(
             path, dtype=dtype, use_safetensors=models.safetensors(spec.allow_pickle), **trust, **placed
         )
@@ -104,7 +108,13 @@ def _installed(package: str) -> bool:
         return False
 
 
-def _placement(spec: ModelSpec, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def _placement(
+    spec: ModelSpec,
+    config: PreTrainedConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    gpus: Sequence[int] | None = None,
+) -> dict[str, Any]:
     """What `from_pretrained` needs to put the weights where they belong itself; nothing for a plain `.to(device)`.
 
     Quantised weights must be made on their device: they cannot be moved.
@@ -116,8 +126,13 @@ def _placement(spec: ModelSpec, config: PreTrainedConfig, device: torch.device, 
         placed["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True, bnb_4bit_quant_type=spec.quantization, bnb_4bit_compute_dtype=dtype
         )
-    if spec.device_map is not None:
-        placed["device_map"] = spec.device_map
+    if spec.is_spread:
+        placed["device_map"] = spec.device_map or "auto"
+        if gpus is None and spec.tensor_parallel > 1:
+            gpus = range(torch.cuda.device_count())[: spec.tensor_parallel]
+        if gpus:
+            # Those that are not named are not used: the CPU neither, whose memory would be far too slow.
+            placed["max_memory"] = {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in gpus}
     elif placed or getattr(config, "quantization_config", None) is not None:
         placed["device_map"] = {"": device}
     return placed

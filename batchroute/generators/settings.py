@@ -69,7 +69,9 @@ class LoadedModel(BaseModel):
     adapter: str | None = Field(default=None, description="directory or hub id of a LoRA adapter")
     trust_remote_code: bool = Field(default=False, description="run code that comes with the model")
     allow_pickle: bool = Field(default=False, description="load weights that are no safetensors")
-    tensor_parallel: int = Field(default=1, ge=1, description="GPUs that one copy of the model is spread over")
+    tensor_parallel: int = Field(
+        default=1, ge=1, description="GPUs that one copy of the model is spread over; transformers: by its layers"
+    )
     data_parallel: int = Field(default=1, ge=1, description="copies of the model")
     engine: dict[str, Any] = Field(default_factory=dict, description="further arguments of vLLM's LLM")
 
@@ -126,6 +128,19 @@ class ModelSpec(LoadedModel, ModelBehindApi):
     def behind_api(self) -> bool:
         return self.backend in _BEHIND_AN_API
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether one copy of the model may be on several devices."""
+        return self.device_map is not None or self.tensor_parallel > 1
+
+    @property
+    def gpus_of_a_copy(self) -> int | None:
+        """Those that each rank or worker with a copy of the model needs; None for all of its machine."""
+        if self.backend == "vllm":
+            of_one = int(self.engine.get("tensor_parallel_size", self.tensor_parallel))
+            return of_one * int(self.engine.get("pipeline_parallel_size", 1)) * self.data_parallel
+        return None if self.device_map is not None and self.tensor_parallel == 1 else self.tensor_parallel
+
     @field_validator("template")
     @classmethod
     def _template_has_one_placeholder(cls, value: str | None) -> str | None:
@@ -165,7 +180,7 @@ _BACKENDS_OF: dict[str, Behind] = {
     **dict.fromkeys(LoadedModel.model_fields, _LOADED),
     **dict.fromkeys(ModelBehindApi.model_fields, _BEHIND_AN_API),
     **dict.fromkeys(("batch_size", "batching", "device_map", "allow_pickle"), ("transformers",)),
-    **dict.fromkeys(("tensor_parallel", "data_parallel", "engine"), ("vllm",)),
+    **dict.fromkeys(("data_parallel", "engine"), ("vllm",)),
     **dict.fromkeys(("concurrency", "requests_per_minute", "tokens_per_minute"), ("openai",)),
     **dict.fromkeys(("batch_requests", "poll_seconds"), ("openai_batch",)),
 }

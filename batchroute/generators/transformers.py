@@ -29,15 +29,18 @@ class TransformersGenerator:
 
     units_at_once = 1
 
-    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
+    def __init__(self, spec: ModelSpec, device: torch.device, gpus: Sequence[int] | None = None) -> None:
         """Load the model that `spec` names.
+
+        Args:
+            gpus: those that it may be spread over; all that are visible unless set.
 
         Raises:
             InputError: it is not there, cannot be loaded, is not safe to load, or cannot do what `spec` asks for.
         """
         started = time.perf_counter()
         self.notes: list[str] = []
-        loaded = load(spec, device)
+        loaded = load(spec, device, gpus)
         if loaded.context is not None and spec.generation.max_new_tokens >= loaded.context:
             raise InputError(
                 f"generation.max_new_tokens is {spec.generation.max_new_tokens:,}, but the model '{spec.model}' has a "

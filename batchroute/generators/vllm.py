@@ -39,14 +39,21 @@ class VllmGenerator:
     units_at_once = 1
     notes: tuple[str, ...] = ()
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, gpus: Sequence[int] | None = None) -> None:
+        """
+        Args:
+            gpus: the numbers of those that all copies together may use; all that are visible unless set.
+
+        Raises:
+            InputError: vLLM is not installed, cannot load the model, or has too few GPUs for it.
+        """
         started = time.perf_counter()
         if importlib.util.find_spec("vllm") is None:
             raise InputError("the backend vllm needs a package: pip install 'batchroute[vllm]'")
         settings = spec.model_dump(include=set(ModelSpec.model_fields), exclude_unset=True)
         adapter = None if spec.adapter is None else _adapter(spec.adapter)
         load = Load(settings, _arguments(spec, adapter), adapter)
-        self._copies = [_Copy(spec.model, load, environment) for environment in _environments(spec)]
+        self._copies = [_Copy(spec.model, load, environment) for environment in _environments(spec, gpus)]
         self._pool = ThreadPoolExecutor(len(self._copies))
         self.rows_at_a_time = _ROWS * len(self._copies)
         try:
@@ -232,25 +239,33 @@ def _rank(adapter: str) -> int:
     return next((rank for rank in _RANKS if rank >= max(needed, 16)), _RANKS[-1])
 
 
-def _environments(spec: ModelSpec) -> list[dict[str, str]]:
-    """Of each copy: with more than one, each sees GPUs of its own.
+def _environments(spec: ModelSpec, mine: Sequence[int] | None) -> list[dict[str, str]]:
+    """Of each copy: with more than one, here or in other ranks, each sees GPUs of its own.
 
     Raises:
         InputError: there are too few GPUs.
     """
-    shared = _ENVIRONMENT | os.environ
-    if spec.data_parallel == 1:
+    # Not what says which rank this process is: vLLM would take its own processes for such ranks.
+    shared = _ENVIRONMENT | {name: value for name, value in os.environ.items() if not _is_of_a_rank(name)}
+    if spec.data_parallel == 1 and mine is None:
         return [shared]
-    each = int(spec.engine.get("tensor_parallel_size", spec.tensor_parallel))
-    each *= int(spec.engine.get("pipeline_parallel_size", 1))
-    gpus = _visible_gpus()
-    if len(gpus) < each * spec.data_parallel:
+    needed = spec.gpus_of_a_copy
+    assert needed is not None
+    visible = _visible_gpus()
+    gpus = visible if mine is None else [visible[number] for number in mine]
+    each = needed // spec.data_parallel
+    if len(gpus) < needed:
         raise InputError(
-            f"data_parallel {spec.data_parallel} with {each} GPUs a copy needs {each * spec.data_parallel} GPUs, and "
-            f"{len(gpus)} are visible"
+            f"data_parallel {spec.data_parallel} with {each} GPUs a copy needs {needed} GPUs, and {len(gpus)} are "
+            "visible"
         )
     shares = [gpus[number * each : (number + 1) * each] for number in range(spec.data_parallel)]
     return [shared | {"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
+
+
+def _is_of_a_rank(variable: str) -> bool:
+    of_a_rank = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return variable in of_a_rank or variable.startswith("TORCHELASTIC_")
 
 
 def _visible_gpus() -> list[str]:

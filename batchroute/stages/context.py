@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from batchroute.costs.price_lists import Resolved
 from batchroute.costs.prices import Price
 from batchroute.engines.base import Engine
+from batchroute.errors import InputError
 from batchroute.spec import Job
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import FORMAT_VERSION, Workdir
@@ -86,10 +88,18 @@ class Context:
 
 
 def join(job: Job, run_id: str, engine: Engine) -> Context:
-    """A run that another process has begun, from its work folder alone."""
+    """A run that another process has begun, from its work folder alone.
+
+    Raises:
+        InputError: this machine does not see that folder.
+    """
     work = Workdir(folder_at(job.output.uri, job.output.storage_options, job.output.single_writer), run_id)
     begun = work.read_json(RUN)
-    assert begun is not None
+    if begun is None:
+        raise InputError(
+            f"{work.folder} is not to be seen from {socket.gethostname()}: all machines of a run need the same "
+            "output.uri, in a bucket or on a disk that they share"
+        )
     snapshot = Snapshot.model_validate(begun)
     return Context(job, snapshot, PromptTable.open(snapshot.files, files_of(job, snapshot, work)), work, engine)
 

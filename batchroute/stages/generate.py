@@ -55,7 +55,8 @@ def generate(context: Context, side: Side, wait: bool = True) -> bool:
 def _generate(context: Context, side: Side, shards: Sequence[Shard]) -> None:
     model = context.job.models.of(side)
     limits = limits_of(context) if _limited(context) else None
-    with context.engine.crew(context, functools.partial(Asker, side=side), _pool(model, side)) as crew:
+    recruit, gpus = functools.partial(Asker, side=side), model.gpus_of_a_copy
+    with context.engine.crew(context, recruit, _pool(model, side), gpus=gpus) as crew:
         for shard in shards:
             crew.carry_out(shard, Pieces(context, shard).dealt(), attributes(model), limits)
 
@@ -75,7 +76,9 @@ class Asker:
     def __init__(self, context: Context, side: Side) -> None:
         model = context.job.models.of(side)
         context.engine.progress.note("load", f"loading the {side} model {model.model}")
-        self._generator: Generator = generators.load(model, lambda: context.engine.device)
+        self._generator: Generator = generators.load(
+            model, lambda: context.engine.device, context.engine.gpus(model.gpus_of_a_copy)
+        )
         self.units_at_once = self._generator.units_at_once
         self._pieces = {shard: Pieces(context, shard) for shard in shards_of(side)}
         self._load_seconds = self._generator.load_seconds

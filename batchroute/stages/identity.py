@@ -32,6 +32,7 @@ _NOT_RESULTS = {
     "prices": True,
     "models": True,
     "notify": True,
+    "ray": True,
 }
 
 
