@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from types import FrameType
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,9 +22,6 @@ from batchroute.errors import (
     InputError,
     Terminated,
 )
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     help="Route each prompt of a backlog to a small or a large language model, overnight and unattended.",
@@ -54,6 +53,8 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # As the first process of a container, which ignores signals that it has no handler for.
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except BatchrouteError as error:
@@ -65,6 +66,10 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("interrupted; run the same command again to go on", err=True)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def _version(wanted: bool) -> None:

@@ -16,6 +16,7 @@ from batchroute import generators, models, quality
 from batchroute.costs.labelling import LabelReport
 from batchroute.costs.usage import ModelUsage, model_usage
 from batchroute.engines.local import LocalEngine
+from batchroute.engines.world import World
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
 from batchroute.progress import Progress
 from batchroute.quality.base import Item, Metric, MetricSpec
@@ -80,6 +81,8 @@ def label(options: LabelOptions, progress: Progress, fresh: bool = False) -> Out
         StoppedError: it stopped by itself and can be resumed.
         Terminated: SIGTERM arrived; it can be resumed.
     """
+    if World.here().size > 1:
+        raise InputError("label is one process, and each of several would do all of it: start it without a launcher")
     work = _Labelling(options, progress)
     if fresh:
         work.file.discard((_REPORT, _RESPONSES))

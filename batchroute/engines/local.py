@@ -91,9 +91,11 @@ class LocalEngine:
             raise self.stopped_by
 
         before = signal.signal(signal.SIGTERM, stop)
+        self.ranks.interruptible = True
         try:
             yield
         finally:
+            self.ranks.interruptible = False
             signal.signal(signal.SIGTERM, before)
 
 

@@ -6,10 +6,12 @@ tensors of another, so that there is nothing to pad, to gather, or to tear down 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,7 +21,7 @@ from typing import Any
 
 from batchroute.engines.roll_call import Ending, RollCall
 from batchroute.engines.store import Memory, Shared, Store
-from batchroute.engines.world import DIED, World
+from batchroute.engines.world import DIED, World, share_threads
 from batchroute.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -48,11 +50,13 @@ class Ranks:
 
     Attributes:
         exit_code: of this process, and with the first rank's of all.
+        interruptible: whether SIGTERM raises in the main thread; else that looks for itself.
     """
 
     def __init__(self, world: World, store: Store | None = None) -> None:
         self.world = world
         self.exit_code = EXIT_OK
+        self.interruptible = False
         self._store = store or Memory()
         self._roll_call: RollCall | None = None
         self._lock = threading.Lock()
@@ -151,26 +155,47 @@ class Ranks:
             self.pause()
 
     def _enter(self, seconds: float) -> None:
+        """Come, and wait until all others have.
+
+        Raises:
+            StoppedError: not all of them have come in time.
+        """
         assert self.world.master is not None
         host, until = self.world.master.rpartition(":")[0], time.monotonic() + seconds
         call = self._roll_call = RollCall(self.world.rank, self.world.size, self._interrupt)
         self._store = Shared(self.world, until, self._is_gone)
-        if not self.first:
+        self._store.set(f"host/{self.world.rank}", socket.gethostname())
+        if self.first:
+            token = secrets.token_hex()
+            self._store.set("roll_call", json.dumps({"port": call.open(host, token), "token": token}))
+        else:
             while not self._store.check(["roll_call"]):
-                _refuse_late(until, seconds, f"rank {self.world.rank}: rank 0 did not come")
+                _refuse_late(until, seconds, "rank 0 did not come")
                 time.sleep(_POLL_SECONDS)
             place = json.loads(self._store.get("roll_call"))
             try:
                 call.enter(host, place["port"], place["token"], seconds)
             except OSError as error:
                 raise StoppedError(f"rank {self.world.rank} does not reach rank 0 at {host}: {error}") from error
-            return
-        token = secrets.token_hex()
-        self._store.set("roll_call", json.dumps({"port": call.open(host, token), "token": token}))
-        while missing := call.missing():
+        keys = {rank: f"host/{rank}" for rank in range(self.world.size)}
+        while missing := [rank for rank, key in keys.items() if not self._store.check([key])] or call.missing():
             names = f"{'rank' if len(missing) == 1 else 'ranks'} {', '.join(map(str, missing[:10]))}"
             _refuse_late(until, seconds, f"{names} of {self.world.size} did not come")
             self.pause()
+        self._settle([self._store.get(key).decode() for key in keys.values()])
+
+    def _settle(self, hosts: list[str]) -> None:
+        """Know which GPU of its machine is this rank's, and leave the cores of the others to them."""
+        if "LOCAL_RANK" not in os.environ:
+            here = [rank for rank, host in enumerate(hosts) if host == hosts[self.world.rank]]
+            number = here.index(self.world.rank)
+            self.world = dataclasses.replace(self.world, local_rank=number, local_size=len(here))
+        mine = share_threads(self.world.local_size, os.environ)
+        os.environ.update(mine)
+        if mine:
+            import torch
+
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
     def _is_gone(self, error: Exception) -> BaseException:
         """What it means that the store, which the first rank or its launcher has, does not answer."""
@@ -182,6 +207,8 @@ class Ranks:
 
     def _interrupt(self, ending: Ending) -> None:
         """Called from a thread: makes the main one raise, or, when that takes too long, ends this process."""
+        if not self.interruptible:
+            return
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         guard = threading.Timer(_SECONDS_TO_STOP, self._give_up, [ending])
         guard.daemon = True

@@ -79,8 +79,10 @@ class RollCall:
         self._attend(0, connection)
 
     def missing(self) -> list[int]:
-        """The ranks that have not come yet, as the first rank sees it."""
+        """The ranks that have not come yet, as the first rank sees it; none for the others, which do not know."""
         with self._changed:
+            if self._rank != 0:
+                return []
             return [rank for rank in range(1, self._size) if rank not in self._peers]
 
     def end(self, exit_code: int, message: str) -> None:
