@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -69,6 +70,9 @@ class Shared:
         while True:
             # In short tries, so that a signal is not left waiting.
             try:
+                if not serves:
+                    # torch prints pages about a host that does not answer yet.
+                    socket.create_connection((host, int(port)), timeout=5).close()
                 self._store = TCPStore(
                     host,
                     int(port),
@@ -78,11 +82,11 @@ class Shared:
                     wait_for_workers=False,
                 )
                 return
-            except DistError as error:
+            except (DistError, OSError) as error:
                 if serves or time.monotonic() > until:
                     what = "listen" if serves else "reach rank 0"
                     raise StoppedError(f"rank {world.rank} cannot {what} at {world.master}: {_first(error)}") from error
-                time.sleep(1)
+                time.sleep(0.2)
 
     def add(self, key: str, amount: int, /) -> int:
         return self._ask(lambda: self._store.add(key, amount))
