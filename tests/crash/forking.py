@@ -8,6 +8,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -40,6 +42,25 @@ def run(job: str, log: Path, environment: dict[str, str] | None = None, crash: C
     process.join(120)
     assert process.exitcode is not None, "an attempt hangs"
     return process.exitcode
+
+
+def command(
+    words: Sequence[str],
+    printed: Path,
+    log: Path,
+    environment: dict[str, str] | None = None,
+    prepare: Callable[[], object] | None = None,
+) -> BaseProcess:
+    """Start `batchroute WORDS`.
+
+    Args:
+        printed: gets what the command writes to stdout and stderr.
+        log: as of `start`; several commands may share one.
+        prepare: called in the process before the command, to plant a fault.
+    """
+    process = _context.Process(target=_command, args=(words, str(printed), str(log), environment or {}, prepare))
+    process.start()
+    return process
 
 
 def lines(log: Path, kind: str) -> list[str]:
@@ -87,6 +108,31 @@ def _attempt(path: str, log: str, environment: dict[str, str], crash: Crash | No
             code = EXIT_TERMINATED
     # Nothing is to be tidied up: what counts is on disk.
     os._exit(code)
+
+
+def _command(
+    words: Sequence[str],
+    printed: str,
+    log: str,
+    environment: dict[str, str],
+    prepare: Callable[[], object] | None,
+) -> None:
+    descriptor = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update({**environment, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
+    sys.argv = ["batchroute", *words]
+    import torch
+
+    from batchroute import cli
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with open(log, "a", buffering=1) as lines:
+        _watch(lines, None)
+        if prepare is not None:
+            prepare()
+        cli.main()
 
 
 def _watch(lines: Any, crash: Crash | None) -> None:

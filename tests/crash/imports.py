@@ -9,6 +9,10 @@ import torch  # noqa: F401
 import transformers.models.bert.modeling_bert
 import transformers.models.bert.tokenization_bert  # noqa: F401
 
+import batchroute.attempt
+import batchroute.cli
+import batchroute.generators.echo
+import batchroute.generators.transformers
 import batchroute.job
 import batchroute.reading
 import batchroute.router.model
