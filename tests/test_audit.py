@@ -111,7 +111,7 @@ class Failing(EchoGenerator):
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> type[Failing]:
     Failing.asked, Failing.fails_on = Counter(), ""
-    monkeypatch.setattr(generators, "load", lambda spec, device: Failing(spec))
+    monkeypatch.setattr(generators, "load", lambda spec, device, gpus: Failing(spec))
     return Failing
 
 
@@ -369,7 +369,7 @@ class TestMetric:
     def test_one_that_cannot_be_loaded_ends_the_run_before_a_model_is_asked(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(generators, "load", lambda spec, device: pytest.fail("a model is loaded"))
+        monkeypatch.setattr(generators, "load", lambda spec, device, gpus: pytest.fail("a model is loaded"))
         found = job_of(tmp_path, 20)
         found.settings["report"]["audit"]["metric"] = {"name": "embedding", "model": str(tmp_path / "none")}
         with pytest.raises(InputError, match="none"):
@@ -396,7 +396,7 @@ class TestResuming:
     def stopped(self, found: JobFolder) -> Dealt:
         """A run that has dealt out the audit, and asked the large model for nothing."""
 
-        def load(spec: ModelSpec, device: object) -> EchoGenerator:
+        def load(spec: ModelSpec, device: object, gpus: object) -> EchoGenerator:
             if spec.model == "echo-large":
                 raise StoppedError("it is down")
             return EchoGenerator(spec)

@@ -46,7 +46,7 @@ class Models:
         self.large_refuses_all = False
         self.small_is_mended = False
 
-    def load(self, spec: ModelSpec, device: object) -> EchoGenerator:
+    def load(self, spec: ModelSpec, device: object, gpus: object) -> EchoGenerator:
         models = self
 
         class Model(EchoGenerator):

@@ -298,7 +298,7 @@ class _Flaky(EchoGenerator):
 
 
 def test_retry_failed_asks_only_for_the_failed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generators, "load", lambda spec, device: _Flaky(spec))
+    monkeypatch.setattr(generators, "load", lambda spec, device, gpus: _Flaky(spec))
     monkeypatch.setattr(_Flaky, "broken", True)
     folder = JobFolder(tmp_path, pl.concat([table(100), table(10).with_columns(id="again-" + pl.col("id"))]))
     first = folder.run()
@@ -319,7 +319,7 @@ def test_retry_failed_asks_only_for_the_failed_rows(tmp_path: Path, monkeypatch:
 
 
 def test_retry_failed_reaches_copies_in_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generators, "load", lambda spec, device: _Flaky(spec))
+    monkeypatch.setattr(generators, "load", lambda spec, device, gpus: _Flaky(spec))
     monkeypatch.setattr(_Flaky, "broken", True)
     texts = ["xyz", "aa", "bb", "cc", "dd", "ee", "xyz", "ff"]  # the flaky model fails on three letters
     folder = JobFolder(tmp_path, table(8).with_columns(prompt=pl.Series(texts)))
@@ -342,7 +342,7 @@ def test_a_model_that_fails_on_everything_alike_stops_the_run(tmp_path: Path, mo
             return [Response(error_type="model_error", error="wrong key") for _ in prompts]
 
     with monkeypatch.context() as patch:
-        patch.setattr(generators, "load", lambda spec, device: Broken(spec))
+        patch.setattr(generators, "load", lambda spec, device, gpus: Broken(spec))
         folder = JobFolder(tmp_path, table(400), units={"generate": 150})
         with pytest.raises(
             StoppedError, match="all 150 rows of a piece failed alike on the model 'echo-small': wrong key"
@@ -414,7 +414,7 @@ def test_an_output_that_is_a_file_is_refused_and_left(tmp_path: Path, fresh: boo
 def test_specs_reach_the_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ModelSpec] = []
 
-    def load(model: ModelSpec, device: object) -> EchoGenerator:
+    def load(model: ModelSpec, device: object, gpus: object) -> EchoGenerator:
         seen.append(model)
         return EchoGenerator(model)
 
@@ -428,7 +428,7 @@ def test_specs_reach_the_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_retry_failed_without_the_work_folder_says_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generators, "load", lambda spec, device: _Flaky(spec))
+    monkeypatch.setattr(generators, "load", lambda spec, device, gpus: _Flaky(spec))
     monkeypatch.setattr(_Flaky, "broken", True)
     folder = JobFolder(tmp_path, table(30))
     folder.run()

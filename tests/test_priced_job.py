@@ -30,7 +30,7 @@ models:
 
 @pytest.fixture(autouse=True)
 def _answers_without_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generators, "load", lambda spec, device: EchoGenerator(spec))
+    monkeypatch.setattr(generators, "load", lambda spec, device, gpus: EchoGenerator(spec))
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
 

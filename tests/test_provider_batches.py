@@ -162,7 +162,7 @@ class TestBothModels:
                 batches.append(len(server.batches()))
                 return super().generate(prompts, seeds)
 
-        monkeypatch.setattr(generators, "load", lambda spec, device: Watching(spec))
+        monkeypatch.setattr(generators, "load", lambda spec, device, gpus: Watching(spec))
         job = batch_job(tmp_path, server, share="50%")
         job.run()
         assert batches
