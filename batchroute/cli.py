@@ -46,6 +46,8 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Else torch prints pages about a connection to a rank that has died, beside the sentence that says so.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # As the first process of a container, which ignores signals that it has no handler for.
     signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -101,12 +101,20 @@ def identity(name: str, ignore: Collection[str] = ()) -> str:
             continue
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(_HEAD_AND_TAIL))
-            if size > _HEAD_AND_TAIL:
-                stream.seek(-_HEAD_AND_TAIL, os.SEEK_END)
-                digest.update(stream.read())
+        try:
+            digest.update(_head_and_tail(file, size))
+        except OSError as error:
+            raise InputError(f"cannot read {file} of the model '{name}': {error.strerror}; mend its mode") from error
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _head_and_tail(file: Path, size: int) -> bytes:
+    with file.open("rb") as stream:
+        head = stream.read(_HEAD_AND_TAIL)
+        if size <= _HEAD_AND_TAIL:
+            return head
+        stream.seek(-_HEAD_AND_TAIL, os.SEEK_END)
+        return head + stream.read()
 
 
 def check(name: str, router: bool = False, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> None:

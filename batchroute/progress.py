@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichBars
 
 from batchroute.costs.prices import money, usd
@@ -102,11 +110,12 @@ class PlainProgress:
 
     @contextmanager
     def stage(self, name: str, units: int, done: Sequence[Receipt], about: About = nothing_more) -> Iterator[Report]:
-        tally, self._pace = Tally(units, done), Pace()
+        tally, pace = Tally(units, done), Pace()
+        self._pace = pace
 
         def report(receipt: Receipt) -> None:
             tally.add(receipt)
-            if self._pace.is_time() or tally.done == units:
+            if pace.is_time() or tally.done == units:
                 self._write(describe(name, tally))
 
         yield report
@@ -119,7 +128,7 @@ class PlainProgress:
         self._write(message)
 
     def _write(self, line: str) -> None:
-        print(time.strftime("%H:%M:%S"), line, file=self._stream, flush=True)
+        _write_whole(self._stream, f"{time.strftime('%H:%M:%S')} {line}\n")
 
 
 class JsonProgress:
@@ -153,23 +162,21 @@ class JsonProgress:
 
     def _write(self, **fields: Any) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        print(json.dumps({"time": now, **fields}, default=str), file=self._stream, flush=True)
+        _write_whole(self._stream, json.dumps({"time": now, **fields}, default=str) + "\n")
 
 
 class TerminalProgress:
-    """A bar a stage."""
+    """A bar a stage. Those of stages that run side by side are one display: two would write over each other."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
+        self._lock = threading.Lock()
+        self._running = 0
 
     @contextmanager
     def stage(self, name: str, units: int, done: Sequence[Receipt], about: About = nothing_more) -> Iterator[Report]:
         tally = Tally(units, done)
-        columns = (
-            TextColumn(f"{name:<16}"), BarColumn(), MofNCompleteColumn(), TextColumn("units · {task.fields[rows]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        )  # fmt: skip
-        with RichBars(*columns, console=self._console) as bars:
+        with self._shared_bars() as bars:
             task = bars.add_task(name, total=units, completed=len(done), rows="")
 
             def report(receipt: Receipt) -> None:
@@ -183,6 +190,21 @@ class TerminalProgress:
 
     def note(self, event: str, message: str, **fields: Any) -> None:
         self._console.print(message, highlight=False, markup=False)
+
+    @contextmanager
+    def _shared_bars(self) -> Iterator[RichBars]:
+        with self._lock:
+            if self._running == 0:
+                self._bars = RichBars(*_columns(), console=self._console)
+                self._bars.start()
+            self._running += 1
+        try:
+            yield self._bars
+        finally:
+            with self._lock:
+                self._running -= 1
+                if self._running == 0:
+                    self._bars.stop()
 
 
 class NoProgress:
@@ -199,10 +221,23 @@ class NoProgress:
         pass
 
 
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
+        TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("units · {task.fields[rows]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+
+
 def for_this_terminal(json_logs: bool) -> Progress:
     if json_logs:
         return JsonProgress()
     return TerminalProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+def _write_whole(stream: TextIO, line: str) -> None:
+    """At once: other threads write lines, too."""
+    stream.write(line)
+    stream.flush()
 
 
 def describe(name: str, tally: Tally) -> str:

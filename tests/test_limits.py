@@ -45,7 +45,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> type[Counting]:
     class Fresh(Counting):
         pass
 
-    monkeypatch.setattr(generators, "load", lambda spec, device: Fresh(spec))
+    monkeypatch.setattr(generators, "load", lambda spec, device, gpus: Fresh(spec))
     return Fresh
 
 
@@ -93,7 +93,7 @@ def test_with_the_same_limit_a_run_stops_again_without_loading_a_model(
     for _ in range(2):
         with pytest.raises(StoppedError):
             job.run(limit)
-        monkeypatch.setattr(generators, "load", lambda spec, device: pytest.fail("a model is loaded"))
+        monkeypatch.setattr(generators, "load", lambda spec, device, gpus: pytest.fail("a model is loaded"))
     assert counting.asked == 30
     assert taken(job) == 240
 
@@ -111,7 +111,7 @@ def test_with_a_higher_limit_a_run_goes_on_and_does_no_unit_twice(tmp_path: Path
 
 
 def test_a_limit_of_nothing_asks_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generators, "load", lambda spec, device: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(generators, "load", lambda spec, device, gpus: pytest.fail("a model is loaded"))
     with pytest.raises(StoppedError, match=r"^max_cost \$0\.00: \$0\.00 taken so far"):
         job_of(tmp_path).run("max_cost=0")
 

@@ -114,7 +114,7 @@ def _of_machine(here: Machine, models_hub: Hub, job: Job | None) -> Iterator[Che
     yield Checkup("machine", "gpu", lambda: gpus.findings(here.gpus, environment), "install torch anew")
     mend = "set all of RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or none"
     yield Checkup("ranks", "launcher", lambda: launcher.ranks(environment), mend, bounded=True)
-    asked = getattr(job, "ray", None)
+    asked = job.ray if job is not None and "ray" in job.model_fields_set else None
     address = environment.get("RAY_ADDRESS") or (None if asked is None else asked.address)
     if address:
         start = "start a Ray cluster, or mend its address"

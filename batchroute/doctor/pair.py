@@ -126,7 +126,7 @@ class Pair:
             why["quality"] = f"report.audit.metric {metric.name}"
         if metric is not None and metric.name == "judge":
             why.setdefault("openai", "report.audit.metric judge")
-        if getattr(self.job, "ray", None) is not None:
+        if "ray" in self.job.model_fields_set:
             why["ray"] = "ray"
         return why
 

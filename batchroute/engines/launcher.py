@@ -13,10 +13,8 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from batchroute.engines.ranks import JOIN_SECONDS
-from batchroute.engines.world import DIED, OURS, World, cores, share_threads
+from batchroute.engines.world import DIED, MASTER, NODE_RANK, NODES, OURS, World, cores, share_threads
 from batchroute.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STOPPED, EXIT_TERMINATED, InputError, StoppedError
 
 INDEX = "JOB_COMPLETION_INDEX"
@@ -91,11 +89,14 @@ def launch(ranks: Ranks, words: list[str], max_restarts: int, say: Callable[[str
         max_restarts: how often to start all of them anew when one died.
 
     Raises:
-        StoppedError: the first rank died, so that nobody else has said it.
+        StoppedError: a rank died, and the first one has not said it.
     """
     # Only told of what goes wrong, which is said here in a sentence.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ |= share_threads(ranks.each, os.environ)
+    if ranks.nodes > 1:
+        assert ranks.master is not None
+        os.environ |= {NODES: str(ranks.nodes), NODE_RANK: str(ranks.node_rank), MASTER: ranks.master}
     while True:
         os.environ[OURS] = str(max_restarts)
         code, died = _launch(ranks, words)
@@ -123,32 +124,43 @@ def _launch(ranks: Ranks, words: list[str]) -> tuple[int, str]:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    single: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
-    several = {"rdzv_backend": "static", "rdzv_endpoint": ranks.master, "rdzv_configs": {"rank": ranks.node_rank}}
+    # An agent is of one machine, and the ranks of all machines meet at the first of them. Were it the agents that met,
+    # one that is started anew could meet one that is about to end, and wait for it until it gives up.
     config = LaunchConfig(
-        min_nodes=ranks.nodes,
-        max_nodes=ranks.nodes,
+        min_nodes=1,
+        max_nodes=1,
         nproc_per_node=ranks.each,
         run_id="batchroute",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
         max_restarts=0,
-        rdzv_timeout=int(JOIN_SECONDS),
         shutdown_timeout=_SECONDS_TO_STOP,
-        **(single if ranks.nodes == 1 else several),
     )
     try:
         elastic_launch(config, sys.executable)("-m", "batchroute", *words)
     except ChildFailedError as error:
-        killed = {rank: failure.exitcode for rank, failure in error.failures.items() if failure.exitcode < 0}
-        if not killed:
-            return error.get_first_failure()[1].exitcode, ""
-        rank, code = next(iter(killed.items()))
-        why = " (out of memory?)" if -code == signal.SIGKILL else ""
-        # Of another rank's death the first one tells.
-        told = f"rank {rank} of {ranks.size} was killed by {signal.Signals(-code).name}{why}" if 0 in killed else ""
-        return DIED, told
+        return _ended(ranks, {rank: failure.exitcode for rank, failure in error.failures.items()})
     except SignalException as error:
         return (EXIT_INTERRUPTED if error.sigval == signal.SIGINT else EXIT_TERMINATED), ""
     return EXIT_OK, ""
+
+
+def _ended(ranks: Ranks, codes: dict[int, int]) -> tuple[int, str]:
+    """As `_launch`, by the exit codes of the ranks that failed, in the order in which they ended."""
+    # When one has ended, the agent terminates the others.
+    first = next((code for code in codes.values() if code != -signal.SIGTERM), -signal.SIGTERM)
+    if first > 0 and first != DIED:
+        return first, ""
+    if first == -signal.SIGTERM:
+        return EXIT_TERMINATED, ""
+    killed = [rank for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM]
+    # The first rank tells of a death that it has heard of.
+    if not killed or (ranks.node_rank == 0 and codes.get(0) == DIED):
+        return DIED, ""
+    rank, number = ranks.node_rank * ranks.each + killed[0], -codes[killed[0]]
+    why = " (out of memory?)" if number == signal.SIGKILL else ""
+    return DIED, f"rank {rank} of {ranks.size} was killed by {signal.Signals(number).name}{why}"
 
 
 def _each(processes: str | None) -> int:

@@ -125,11 +125,15 @@ class _LocalCrew:
     def carry_out(
         self, stage: str, units: Sequence[Unit], about: About = nothing_more, gate: Gate | None = None
     ) -> None:
-        done = self._run.work.stage(stage).receipts()
-        if self._ranks.alone:
-            units = [unit for unit in units if unit.unit not in done]
         if self._idle or not units:
             return
+        done = self._run.work.stage(stage).receipts()
+        before = self._ranks.before(stage, done)
+        done = {name: receipt for name, receipt in done.items() if name in before}
+        if self._ranks.alone:
+            units = [unit for unit in units if unit.unit not in done]
+            if not units:
+                return
         pending = [unit for unit in units if unit.unit not in done]
         with self._engine.progress.stage(stage, len(pending) + len(done), list(done.values()), about) as report:
             claims = Claims(self._ranks, stage, units, done, report, gate, self._stretch(len(units)))

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,6 +71,19 @@ class Ranks:
     @property
     def alone(self) -> bool:
         return self.world.size == 1
+
+    def before(self, stage: str, found: Iterable[str]) -> set[str]:
+        """The units of a stage that were done before any rank began it, as the rank that comes here first found them.
+
+        Were each to rely on itself, the slower ones would take for old what the quicker ones have done meanwhile.
+        """
+        if self.alone:
+            return set(found)
+        key = f"{stage}/{self._times.get(stage, 0) + 1}/before"
+        if self._store.add(f"{key}/asked", 1) == 1:
+            self._store.set(key, json.dumps(list(found)))
+        self._await(key)
+        return set(json.loads(self._store.get(key)))
 
     def claims(self, stage: str, units: int) -> Iterator[int]:
         """Numbers of units, each given to one rank alone, as long as there are some.
@@ -145,10 +158,14 @@ class Ranks:
 
     @property
     def speaks(self) -> bool:
-        """Whether this rank says what has ended the run: the first one; of a run whose first rank died, any."""
-        call = self._roll_call
+        """Whether this rank says what has ended the run: the first one; of a run whose first rank died, any.
+
+        What batchroute's own launcher says of the ranks of its machine none of these repeats.
+        """
+        call, world = self._roll_call, self.world
         died = call is not None and call.ending is not None and call.ending.died and call.ending.rank == 0
-        return self.first or (died and self.world.launcher != "batchroute")
+        elsewhere = world.launcher != "batchroute" or (world.local_rank == 0 and world.rank > 0)
+        return self.first or (died and elsewhere)
 
     def _await(self, key: str) -> None:
         while not self._store.check([key]):
@@ -225,8 +242,17 @@ class Ranks:
             self._roll_call.end(self.exit_code, _words(self.world, error))
 
     def _leave(self) -> None:
-        if self._roll_call is not None:
-            self.exit_code = self._roll_call.leave(self.exit_code)
+        """Raises: as `check`, where the first rank ends early while this one waits for it."""
+        call = self._roll_call
+        if call is None:
+            return
+        early = call.ending
+        if self.first or early is not None:
+            _ignore_termination()
+        self.exit_code = call.leave(self.exit_code)
+        _ignore_termination()
+        if not self.first and early is None and call.ending is not None and call.over is None:
+            raise _error(call.ending)
 
 
 @contextmanager
@@ -243,19 +269,24 @@ def joined(world: World, seconds: float = JOIN_SECONDS) -> Iterator[Ranks]:
     try:
         ranks._enter(seconds)
         yield ranks
+        ranks._leave()
     except _Over:
         ranks._leave()
     except BaseException as error:
         ranks.stop(error)
         ranks._leave()
         raise
-    else:
-        ranks._leave()
 
 
 def _refuse_late(until: float, seconds: float, what: str) -> None:
     if time.monotonic() > until:
         raise StoppedError(f"{what} within {seconds:.0f} s; start all of them, and run again")
+
+
+def _ignore_termination() -> None:
+    """A launcher that sees a rank end terminates the others, which must not change what they say and end with."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _error(ending: Ending) -> BaseException:

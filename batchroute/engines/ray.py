@@ -11,6 +11,9 @@ import importlib
 import importlib.util
 import logging
 import os
+import secrets
+import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,17 +23,21 @@ from batchroute.engines.base import Crew, Pool, Worker
 from batchroute.engines.local import LocalEngine
 from batchroute.engines.pools import PoolSpec, RaySpec
 from batchroute.engines.ray_crew import RayCrew
+from batchroute.engines.ray_room import Room
 from batchroute.errors import InputError
 from batchroute.progress import Progress
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 # Results go to the storage, and only receipts through Ray.
 _OBJECT_STORE_BYTES = 100 << 20
-_ON_THIS_MACHINE = {
-    "include_dashboard": False,
-    "object_store_memory": _OBJECT_STORE_BYTES,
-    "_node_ip_address": "127.0.0.1",
-}
+_ON_THIS_MACHINE = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+# Ray's own, read as it is imported. It would try for a quarter of an hour to reach a cluster that is not there.
+_WITH_A_CLUSTER = {"RAY_NUM_REDIS_GET_RETRIES": "2", "RAY_py_gcs_connect_timeout_s": "5"}
+# A cluster of one's own is on the loopback alone, as by default on systems where Ray has no others.
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# It tells its makers of its use, unless told not to, and prints what this engine says of dead workers in its own words.
+_ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
+_SECONDS_TO_ANSWER = 10.0
 
 
 class RayEngine(LocalEngine):
@@ -45,6 +52,8 @@ class RayEngine(LocalEngine):
             raise InputError("--engine ray needs a package: pip install 'batchroute[ray]'")
         self._spec = spec
         self._ray: Any = None
+        self._is_own = False
+        self._seated = threading.Event()
         self._connecting = threading.Lock()
 
     def close(self) -> None:
@@ -57,10 +66,15 @@ class RayEngine(LocalEngine):
     ) -> Iterator[Crew]:
         spec = self._pool(pool)
         if spec is None:
+            self._seated.set()
             with super().crew(run, recruit, pool, threads, gpus) as crew:
                 yield crew
             return
-        ray_crew = RayCrew(self, self._connected, run, recruit, spec, gpus)
+
+        def room() -> Room:
+            return Room(self._connected(), str(pool), spec, gpus, can_grow=not self._is_own)
+
+        ray_crew = RayCrew(self, room, run, recruit, self._seated.set)
         try:
             yield ray_crew
         finally:
@@ -68,11 +82,14 @@ class RayEngine(LocalEngine):
 
     @contextmanager
     def ahead(self, do: Callable[[], object]) -> Iterator[None]:
-        """In a thread; its workers wait for room in the cluster while those of the stage before have it all."""
+        """In a thread. Its workers look for room in the cluster when those of the stage before have found theirs."""
         errors: list[BaseException] = []
+        self._seated.clear()
 
         def work() -> None:
             try:
+                while not self._seated.wait(_SECONDS_BETWEEN_LOOKS):
+                    self.check()
                 do()
             except BaseException as error:
                 errors.append(error)
@@ -83,6 +100,7 @@ class RayEngine(LocalEngine):
         thread.start()
         try:
             yield
+            self._seated.set()
         except BaseException as error:
             self.stopped_by = error
             raise
@@ -110,20 +128,28 @@ class RayEngine(LocalEngine):
         return self._ray
 
     def _connect(self, address: str | None) -> Any:
-        # Before it is imported: it tells its makers of its use, unless told not to.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        settings = _ALWAYS | (_WITH_A_CLUSTER if address else _of_its_own())
+        for name, value in settings.items():
+            os.environ.setdefault(name, value)
         ray = importlib.import_module("ray")
         # Its warnings speak of its settings, and not of what a job does.
         logging.getLogger("ray").setLevel(logging.ERROR)
         options = {} if address else _ON_THIS_MACHINE
         try:
-            ray.init(address, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            words = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"no Ray cluster at {address or 'this machine'}: {words}; mend ray.address or RAY_ADDRESS, or unset "
-                "them to start one on this machine"
-            ) from error
+            if address:
+                _knock(address)
+            with _our_handlers():
+                # Without an address it would take whatever cluster was started here last.
+                ray.init(
+                    address or "local",
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    **options,
+                )
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise InputError(_not_there(address, error)) from error
+        self._is_own = not address
         machines = sum(node["Alive"] for node in ray.nodes())
         total = ray.cluster_resources()
         self.progress.note(
@@ -133,3 +159,38 @@ class RayEngine(LocalEngine):
             machines=machines,
         )
         return ray
+
+
+def _of_its_own() -> dict[str, str]:
+    """Settings of a new cluster: no other machine reaches it, and nothing is written to the home directory."""
+    return _ALONE | {"RAY_AUTH_TOKEN": secrets.token_hex(16)}
+
+
+def _knock(address: str) -> None:
+    """Raises:
+    OSError: nobody listens at this address. Ray would take half a minute to find out, and write much on the console.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
+
+
+def _not_there(address: str | None, error: Exception) -> str:
+    words = getattr(error, "strerror", None) or str(error).strip().splitlines()[0].rstrip(".")
+    if address is None:
+        return f"no Ray cluster can be started on this machine: {words}"
+    return (
+        f"no Ray cluster at {address}: {words}; mend ray.address or RAY_ADDRESS, or unset them to start one on this "
+        "machine"
+    )
+
+
+@contextmanager
+def _our_handlers() -> Iterator[None]:
+    """Ray sets one for SIGTERM as it starts, where that can be set."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
+import math
 import socket
 import threading
 import time
@@ -95,12 +96,19 @@ class RollCall:
             self._changed.wait(seconds)
 
     def leave(self, exit_code: int) -> int:
-        """End, the first rank after all others have; returns its exit code, where that is known."""
+        """End, the first rank after all others have, and these when the first one has, however long it takes.
+
+        Returns:
+            The exit code of the first rank, where that is known. An ending that is heard meanwhile is in `ending`.
+        """
+        early = self.ending
         with self._changed:
-            self._leaving = True
+            # The others are still to hear of it when the first one dies before the run is over.
+            self._leaving = self._rank == 0 or early is not None
         if self._rank == 0:
             self._tell({"over": exit_code})
-        until = time.monotonic() + (_SECONDS_TO_LEAVE if self.ending is None else _SECONDS_TO_STOP)
+        seconds = _SECONDS_TO_STOP if early is not None else _SECONDS_TO_LEAVE if self._rank == 0 else math.inf
+        until = time.monotonic() + seconds
         with self._changed:
             while time.monotonic() < until and not self._may_go():
                 # In short waits, so that a signal is not left waiting.
@@ -116,7 +124,9 @@ class RollCall:
             _close(connection)
 
     def _may_go(self) -> bool:
-        return self.over is not None or self._gone >= set(self._peers)
+        if self.over is not None:
+            return True
+        return self._gone >= set(self._peers) if self._leaving else self.ending is not None
 
     def _admit(self, door: socket.socket, token: str) -> None:
         while True:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Protocol, TypeVar
 
-from batchroute.engines.world import World
+from batchroute.engines.world import NODES, World
 from batchroute.errors import StoppedError
 
 Answer = TypeVar("Answer")
@@ -66,7 +66,8 @@ class Shared:
         self._errors, self._is_gone = DistError, is_gone
         assert world.master is not None
         host, _, port = world.master.rpartition(":")
-        serves = world.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        # The agent's store, where there is one, is that of a single machine.
+        serves = world.first and (NODES in os.environ or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True")
         while True:
             # In short tries, so that a signal is not left waiting.
             try:

@@ -16,6 +16,8 @@ Launcher = Literal["none", "batchroute", "torchrun", "accelerate launch", "envir
 
 OURS = "BATCHROUTE_LAUNCHED"
 """Set for the ranks that `--processes` starts: their ends are read by batchroute, not by a scheduler."""
+NODE_RANK, NODES, MASTER = "BATCHROUTE_NODE_RANK", "BATCHROUTE_NODES", "BATCHROUTE_MASTER"
+"""Set as well where there are several machines, of which torch's agent on each of them knows nothing."""
 DIED = 75
 """With this code such a rank says that another one died, and that starting all of them anew may help."""
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -61,6 +63,9 @@ class World:
         if not rank < size:
             raise InputError(f"RANK is {rank}, but WORLD_SIZE {size} has the ranks 0 to {size - 1}")
         local_size = max(local_size, local_rank + 1)
+        if launcher == "batchroute" and NODES in environment:
+            nodes, node_rank = _number(environment, NODES, 1), _number(environment, NODE_RANK, 0)
+            return cls(node_rank * size + rank, nodes * size, rank, size, environment[MASTER], launcher)
         master = None if size == 1 else f"{environment['MASTER_ADDR']}:{_number(environment, 'MASTER_PORT', 0)}"
         return cls(rank, size, local_rank, local_size, master, launcher)
 

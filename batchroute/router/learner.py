@@ -144,6 +144,9 @@ class Learner:
             with self.checkpoints.writing(), quiet_transformers():
                 self.router.tokenizer.save_pretrained(folder)
                 (folder / file).write_text(text + "\n", encoding="utf-8")
+                # Weights are written for their writer alone, and a job may run as another user.
+                for weights in folder.glob("*.safetensors"):
+                    weights.chmod((folder / file).stat().st_mode)
             self.checkpoints.publish(self.best_epoch)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()

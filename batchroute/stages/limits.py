@@ -98,8 +98,9 @@ class Limits:
         with self._lock:
             self._reserved.pop((shard, piece.unit), None)
             tally = self._tallies[shard]
-            tally.left.pop(piece.unit, None)
-            tally.add(committed, piece.counts["tokens"], self._snapshot.price(side_of(shard)))
+            # Another rank's may have been counted as done at the beginning.
+            if tally.left.pop(piece.unit, None) is not None:
+                tally.add(committed, piece.counts["tokens"], self._snapshot.price(side_of(shard)))
 
     def _check(self, reserved: _Begun) -> None:
         spent = [self._router + sum(tally.cost for tally in self._tallies.values())]

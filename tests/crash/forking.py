@@ -54,7 +54,7 @@ def command(
     """Start `batchroute WORDS`.
 
     Args:
-        printed: gets what the command writes to stdout and stderr.
+        printed: gets what the command writes to stderr, and a file beside it that ends in .out what to stdout.
         log: as of `start`; several commands may share one.
         prepare: called in the process before the command, to plant a fault.
     """
@@ -117,9 +117,8 @@ def _command(
     environment: dict[str, str],
     prepare: Callable[[], object] | None,
 ) -> None:
-    descriptor = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    for descriptor, name in ((1, Path(printed).with_suffix(".out")), (2, Path(printed))):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     os.environ.update({**environment, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
     sys.argv = ["batchroute", *words]
     import torch

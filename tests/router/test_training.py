@@ -44,6 +44,8 @@ def test_the_kept_epoch_is_the_best_one_and_its_weights_are_in_the_folder(tmp_pa
     # A last epoch that is the best would prove nothing.
     assert result.best_epoch < 6
     notes = json.loads((result.output / "router.json").read_text())
+    # Another user than the one who trained may run the job.
+    assert len({path.stat().st_mode for path in result.output.iterdir()}) == 1
     rows = quality_table.read(table)
     digests = set(notes["validation_prompts"].split())
     validation = [prompt for prompt in rows.prompts if prompt_digest(prompt) in digests]

@@ -1,0 +1,237 @@
+"""SIGKILL of a rank at random moments: the others end in time, the next attempt goes on, and nothing is done twice."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchroute import job
+from batchroute.engines import roll_call
+from batchroute.errors import EXIT_STOPPED, EXIT_TERMINATED
+from batchroute.stages.score import Scorer
+from batchroute.verify import verify
+from tests.crash.ranks import PROMISED, Ranks, World, hashes, receipts, sleep_deaf, wait_for
+from tests.jobs import JobFolder, table
+
+KILLS = 20
+_KILLS_OF_AN_OUTPUT = 5
+
+
+@dataclass
+class Damage:
+    """What was found after all kills."""
+
+    kills: int = 0
+    attempts: int = 0
+    late: int = 0
+    """Kills that came when the run was committed."""
+    longest: float = 0.0
+    """Seconds from a kill to the end of all other ranks."""
+    wrong: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def ranks(tmp_path: Path) -> Ranks:
+    return ranks_of(tmp_path)
+
+
+def ranks_of(folder: Path) -> Ranks:
+    return Ranks(JobFolder(folder, table(300), units={"score": 20, "generate": 10, "merge": 40}))
+
+
+@pytest.mark.crash
+def test_ranks_killed_at_random_moments_end_the_others_in_time_and_lose_nothing(ranks: Ranks) -> None:
+    damage = kill_often(ranks, KILLS, seed=1)
+    assert damage.kills == KILLS
+    assert damage.wrong == []
+    assert damage.longest < PROMISED
+
+
+def kill_often(ranks: Ranks, kills: int, seed: int) -> Damage:
+    """Kill a rank of attempts at a job until there were so many kills; each output is killed a few times."""
+    chance, damage = random.Random(seed), Damage()
+    calm = ranks.new_output()
+    world = ranks.start(2)
+    _wait_until_begun(world)
+    started = time.monotonic()
+    assert world.join() == [0, 0]
+    seconds = time.monotonic() - started
+    expected = hashes(calm)
+    while damage.kills < kills:
+        output, here = ranks.new_output(), 0
+        while not (output / "manifest.json").exists():
+            size, before = chance.choice((2, 3)), receipts(output)
+            world = ranks.start(size)
+            damage.attempts += 1
+            if damage.kills < kills and here < _KILLS_OF_AN_OUTPUT:
+                _wait_until_begun(world)
+                time.sleep(chance.uniform(0, seconds))
+                killed = _kill(world, chance.randrange(size), output, damage)
+                damage.kills, here = damage.kills + killed, here + killed
+            elif (codes := world.join()) != [0] * size:
+                damage.wrong.append(f"an undisturbed attempt ended with {codes}: {world.said()}")
+            damage.wrong += _look_at(world, before, receipts(output))
+        if len(ranks.units) != len(set(ranks.units)):
+            damage.wrong.append(f"{output}: units were put twice")
+        if hashes(output) != expected or verify(str(output)).wrong:
+            damage.wrong.append(f"{output} differs from an undisturbed run's")
+    return damage
+
+
+def _wait_until_begun(world: World) -> None:
+    """All have come when the first one has begun."""
+    wait_for(lambda: " rows in " in world.ranks[0].said())
+
+
+def _kill(world: World, which: int, output: Path, damage: Damage) -> bool:
+    """Whether there was somebody to kill."""
+    victim, others = world.ranks[which], [rank for number, rank in enumerate(world.ranks) if number != which]
+    victim.kill()
+    started = time.monotonic()
+    world.join()
+    took = time.monotonic() - started
+    if victim.exit_code != -signal.SIGKILL:
+        damage.late += 1
+        return False
+    damage.longest = max(damage.longest, took)
+    codes = {rank.exit_code for rank in others}
+    said = any(f"error: rank {which} of {len(world.ranks)} died; run again to go on" in rank.said() for rank in others)
+    if (output / "manifest.json").exists():
+        damage.late += 1
+    elif codes != {EXIT_STOPPED} or not said:
+        damage.wrong.append(f"rank {which} was killed, others ended with {codes}: {world.said()}")
+    return True
+
+
+def _look_at(world: World, before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
+    wrong = [f"{name} has changed" for name, receipt in before.items() if after.get(name) != receipt]
+    return wrong + [f"{unit} was done again" for unit in world.units if unit in before]
+
+
+@pytest.mark.crash
+def test_a_rank_that_stands_still_for_a_while_is_not_dead(ranks: Ranks) -> None:
+    ranks.new_output()
+    world = ranks.start(2)
+    wait_for(lambda: world.units)
+    world.ranks[1].signal(signal.SIGSTOP)
+    time.sleep(3)
+    assert world.ranks[0].exit_code is None
+    world.ranks[1].signal(signal.SIGCONT)
+    assert world.join() == [0, 0], world.said()
+
+
+def _deaf() -> None:
+    """The router computes for a minute, and returns to Python only then."""
+    Scorer.do = lambda *_: sleep_deaf()  # type: ignore[assignment, method-assign, return-value]
+
+
+@pytest.mark.crash
+def test_a_rank_in_a_long_computation_is_ended_by_its_guard(ranks: Ranks) -> None:
+    ranks.new_output()
+    world = ranks.start(3, faults={1: _deaf})
+    wait_for(lambda: world.units)
+    time.sleep(0.5)
+    world.ranks[2].kill()
+    started = time.monotonic()
+    assert world.join() == [EXIT_STOPPED, EXIT_STOPPED, -signal.SIGKILL], world.said()
+    assert time.monotonic() - started < PROMISED
+    assert "rank 2 of 3 died; rank 1 leaves its unit" in world.ranks[1].said()
+    assert "error: rank 2 of 3 died; run again to go on" in world.ranks[0].said()
+    ranks.run(3)
+    assert len(ranks.units) == len(set(ranks.units))
+
+
+def _slow_report() -> None:
+    """The first rank takes its time between the last stage and the commit."""
+    write = job.write_report
+
+    def write_slowly(*arguments: Any) -> Any:
+        time.sleep(4)
+        return write(*arguments)
+
+    job.write_report = write_slowly
+
+
+def _impatient() -> None:
+    roll_call._SECONDS_TO_LEAVE = 1.0
+
+
+@pytest.mark.crash
+def test_ranks_that_are_done_wait_for_the_first_one_as_long_as_it_takes(ranks: Ranks) -> None:
+    ranks.new_output()
+    world = ranks.start(3, faults={0: _slow_report, 1: _impatient, 2: _impatient})
+    assert world.join() == [0, 0, 0], world.said()
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("victim", [0, 2])
+def test_ranks_that_are_done_hear_of_a_death_before_the_commit(ranks: Ranks, victim: int) -> None:
+    output = ranks.new_output()
+    world = ranks.start(3, faults={0: _slow_report})
+    wait_for(lambda: len([unit for unit in world.units if "/merge/" in unit]) == 8)
+    time.sleep(1)
+    world.ranks[victim].kill()
+    codes = [EXIT_STOPPED] * 3
+    codes[victim] = -signal.SIGKILL
+    assert world.join(PROMISED) == codes, world.said()
+    assert f"error: rank {victim} of 3 died; run again to go on" in world.said()
+    assert not (output / "manifest.json").exists()
+    ranks.run(2)
+
+
+@pytest.mark.crash
+def test_a_rank_that_is_terminated_terminates_the_run(ranks: Ranks) -> None:
+    ranks.new_output()
+    world = ranks.start(3)
+    wait_for(lambda: len(world.units) > 3)
+    world.ranks[1].signal(signal.SIGTERM)
+    assert world.join(PROMISED) == [EXIT_TERMINATED] * 3, world.said()
+    assert world.said().count("terminated; run the same command again to go on") == 1
+
+
+@pytest.mark.crash
+def test_a_rank_that_is_terminated_when_it_is_done_terminates_the_run(ranks: Ranks) -> None:
+    ranks.new_output()
+    world = ranks.start(2, faults={0: _slow_report})
+    wait_for(lambda: len([unit for unit in world.units if "/merge/" in unit]) == 8)
+    time.sleep(1)
+    world.ranks[1].signal(signal.SIGTERM)
+    assert world.join(PROMISED) == [EXIT_TERMINATED] * 2, world.said()
+    assert world.said().count("terminated; run the same command again") == 1
+
+
+def main() -> None:
+    """python -m tests.crash.test_rank_death --kills 100: many more of them, and what they did."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--calm", type=int, default=30, help="before them, runs that nobody kills")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    started = time.time()
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = ranks_of(Path(folder))
+        for _ in range(arguments.calm):
+            ranks.new_output()
+            ranks.run(2)
+        print(f"{arguments.calm} runs by two ranks ended with 0 on both, in {time.time() - started:.0f} s")
+        started = time.time()
+        damage = kill_often(ranks, arguments.kills, arguments.seed)
+    print(
+        f"{damage.kills} kills ({damage.late} after the commit), {damage.attempts} attempts, "
+        f"{time.time() - started:.0f} s: the others ended within {damage.longest:.2f} s; {len(damage.wrong)} wrong"
+    )
+    if damage.wrong or damage.longest > PROMISED:
+        sys.exit("\n".join(damage.wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Who gets which unit, on 64 workers in simulated time: by the code that runs, see the benchmark of this name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.benchmarks.simulated_cluster import MEAN_SECONDS, START_UP, Night, Scenario, measure, ranks, ray
+
+NIGHTS = 8
+
+
+@pytest.mark.parametrize(("units", "at_most"), [(8, 1.45), (32, 1.15)])
+def test_workers_that_take_units_from_a_counter_end_together(units: int, at_most: float) -> None:
+    found = measure(Scenario(units, sigma=0.5), NIGHTS)
+    assert np.array_equal(found["ranks"], found["ray"])
+    assert (found["ranks"] < found["static"]).all()
+    assert found["ranks"].min() > 1
+    assert found["ranks"].max() < at_most
+
+
+def test_slow_workers_hold_up_nobody_but_in_static_slices() -> None:
+    even, uneven = (measure(Scenario(32, 0.5, share), NIGHTS) for share in (0.0, 0.1))
+    for way in ("ranks", "ray"):
+        assert np.median(uneven[way]) < np.median(even[way]) + 0.05
+    assert np.median(uneven["static"]) > np.median(even["static"]) + 0.5
+
+
+def test_a_death_costs_ranks_the_units_in_hand_and_a_ray_cluster_one() -> None:
+    scenario = Scenario(32, sigma=0.5, die=1 / 64)
+    lost: dict[str, list[float]] = {"ranks": [], "ray": []}
+    for seed in range(NIGHTS):
+        night = Night.of(scenario, np.random.default_rng(seed))
+        calm = Night(night.seconds, night.speeds, np.full_like(night.deaths, np.inf))
+        for way, ends in (("ranks", ranks), ("ray", ray)):
+            lost[way].append(ends(night) - ends(calm))
+    assert START_UP < np.median(lost["ranks"]) < START_UP + 1.5 * MEAN_SECONDS
+    assert np.median(lost["ray"]) < MEAN_SECONDS / 4
+
+
+def test_many_deaths_lose_no_unit_and_repeat_none() -> None:
+    found = measure(Scenario(4, sigma=1.0, slow=0.2, die=0.25, workers=16), NIGHTS)
+    assert all((found[way] > 1).all() for way in ("ranks", "ray", "static"))
