@@ -195,6 +195,6 @@ class _Losses:
 
 def _why(error: Exception) -> str:
     """The sentence of Ray's many that says it: in the last line, which is that of the traceback where there is one."""
-    last = str(error).strip().splitlines()[-1].strip()
+    last = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
     sentence = last.split(". ")[0].rstrip(".")
     return sentence[0].lower() + sentence[1:] if sentence.startswith("The ") else sentence

@@ -30,6 +30,7 @@ from batchroute.engines.local import LocalEngine
 from batchroute.engines.pools import PoolSpec
 from batchroute.engines.ranks import Ranks
 from batchroute.engines.ray_crew import RayCrew
+from batchroute.engines.ray_room import Room
 from batchroute.engines.ray_worker import Said
 from batchroute.engines.store import Memory
 from batchroute.engines.world import World
@@ -164,7 +165,9 @@ def ray(night: Night) -> float:
     run: Any = SimpleNamespace(
         work=SimpleNamespace(stage=lambda name: SimpleNamespace(receipts=dict)), elsewhere=lambda: None
     )
-    crew = RayCrew(LocalEngine(NoProgress()), lambda: cluster, run, lambda run: None, PoolSpec(), 0)  # type: ignore[arg-type,return-value]
+    recruit: Any = lambda run: None  # noqa: E731
+    room = Room(cluster, "small", PoolSpec(), gpus=0, can_grow=True)
+    crew = RayCrew(LocalEngine(NoProgress()), lambda: room, run, recruit, seated=lambda: None)
     crew.carry_out(STAGE, night.units)
     crew.close()
     assert len(cluster.done) == len(night.seconds)
