@@ -232,6 +232,9 @@ class Ranks:
         guard.start()
 
     def _give_up(self, ending: Ending) -> None:
+        if not self.interruptible:
+            # It has ended its work, and is telling of it.
+            return
         print(f"error: {ending.message}; rank {self.world.rank} leaves its unit", file=sys.stderr, flush=True)
         os._exit(exit_code(_error(ending), self.world))
 
