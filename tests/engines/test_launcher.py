@@ -46,9 +46,17 @@ def test_processes_end_as_one_command_and_write_what_one_process_writes(job: Job
     assert hashes(job.output) == alone
 
 
-def test_torchrun_starts_ranks_of_one_run(job: JobFolder, tmp_path: Path) -> None:
-    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "batchroute", "run", job.path]
-    ended = launch(tmp_path, words)
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["torch.distributed.run", "--nproc-per-node", "2"],
+        # By this option alone it starts several without GPUs.
+        ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
+    ],
+    ids=["torchrun", "accelerate launch"],
+)
+def test_other_launchers_start_ranks_of_one_run(job: JobFolder, tmp_path: Path, launcher: list[str]) -> None:
+    ended = launch(tmp_path, ["-m", *launcher, "-m", "batchroute", "run", job.path])
     assert ended.code == EXIT_OK, ended.err
     said_once(ended)
 
