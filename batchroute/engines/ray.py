@@ -85,6 +85,8 @@ class RayEngine(LocalEngine):
         """In a thread. Its workers look for room in the cluster when those of the stage before have found theirs."""
         errors: list[BaseException] = []
         self._seated.clear()
+        # Here, since a cluster of its own ends with the thread that started it.
+        self._connected()
 
         def work() -> None:
             try:

@@ -323,3 +323,14 @@ def test_an_error_in_the_stage_in_hand_ends_what_runs_ahead(engine: RayEngine, r
     ):
         carry_out(engine, run, tasks(8, _6="stop", seconds=0.2))
     assert len(run.done("large")) < 20
+
+
+def test_a_cluster_is_started_by_the_thread_that_outlives_what_runs_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's processes end with the thread that started them."""
+    engine = RayEngine(PlainProgress(io.StringIO()), RaySpec())
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(engine, "_connected", lambda: threads.append(threading.current_thread()))
+    with engine.ahead(engine._connected):
+        pass
+    assert threads[0] is threading.main_thread()
+    assert len(threads) == 2
