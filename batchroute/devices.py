@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     import torch
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+"""As `DType`, or the weights and inputs of linear layers in 8 bits, on a CPU."""
 
 
 def precision(name: DType, device: torch.device, checkpoint: torch.dtype | None = None) -> torch.dtype:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from batchroute.costs import report
 from batchroute.costs.price_lists import PricesSpec
 from batchroute.costs.prices import Money, Price
+from batchroute.devices import Precision
 from batchroute.engines.pools import RaySpec
 from batchroute.errors import InputError
 from batchroute.generators.settings import ModelSpec
@@ -52,6 +53,7 @@ class RouterSpec(BaseModel):
     model: str
     max_length: int | None = Field(default=None, ge=8, description="tokens read of a prompt; the router's own limit")
     token_budget: int | None = Field(default=None, ge=64, description="tokens scored at a time, padding included")
+    precision: Precision = Field(default="auto", description="auto: float32 on CPU, half precision on a GPU")
     allow_pickle: bool = Field(default=False, description="load weights that are no safetensors")
     price: Price | None = None
 

@@ -133,6 +133,7 @@ JOB_KEYS: list[str] = [
     "router.model",
     "router.max_length",
     "router.token_budget",
+    "router.precision",
     "router.allow_pickle",
     "router.price.input",
     "router.price.cached_input",

@@ -175,7 +175,7 @@ class Learner:
         # A process without a row takes part with one that does not count: the others wait for its gradient.
         scale = world / len(rows) if len(mine) else 0.0
         mine = mine if len(mine) else rows[:1]
-        inputs = {name: tensor.to(self.router.device) for name, tensor in pad(self.router, encoded, mine).items()}
+        inputs = pad(self.router, encoded, mine)
         loss = self.targets.loss(self.model(**inputs), mine).sum() * scale
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)

@@ -72,6 +72,9 @@ def _settings(job: Job) -> dict[str, Any]:
     settings["input"] = _input_settings(job)
     for name in ("token_budget", "allow_pickle"):
         settings["router"].pop(name, None)
+    if job.router.precision == "auto":
+        # As in files of earlier versions.
+        del settings["router"]["precision"]
     settings["router"]["model"] = models.identity(job.router.model, ignore=[CALIBRATION_FILE, REFERENCE_FILE])
     settings["policy"] = _policy_settings(job)
     settings["models"] = {side: model_settings(job.models.of(side)) for side in SIDES}

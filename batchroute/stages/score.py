@@ -85,7 +85,13 @@ def load_router(context: Context) -> Router:
 
     context.engine.progress.note("load", f"loading the router {context.job.router.model}")
     spec = context.job.router
-    return Router.load(spec.model, context.engine.device, max_length=spec.max_length, allow_pickle=spec.allow_pickle)
+    return Router.load(
+        spec.model,
+        context.engine.device,
+        precision=spec.precision,
+        max_length=spec.max_length,
+        allow_pickle=spec.allow_pickle,
+    )
 
 
 def _score_chunk(

@@ -122,7 +122,7 @@ def generation(folder: Path, device: torch.device, prompts: list[str], new: int,
 
 def routing(folder: Path, device: torch.device, prompts: list[str], repeats: int) -> dict[str, Any]:
     """The project's own scoring code: sorted by length, batched by tokens, cut at 512 of them."""
-    router = Router.load(str(folder), device, dtype="bfloat16", max_length=512)
+    router = Router.load(str(folder), device, precision="bfloat16", max_length=512)
     score(router, prompts)
     seconds = []
     for _ in range(repeats):

@@ -39,7 +39,7 @@ def main() -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         name = args.router or _random_router(Path(folder))
-        router = Router.load(name, device, dtype="float32", max_length=MAX_LENGTH)
+        router = Router.load(name, device, precision="float32", max_length=MAX_LENGTH)
     ways: dict[str, Callable[[], list[float]]] = {
         "batchroute": lambda: score(router, texts).scores.tolist(),
         "pipeline, 32": lambda: _pipeline_scores(router, texts, 32),

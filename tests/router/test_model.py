@@ -33,7 +33,7 @@ def test_loads_in_float32_on_cpu_and_says_how_long_it_took(tmp_path: Path) -> No
     assert router.model.dtype == torch.float32
     assert not router.model.training
     assert 0 < router.load_seconds < 60
-    assert Router.load(str(folder), CPU, dtype="bfloat16").model.dtype == torch.bfloat16
+    assert Router.load(str(folder), CPU, precision="bfloat16").model.dtype == torch.bfloat16
 
 
 def test_more_than_two_labels_are_refused(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_cut_equals_the_tokenizers_own_for_any_text(router: Router, text: str, m
 def test_batches_keep_to_the_budget_and_are_sorted(tmp_path: Path) -> None:
     router = load(tmp_path)
     shapes = batch_shapes(router)
-    texts = TEXTS * 5
+    texts = [f"{text} {number}" for number in range(5) for text in TEXTS]
     score(router, texts, token_budget=200)
     assert all(rows * width <= 200 for rows, width in shapes)
     assert [width for _, width in shapes] == sorted((width for _, width in shapes), reverse=True)
@@ -121,8 +121,22 @@ def test_batches_keep_to_the_budget_and_are_sorted(tmp_path: Path) -> None:
 def test_a_text_longer_than_the_budget_goes_alone(tmp_path: Path) -> None:
     router = load(tmp_path)
     shapes = batch_shapes(router)
-    score(router, [LONG, LONG, "a"], token_budget=10)
+    score(router, [LONG, f"{LONG}!", "a"], token_budget=10)
     assert shapes[:2] == [(1, POSITIONS), (1, POSITIONS)]
+
+
+def test_a_text_that_is_there_several_times_is_read_once(tmp_path: Path) -> None:
+    router = load(tmp_path)
+    shapes = batch_shapes(router)
+    texts = [TEXT[0], LONG, TEXT[0], TEXT[1], LONG, TEXT[0]]
+    found = score(router, texts, with_embeddings=True)
+    assert sum(rows for rows, _ in shapes) == 3
+    alone = [score(router, [text], with_embeddings=True) for text in texts]
+    np.testing.assert_allclose(found.scores, [one.scores[0] for one in alone], atol=1e-6)
+    assert found.tokens.tolist() == [one.tokens[0] for one in alone]
+    assert found.truncated.tolist() == [one.truncated[0] for one in alone]
+    assert found.embeddings is not None
+    np.testing.assert_allclose(found.embeddings, [one.embeddings[0] for one in alone], atol=1e-5)
 
 
 def limit_memory(router: Router, tokens: int) -> list[int]:

@@ -120,7 +120,7 @@ def test_a_half_precision_base_is_trained_in_float32(tmp_path: Path) -> None:
     tiny_router(tmp_path / "base", head=False)
     AutoModel.from_pretrained(tmp_path / "base", dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
     result = train(options(tmp_path, write_table(tmp_path, rows=60), epochs=1))
-    assert Router.load(str(result.output), CPU, dtype="float32").model.dtype == torch.float32
+    assert Router.load(str(result.output), CPU, precision="float32").model.dtype == torch.float32
     assert json.loads((result.output / "config.json").read_text())["dtype"] == "float32"
 
 
