@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,9 @@ from batchroute.router.drift import Night
 from batchroute.router.model import Router
 from batchroute.router.reference import Reference
 from batchroute.router.scoring import score
+from batchroute.stages.context import Context, Span
+from batchroute.stages.score import Scorer
+from batchroute.storage.workdir import Receipt
 from tests.jobs import JobFolder, table
 
 ROWS, CHUNK = 200, 150
@@ -79,3 +85,44 @@ def test_without_a_reference_the_columns_are_empty_and_the_scores_the_same(folde
     for before, now in zip(with_reference, scored(folder), strict=True):
         assert now.select(COLUMNS).null_count().row(0) == (len(now),) * 3
         assert now.drop(COLUMNS).equals(before.drop(COLUMNS))
+
+
+def test_chunks_scored_beside_one_another_as_on_a_gpu_are_the_same(
+    folder: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.settings["units"]["score"] = 10
+    folder.calibrate()
+    folder.run()
+    one_by_one = receipts_and_rows(folder)
+    load, threads = Scorer.do, set()
+
+    def note(self: Scorer, stage: str, chunk: Span) -> Receipt:
+        threads.add(threading.get_ident())
+        return load(self, stage, chunk)
+
+    made = Scorer.__init__
+
+    def make(self: Scorer, context: Context) -> None:
+        made(self, context)
+        self.units_at_once = 2
+
+    monkeypatch.setattr(Scorer, "do", note)
+    monkeypatch.setattr(Scorer, "__init__", make)
+    started = time.perf_counter()
+    folder.run(fresh=True)
+    seconds = time.perf_counter() - started
+    beside = receipts_and_rows(folder)
+    assert len(threads) == 2
+    assert [rows for _, rows in beside] == [rows for _, rows in one_by_one]
+    # No time is counted twice, and the loading once.
+    assert sum(receipt["seconds"] for receipt, _ in beside) < seconds
+    assert sum(receipt["load_seconds"] > 0 for receipt, _ in beside) == 1
+
+
+def receipts_and_rows(folder: JobFolder) -> list[tuple[dict[str, float], list[tuple[object, ...]]]]:
+    """Of the chunks of the only run, in order."""
+    found = sorted(folder.folder.glob("out.work/*/score/*.parquet"))
+    return [
+        (json.loads(next(file.parent.glob(f"{file.stem}*.json")).read_text()), pl.read_parquet(file).rows())
+        for file in found
+    ]

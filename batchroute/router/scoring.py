@@ -64,10 +64,15 @@ def score(
         token_budget: padded tokens (rows × longest row) in one batch; a longer row goes alone. Default: the router's.
         with_embeddings: keep them too: 4 bytes a text and dimension. The scores are the same to the last bit.
     """
+    different, places = once(texts)
+    return score_encoded(router, encode(router, different), token_budget, with_embeddings).at(places)
+
+
+def once(texts: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
+    """The different ones among `texts`, and where among them each of `texts` is: shape [n]."""
     numbers: dict[str, int] = {}
-    places = np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.intp)
-    found = score_encoded(router, encode(router, list(numbers)), token_budget, with_embeddings)
-    return found if len(numbers) == len(texts) else found.at(places)
+    places = [numbers.setdefault(text, len(numbers)) for text in texts]
+    return list(numbers), np.array(places, dtype=np.intp)
 
 
 def encode(router: Router, texts: Sequence[str]) -> Encoded:
