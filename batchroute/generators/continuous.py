@@ -17,6 +17,7 @@ import torch
 
 from batchroute import models
 from batchroute.generators.base import Response
+from batchroute.generators.decoding import Stops
 from batchroute.generators.loading import Loaded
 from batchroute.generators.rows import Request, Writer, failed
 from batchroute.generators.settings import ModelSpec
@@ -35,18 +36,23 @@ _KINDS_OF_LAYERS = {"full_attention", "sliding_attention"}
 
 def why_not(loaded: Loaded, spec: ModelSpec) -> str | None:
     """Why a model cannot generate in continuous batches, as the end of a sentence; None where it can."""
-    model = loaded.model
     if loaded.encoder_decoder:
         return "an encoder-decoder generates in static batches"
     if not spec.generation.greedy:
         return "sampling needs static batches, where each row draws from its own seed"
     if len(loaded.devices) > 1:
         return "a model over several GPUs generates in static batches"
-    # Without it a model's own attention code would read the shared cache as if it were one long row.
+    return None if plain_attention(loaded) else "its architecture does not support it"
+
+
+def plain_attention(loaded: Loaded) -> bool:
+    """Whether all layers attend, through code that they share with others, to what a cache of our own hands them."""
+    model = loaded.model
+    # Without it a model's own attention code would read the cache as if it were its own.
     if not getattr(model, "_supports_attention_backend", False) or getattr(model, "_is_stateful", False):
-        return "its architecture does not support it"
+        return False
     kinds = getattr(loaded.config.get_text_config(), "layer_types", None) or ()
-    return None if set(kinds) <= _KINDS_OF_LAYERS else "its architecture does not support it"
+    return set(kinds) <= _KINDS_OF_LAYERS
 
 
 def pays(loaded: Loaded) -> bool:
@@ -80,8 +86,7 @@ class ContinuousBatches:
         self._writer = writer
         self._new = spec.generation.max_new_tokens
         self._rows = None if spec.batch_size == "auto" else spec.batch_size
-        # As many tokens as a stop string may be spread over, and one character more: see `StopStrings`.
-        self._tail = max((len(stop.encode()) for stop in writer.stops), default=0) + 4
+        self._stops = Stops(writer.tokenizer, writer.stops)
         self._room: int | None = None
         self._closed = False
         self._generation = copy.deepcopy(writer.generation)
@@ -185,8 +190,8 @@ class ContinuousBatches:
 
     def _stopped(self, output: GenerationOutput) -> int | None:
         """The number of tokens of a row whose text has just got a stop string."""
-        stops, tokens = self._writer.stops, output.generated_tokens
-        if not stops or output.error is not None:
+        tokens = output.generated_tokens
+        if output.error is not None:
             return None
-        tail = self._writer.tokenizer.decode(tokens[-self._tail :], skip_special_tokens=True)
-        return len(tokens) if any(stop in tail for stop in stops) else None
+        (found,) = self._stops.found([tokens[-self._stops.tail :]])
+        return len(tokens) if found else None

@@ -58,6 +58,7 @@ class Writer:
         generation: how the model decodes: greedily and with nothing but what the job asks for. Sampling is done by
             logits processors.
         stops: strings that end a response.
+        ends: tokens that end a response.
     """
 
     def __init__(self, loaded: Loaded, sampling: Sampling) -> None:
@@ -68,7 +69,7 @@ class Writer:
         ends: list[int] = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
         # A stop that is a special token is not in the decoded text, where stop strings are looked for.
         ends += [tokenizer.get_vocab()[stop] for stop in self.stops if stop in tokenizer.all_special_tokens]
-        self._ends = frozenset(ends)
+        self.ends = frozenset(ends)
         tokenizer.padding_side = "right" if loaded.encoder_decoder else "left"
         pad = next((i for i in (tokenizer.pad_token_id, defaults.pad_token_id, *ends) if i is not None), 0)
         tokenizer.pad_token_id = pad
@@ -93,7 +94,7 @@ class Writer:
             tokens: what the model wrote, the end-of-sequence token included.
             stopped_at: how many of them it took until a stop string was there.
         """
-        end = next((i + 1 for i, token in enumerate(tokens) if token in self._ends), None)
+        end = next((i + 1 for i, token in enumerate(tokens) if token in self.ends), None)
         ends = [length for length in (end, stopped_at) if length is not None]
         tokens = tokens[: min(ends)] if ends else tokens
         # The end token may be an ordinary one, such as a newline.

@@ -56,10 +56,10 @@ class LoadedModel(BaseModel):
     """Settings of a model whose weights are loaded here."""
 
     batch_size: int | Literal["auto"] = Field(
-        default="auto", description="rows generated at a time: 16 on CPU, what fits the memory of a GPU"
+        default="auto", description="rows generated at a time: up to 64 on CPU, what fits the memory of a GPU"
     )
     batching: Literal["auto", "static", "continuous"] = Field(
-        default="auto", description="continuous on a GPU where the model and the sampling allow it, else static"
+        default="auto", description="auto: the fastest that the model and the sampling allow"
     )
     dtype: DType = "auto"
     device_map: str | None = Field(default=None, description="'auto': over all devices of this machine")

@@ -12,16 +12,19 @@ from batchroute.errors import InputError
 from batchroute.generators.base import Prompt, Response
 from batchroute.generators.continuous import ContinuousBatches, pays, why_not
 from batchroute.generators.loading import Loaded, load
+from batchroute.generators.refill import RefilledBatches, can_refill
 from batchroute.generators.rows import Reader, Request, Writer
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.static import CPU_ROWS, StaticBatches
 
 # Enough to keep a GPU full between two chunks, few enough to show signs of life.
 _MANY_ROWS = 1024
+# The last rows of each call run with ever fewer neighbours: more at a time make that rarer, and signs of life too.
+_CPU_ROWS_TO_REFILL = 256
 
 
 class TransformersGenerator:
-    """A Hugging Face model that generates on the CPU, a GPU or several: in continuous batches or in static ones.
+    """A Hugging Face model that generates on the CPU, a GPU or several: in the batches that suit it best.
 
     Attributes:
         notes: what the operator should know of how this model generates, one sentence each; they may come at any time.
@@ -53,7 +56,9 @@ class TransformersGenerator:
         writer = Writer(loaded, spec.generation)
         self._static = StaticBatches(loaded, writer, spec)
         self._continuous = ContinuousBatches(loaded, writer, spec) if _continuous(loaded, spec) else None
-        self.rows_at_a_time = _rows_at_a_time(loaded, spec, self._continuous is not None)
+        refill = self._continuous is None and spec.batching == "auto" and can_refill(loaded)
+        self._refilled = RefilledBatches(loaded, writer, spec) if refill else None
+        self.rows_at_a_time = _rows_at_a_time(loaded, spec, self._continuous is not None, refill)
         self.load_seconds = time.perf_counter() - started
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
@@ -65,29 +70,29 @@ class TransformersGenerator:
                 responses[index] = request
             else:
                 requests.append(request)
-        if self._continuous is not None:
-            responses.update(self._continuous.answer(requests))
-            requests = [request for request in requests if request.index not in responses]
-            self._fall_back()
-        responses.update(self._static.answer(requests))
+        for batches in (self._continuous, self._refilled, self._static):
+            if batches is not None and requests:
+                responses.update(batches.answer(requests))
+                requests = [request for request in requests if request.index not in responses]
+                self._fall_back()
         return [responses[index] for index in range(len(prompts))]
 
     def close(self) -> None:
         if self._continuous is not None:
             self._continuous.close()
-        del self._model, self._static, self._continuous
+        del self._model, self._static, self._continuous, self._refilled
         _free_memory(self._device)
 
     def _fall_back(self) -> None:
-        """Go on in static batches once the continuous ones have died, and say so once."""
-        if self._continuous is not None and self._continuous.died is not None:
-            self.notes.append(
-                f"the model '{self._name}' goes on in static batches: continuous ones ended with "
-                f"{self._continuous.died}"
-            )
-            self._continuous = None
-            # Its cache has most of the memory that static batches need.
-            _free_memory(self._device)
+        """Go on in static batches once others have died, and say so once."""
+        for kind, batches in (("continuous", self._continuous), ("refilled", self._refilled)):
+            if batches is not None and batches.died is not None:
+                self.notes.append(
+                    f"the model '{self._name}' goes on in static batches: {kind} ones ended with {batches.died}"
+                )
+                self._continuous = self._refilled = None
+                # Their cache may have most of the memory that static batches need.
+                _free_memory(self._device)
 
 
 def _continuous(loaded: Loaded, spec: ModelSpec) -> bool:
@@ -108,7 +113,11 @@ def _free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _rows_at_a_time(loaded: Loaded, spec: ModelSpec, continuous: bool) -> int:
+def _rows_at_a_time(loaded: Loaded, spec: ModelSpec, continuous: bool, refill: bool = False) -> int:
+    if loaded.device.type == "cuda" and (continuous or refill):
+        return _MANY_ROWS
+    if refill:
+        return _CPU_ROWS_TO_REFILL
     if spec.batch_size != "auto" and not continuous:
         return max(64, 4 * spec.batch_size)
     return _MANY_ROWS if continuous or loaded.device.type == "cuda" else 4 * CPU_ROWS

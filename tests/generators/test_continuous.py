@@ -290,9 +290,9 @@ class TestChoice:
         settings = spec(folder, "auto", **generation)
         return load(settings, CPU), settings
 
-    def test_auto_on_cpu_is_static(self, decoder: Path) -> None:
+    def test_auto_on_cpu_is_not_continuous(self, decoder: Path) -> None:
         assert make(decoder, "auto")._continuous is None
-        assert make(decoder, "auto").rows_at_a_time == 64
+        assert make(decoder, "static").rows_at_a_time == 64
 
     def test_continuous_batches_take_many_rows_at_a_time(self, decoder: Path) -> None:
         assert make(decoder).rows_at_a_time == 1024

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from batchroute.generators import decoding
 from batchroute.generators.base import row_seed
-from batchroute.generators.decoding import SeededSampling, StopStrings, logits_processors
+from batchroute.generators.decoding import SeededSampling, Stops, StopStrings, logits_processors, uniforms
 from batchroute.generators.settings import Sampling
 from tests.tiny_models import tiny_tokenizer
 
@@ -77,6 +78,18 @@ def test_a_row_draws_by_its_own_seed_alone() -> None:
     for _ in range(5):
         expected = [int(one(ids[:1], scores[row : row + 1]).argmax()) for row, one in enumerate(alone)]
         assert together(ids, scores).argmax(-1).tolist() == expected
+
+
+def test_rows_at_steps_of_their_own_draw_as_a_batch_does_step_by_step() -> None:
+    """What lets a row join others that are further on."""
+    scores = torch.randn((5, 3, 50), generator=torch.Generator().manual_seed(0))
+    ids = torch.zeros((3, 1), dtype=torch.long)
+    together = SeededSampling([7, 8, 9], 5)
+    expected = torch.stack([together(ids, step).argmax(-1) for step in scores])
+    at = [3, 0, 4]
+    numbers = torch.tensor([uniforms(seed, 5)[step] for seed, step in zip((7, 8, 9), at, strict=True)])
+    found = decoding.draw(torch.stack([scores[step, row] for row, step in enumerate(at)]), numbers)
+    assert found.tolist() == [int(expected[step, row]) for row, step in enumerate(at)]
 
 
 def test_one_token_is_left_and_all_others_are_impossible() -> None:
@@ -169,3 +182,11 @@ def test_a_stop_string_in_the_prompt_does_not_count(tokenizer: PreTrainedTokeniz
 
 def test_what_special_tokens_are_called_does_not_count(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     assert stop_lengths(tokenizer, ["a", "much longer than that"], ["PAD"]) == [None, None]
+
+
+def test_rows_of_different_lengths_are_looked_through_together(tokenizer: PreTrainedTokenizerFast) -> None:
+    texts = ["the lazy dog", "a", "dog and fox", "fo"]
+    assert Stops(tokenizer, ["dog", "fox"]).found([tokenizer(text)["input_ids"] for text in texts]) == [
+        True, False, True, False,
+    ]  # fmt: skip
+    assert Stops(tokenizer, []).found([[1], [2]]) == [False, False]

@@ -56,9 +56,10 @@ def decoder(folders: dict[str, Path]) -> Path:
     return folders["decoder"]
 
 
-def load(folder: Path, batch_size: int = 16, **generation: Any) -> TransformersGenerator:
-    settings = {"max_new_tokens": NEW, **generation}
-    spec = ModelSpec(backend="transformers", model=str(folder), batch_size=batch_size, generation=settings)
+def load(folder: Path, batch_size: int = 16, batching: str = "static", **generation: Any) -> TransformersGenerator:
+    """With static batches, where encoder-decoders have nothing else; what differs in others is in their own tests."""
+    settings = {"backend": "transformers", "model": str(folder), "batch_size": batch_size, "batching": batching}
+    spec = ModelSpec.model_validate({**settings, "generation": {"max_new_tokens": NEW, **generation}})
     return TransformersGenerator(spec, CPU)
 
 
@@ -441,8 +442,19 @@ class TestSizes:
         assert type(sizes(loaded, spec)) is kind
         assert _rows_at_a_time(loaded, spec, continuous=False) == at_a_time
 
+    @pytest.mark.parametrize(("device", "at_a_time"), [("cpu", 256), ("cuda", 1024)])
+    @pytest.mark.parametrize("batch_size", ["auto", 8])
+    def test_refilled_batches_take_many_rows_at_a_time(
+        self, decoder: Path, device: str, batch_size: int | str, at_a_time: int
+    ) -> None:
+        spec = ModelSpec.model_validate({"backend": "transformers", "model": str(decoder), "batch_size": batch_size})
+        loaded = dataclasses.replace(loading.load(spec, CPU), device=torch.device(device))
+        assert _rows_at_a_time(loaded, spec, continuous=False, refill=True) == at_a_time
+
     def test_on_cpu_sixteen_rows_make_a_batch(self, decoder: Path) -> None:
-        spec = ModelSpec(backend="transformers", model=str(decoder), generation=Sampling(max_new_tokens=4))
+        spec = ModelSpec(
+            backend="transformers", model=str(decoder), batching="static", generation=Sampling(max_new_tokens=4)
+        )
         generator = TransformersGenerator(spec, CPU)
         tried = fail_when(generator, lambda ids: None)
         generator.generate(PROMPTS * 5, SEEDS * 5)
