@@ -4,8 +4,8 @@
 
 One process, the same weights, prompts, chat template and limit of new tokens, greedy, with natural ends. The baseline
 pads batches on the left, as its documentation says; it runs once at each size, and its best one and --batch-size in
-turn with batchroute. With --prefix-tokens every prompt begins with so many tokens that all share, as few-shot examples do.
-Prints a table and one line of JSON, and exits with 1 when more than 5 % of the greedy texts differ: they may where
+turn with batchroute. With --prefix-tokens every prompt begins with so many tokens that all share, as few-shot examples
+do. Prints a table and one line of JSON, and exits with 1 when more than 5 % of the greedy texts differ: they may where
 rounding decides between two tokens.
 """
 
