@@ -6,6 +6,7 @@ the costs of a million rows add up to the report's total to the last digit.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Self
@@ -87,12 +88,17 @@ class Price(BaseModel):
         Args:
             cached_tokens: those of the input tokens that the provider had in its cache; no more than `input_tokens`.
         """
+        assert 0 <= cached_tokens <= input_tokens
+        read, reread, written = self._of_a_token
+        return (input_tokens - cached_tokens) * read + cached_tokens * reread + output_tokens * written
+
+    @functools.cached_property
+    def _of_a_token(self) -> tuple[int, int, int]:
+        """Pico-dollars for one that is read, read from the provider's cache, and written."""
         assert self.input is not None
         assert self.output is not None
-        assert 0 <= cached_tokens <= input_tokens
         cached_input = self.input if self.cached_input is None else self.cached_input
-        read, reread, written = (int(price * 10**6) for price in (self.input, cached_input, self.output))
-        return (input_tokens - cached_tokens) * read + cached_tokens * reread + output_tokens * written
+        return int(self.input * 10**6), int(cached_input * 10**6), int(self.output * 10**6)
 
     def of_seconds(self, seconds: float) -> int:
         """Pico-dollars for this much time on one device, rounded down."""

@@ -164,13 +164,13 @@ def _ended(ranks: Ranks, codes: dict[int, int]) -> tuple[int, str]:
 
 
 def _each(processes: str | None) -> int:
+    if processes is None:
+        return 1
     import torch
 
     gpus = torch.cuda.device_count()
     if processes == "auto":
         return max(1, gpus)
-    if processes is None:
-        return 1
     if not processes.isdigit() or int(processes) < 1:
         raise InputError(f"--processes is a number from 1, or auto; it is '{processes}'")
     each = int(processes)

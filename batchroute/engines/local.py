@@ -86,9 +86,11 @@ class LocalEngine:
     @contextmanager
     def terminable(self) -> Iterator[None]:
         def stop(signum: int, frame: FrameType | None) -> None:
-            # Kept as well: an exception raised inside a destructor or a callback is swallowed by Python.
+            # Kept as well: an exception raised inside a callback is swallowed by Python.
             self.stopped_by = self.ranks.told_to_stop()
-            raise self.stopped_by
+            # Inside a destructor too, and with a traceback on the screen.
+            if frame is None or frame.f_code.co_name != "__del__":
+                raise self.stopped_by
 
         before = signal.signal(signal.SIGTERM, stop)
         self.ranks.interruptible = True

@@ -16,7 +16,7 @@ from batchroute.stages.context import Context
 Positions = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-_DIGESTS_AT_A_TIME = 1 << 20
+_DIGESTS_AT_A_TIME = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ def _digests(context: Context, number: int, passes: int) -> tuple[Any, Positions
     stage = context.work.stage(score.STAGE)
     digests, positions = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
     for chunk in context.snapshot.chunks():
-        rows = stage.read(chunk.unit, ["position", "digest"])
-        at, pairs = rows["position"].to_numpy(), _pairs(rows["digest"])
-        mine = rows["digest"].is_valid().to_numpy() & (pairs[:, 0] % passes == number)
+        column = stage.read(chunk.unit, ["digest"])["digest"]
+        pairs = _pairs(column)
+        mine = np.flatnonzero(column.is_valid().to_numpy() & (pairs[:, 0] % passes == number))
         digests.append(pairs[mine])
-        positions.append(at[mine])
+        positions.append(chunk.start + mine)
     return np.concatenate(digests), np.concatenate(positions)
 
 

@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.startup [--repeats 3] [--quick]
 
-Runs the whole command on a small job with a tiny router; the first unit's begin is its receipt's. The rest are the
-parts: the imports of a run; what a launcher takes until its ranks' code begins; two ranks that meet, by `joined`; and
-two that form accelerate's process group of gloo instead, both with everything imported before the clock starts.
+Runs the whole command on a small job with a tiny router, and on one with the embedded models, MiniLM with a head of
+random weights as the router; the first unit's begin is its receipt's. The rest are the parts: the imports of a run;
+what a launcher takes until its ranks' code begins; two ranks that meet, by `joined`; and two that form accelerate's
+process group of gloo instead, both with everything imported before the clock starts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from pathlib import Path
 
 import polars as pl
 import psutil
+import yaml
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from batchroute import models
+from batchroute.router.model import quiet_transformers
 from tests.benchmarks.job_without_models import write_job
 
 ROWS, RANKS = 1000, 2
@@ -38,10 +43,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        job = _write_job(folder)
-        run = ["-m", "batchroute", "run", job, "--json-logs"]
+        run = ["-m", "batchroute", "run", _write_job(folder), "--json-logs"]
+        embedded = ["-m", "batchroute", "run", _write_embedded_job(folder / "embedded"), "--json-logs"]
         ways: dict[str, Callable[[], float]] = {
             "one process": lambda: _first_unit(folder, [sys.executable, *run]),
+            "one process, embedded models": lambda: _first_unit(folder, [sys.executable, *embedded]),
             f"--processes {RANKS}": lambda: _first_unit(folder, [sys.executable, *run, "--processes", str(RANKS)]),
             f"torchrun, {RANKS} ranks": lambda: _first_unit(folder, [*TORCHRUN, *run]),
             "--engine ray, a new cluster": lambda: _first_unit(folder, [sys.executable, *run, "--engine", "ray"]),
@@ -67,6 +73,29 @@ def _write_job(folder: Path) -> str:
     table = pl.DataFrame({"id": range(ROWS), "prompt": prompts, "team": ["support"] * ROWS})
     table.write_parquet(folder / "in.parquet")
     return write_job(folder)
+
+
+def _write_embedded_job(folder: Path) -> str:
+    folder.mkdir()
+    with quiet_transformers():
+        encoder = models.resolve("embedded:all-minilm-l6-v2")
+        AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=1).save_pretrained(folder / "router")
+        AutoTokenizer.from_pretrained(encoder).save_pretrained(folder / "router")
+    pl.DataFrame({"id": range(2), "prompt": ["What is sweet?", "What is sour?"]}).write_parquet(folder / "in.parquet")
+    shared = {"backend": "transformers", "generation": {"max_new_tokens": 1}}
+    settings = {
+        "input": {"uri": str(folder / "in.parquet"), "id": "id", "prompt": "prompt"},
+        "output": {"uri": str(folder / "out")},
+        "router": {"model": str(folder / "router")},
+        "policy": {"small_share": "50%"},
+        "models": {
+            "small": {"model": "embedded:smollm2-135m-instruct", **shared},
+            "large": {"model": "embedded:gemma-3-270m", **shared},
+        },
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return str(path)
 
 
 def _first_unit(folder: Path, command: Sequence[str]) -> float:
