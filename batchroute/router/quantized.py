@@ -1,11 +1,13 @@
 """Linear layers in 8 bits, for CPUs.
 
-Weights have a scale for each output, inputs a scale and a middle for each token, both anew for every 384 inputs: large
-values, which are few, then cost only their neighbours precision. No scale is of a whole batch, so that a prompt's score
-does not depend on the prompts beside it. The products are exact in 32 bits.
+Weights have a scale for each output, inputs a scale and a middle for each token, both anew for every 384 inputs:
+large values, which are few, then cost only their neighbours precision. No scale is of a whole batch, so that a prompt's
+score does not depend on the prompts beside it. The products are exact in 32 bits.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -23,46 +25,97 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 class Int8Linear(nn.Module):
-    """Takes the place of a linear layer in float32, for inference."""
+    """Takes the place of a linear layer in float32, for inference.
 
-    def __init__(self, linear: nn.Linear) -> None:
+    Args:
+        inputs: shared by layers that read the same inputs one after another, such as query, key and value.
+    """
+
+    def __init__(self, linear: nn.Linear, inputs: Inputs | None = None) -> None:
         super().__init__()
         bias = torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
-        self._groups = []
-        for number, weight in enumerate(torch.split(linear.weight.detach(), _GROUP, dim=1)):
-            self._groups.append(_Group(weight, bias if number == 0 else torch.zeros_like(bias)))
+        self._inputs = inputs or Inputs()
+        self._groups = [_Weights.of(weight) for weight in torch.split(linear.weight.detach(), _GROUP, dim=1)]
+        # What a token's middles, each the same in all inputs of its group, and 1 are multiplied with.
+        self._offsets = torch.stack([*(weights.sums for weights in self._groups), bias])
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        tokens = inputs.reshape(-1, inputs.shape[-1])
-        parts = torch.split(tokens, _GROUP, dim=1)
-        outputs = self._groups[0](parts[0])
-        for group, part in zip(self._groups[1:], parts[1:], strict=True):
-            outputs += group(part)
+        rounded = self._inputs.rounded(inputs)
+        outputs = self._groups[0].products(rounded[0])
+        for weights, part in zip(self._groups[1:], rounded[1:], strict=True):
+            outputs += weights.products(part)
+        middles = [part.middle for part in rounded]
+        outputs.addmm_(torch.cat([*middles, torch.ones_like(middles[0])], dim=1), self._offsets)
         return outputs.view(*inputs.shape[:-1], -1)
 
 
-class _Group:
-    """The weights of some inputs: [outputs, inputs]."""
+class Inputs:
+    """Rounds inputs, and keeps them for the other layers that read the same ones."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        self._scales = (weight.abs().amax(dim=1) / 127).clamp(min=_TINY)
-        rounded = (weight / self._scales[:, None]).round()
-        self._weight = torch.ops.onednn.qlinear_prepack(rounded.to(torch.int8), None)
-        self._zero_points = torch.zeros(len(weight), dtype=torch.int32)
-        # What a token's middle, the same in each of its inputs, and 1 are multiplied with.
-        self._offsets = torch.stack([rounded.sum(dim=1) * self._scales, bias])
+    def __init__(self, layers: int = 1) -> None:
+        self._layers, self._left = layers, 0
+        self._last: torch.Tensor | None = None
+        self._rounded: list[_Rounded] = []
 
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        """From [tokens, inputs] to [tokens, outputs]."""
+    def rounded(self, inputs: torch.Tensor) -> list[_Rounded]:
+        """One for each group of the inputs, which are of the shape [..., inputs]."""
+        if inputs is not self._last:
+            groups = torch.split(inputs.reshape(-1, inputs.shape[-1]), _GROUP, dim=1)
+            self._last, self._rounded, self._left = inputs, [_Rounded.of(group) for group in groups], self._layers
+        rounded, self._left = self._rounded, self._left - 1
+        if not self._left:
+            # At once, so that the next ones take the place of these in the CPU's caches.
+            self._last, self._rounded = None, []
+        return rounded
+
+
+class _Rounded(NamedTuple):
+    """Inputs of some tokens: `middle + step × steps`.
+
+    Attributes:
+        middle, step: [tokens, 1].
+        steps: 8 bits, [tokens, inputs].
+    """
+
+    middle: torch.Tensor
+    step: torch.Tensor
+    steps: torch.Tensor
+
+    @classmethod
+    def of(cls, tokens: torch.Tensor) -> _Rounded:
         least, greatest = tokens.amin(dim=1, keepdim=True), tokens.amax(dim=1, keepdim=True)
-        middles = (least + greatest) / 2
-        steps = ((greatest - least) / _STEPS).clamp_(min=_TINY)
-        rounded = (tokens - middles).div_(steps).round_().to(torch.int8)
+        middle, step = (least + greatest) / 2, ((greatest - least) / _STEPS).clamp_(min=_TINY)
+        return cls(middle, step, (tokens - middle).mul_(1 / step).round_().to(torch.int8))
+
+
+class _Weights(NamedTuple):
+    """The weights of some inputs.
+
+    Attributes:
+        packed: in 8 bits, as oneDNN wants them.
+        scales, zero_points, sums: [outputs]; `sums` are of the weights over the inputs.
+    """
+
+    packed: torch.Tensor
+    scales: torch.Tensor
+    zero_points: torch.Tensor
+    sums: torch.Tensor
+
+    @classmethod
+    def of(cls, weight: torch.Tensor) -> _Weights:
+        scales = (weight.abs().amax(dim=1) / 127).clamp(min=_TINY)
+        rounded = (weight / scales[:, None]).round()
+        packed = torch.ops.onednn.qlinear_prepack(rounded.to(torch.int8), None)
+        return cls(packed, scales, torch.zeros(len(weight), dtype=torch.int32), rounded.sum(dim=1) * scales)
+
+    def products(self, inputs: _Rounded) -> torch.Tensor:
+        """With what the inputs are above their middles: [tokens, outputs]."""
         # What torch's own compiler makes of a quantised layer. Its one scale for all inputs is left at 1.
-        products: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-            rounded, 1.0, 0, self._weight, self._scales, self._zero_points, None, 1.0, 0, torch.float32, "none", [], ""
+        scales = 1.0, 0, self.packed, self.scales, self.zero_points
+        found: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            inputs.steps, *scales, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        return products.mul_(steps).addmm_(torch.cat([middles, torch.ones_like(middles)], dim=1), self._offsets)
+        return found.mul_(inputs.step)
 
 
 @torch.no_grad()
@@ -72,19 +125,22 @@ def quantize(model: PreTrainedModel) -> None:
     Raises:
         InputError: there are none, or this machine's torch cannot multiply in 8 bits.
     """
-    places = [
-        (parent, name, child)
-        for path, parent in model.base_model.named_modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.Linear) and "pooler" not in path
-    ]
-    if not places:
+    encoder = [parent for path, parent in model.base_model.named_modules() if "pooler" not in path]
+    found = [(parent, _linear(parent)) for parent in encoder]
+    first = next((linear for _, layers in found for _, linear in layers), None)
+    if first is None:
         raise InputError(f"router.precision int8 is for encoders with linear layers: {type(model).__name__} has none")
     try:
-        for parent, name, linear in places:
-            setattr(parent, name, Int8Linear(linear))
-        Int8Linear(places[0][2])(torch.zeros(1, places[0][2].in_features))
+        for parent, layers in found:
+            inputs = Inputs(len(layers))
+            for name, linear in layers:
+                setattr(parent, name, Int8Linear(linear, inputs))
+        Int8Linear(first)(torch.zeros(1, first.in_features))
     except (RuntimeError, AttributeError) as error:
         raise InputError(
             "router.precision int8 needs a torch with oneDNN for this kind of CPU: leave it out"
         ) from error
+
+
+def _linear(parent: nn.Module) -> list[tuple[str, nn.Linear]]:
+    return [(name, child) for name, child in parent.named_children() if isinstance(child, nn.Linear)]

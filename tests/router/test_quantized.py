@@ -10,7 +10,7 @@ from torch import nn
 from batchroute.errors import InputError
 from batchroute.router import quantized
 from batchroute.router.model import Router
-from batchroute.router.quantized import Int8Linear
+from batchroute.router.quantized import Inputs, Int8Linear
 from batchroute.router.scoring import score
 from tests.tiny_models import TEXT, tiny_router
 
@@ -60,6 +60,27 @@ def test_a_tokens_outputs_do_not_depend_on_its_neighbours() -> None:
         alone = torch.cat([linear(token[None]) for token in tokens])
         torch.testing.assert_close(linear(tokens * 1.0), alone)
         torch.testing.assert_close(linear(torch.cat([tokens, 1e4 * tokens]))[:50], alone)
+
+
+def test_layers_that_share_their_inputs_round_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    linears = [nn.Linear(40, 8) for _ in range(3)]
+    first, second = torch.randn(2, 5, 40)
+    with torch.inference_mode():
+        expected = [[Int8Linear(linear)(tokens) for linear in linears] for tokens in (first, second)]
+        inputs = Inputs(3)
+        layers = [Int8Linear(linear, inputs) for linear in linears]
+        rounded: list[object] = []
+        of = quantized._Rounded.of
+        monkeypatch.setattr(quantized._Rounded, "of", lambda tokens: rounded.append(tokens) or of(tokens))
+        found = [[layer(tokens) for layer in layers] for tokens in (first, second)]
+        assert len(rounded) == 2
+        assert inputs._last is None
+        # Whatever the order in which they read.
+        for layer, number in ((0, 0), (0, 1), (1, 0), (2, 1)):
+            assert torch.equal(layers[layer]((first, second)[number]), expected[number][layer])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert all(map(torch.equal, ours, theirs))
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "deberta", "modernbert"])
