@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from batchroute import devices, models
 from batchroute.devices import Precision
 from batchroute.errors import InputError
-from batchroute.router import quantized
+from batchroute.router import first_token, quantized
 from batchroute.router.notes import ROUTER_FILE, read_json
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Router:
         self.max_length = max_length
         self.load_seconds = 0.0
         self.token_budget = _CUDA_TOKEN_BUDGET if device.type == "cuda" else _CPU_TOKEN_BUDGET
+        self._last_layer: first_token.FirstToken | None = None
         accepted = inspect.signature(model.forward).parameters
         self.inputs = [name for name in tokenizer.model_input_names if name in accepted]
 
@@ -111,9 +112,11 @@ class Router:
             from batchroute.router import disentangled
 
             disentangled.speed_up(model)
+        last_layer = first_token.shorten(model)
         if precision == "int8":
             quantized.quantize(model)
         router = cls(model, tokenizer, device, min(limit for limit in limits if limit is not None))
+        router._last_layer = last_layer
         if router.max_length <= (special := tokenizer.num_special_tokens_to_add()):
             raise InputError(
                 f"max_length {router.max_length} leaves the router '{name}' no room for text: "
@@ -137,10 +140,14 @@ class Router:
             shown.append(output if isinstance(output, torch.Tensor) else output[0])
 
         hook = self.model.base_model.register_forward_hook(look)
+        if self._last_layer is not None:
+            self._last_layer.all_tokens = True
         try:
             probabilities = self.probabilities(batch)
         finally:
             hook.remove()
+            if self._last_layer is not None:
+                self._last_layer.all_tokens = False
         hidden = shown[0] if len(shown) == 1 else None
         if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3 or hidden.shape[:2] != batch["input_ids"].shape:
             return probabilities, None

@@ -62,7 +62,7 @@ def score(
     Args:
         texts: any number of texts that the tokenizer can encode.
         token_budget: padded tokens (rows × longest row) in one batch; a longer row goes alone. Default: the router's.
-        with_embeddings: keep them too: 4 bytes a text and dimension. The scores are the same to the last bit.
+        with_embeddings: keep them too: 4 bytes a text and dimension. The scores are the same but for rounding.
     """
     different, places = once(texts)
     return score_encoded(router, encode(router, different), token_budget, with_embeddings).at(places)
