@@ -6,6 +6,7 @@ import contextlib
 import functools
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -86,18 +87,23 @@ class LocalEngine:
     @contextmanager
     def terminable(self) -> Iterator[None]:
         def stop(signum: int, frame: FrameType | None) -> None:
-            # Kept as well: an exception raised inside a callback is swallowed by Python.
+            # Kept as well: an exception raised inside a destructor or a callback is swallowed by Python.
             self.stopped_by = self.ranks.told_to_stop()
-            # Inside a destructor too, and with a traceback on the screen.
-            if frame is None or frame.f_code.co_name != "__del__":
-                raise self.stopped_by
+            raise self.stopped_by
 
-        before = signal.signal(signal.SIGTERM, stop)
+        def swallowed(what: sys.UnraisableHookArgs) -> None:
+            # No news, and its traceback would bury the sentence that says why the run ends.
+            if what.exc_value is None or what.exc_value is not self.stopped_by:
+                hook(what)
+
+        before, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+        sys.unraisablehook = swallowed
         self.ranks.interruptible = True
         try:
             yield
         finally:
             self.ranks.interruptible = False
+            sys.unraisablehook = hook
             signal.signal(signal.SIGTERM, before)
 
 

@@ -14,6 +14,9 @@ class Leaving:
     """SIGTERM comes while its destructor runs."""
 
     def __del__(self) -> None:
+        self.leave()
+
+    def leave(self) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         # The handler runs before this.
         self.gone = True
