@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 
 from batchroute.router import drift
 from batchroute.router.drift import Night
@@ -84,7 +85,8 @@ def test_without_a_reference_the_columns_are_empty_and_the_scores_the_same(folde
     folder.run(fresh=True)
     for before, now in zip(with_reference, scored(folder), strict=True):
         assert now.select(COLUMNS).null_count().row(0) == (len(now),) * 3
-        assert now.drop(COLUMNS).equals(before.drop(COLUMNS))
+        # Without embeddings the last layer works for one token: the scores differ by rounding.
+        assert_frame_equal(now.drop(COLUMNS), before.drop(COLUMNS), rel_tol=1e-5)
 
 
 def test_chunks_scored_beside_one_another_as_on_a_gpu_are_the_same(

@@ -101,6 +101,11 @@ class LocalEngine:
         self.ranks.interruptible = True
         try:
             yield
+        except Exception:
+            # What a library makes of it, in the middle of an import.
+            if self.stopped_by is not None:
+                raise self.stopped_by from None
+            raise
         finally:
             self.ranks.interruptible = False
             sys.unraisablehook = hook

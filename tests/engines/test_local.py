@@ -40,3 +40,19 @@ def test_a_signal_within_a_destructor_stops_the_run_without_a_traceback(
 def test_a_signal_stops_the_run_where_it_is() -> None:
     with LocalEngine(NoProgress()).terminable(), pytest.raises(Terminated):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_what_a_library_makes_of_a_signal_is_no_error_of_its_own() -> None:
+    def load() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Terminated as error:
+            raise ImportError("Are this object's requirements defined correctly?") from error
+
+    with pytest.raises(Terminated), LocalEngine(NoProgress()).terminable():
+        load()
+
+
+def test_an_error_without_a_signal_is_its_own() -> None:
+    with pytest.raises(ImportError), LocalEngine(NoProgress()).terminable():
+        raise ImportError
