@@ -4,7 +4,7 @@
     python tests/benchmarks/router_scoring.py --prompts FILE.parquet --rows 200 --shape deberta-v3-base
 
 All ways score the same prompts with the same weights in one process, cut to 512 tokens. The pipeline takes them in
-arrival order, 1, 8 and 32 at a time, with the model as transformers has it; the quickest of the three is repeated in
+arrival order, 1, 8 and 32 at a time, with the model as transformers has it; the quickest of these is repeated in
 turn with the precisions of batchroute. Prints a table and one line of JSON, and exits with 1 when float32 scores differ
 by 1e-4 or more. Without --router: the embedded MiniLM with a random head, or random weights in the shape of
 DeBERTa-v3-base with MiniLM's tokenizer; speed does not depend on what they have learnt.
@@ -36,7 +36,6 @@ from tests.benchmarks.shapes import matrix_peak, random_classifier
 DEFAULT_PROMPTS = Path(__file__).parents[2] / "sample_data" / "prompts.parquet"
 MAX_LENGTH = 512
 MAX_DIFFERENCE = 1e-4
-BATCH_SIZES = (1, 8, 32)
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "bfloat16")
 Scores = np.typing.NDArray[np.float64]
 
@@ -56,7 +55,7 @@ def main() -> int:
     }
     baselines: dict[str, Callable[[], Scores]] = {
         f"pipeline, {size}": lambda size=size: _pipeline_scores(theirs, routers["float32"], texts, size)  # type: ignore[misc]
-        for size in BATCH_SIZES
+        for size in args.batch_sizes
     }
     scores: dict[str, Scores] = {}
     seconds: dict[str, list[float]] = {}
@@ -102,6 +101,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--router", help="directory, hub id; default: see above")
     parser.add_argument("--shape", choices=["minilm", "deberta-v3-base"], default="minilm")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="of the pipeline")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="32 rows, once")
     args = parser.parse_args()
