@@ -6,6 +6,7 @@ import gc as collector
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Annotated, Literal
 
@@ -45,8 +46,24 @@ app.add_typer(tables_app, name="tables")
 app.add_typer(router_app)
 
 
+# What threads are given to end, once a command has ended early and all is said.
+_SECONDS_TO_LEAVE = 5.0
+
+
 def main() -> None:
-    """The entry point: turns what ends a command into one sentence and an exit code."""
+    """The entry point: runs the command, and ends the process."""
+    code = command()
+    if code:
+        # A library's thread that a signal has interrupted at its start is known to nobody, and waits for ever for its
+        # work; Python would wait for it as long.
+        guard = threading.Timer(_SECONDS_TO_LEAVE, os._exit, [code])
+        guard.daemon = True
+        guard.start()
+    sys.exit(code)
+
+
+def command() -> int:
+    """Run the command; what ends it is turned into one sentence and an exit code, which is returned."""
     collector.set_threshold(*_GARBAGE_THRESHOLDS)
     # Libraries' own chatter would bury the progress lines.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -58,15 +75,18 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
+    except SystemExit as end:
+        return int(end.code or EXIT_OK)
     except BatchrouteError as error:
         typer.echo(f"{'waiting' if error.exit_code == EXIT_WAITING else 'error'}: {error}", err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except Terminated:
         typer.echo("terminated; run the same command again to go on", err=True)
-        sys.exit(EXIT_TERMINATED)
+        return EXIT_TERMINATED
     except KeyboardInterrupt:
         typer.echo("interrupted; run the same command again to go on", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
+    return EXIT_OK
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -243,9 +243,7 @@ def test_the_command_ends_with_exit_code_3(
 ) -> None:
     job = job_of(tmp_path)
     monkeypatch.setattr(sys, "argv", ["batchroute", "run", job.path, "--set", "max_tokens=250"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == EXIT_STOPPED == 3
+    assert cli.command() == EXIT_STOPPED == 3
     assert "error: max_tokens 250: 240 taken so far" in capsys.readouterr().err
 
 

@@ -288,12 +288,11 @@ class Runs:
 
     def __call__(self, *arguments: str) -> int:
         self._monkeypatch.setattr("sys.argv", ["batchroute", "run", self._folder.path, *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
+        code = cli.command()
         out, err = self._capsys.readouterr()
         self.said += out + err
         self.out, self.err = out.splitlines(), err.splitlines()
-        return int(ended.value.code or 0)
+        return code
 
     @property
     def record(self) -> dict[str, Any]:

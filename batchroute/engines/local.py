@@ -19,7 +19,7 @@ from batchroute.engines.base import Crew, Gate, Pool, Run, Unit, Worker
 from batchroute.engines.claims import Claims
 from batchroute.engines.ranks import Ranks
 from batchroute.engines.world import World
-from batchroute.errors import StoppedError
+from batchroute.errors import BatchrouteError, StoppedError
 from batchroute.progress import About, Progress, Report, nothing_more
 from batchroute.storage.workdir import Receipt
 
@@ -101,11 +101,11 @@ class LocalEngine:
         self.ranks.interruptible = True
         try:
             yield
-        except Exception:
-            # What a library makes of it, in the middle of an import.
-            if self.stopped_by is not None:
-                raise self.stopped_by from None
-            raise
+        except BaseException as error:
+            # What a library makes of it: an error of an import, or a panic of Rust's, which is no Exception.
+            if self.stopped_by is None or isinstance(error, BatchrouteError):
+                raise
+            raise self.stopped_by from None
         finally:
             self.ranks.interruptible = False
             sys.unraisablehook = hook

@@ -5,6 +5,7 @@ They are forked from a server process that has imported all that a job needs, an
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -119,6 +120,8 @@ def _command(
 ) -> None:
     for descriptor, name in ((1, Path(printed).with_suffix(".out")), (2, Path(printed))):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    # Where one hangs, its stacks are the only witness.
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     os.environ.update({**environment, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
     sys.argv = ["batchroute", *words]
     import torch

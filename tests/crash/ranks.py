@@ -65,9 +65,17 @@ class World:
             rank.process.join(max(0.0, until - time.monotonic()))
         codes = [rank.exit_code for rank in self.ranks]
         if None in codes:
+            self.show_stacks()
             self.kill()
         assert None not in codes, (codes, self.said())
         return [code for code in codes if code is not None]
+
+    def show_stacks(self) -> None:
+        """Have those that still run write to what they have said where each of their threads is."""
+        for rank in self.ranks:
+            if rank.exit_code is None:
+                rank.signal(signal.SIGUSR1)
+        time.sleep(1)
 
     def kill(self) -> None:
         for rank in self.ranks:
@@ -166,8 +174,8 @@ def free_port() -> int:
 
 
 def hashes(output: Path) -> dict[str, str]:
-    """The sha256 of every file of the answers."""
-    files = sorted((output / "data").iterdir())
+    """The sha256 of every file of the answers; a file that a killed put has left beside them is none."""
+    files = sorted((output / "data").glob("*.parquet"))
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 

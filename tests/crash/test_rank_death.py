@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,6 +208,37 @@ def test_a_rank_that_is_terminated_when_it_is_done_terminates_the_run(ranks: Ran
     world.ranks[1].signal(signal.SIGTERM)
     assert world.join(PROMISED) == [EXIT_TERMINATED] * 2, world.said()
     assert world.said().count("terminated; run the same command again") == 1
+
+
+def _leave_a_thread_behind() -> None:
+    """A library starts a thread that nobody will wake, as a pool does that a signal interrupts at that moment."""
+
+    def do(*_: Any) -> None:
+        threading.Thread(target=threading.Event().wait).start()
+        time.sleep(60)
+
+    Scorer.do = do  # type: ignore[assignment, method-assign]
+
+
+@pytest.mark.crash
+def test_a_thread_that_never_ends_does_not_keep_a_rank(ranks: Ranks) -> None:
+    ranks.new_output()
+    world = ranks.start(3, faults=dict.fromkeys(range(3), _leave_a_thread_behind))
+    wait_for(lambda: "loading the router" in world.said())
+    time.sleep(1)
+    world.ranks[2].kill()
+    assert world.join(PROMISED) == [EXIT_STOPPED, EXIT_STOPPED, -signal.SIGKILL], world.said()
+    assert "error: rank 2 of 3 died; run again to go on" in world.ranks[0].said()
+
+
+@pytest.mark.crash
+def test_a_thread_that_never_ends_does_not_keep_a_terminated_job(ranks: Ranks) -> None:
+    ranks.new_output()
+    world = ranks.start(1, faults={0: _leave_a_thread_behind})
+    wait_for(lambda: "loading the router" in world.said())
+    time.sleep(1)
+    world.ranks[0].signal(signal.SIGTERM)
+    assert world.join(PROMISED) == [EXIT_TERMINATED], world.said()
 
 
 def main() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 
@@ -42,15 +43,24 @@ def test_a_signal_stops_the_run_where_it_is() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_what_a_library_makes_of_a_signal_is_no_error_of_its_own() -> None:
-    def load() -> None:
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-        except Terminated as error:
-            raise ImportError("Are this object's requirements defined correctly?") from error
+def an_import() -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except Terminated as error:
+        raise ImportError("Are this object's requirements defined correctly?") from error
 
+
+def a_panic() -> None:
+    with pytest.raises(Terminated):
+        os.kill(os.getpid(), signal.SIGTERM)
+    # As those of pyo3 it is no Exception.
+    raise type("PanicException", (BaseException,), {})("called `Result::unwrap()` on an `Err` value")
+
+
+@pytest.mark.parametrize("library", [an_import, a_panic])
+def test_what_a_library_makes_of_a_signal_is_no_error_of_its_own(library: Callable[[], None]) -> None:
     with pytest.raises(Terminated), LocalEngine(NoProgress()).terminable():
-        load()
+        library()
 
 
 def test_an_error_without_a_signal_is_its_own() -> None:
