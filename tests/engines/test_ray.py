@@ -197,9 +197,10 @@ def test_what_a_worker_says_is_wrong_is_one_sentence_here(engine: RayEngine, run
 def test_when_a_worker_stops_the_run_units_in_hand_are_carried_out(engine: RayEngine, run: TinyRun) -> None:
     set_pools(engine, small=PoolSpec(num_cpus=1, max=2))
     with pytest.raises(StoppedError, match=r"^all rows failed alike; mend it and run again$"):
-        carry_out(engine, run, [Task("00000", seconds=1), Task("00001", "stop", 0.5), *tasks(9)[2:]])
+        # More than one worker does before the other one is there, however late that comes.
+        carry_out(engine, run, [Task("00000", seconds=1), Task("00001", "stop", 0.5), *tasks(200, seconds=0.1)[2:]])
     assert set(run.done()) >= {unit for unit, _ in run.begun()} - {"00001"}
-    assert len(run.done()) < 8
+    assert len(run.done()) < 199
 
 
 def test_a_defect_in_a_worker_is_a_traceback_of_the_worker(engine: RayEngine, run: TinyRun) -> None:
