@@ -29,6 +29,9 @@ from batchroute.router_cli import router_app
 # rows of each piece. Price: what refers to itself stays some megabytes longer.
 _GARBAGE_THRESHOLDS = 50_000, 10, 10
 
+# What threads are given to end, once a command has ended early and all is said.
+_SECONDS_TO_LEAVE = 5.0
+
 app = typer.Typer(
     help="Route each prompt of a backlog to a small or a large language model, overnight and unattended.",
     epilog="Exit codes: 0 done or nothing to do · 1 failed rows above max_failed · 2 bad input or configuration · "
@@ -46,16 +49,12 @@ app.add_typer(tables_app, name="tables")
 app.add_typer(router_app)
 
 
-# What threads are given to end, once a command has ended early and all is said.
-_SECONDS_TO_LEAVE = 5.0
-
-
 def main() -> None:
     """The entry point: runs the command, and ends the process."""
     code = command()
     if code:
-        # A library's thread that a signal has interrupted at its start is known to nobody, and waits for ever for its
-        # work; Python would wait for it as long.
+        # A pool that a signal has interrupted as it started a thread does not know of it: the thread waits for work
+        # for ever, and Python for the thread.
         guard = threading.Timer(_SECONDS_TO_LEAVE, os._exit, [code])
         guard.daemon = True
         guard.start()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from batchroute.storage.local import LocalFolder
 from tests.crash import forking
 from tests.jobs import JobFolder
 
@@ -174,8 +175,9 @@ def free_port() -> int:
 
 
 def hashes(output: Path) -> dict[str, str]:
-    """The sha256 of every file of the answers; a file that a killed put has left beside them is none."""
-    files = sorted((output / "data").glob("*.parquet"))
+    """The sha256 of every file of the answers, and of nothing that a killed put has left beside them."""
+    left = LocalFolder(output / "data").leftovers(older_than=0)
+    files = sorted(file for file in (output / "data").iterdir() if str(file) not in left)
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
