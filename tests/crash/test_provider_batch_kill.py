@@ -90,7 +90,7 @@ def test_a_crash_at_every_put_of_the_ledger_is_made_good(tmp_path: Path, server:
 @pytest.mark.crash
 def test_kills_at_random_moments_submit_nothing_twice_and_lose_no_row(tmp_path: Path, server: ServerProcess) -> None:
     where, calm = place_of(tmp_path, server)
-    found = kill_often(where, calm, KILLS, seed=1)
+    found = kill_often(where, calm, KILLS, seed=1, states=6)
     assert found.kills >= KILLS
     assert len(found.states) >= 6, found.states
     assert problems(server, found.outputs) == []
@@ -104,16 +104,20 @@ class Kills:
     """Where they fell."""
 
 
-def kill_often(where: BatchPlace, calm: pl.DataFrame, kills: int, seed: int) -> Kills:
+def kill_often(where: BatchPlace, calm: pl.DataFrame, kills: int, seed: int, states: int = 0) -> Kills:
     """Kill attempts until there were so many kills; each output is killed a few times and then completed.
 
     A kill comes a random number of puts into what is left of the job, and a random time after that.
+
+    Args:
+        states: in how many different ones kills must have fallen, or three times as many kills: a busy machine is
+            slow to make them.
     """
     chance, found = random.Random(seed), Kills()
     # From the first intent until all answers are committed: before and after it, there is no provider to deal with.
     dealing = [n for n, line in enumerate(forking.lines(where.log, "put")) if "/batches/" in line or "/large/" in line]
     first, last = dealing[0], dealing[-1] + 1
-    while found.kills < kills:
+    while found.kills < kills or (len(found.states) < states and found.kills < 3 * kills):
         where.new_output()
         found.outputs += 1
         here = 0
