@@ -21,6 +21,6 @@ def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pl.La
     Raises:
         InputError: the output is not committed.
     """
-    from batchroute import reading
+    from batchroute.storage import reading
 
     return reading.read(output, storage_options)

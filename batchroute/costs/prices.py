@@ -14,7 +14,7 @@ from typing import Annotated, Self
 import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from batchroute.share import Share
+from batchroute.fields import Share
 
 PICO = 10**12
 MICRO = Decimal("0.000001")

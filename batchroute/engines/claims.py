@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from batchroute.engines.base import Gate, Unit
-from batchroute.engines.ranks import Ranks
+from batchroute.engines.ranks.engine import Ranks
 from batchroute.progress import Report
 from batchroute.storage.workdir import Receipt
 

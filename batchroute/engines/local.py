@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from batchroute import devices
 from batchroute.engines.base import Crew, Gate, Pool, Run, Unit, Worker
 from batchroute.engines.claims import Claims
-from batchroute.engines.ranks import Ranks
-from batchroute.engines.world import World
+from batchroute.engines.ranks.engine import Ranks
+from batchroute.engines.ranks.world import World
 from batchroute.errors import BatchrouteError, StoppedError
+from batchroute.hardware import devices
 from batchroute.progress import About, Progress, Report, nothing_more
 from batchroute.storage.workdir import Receipt
 

@@ -39,7 +39,7 @@ def check(spec: ModelSpec) -> str:
         InputError: a package or a key is missing, or the model is not there.
     """
     if spec.behind_api:
-        from batchroute.generators.chat_api import Endpoint, Protocol
+        from batchroute.generators.openai.chat_api import Endpoint, Protocol
 
         Protocol(spec).check()
         return f"{spec.model} at {Endpoint(spec).host}"
@@ -57,15 +57,15 @@ def _backend(spec: ModelSpec, device: Callable[[], torch.device], gpus: Sequence
 
         return EchoGenerator(spec)
     if spec.backend == "openai":
-        from batchroute.generators.openai import OpenAIGenerator
+        from batchroute.generators.openai.generator import OpenAIGenerator
 
         return OpenAIGenerator(spec)
     if spec.backend == "openai_batch":
         raise InputError("a provider batch cannot be asked row by row here: use the backend openai")
     if spec.backend == "vllm":
-        from batchroute.generators.vllm import VllmGenerator
+        from batchroute.generators.vllm.generator import VllmGenerator
 
         return VllmGenerator(spec, gpus)
-    from batchroute.generators.transformers import TransformersGenerator
+    from batchroute.generators.transformers.generator import TransformersGenerator
 
     return TransformersGenerator(spec, device(), gpus)

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from batchroute.devices import DType
+from batchroute.hardware.devices import DType
 
 PLACEHOLDER = "{prompt}"
 

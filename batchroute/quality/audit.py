@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from batchroute.fields import Share
 from batchroute.quality.base import MetricSpec
-from batchroute.share import Share
 
 
 class AuditSpec(BaseModel):

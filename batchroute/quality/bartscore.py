@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM
 
 from batchroute.quality.base import MetricSpec
-from batchroute.quality.models import LoadedModel, Prediction, mean_log_likelihood
+from batchroute.quality.loaded import LoadedModel, Prediction, mean_log_likelihood
 
 _Pair = tuple[list[int], list[int]]
 

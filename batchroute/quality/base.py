@@ -8,7 +8,7 @@ from typing import Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from batchroute.devices import DType
+from batchroute.hardware.devices import DType
 
 MetricName = Literal["bartscore", "likelihood", "rouge", "bleu", "chrf", "exact_match", "embedding", "judge"]
 Direction = Literal["reference", "response", "both"]

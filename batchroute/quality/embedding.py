@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel
 
 from batchroute.quality.base import EMPTY, NO_REFERENCE, Item, Measurement, MetricSpec
-from batchroute.quality.models import LoadedModel
+from batchroute.quality.loaded import LoadedModel
 
 
 class Embedding:

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from batchroute.quality.base import MetricSpec
-from batchroute.quality.models import LoadedModel, Prediction, mean_log_likelihood
+from batchroute.quality.loaded import LoadedModel, Prediction, mean_log_likelihood
 
 _Pair = tuple[list[int], list[int]]
 _BETWEEN = "\n\n"

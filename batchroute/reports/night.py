@@ -12,8 +12,8 @@ from batchroute.costs.prices import Price
 from batchroute.costs.report import CostReport
 from batchroute.errors import InputError
 from batchroute.quality.audit import Audit
-from batchroute.router.calibration import Calibration
-from batchroute.router.drift import Drift
+from batchroute.router.calibration.calibrate import Calibration
+from batchroute.router.drift.measure import Drift
 from batchroute.storage.folder import Folder
 
 REPORT, PAGE, TEXT, METRICS, FOCUS, AUDIT = (

@@ -14,10 +14,12 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from batchroute import devices, models
-from batchroute.devices import Precision
+from batchroute import models
 from batchroute.errors import InputError
-from batchroute.router import first_token, quantized
+from batchroute.hardware import devices
+from batchroute.hardware.devices import Precision
+from batchroute.router.fast import first_token
+from batchroute.router.fast import int8 as quantized
 from batchroute.router.notes import ROUTER_FILE, read_json
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ class Router:
         model = model.to(device).eval()
         if config.model_type == "deberta-v2":
             # Imports that model's code, which others need not wait for.
-            from batchroute.router import disentangled
+            from batchroute.router.fast import disentangled
 
             disentangled.speed_up(model)
         last_layer = first_token.shorten(model)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from batchroute import models
 from batchroute.errors import InputError
-from batchroute.router.quality_table import QualityTable
+from batchroute.tables.quality_table import QualityTable
 
 ROUTER_FILE = "router.json"
 """What `train` notes beside the weights: label, lengths, table, figures on validation rows."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from batchroute.devices import out_of_memory
+from batchroute.hardware.devices import out_of_memory
 from batchroute.router.model import Router
 
 

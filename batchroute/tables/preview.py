@@ -17,11 +17,11 @@ from rich.text import Text
 from batchroute.errors import InputError
 from batchroute.storage.objects import is_local, local_path
 from batchroute.tables.files import Files
-from batchroute.tables.lake import open_delta
+from batchroute.tables.lakes import open_delta
 from batchroute.tables.parquet import PromptTable
 from batchroute.tables.sources import InputSpec, source_of
-from batchroute.tables.sql import Warehouse
 from batchroute.tables.types import is_message, is_text, portable
+from batchroute.tables.warehouse import Warehouse
 
 _SAMPLE, _SHOWN, _WIDTH = 1000, 5, 60
 _ID_NAMES = ("id", "uuid", "key", "row_id", "prompt_id")

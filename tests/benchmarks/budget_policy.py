@@ -16,12 +16,12 @@ import argparse
 import numpy as np
 import torch
 
-from batchroute.router import quality_table
-from batchroute.router.budget import Priced, by_score, spend
-from batchroute.router.gain import Gain
+from batchroute.policy.budget import Priced, by_score, spend
+from batchroute.router.calibration.gain import Gain
 from batchroute.router.model import Router
 from batchroute.router.notes import Notes
 from batchroute.router.scoring import score
+from batchroute.tables import quality_table
 
 SMALL, LARGE = (50_000, 100_000), (500_000, 1_500_000)
 """Pico-dollars for a token read and one written."""

@@ -16,11 +16,12 @@ from typing import get_args
 import numpy as np
 import torch
 
-from batchroute.router import calibration, quality_table
-from batchroute.router.calibration import Calibration, Rule
+from batchroute.router.calibration import calibrate as calibration
+from batchroute.router.calibration.calibrate import Calibration, Rule
 from batchroute.router.model import Router
 from batchroute.router.notes import Notes
 from batchroute.router.scoring import score
+from batchroute.tables import quality_table
 
 
 def main() -> None:

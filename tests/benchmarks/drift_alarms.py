@@ -23,13 +23,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from batchroute.router import drift, quality_table, reference
-from batchroute.router.drift import Drift, Night
-from batchroute.router.languages import language
+from batchroute.router.drift import measure as drift
+from batchroute.router.drift import reference
+from batchroute.router.drift.languages import language
+from batchroute.router.drift.measure import Drift, Night
+from batchroute.router.drift.reference import Reference
 from batchroute.router.model import Router
 from batchroute.router.notes import Notes
-from batchroute.router.reference import Reference
 from batchroute.router.scoring import Scores, score
+from batchroute.tables import quality_table
 
 _LANGUAGES = 64
 _NIGHTS_A_SPLIT = 10

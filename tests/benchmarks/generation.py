@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from batchroute import models
 from batchroute.generators.settings import ModelSpec, Sampling
-from batchroute.generators.transformers import TransformersGenerator
+from batchroute.generators.transformers.generator import TransformersGenerator
 from batchroute.router.model import quiet_transformers
 
 DEFAULT_PROMPTS = Path(__file__).parents[2] / "sample_data" / "prompts.parquet"

@@ -25,7 +25,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from transformers.utils import logging as transformers_logging
 
 from batchroute.generators.settings import ModelSpec
-from batchroute.generators.transformers import TransformersGenerator
+from batchroute.generators.transformers.generator import TransformersGenerator
 from batchroute.router.model import Router
 from batchroute.router.scoring import score
 from tests.benchmarks.shapes import SHAPES, matrix_peak, random_classifier, random_decoder, synchronize

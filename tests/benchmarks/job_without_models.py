@@ -132,9 +132,9 @@ def write_job(folder: Path) -> str:
 
 def score_only(path: str) -> None:
     """The snapshot, and random scores in the place of a router's."""
-    from batchroute import spec
-    from batchroute.stages import score, snapshot
-    from batchroute.stages.identity import identify
+    from batchroute.config import job as spec
+    from batchroute.pipeline.identity import identify
+    from batchroute.pipeline.stages import score, snapshot
     from batchroute.storage.local import LocalFolder
     from batchroute.storage.workdir import Facts
 

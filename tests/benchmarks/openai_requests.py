@@ -32,9 +32,9 @@ import openai
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from batchroute.generators.openai import OpenAIGenerator
+from batchroute.generators.openai.generator import OpenAIGenerator
 from batchroute.generators.settings import ModelSpec
-from tests.openai_server import ServerProcess
+from tests.support.openai_server import ServerProcess
 
 KEY = "sk-test"
 # The rows of a unit, unless a job file says otherwise.

@@ -28,7 +28,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from batchroute import models
-from batchroute.devices import Precision
+from batchroute.hardware.devices import Precision
 from batchroute.router.model import Router, quiet_transformers
 from batchroute.router.scoring import score
 from tests.benchmarks.shapes import matrix_peak, random_classifier

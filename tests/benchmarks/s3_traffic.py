@@ -24,8 +24,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.benchmarks import job_without_models as local
-from tests.faults import FaultyProxy
-from tests.seaweed import SeaweedFS
+from tests.support.faults import FaultyProxy
+from tests.support.seaweed import SeaweedFS
 
 CONTEXT_BYTES = 1000
 

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 from batchroute.engines.claims import Claims
 from batchroute.engines.local import LocalEngine
-from batchroute.engines.pools import PoolSpec
-from batchroute.engines.ranks import Ranks
-from batchroute.engines.ray_crew import RayCrew
-from batchroute.engines.ray_room import Room
-from batchroute.engines.ray_worker import Said
-from batchroute.engines.store import Memory
-from batchroute.engines.world import World
+from batchroute.engines.ranks.engine import Ranks
+from batchroute.engines.ranks.store import Memory
+from batchroute.engines.ranks.world import World
+from batchroute.engines.ray.crew import RayCrew
+from batchroute.engines.ray.pools import PoolSpec
+from batchroute.engines.ray.room import Room
+from batchroute.engines.ray.worker import Said
 from batchroute.progress import NoProgress
 from batchroute.storage.workdir import Receipt
 

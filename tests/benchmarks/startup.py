@@ -33,7 +33,7 @@ from tests.benchmarks.job_without_models import write_job
 
 ROWS, RANKS = 1000, 2
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={RANKS}"]
-IMPORTS = "import batchroute.attempt, batchroute.job, batchroute.router.model, torch, transformers"
+IMPORTS = "import batchroute.commands.run, batchroute.pipeline.run, batchroute.router.model, torch, transformers"
 
 
 def main() -> None:
@@ -134,8 +134,8 @@ def rank(what: str, places: Path) -> None:
         figure = psutil.Process().create_time()
     elif what == "joined":
         importlib.import_module("torch.distributed")
-        ranks = importlib.import_module("batchroute.engines.ranks")
-        world = importlib.import_module("batchroute.engines.world").World.here()
+        ranks = importlib.import_module("batchroute.engines.ranks.engine")
+        world = importlib.import_module("batchroute.engines.ranks.world").World.here()
         started = time.perf_counter()
         with ranks.joined(world):
             figure = time.perf_counter() - started

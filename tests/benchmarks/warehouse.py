@@ -26,13 +26,13 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from batchroute.config.job import Job
+from batchroute.pipeline.stages.fetch import fetch
 from batchroute.progress import PlainProgress
-from batchroute.spec import Job
-from batchroute.stages.fetch import fetch
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir
-from batchroute.tables.targets import Answers, TableSpec, target_of
-from tests.postgres import execute, postgres
+from batchroute.tables.targets.base import Answers, TableSpec, target_of
+from tests.support.postgres import execute, postgres
 
 MODEL = {"backend": "echo", "model": "echo"}
 PROMPT = "'prompt number ' || i || ' ' || repeat(md5(i::text), 3)"

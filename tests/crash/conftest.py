@@ -8,7 +8,7 @@ import pytest
 
 from batchroute.storage.store import _store
 from tests.crash.places import Place, place
-from tests.seaweed import SeaweedFS
+from tests.support.seaweed import SeaweedFS
 
 
 @pytest.fixture(scope="session")

@@ -89,8 +89,9 @@ def _attempt(path: str, log: str, environment: dict[str, str], crash: Crash | No
     os.environ.update({**environment, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
     import torch
 
-    from batchroute import job, spec
+    from batchroute.config import job as spec
     from batchroute.errors import EXIT_TERMINATED, BatchrouteError, Terminated
+    from batchroute.pipeline import run as job
     from batchroute.progress import PlainProgress
 
     torch.set_num_threads(1)

@@ -9,12 +9,12 @@ import torch  # noqa: F401
 import transformers.models.bert.modeling_bert
 import transformers.models.bert.tokenization_bert  # noqa: F401
 
-import batchroute.attempt
 import batchroute.cli
+import batchroute.commands.run
 import batchroute.generators.echo
-import batchroute.generators.transformers
-import batchroute.job
-import batchroute.reading
+import batchroute.generators.transformers.generator
+import batchroute.pipeline.run
 import batchroute.router.model
 import batchroute.router.scoring
+import batchroute.storage.reading
 import batchroute.storage.remote  # noqa: F401

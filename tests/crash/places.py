@@ -11,11 +11,11 @@ import fsspec
 import polars as pl
 
 import batchroute
-from batchroute.verify import verify
+from batchroute.commands.verify import verify
 from tests.crash import forking
 from tests.crash.forking import CRASHED, Crash
-from tests.jobs import JobFolder, table
-from tests.seaweed import SeaweedFS
+from tests.support.jobs import JobFolder, table
+from tests.support.seaweed import SeaweedFS
 
 ROWS = 90
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from batchroute.storage.local import LocalFolder
 from tests.crash import forking
-from tests.jobs import JobFolder
+from tests.support.jobs import JobFolder
 
 PROMISED = 15.0
 """Seconds from the death of a rank to the end of all others."""

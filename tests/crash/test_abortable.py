@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from batchroute.garbage import collect
+from batchroute.commands.gc import collect
 from batchroute.reports.night import AUDIT, FILES
 from tests.crash import forking
 from tests.crash.forking import CRASHED, Crash

@@ -7,7 +7,7 @@ import pytest
 
 from tests.crash.forking import CRASHED, Crash
 from tests.crash.places import Place
-from tests.jobs import table
+from tests.support.jobs import table
 
 
 @pytest.mark.crash

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from batchroute.verify import verify
+from batchroute.commands.verify import verify
 from tests.crash.places import Place
 
 

@@ -11,8 +11,8 @@ from batchroute.storage.store import _store
 from tests.crash import forking
 from tests.crash.forking import Crash
 from tests.crash.places import Place, place
-from tests.faults import KINDS, FaultyProxy
-from tests.seaweed import SeaweedFS
+from tests.support.faults import KINDS, FaultyProxy
+from tests.support.seaweed import SeaweedFS
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 
 from batchroute.errors import EXIT_TERMINATED
 from tests.crash.killing import rows_of, run_with_kills, start, work_of
-from tests.generators.tiny_generators import tiny_decoder
-from tests.jobs import JobFolder, table
+from tests.generators.transformers.tiny_generators import tiny_decoder
+from tests.support.jobs import JobFolder, table
 
 KILLS = 10
 

@@ -16,8 +16,8 @@ import yaml
 
 from batchroute.errors import EXIT_TERMINATED
 from tests.crash import killing
-from tests.generators.tiny_generators import tiny_decoder
-from tests.jobs import prompts
+from tests.generators.transformers.tiny_generators import tiny_decoder
+from tests.support.jobs import prompts
 
 ROWS, SAMPLES, KILLS = 384, 4, 6
 

@@ -12,8 +12,8 @@ import adbc_driver_postgresql.dbapi as postgresql
 import pytest
 
 from tests.crash import forking
-from tests.jobs import JobFolder, table
-from tests.postgres import execute, postgres
+from tests.support.jobs import JobFolder, table
+from tests.support.postgres import execute, postgres
 
 ROWS, OUTPUTS, KILLS = 400, 10, ("snapshot", "commit", "load")
 # Slow enough that a kill finds the query and the load under way.
@@ -84,7 +84,7 @@ def test_thirty_kills_in_snapshot_between_commit_and_load_and_in_load(kind: str,
 @pytest.mark.crash
 @pytest.mark.parametrize("kind", ["postgresql", "sqlite", "duckdb", "delta", "iceberg"])
 def test_of_loaders_at_once_one_loads(kind: str, server: str, tmp_path: Path) -> None:
-    from tests.test_table_job import Place
+    from tests.jobs.test_table_job import Place
 
     place = Place(kind, tmp_path, server)
     folder = JobFolder(tmp_path, table(ROWS))

@@ -16,7 +16,7 @@ import pytest
 from tests.crash import forking
 from tests.crash.places import ROWS, Place, place
 from tests.crash.test_concurrent import poll
-from tests.seaweed import SeaweedFS
+from tests.support.seaweed import SeaweedFS
 
 KILLS = {"disk": 60, "s3": 40}
 _KILLS_OF_AN_OUTPUT = 4

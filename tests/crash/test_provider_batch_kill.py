@@ -21,8 +21,8 @@ import pytest
 from tests.crash import forking
 from tests.crash.forking import CRASHED, Crash
 from tests.crash.places import Place
-from tests.openai_server import ServerProcess
-from tests.provider_batches import batch_job
+from tests.support.openai_server import ServerProcess
+from tests.support.provider_batches import batch_job
 
 KILLS = 20
 ROWS = 24

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from batchroute import job
-from batchroute.engines import roll_call
+from batchroute.commands.verify import verify
+from batchroute.engines.ranks import roll_call
 from batchroute.errors import EXIT_STOPPED, EXIT_TERMINATED
-from batchroute.stages.score import Scorer
-from batchroute.verify import verify
+from batchroute.pipeline import run as job
+from batchroute.pipeline.stages.score import Scorer
 from tests.crash.ranks import PROMISED, Ranks, World, hashes, receipts, sleep_deaf, wait_for
-from tests.jobs import JobFolder, table
+from tests.support.jobs import JobFolder, table
 
 KILLS = 20
 _KILLS_OF_AN_OUTPUT = 5

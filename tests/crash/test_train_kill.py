@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from batchroute.errors import EXIT_TERMINATED
-from batchroute.router.training import TrainOptions, train
-from tests.router.test_processes import command, launch
-from tests.router.trainings import options, weights, write_table
-from tests.tiny_models import tiny_router
+from batchroute.router.training.train import TrainOptions, train
+from tests.router.training.test_processes import command, launch
+from tests.router.training.trainings import options, weights, write_table
+from tests.support.tiny_models import tiny_router
 
 # The number of threads changes the last digits, and the test itself has one.
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

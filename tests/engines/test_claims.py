@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from batchroute.engines.claims import Claims
-from batchroute.engines.ranks import Ranks
-from batchroute.engines.store import Memory
-from batchroute.engines.world import World
+from batchroute.engines.ranks.engine import Ranks
+from batchroute.engines.ranks.store import Memory
+from batchroute.engines.ranks.world import World
 from batchroute.storage.workdir import Receipt
 
 

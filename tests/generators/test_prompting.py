@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 from batchroute.generators.base import as_messages, as_text
 from batchroute.generators.prompting import ChatError, Renderer
 from batchroute.generators.settings import ModelSpec
-from tests.generators.tiny_generators import CHAT_TEMPLATE
-from tests.tiny_models import tiny_tokenizer
+from tests.generators.transformers.tiny_generators import CHAT_TEMPLATE
+from tests.support.tiny_models import tiny_tokenizer
 
 CHAT = [
     {"role": "user", "content": "first"},

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from batchroute import cli, spec
+from batchroute import cli
+from batchroute.config import job as spec
 from tests.kubernetes.overlays import OVERLAYS, build, one, settings, templates
 
 LAST_MINUTE = datetime.datetime(2026, 11, 24, 23, 59, tzinfo=datetime.UTC)

@@ -12,8 +12,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM,
 from batchroute import quality
 from batchroute.errors import InputError
 from batchroute.quality.base import Item, Measurement, MetricSpec
-from tests.generators.tiny_generators import CONTEXT, tiny_decoder, tiny_encoder_decoder
-from tests.tiny_models import tiny_router
+from tests.generators.transformers.tiny_generators import CONTEXT, tiny_decoder, tiny_encoder_decoder
+from tests.support.tiny_models import tiny_router
 
 ITEMS = [
     Item("what is 2 + 2", "4", "four"),

@@ -20,7 +20,7 @@ from batchroute.reports.night import (
     Range,
     StageTime,
 )
-from batchroute.router.drift import Drift, Feature
+from batchroute.router.drift.measure import Drift, Feature
 from batchroute.storage.manifest import Manifest
 
 RUN_ID = "20261124-9f3c21"

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from batchroute.errors import InputError
 from batchroute.router.model import Router
 from batchroute.router.scoring import score
-from tests.tiny_models import POSITIONS, tiny_router, tiny_tokenizer
+from tests.support.tiny_models import POSITIONS, tiny_router, tiny_tokenizer
 
 CPU = torch.device("cpu")
 

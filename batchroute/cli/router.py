@@ -1,0 +1,217 @@
+"""The commands that make a router and judge it. Thin, and as lazy with imports, as those of `cli`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from batchroute.cli.options import JsonLogs, Overrides
+from batchroute.errors import BatchrouteError, InputError
+
+router_app = typer.Typer()
+
+
+@router_app.command()
+def label(
+    prompts: Annotated[str, typer.Argument(metavar="PROMPTS", help="Parquet: prompts, or recorded responses.")],
+    output: Annotated[str, typer.Option("--output", metavar="TABLE.parquet", help="Where the quality table goes.")],
+    metric: Annotated[
+        str,
+        typer.Option(
+            "--metric",
+            help="bartscore, likelihood, rouge, bleu, chrf, exact_match, embedding or judge: see the README.",
+        ),
+    ],
+    job_file: Annotated[str | None, typer.Option("--job", metavar="JOB.yaml", help="The job with both models.")] = None,
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Responses of each model to each prompt.")] = 10,
+    temperature: Annotated[float | None, typer.Option("--temperature", min=0, help="Of the sampling.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sampling.")] = 0,
+    metric_model: Annotated[str | None, typer.Option("--metric-model", help="The model that measures.")] = None,
+    metric_direction: Annotated[
+        Literal["reference", "response", "both"] | None,
+        typer.Option("--metric-direction", help="Which text is predicted: bartscore and likelihood."),
+    ] = None,
+    judge_endpoint: Annotated[str | None, typer.Option("--judge-endpoint", help="Base URL of the judge.")] = None,
+    prompt: Annotated[str, typer.Option("--prompt", help="The column of prompts.")] = "prompt",
+    id_column: Annotated[str | None, typer.Option("--id", help="A column of unique ids.")] = None,
+    reference: Annotated[str | None, typer.Option("--reference", help="The column of references.")] = None,
+    small_model: Annotated[str | None, typer.Option("--small-model", help="Its name, for recorded responses.")] = None,
+    large_model: Annotated[str | None, typer.Option("--large-model", help="Its name, for recorded responses.")] = None,
+    keep_responses: Annotated[
+        bool, typer.Option("--keep-responses", help="Write the responses beside the table.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what the output holds, and start anew.")] = False,
+    json_logs: JsonLogs = False,
+) -> None:
+    """Make a quality table: both models answer each prompt, and a metric measures how well."""
+    from batchroute.commands.label import pipeline as labelling
+    from batchroute.config import job as spec
+    from batchroute.progress import for_this_terminal
+
+    if overrides and job_file is None:
+        raise InputError("--set overrides a setting of the job: give --job too")
+    job = None if job_file is None else spec.load(job_file, overrides or ())
+    options = spec.checked(
+        labelling.LabelOptions,
+        prompts=prompts,
+        output=output,
+        metric={"name": metric, "model": metric_model, "direction": metric_direction, "endpoint": judge_endpoint},
+        models=None if job is None else job.models,
+        max_failed="1%" if job is None else job.max_failed,
+        samples=samples,
+        temperature=temperature,
+        seed=seed,
+        prompt=prompt,
+        id=id_column,
+        reference=reference,
+        names={side: name for side, name in (("small", small_model), ("large", large_model)) if name is not None},
+        keep_responses=keep_responses,
+    )
+    progress = for_this_terminal(json_logs)
+    try:
+        outcome = labelling.label(options, progress, fresh)
+    except BatchrouteError as error:
+        if not json_logs:
+            raise
+        progress.note("error", str(error), exit_code=error.exit_code)
+        raise typer.Exit(error.exit_code) from error
+    if outcome.was_done:
+        typer.echo(f"nothing to do: {outcome.output} is there already")
+    for line in outcome.report.sentences():
+        typer.echo(line)
+    typer.echo(f"quality table in {outcome.output}")
+    raise typer.Exit(outcome.exit_code)
+
+
+@router_app.command()
+def train(
+    quality_table: Annotated[str, typer.Option("--quality-table", metavar="TABLE.parquet", help="What to learn from.")],
+    base: Annotated[str, typer.Option("--base", metavar="MODEL", help="The encoder to start from.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the router goes.")],
+    label: Annotated[Literal["det", "prob", "trans", "gap"], typer.Option("--label", help="What it predicts.")] = "gap",
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training rows, at most.")] = 5,
+    patience: Annotated[int, typer.Option("--patience", min=1, help="Stop after so many without a better one.")] = 2,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate; 1e-4 for small encoders, else 1e-5.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows a step.")] = 32,
+    max_length: Annotated[int, typer.Option("--max-length", min=8, help="Tokens read of a prompt.")] = 128,
+    validation: Annotated[
+        float, typer.Option("--validation", min=0, max=1, help="Share of prompts that choose the epoch.")
+    ] = 0.1,
+    test: Annotated[
+        float, typer.Option("--test", min=0, max=1, help="Share left aside, for calibrate and evaluate.")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split, the order and the new weights.")] = 0,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Load a base whose weights are no safetensors.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the router that is there.")] = False,
+) -> None:
+    """Train a router on a quality table."""
+    from batchroute.config import job as spec
+    from batchroute.engines.local import LocalEngine
+    from batchroute.progress import for_this_terminal
+    from batchroute.router.training import console as narration
+    from batchroute.router.training import train as training
+
+    options = spec.checked(
+        training.TrainOptions,
+        quality_table=quality_table,
+        base=base,
+        output=output,
+        label=label,
+        epochs=epochs,
+        patience=patience,
+        lr=lr,
+        batch_size=batch_size,
+        max_length=max_length,
+        validation=validation,
+        test=test,
+        seed=seed,
+        allow_pickle=allow_pickle,
+        overwrite=overwrite,
+    )
+
+    def say(line: str, err: bool = True) -> None:
+        # Of the processes that a launcher started, the first one speaks for all.
+        if os.environ.get("RANK", "0") == "0":
+            typer.echo(line, err=err)
+
+    say(f"training a router for '{label}' from {base} on {quality_table}")
+    with LocalEngine(for_this_terminal(False)).terminable():
+        result = training.train(options, narration.Narrator(say), say)
+    say(
+        f"router in {result.output}: epoch {result.best_epoch} of {len(result.history)}, "
+        f"{result.train_rows:,} rows to train on, {result.validation_rows:,} to choose by",
+        err=False,
+    )
+
+
+@router_app.command()
+def calibrate(
+    quality_table: Annotated[str, typer.Option("--quality-table", metavar="TABLE.parquet", help="What to measure on.")],
+    router: Annotated[str, typer.Option("--router", metavar="DIR", help="The router; the calibration goes into it.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Measure what each threshold costs in quality, on rows that the router never saw."""
+    from batchroute.engines.local import LocalEngine
+    from batchroute.progress import for_this_terminal
+    from batchroute.router.calibration import calibrate as calibration
+
+    device = LocalEngine(for_this_terminal(False)).device
+    for line in calibration.calibrate(quality_table, router, device, seed).summary():
+        typer.echo(line)
+    typer.echo(f"calibration in {Path(router) / 'calibration.json'}")
+
+
+@router_app.command()
+def evaluate(
+    quality_table: Annotated[str, typer.Option("--quality-table", metavar="TABLE.parquet", help="What to measure on.")],
+    router: Annotated[str, typer.Option("--router", metavar="DIR", help="The router.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where figures and plots go.")],
+    compare: Annotated[
+        list[str] | None, typer.Option("--compare", metavar="DIR", help="Another router beside it; may be repeated.")
+    ] = None,
+    second_table: Annotated[
+        str | None, typer.Option("--second-table", metavar="TABLE", help="The same prompts by another metric.")
+    ] = None,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=100, max=20000, help="Resamples.")] = 2000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    all_rows: Annotated[bool, typer.Option("--all-rows", help="Also rows that were trained on: flatters.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output.")] = False,
+) -> None:
+    """Measure what a router is worth on rows that it never saw: figures, intervals and a plot."""
+    from batchroute.engines.local import LocalEngine
+    from batchroute.progress import for_this_terminal
+    from batchroute.router.evaluation import evaluate as evaluation
+    from batchroute.router.training import console as narration
+
+    evaluation.check_output(output, overwrite)
+    device = LocalEngine(for_this_terminal(False)).device
+    routers = [router, *(compare or ())]
+    found = evaluation.evaluate(quality_table, routers, device, bootstrap, seed, all_rows, second_table)
+    evaluation.write(found, output, overwrite)
+    narration.show(found)
+    typer.echo(f"figures  {output}/evaluation.json\nplot     {output}/curve.png, {output}/curve.svg")
+
+
+@router_app.command(name="check-transfer")
+def check_transfer(
+    router: Annotated[str, typer.Option("--router", metavar="DIR", help="The router.")],
+    quality_table: Annotated[str, typer.Option("--quality-table", metavar="TABLE.parquet", help="Of the new pair.")],
+    trained_on: Annotated[
+        str | None, typer.Option("--trained-on", metavar="TABLE", help="Of the router's own pair, on the same prompts.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Tell whether a router can serve another pair of models, from a small labelled sample."""
+    from batchroute.engines.local import LocalEngine
+    from batchroute.progress import for_this_terminal
+    from batchroute.router.evaluation import transfer
+
+    device = LocalEngine(for_this_terminal(False)).device
+    for line in transfer.check(router, quality_table, device, trained_on, seed).sentences():
+        typer.echo(line)

@@ -1,0 +1,99 @@
+"""Python and the packages: their versions, what is missing, and which extras bring it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+
+from packaging.requirements import Requirement
+
+from batchroute import __version__
+from batchroute.commands.doctor.finding import Finding, counted, problem, well
+from batchroute.commands.doctor.gpus import Gpus
+
+_SHOWN = ("torch", "transformers", "accelerate", "polars", "pyarrow")
+# For those who change batchroute itself.
+_NOT_OF_USERS = {"dev"}
+
+
+def python() -> Finding:
+    return well("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def versions(gpus: Gpus) -> Iterator[Finding]:
+    """The versions of what results depend on, and a problem for each package that is missing or too old."""
+    found = {name: _version(name) for name in _SHOWN}
+    words = [f"{name} {version}" for name, version in found.items() if version is not None]
+    torch = next((number for number, name in enumerate(words) if name.startswith("torch ")), None)
+    if torch is not None:
+        words[torch] += f" ({gpus.build or 'CPU build'})"
+    yield well("packages", ", ".join([f"batchroute {__version__}", *words]))
+    for requirement in requirements(""):
+        wrong = _wrong(requirement)
+        if wrong:
+            yield problem("packages", wrong, f"pip install '{requirement.name}{requirement.specifier}'")
+
+
+def extras() -> Finding:
+    """Which extras are installed, and which are not."""
+    here = [name for name in _extras() if not missing(name)]
+    others = [name for name in _extras() if name not in here]
+    words = [f"{', '.join(here) or 'none'} installed"]
+    if others:
+        words.append(f"{', '.join(others)} not (pip install 'batchroute[NAME]')")
+    return well("extras", "; ".join(words))
+
+
+def missing(extra: str) -> list[str]:
+    """What is wrong with the packages of an extra, in words; empty when all are there. Unknown extras have none."""
+    return [wrong for requirement in requirements(extra) if (wrong := _wrong(requirement))]
+
+
+def requirements(extra: str) -> list[Requirement]:
+    """Those of an extra, or with an empty name those of batchroute itself, by the installed package's own words."""
+    found = []
+    for line in importlib.metadata.requires("batchroute") or ():
+        requirement = Requirement(line)
+        needed = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+        always = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if needed and (always == (not extra)):
+            found.append(requirement)
+    return found
+
+
+def _extras() -> list[str]:
+    known = importlib.metadata.metadata("batchroute").get_all("Provides-Extra") or ()
+    return sorted(set(known) - _NOT_OF_USERS)
+
+
+def _wrong(requirement: Requirement) -> str:
+    version = _version(requirement.name)
+    if version is None:
+        return f"{requirement.name} is not installed"
+    if not requirement.specifier.contains(version, prereleases=True):
+        return f"{requirement.name} is {version}, and {requirement.specifier} is needed"
+    return ""
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def needed(why: dict[str, str]) -> Iterator[Finding]:
+    """Whether the extras that a job needs are there.
+
+    Args:
+        why: what needs it, by the extra's name.
+    """
+    absent = {extra: missing(extra) for extra in why}
+    wanting = [extra for extra, packages in absent.items() if packages]
+    if wanting:
+        reasons = ", ".join(why[extra] for extra in wanting)
+        packages = ", ".join(package for extra in wanting for package in absent[extra])
+        yield problem("extras", f"{reasons}: {packages}", f"pip install 'batchroute[{','.join(sorted(wanting))}]'")
+    elif why:
+        yield well("extras", f"{', '.join(sorted(why))}: the job needs {counted(len(why), 'extra')}, installed")

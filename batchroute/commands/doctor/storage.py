@@ -1,0 +1,130 @@
+"""Whether a job's input can be listed, its output written and kept from a second run, and its table asked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fsspec.core import split_protocol
+
+from batchroute.commands.doctor.finding import Finding, counted, note, problem, size, well
+from batchroute.commands.doctor.network import unreached_url
+from batchroute.commands.doctor.pair import router_is_there
+from batchroute.config.job import Job
+from batchroute.errors import InputError
+from batchroute.pipeline.stages import snapshot
+from batchroute.redaction import host
+from batchroute.storage.local import LocalFolder
+from batchroute.storage.objects import folder_at
+from batchroute.tables.files import Files
+from batchroute.tables.parquet import PromptTable
+from batchroute.tables.sources import source_of
+from batchroute.tables.targets.base import target_of
+from batchroute.tables.types import portable_schema
+
+_LITTLE_DISK = 1 << 30
+_PROBE = ".probe-"
+
+
+def input_of(job: Job) -> Finding:
+    """Lists files and reads their footers, or asks for a query's columns: no row is read.
+
+    Raises:
+        InputError, StoppedError: it cannot be read, or is no table of prompts.
+    """
+    if job.input.uri:
+        _reach(job.input.uri, job.input.storage_options)
+        source = Files(job.input.uri, job.input.storage_options)
+        table = PromptTable.open(source.find(), source)
+        words = f"{table.rows:,} rows in {counted(len(table.files), 'file')}"
+        words += "" if job.input.in_place else ", of which those that are new are fetched"
+    else:
+        asked = source_of(job.input)
+        table = PromptTable([], portable_schema(asked.schema(asked.pin())), [0], Files())
+        words = f"{asked.public} can be asked"
+    return well("input", f"{words}, prompts are {snapshot.check_columns(_without_router(job), table)}")
+
+
+def _without_router(job: Job) -> Job:
+    """Without an audit whose metric is the router's, when that is not there."""
+    if job.report.audit is None or job.report.audit.metric is not None or router_is_there(job):
+        return job
+    return job.model_copy(update={"report": job.report.model_copy(update={"audit": None})})
+
+
+def output_of(job: Job) -> Iterator[Finding]:
+    """Writes a probe and removes it.
+
+    Raises:
+        InputError, StoppedError: it cannot be written, or puts there are not create-only.
+    """
+    _reach(job.output.uri, job.output.storage_options)
+    output = folder_at(job.output.uri, job.output.storage_options, job.output.single_writer)
+    if output.is_file():
+        raise InputError(f"output.uri {output} is a file; name a folder")
+    output.check_writable()
+    if isinstance(output, LocalFolder):
+        yield _local(output)
+        return
+    warning = output.check_create_only()
+    if warning is None:
+        yield well("output", f"{output} is writable, and puts are create-only: two runs at once stay apart")
+    else:
+        yield note(
+            "output", warning, "use a storage with conditional writes, or see to it that one run writes at a time"
+        )
+
+
+def _local(output: LocalFolder) -> Finding:
+    """Puts are create-only by hard links, which not every disk has. The folder itself is not made by asking."""
+    place = output.path
+    while not place.exists():
+        place = place.parent
+    probe, folder = f"{_PROBE}{uuid.uuid4().hex}", LocalFolder(place)
+    try:
+        kept = folder.put_new(probe, b"1") and not folder.put_new(probe, b"2")
+    finally:
+        folder.remove(probe)
+    if not kept:
+        return problem(
+            "output", f"the disk of {output} has no create-only puts", "write to another disk or to a bucket"
+        )
+    free = shutil.disk_usage(place).free
+    words = f"{output} is writable, puts are create-only; {size(free)} free"
+    return (
+        note("output", words, "make room for the input's size three times over")
+        if free < _LITTLE_DISK
+        else well("output", words)
+    )
+
+
+def table_of(job: Job) -> Iterator[Finding]:
+    """Raises:
+    InputError, StoppedError: the table's driver is missing, or its server is not there or refuses.
+    """
+    target = target_of(job.output.table, job.input.id)
+    if target is not None:
+        target.loads("")
+        yield well("table", f"{target.public} can be asked")
+
+
+def _reach(uri: str, options: Mapping[str, Any]) -> None:
+    """An endpoint that does not answer is said at once, before a client's own patience is spent on it.
+
+    Raises:
+        InputError: it does not.
+    """
+    if split_protocol(uri)[0] not in ("s3", "s3a"):
+        return
+    named = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    client = options.get("client_kwargs") or {}
+    endpoint = options.get("endpoint_url") or client.get("endpoint_url")
+    endpoint = endpoint or next((os.environ[name] for name in named if os.environ.get(name)), None)
+    why = unreached_url(str(endpoint)) if endpoint else ""
+    if why:
+        raise InputError(
+            f"the storage at {host(str(endpoint))} cannot be reached: {why}; start it, or mend AWS_ENDPOINT_URL"
+        )

@@ -1,0 +1,1 @@
+"""`batchroute label`: a quality table from the answers of two models."""

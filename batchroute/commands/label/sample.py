@@ -1,0 +1,102 @@
+"""Sampling: one model answers every prompt to be labelled, several times each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from batchroute.config.job import JobModel, Side
+from batchroute.costs import prices
+from batchroute.costs.prices import COST
+from batchroute.generators.base import Generator, row_seed
+from batchroute.pipeline.context import Span
+from batchroute.pipeline.shards.answers import counts, priced
+from batchroute.pipeline.stages.generate import stop_if_hopeless
+from batchroute.progress import Progress
+from batchroute.storage.workdir import Facts, Receipt, Stage
+from batchroute.tables.parquet import PromptKind, PromptTable
+from batchroute.tables.prompts import BadPrompt, read_prompts
+
+SCHEMA = pa.schema(
+    [
+        pa.field("position", pa.int64()),
+        pa.field("response", pa.large_string()),  # null: the model gave none, and the error says why
+        pa.field("finish_reason", pa.string()),
+        pa.field("input_tokens", pa.int32()),
+        pa.field("output_tokens", pa.int32()),
+        pa.field("cost", COST),
+        pa.field("error_type", pa.string()),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+@dataclass
+class Sampler:
+    """Carries out units of one model: `samples` rows for each usable prompt, one after the other.
+
+    A prompt's samples differ by their seeds alone, so that a unit done again gives the same responses.
+    """
+
+    side: Side
+    model: JobModel
+    generator: Generator
+    samples: int
+    table: PromptTable
+    column: str
+    kind: PromptKind
+    stage: Stage
+    progress: Progress
+    units_at_once = 1
+
+    def __post_init__(self) -> None:
+        self._reader = self.table.reader([self.column])
+        self._load_seconds = self.generator.load_seconds
+
+    def do(self, stage: str, span: Span) -> Receipt:
+        started = time.perf_counter()
+        batches = self._reader.read(span.start, span.stop)
+        found = [prompt for batch in batches for prompt in read_prompts(batch.column(0), self.kind)]
+        asked = [
+            (span.start + offset, prompt, sample)
+            for offset, prompt in enumerate(found)
+            if not isinstance(prompt, BadPrompt)
+            for sample in range(self.samples)
+        ]
+        self.progress.pulse(self.side, span.unit, 0, span.rows)
+        seed = self.model.generation.seed
+        seeds = [row_seed(seed, position, sample) for position, _, sample in asked]
+        responses = self.generator.generate([prompt for _, prompt, _ in asked], seeds)
+        stop_if_hopeless(self.model.model, responses)
+        seconds = time.perf_counter() - started
+        answers = priced(self.model.price, responses, seconds)
+        costs = [None if cost is None else prices.usd(cost) for _, cost in answers]
+        columns: list[Sequence[object]] = [
+            [position for position, _, _ in asked],
+            [response.text for response in responses],
+            [response.finish_reason for response in responses],
+            [response.input_tokens for response in responses],
+            [response.output_tokens for response in responses],
+            costs,
+            [response.error_type for response in responses],
+            [response.error for response in responses],
+        ]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+        facts = Facts(
+            run_id=self.stage.run_id,
+            unit=span.unit,
+            rows=len(asked),
+            first=span.start,
+            last=span.stop - 1,
+            seconds=seconds,
+            load_seconds=self._load_seconds,
+            counts=counts(answers),
+        )
+        self._load_seconds = 0.0
+        return self.stage.commit(facts, SCHEMA, pa.table(arrays, schema=SCHEMA).to_batches())
+
+    def close(self) -> None:
+        self.generator.close()

@@ -1,0 +1,165 @@
+"""The plan: what a run would do and cost, from all stored scores or a scored sample of its rows; generates nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from batchroute.config.job import SIDES, Job
+from batchroute.engines.local import LocalEngine
+from batchroute.pipeline.context import RUN, Context, Snapshot
+from batchroute.pipeline.identity import identify
+from batchroute.pipeline.stages import decide as deciding
+from batchroute.pipeline.stages import snapshot
+from batchroute.pipeline.stages.fetch import fetch
+from batchroute.pipeline.stages.partition import read_partition
+from batchroute.pipeline.stages.score import STAGE
+from batchroute.pipeline.stages.scores import draw
+from batchroute.policy.decision import Decided, decide
+from batchroute.policy.outlook import assumptions
+from batchroute.progress import Progress
+from batchroute.reports import policies
+from batchroute.reports.night import Forecast
+from batchroute.reports.words import share
+from batchroute.storage.objects import folder_at
+from batchroute.storage.workdir import Workdir
+
+SAMPLE_ROWS = 1_000
+_EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+_BAR = 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        done: what is done already, in words, a line each.
+        scored: rows that the figures are of; all of the run's, or a sample.
+        stored: whether a run had scored them.
+        tokens: shape [rows]; of the usable prompts among them, by the router's count.
+        bad: rows among them without a usable prompt.
+    """
+
+    snapshot: Snapshot
+    done: list[str]
+    scored: int
+    stored: bool
+    tokens: NDArray[np.int32]
+    bad: int
+    decided: list[Decided]
+    expected: Forecast
+    alternatives: list[Forecast]
+    assumptions: list[str]
+
+
+def plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
+    """Look at the job's rows. Stored scores are used where a run has all of them; else some rows are scored, drawn
+    evenly over the table, for no more than about 20 seconds. Rows of a query or a lake are fetched as a run would do
+    it, which then finds them.
+
+    Raises:
+        InputError: the job or its input is wrong; a budget does not pay for the cheapest way to answer all rows.
+    """
+    output = folder_at(job.output.uri, job.output.storage_options, job.output.single_writer)
+    identity = identify(job)
+    work = Workdir(output, identity.run_id)
+    committed = snapshot.committed(output, identity)
+    snapshot.refuse_others(output, identity)
+    fetched = None if job.input.in_place else fetch(job, work, progress)
+    frozen, table = snapshot.inspect(job, identity, fetched)
+    deciding.check_budget(job, frozen)
+    begun = work.read_json(RUN)
+    frozen = frozen if begun is None else Snapshot.model_validate(begun)
+    context = Context(job, frozen, table, work, LocalEngine(progress))
+    done = _done(context) if committed is None else [f"committed at {committed.committed_at}: a run has nothing to do"]
+    stored = len(work.stage(STAGE).receipts()) == len(frozen.chunks())
+    scored = deciding.stored(context) if stored else draw(context, sample)
+    view = deciding.outlook_of(context, scored)
+    groups = None if job.policy.by is None else deciding.groups_of(table, job.policy.by, scored.stretches)
+    part = len(view.scores) / frozen.rows if frozen.rows else 1.0
+    decision = decide(job.policy, view.rows(groups), view.calibration, view.spent, part)
+    return Plan(
+        snapshot=frozen,
+        done=done,
+        scored=len(view.scores),
+        stored=stored,
+        tokens=scored.tokens[scored.routable],
+        bad=int((~view.routable).sum()),
+        decided=decision.decided,
+        expected=view.forecast(decision.small, deciding.policy_words(decision)),
+        alternatives=view.alternatives(),
+        assumptions=assumptions(job, view.calibration),
+    )
+
+
+def _done(context: Context) -> list[str]:
+    work, frozen = context.work, context.snapshot
+    scored = work.stage(STAGE).receipts()
+    if not scored:
+        return []
+    lines = [f"{len(scored):,} of {len(frozen.chunks()):,} chunks are scored"]
+    dealt = read_partition(work)
+    if dealt is not None:
+        lines += [
+            f"{len(work.stage(side).receipts()):,} of {dealt.units[side]:,} units of the {side} model are answered"
+            for side in SIDES
+        ]
+    return lines
+
+
+def show(found: Plan, job: Job) -> None:
+    """Print it."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=130)
+    frozen = found.snapshot
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    of = "all rows" if found.scored == frozen.rows else f"a sample of {found.scored:,} rows"
+    of += ", by their stored scores" if found.stored else ""
+    say(f"{job.name}: {frozen.rows:,} rows in {len(frozen.files):,} files; figures are of {of}")
+    say(
+        f"units: {len(frozen.chunks()):,} to score, pieces of {frozen.unit_rows:,} rows to generate, "
+        f"{len(frozen.parts()):,} files to write"
+    )
+    for line in found.done or ["nothing is done yet"]:
+        say(line)
+    if found.bad:
+        say(f"{found.bad:,} of the {found.scored:,} rows have no usable prompt")
+    console.print(_tokens(found.tokens))
+    if len(found.decided) > 1:
+        for decided in found.decided:
+            say(f"{decided.group}: {decided.policy}: {_part(decided)} of its rows to small")
+    console.print(policies.table([found.expected, *found.alternatives]))
+    for line in found.assumptions:
+        say(line)
+
+
+def _part(decided: Decided) -> str:
+    return share(decided.small / decided.rows if decided.rows else None)
+
+
+def _tokens(tokens: NDArray[np.int32]) -> Table:
+    table = Table(title="tokens of a prompt, by the router's count", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("tokens", justify="right")
+    table.add_column("rows", justify="right")
+    table.add_column("")
+    counts = np.histogram(tokens, [*_EDGES, np.iinfo(np.int32).max])[0]
+    last = int(np.flatnonzero(counts)[-1]) if counts.any() else -1
+    for number, count in enumerate(counts[: last + 1].tolist()):
+        table.add_row(_range(number), f"{count:,}", "█" * round(_BAR * count / max(1, counts.max())))
+    return table
+
+
+def _range(number: int) -> str:
+    if number + 1 == len(_EDGES):
+        return f"{_EDGES[number]:,} or more"
+    return f"{_EDGES[number]:,} to {_EDGES[number + 1] - 1:,}"

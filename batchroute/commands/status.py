@@ -1,0 +1,110 @@
+"""How far a run is, from its receipts alone: it may be running, stopped, or on another machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from batchroute.config.job import SIDES
+from batchroute.errors import InputError
+from batchroute.pipeline.audit import sample as audit
+from batchroute.pipeline.context import RUN, Snapshot
+from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage
+from batchroute.pipeline.stages.escalate import read_escalation
+from batchroute.pipeline.stages.fetch import SOURCE
+from batchroute.pipeline.stages.partition import read_partition
+from batchroute.progress import duration
+from batchroute.storage import manifest
+from batchroute.storage.objects import folder_at
+from batchroute.storage.workdir import Receipt, Workdir, run_ids
+
+
+def show(uri: str, storage_options: Mapping[str, Any] | None = None) -> None:
+    """Print it.
+
+    Raises:
+        InputError: nothing is or was running on this output.
+    """
+    output = folder_at(uri, storage_options)
+    if output.is_file():
+        raise InputError(f"{output} is a file; give the output.uri of a job")
+    committed = manifest.read(output)
+    runs = run_ids(output)
+    if committed is None and not runs:
+        raise InputError(f"{output}: no run has begun here")
+    console = Console()
+    for run_id in runs:
+        console.print(_table(Workdir(output, run_id), committed is not None and committed.run_id == run_id))
+    if committed is not None:
+        counts = ", ".join(f"{count:,} {name}" for name, count in committed.counts.items() if count)
+        console.print(f"committed at {committed.committed_at} by run {committed.run_id}: {counts}")
+
+
+def _table(work: Workdir, committed: bool) -> Table | str:
+    tree = work.read_json(RUN)
+    if tree is None:
+        state = "not begun" if work.read_json(SOURCE) is None else "its rows are being fetched, or were when it stopped"
+        return f"run {work.run_id}: {state}"
+    try:
+        snapshot = Snapshot.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(
+            f"{work.folder} holds no run of a job; a labelling tells how far it is while it works"
+        ) from error
+    state = "committed" if committed else "not committed"
+    table = Table(title=f"run {work.run_id}: {snapshot.rows:,} rows, {state}", title_justify="left")
+    table.add_column("stage")
+    for heading in ("units", "rows", "failed", "rows/s", "last unit", "left"):
+        table.add_column(heading, justify="right")
+    for name, receipts, units in _stages(work, snapshot):
+        table.add_row(name, *_cells(receipts, units))
+    return table
+
+
+def _stages(work: Workdir, snapshot: Snapshot) -> list[tuple[str, Sequence[Receipt], int | None]]:
+    """Name, receipts and number of units; None while that is not known yet."""
+    dealt, escalation, audited = read_partition(work), read_escalation(work), audit.read_dealt(work)
+    units: dict[Shard, int | None] = {
+        "escalated": None if escalation is None else escalation.units,
+        "audited": None if audited is None else audited.units,
+    }
+    for side in SIDES:
+        units[side] = None if dealt is None else dealt.units[side]
+    # Those of the two models, and the others once it is known that there are any.
+    shown = [shard for shard in SHARDS if shard in SIDES or units[shard] is not None]
+    shards = [receipt for shard in shown for receipt in shard_stage(work, shard).receipts().values()]
+    return [
+        ("score", list(work.stage("score").receipts().values()), len(snapshot.chunks())),
+        ("partition", shards, None if dealt is None else sum(units[shard] or 0 for shard in shown)),
+        *((shard, list(work.stage(shard).receipts().values()), units[shard]) for shard in shown),
+        ("merge", list(work.stage("merge").receipts().values()), len(snapshot.parts())),
+        *_audit(work, audited),
+    ]
+
+
+def _audit(work: Workdir, dealt: audit.Dealt | None) -> list[tuple[str, Sequence[Receipt], int | None]]:
+    if dealt is None:
+        return []
+    units = sum(map(len, dealt.spans()))
+    return [(audit.STAGE, list(work.stage(audit.STAGE).receipts().values()), units)]
+
+
+def _cells(receipts: Sequence[Receipt], units: int | None) -> list[str]:
+    rows = sum(receipt.rows for receipt in receipts)
+    seconds = sum(receipt.seconds for receipt in receipts)
+    failed = sum(receipt.counts.get("failed", 0) for receipt in receipts)
+    left = "" if units is None or not receipts else duration(seconds / len(receipts) * (units - len(receipts)))
+    last = max((receipt.finished for receipt in receipts), default=None)
+    return [
+        f"{len(receipts):,}/{'?' if units is None else f'{units:,}'}",
+        f"{rows:,}",
+        f"{failed:,}",
+        f"{rows / seconds:,.1f}" if seconds else "",
+        "" if last is None else f"{duration(max(0.0, time.time() - last))} ago",
+        "done" if units == len(receipts) else left,
+    ]

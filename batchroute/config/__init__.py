@@ -1,0 +1,1 @@
+"""The job file: its keys, and how it is read."""

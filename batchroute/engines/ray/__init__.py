@@ -1,0 +1,1 @@
+"""Ray: the same units of work on the actors of a cluster."""

@@ -1,0 +1,1 @@
+"""Models behind an OpenAI-compatible endpoint, asked request by request or in provider batches."""

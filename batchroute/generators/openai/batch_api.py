@@ -1,0 +1,281 @@
+"""The `openai_batch` backend: the Files and Batch API of a provider, at a lower price, within a day.
+
+What is submitted and what came of it is the business of `pipeline.batches`; here is how one talks to the provider.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from batchroute.errors import InputError, StoppedError
+from batchroute.generators.base import Prompt, Response
+from batchroute.generators.openai.chat_api import Endpoint, Failure, Protocol
+from batchroute.generators.settings import ModelSpec
+
+if TYPE_CHECKING:
+    from openai.types import Batch
+
+MOST_BYTES = 200_000_000
+"""In the file of one batch."""
+ENDED = ("completed", "failed", "expired", "cancelled")
+TOKEN_LIMIT = "token_limit_exceeded"
+
+# How long a call is tried again while its error may pass, in seconds.
+_PATIENCE, _MOST_WAIT = 600.0, 60.0
+_UPLOAD_SECONDS = 1800.0
+# So many requests that fail with one and the same error of the model: others would fail too.
+_HOPELESS = 100
+# The provider's clock and ours may differ by this much.
+_SKEW_SECONDS = 3600.0
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a batch brought for one request.
+
+    Attributes:
+        again: another batch may bring better.
+        fatal: what every further request would meet too.
+    """
+
+    response: Response
+    again: bool = False
+    fatal: InputError | StoppedError | None = None
+
+
+class _PassingError(Exception):
+    """A failure that may pass."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.words)
+        self.failure = failure
+
+
+class BatchApi:
+    """Batches of one model at one endpoint.
+
+    All calls but `create` are free, and are tried again while their error may pass.
+
+    Args:
+        patience: for how many seconds; long unless given.
+
+    Raises:
+        InputError: the key, the endpoint or the model is wrong.
+        StoppedError: the endpoint did not answer for long, or the account has no quota left.
+    """
+
+    def __init__(self, spec: ModelSpec, patience: float | None = None) -> None:
+        self._spec, self._patience = spec, _PATIENCE if patience is None else patience
+        self._endpoint, self._protocol = Endpoint(spec), Protocol(spec)
+        self._protocol.check()
+        self._client = self._endpoint.client()
+        self.host = self._endpoint.host
+
+    def line(self, custom_id: str, prompt: Prompt, seed: int) -> bytes:
+        """One request, as a line of a batch's file."""
+        request = {
+            "custom_id": custom_id,
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": self._protocol.request(prompt, seed),
+        }
+        return json.dumps(request, ensure_ascii=False).encode() + b"\n"
+
+    def upload(self, name: str, data: bytes) -> str:
+        """Upload a batch's file; returns its id."""
+        files = self._client.with_options(timeout=max(_UPLOAD_SECONDS, self._spec.timeout)).files
+        return str(self._patiently(lambda: files.create(file=(name, data), purpose="batch")).id)
+
+    def create(self, file_id: str, metadata: Mapping[str, str]) -> Batch:
+        """Begin the paid work on an uploaded file. When it is not known whether a call has begun it, that is looked up
+        before the next one.
+        """
+        batches = self._client.batches
+        begun = time.time()
+
+        def attempt() -> Batch:
+            found = self.find(file_id, begun) if attempts else None
+            attempts.append(None)
+            return found or batches.create(
+                input_file_id=file_id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata=dict(metadata),
+                extra_headers={"Idempotency-Key": f"batchroute-{file_id}"},
+            )
+
+        attempts: list[None] = []
+        return self._patiently(attempt, f"file {file_id}")
+
+    def find(self, file_id: str, since: float) -> Batch | None:
+        """The batch over this file, if one was created since then; should there be several, all but the first are
+        cancelled.
+        """
+        mine = [batch for batch in self._patiently(lambda: list(self._since(since))) if batch.input_file_id == file_id]
+        mine.sort(key=lambda batch: (batch.created_at, batch.id))
+        for batch in mine[1:]:
+            if batch.status not in ENDED:
+                self.cancel(batch.id)
+        return mine[0] if mine else None
+
+    def retrieve(self, batch_id: str) -> Batch:
+        return self._patiently(lambda: self._client.batches.retrieve(batch_id), f"batch {batch_id}")
+
+    def cancel(self, batch_id: str) -> None:
+        """Nothing comes of it where the batch has ended meanwhile."""
+        batches = self._client.batches
+
+        def attempt() -> None:
+            try:
+                batches.cancel(batch_id)
+            except self._endpoint.errors:
+                if batches.retrieve(batch_id).status not in (*ENDED, "cancelling"):
+                    raise
+
+        self._patiently(attempt, f"batch {batch_id}")
+
+    def outcomes(self, batch: Batch, requests: Callable[[str], Prompt]) -> Iterator[tuple[str, Outcome]]:
+        """What the files of an ended batch say, by custom id; lines that cannot be read say nothing.
+
+        Args:
+            requests: the prompt of a custom id.
+        """
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            if file_id is None:
+                continue
+            for line in self._download(file_id).splitlines():
+                try:
+                    found = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(found, Mapping) and isinstance(found.get("custom_id"), str):
+                    yield found["custom_id"], self._outcome(found, requests)
+
+    def refusal(self, batch: Batch) -> tuple[str, str]:
+        """Code and words of a batch that the provider did not begin."""
+        errors: Sequence[Any] = (batch.errors.data if batch.errors is not None else None) or ()
+        if not errors:
+            return "", "no reason is given"
+        first = errors[0]
+        line = f" (line {first.line})" if first.line is not None else ""
+        return str(first.code or ""), f"{first.code}: {self._endpoint.redactor.line(str(first.message))}{line}"
+
+    def hopeless(self, batch: Batch, outcomes: Sequence[Outcome]) -> InputError | StoppedError | None:
+        """Why no request of a batch was answered, when all others would meet that too."""
+        if any(outcome.response.answered for outcome in outcomes):
+            return None
+        fatal = next((outcome.fatal for outcome in outcomes if outcome.fatal is not None), None)
+        (kind, words), *others = {(outcome.response.error_type, outcome.response.error) for outcome in outcomes}
+        if fatal is not None or others or kind != "bad_request" or len(outcomes) < _HOPELESS:
+            return fatal
+        return StoppedError(
+            f"all {len(outcomes):,} requests of the batch {batch.id} failed alike on the model '{self._spec.model}' at "
+            f"{self.host}: {words}; mend it and run again"
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _download(self, file_id: str) -> bytes:
+        return self._patiently(lambda: self._client.files.content(file_id).content, f"file {file_id}")
+
+    def _since(self, since: float) -> Iterator[Batch]:
+        """All batches of the account that are not older, the newest first."""
+        for batch in self._client.batches.list(limit=100):
+            if batch.created_at < since - _SKEW_SECONDS:
+                return
+            yield batch
+
+    def _outcome(self, line: Mapping[str, Any], requests: Callable[[str], Prompt]) -> Outcome:
+        answer, error = line.get("response"), line.get("error")
+        if not isinstance(answer, Mapping):
+            code = error.get("code") if isinstance(error, Mapping) else None
+            return Outcome(Response(error_type="api_error", error=f"the batch says {code or 'nothing'}"), again=True)
+        status, body = answer.get("status_code"), answer.get("body")
+        if status == 200:
+            found = self._protocol.response(body, _Request(self._protocol, requests, line["custom_id"]), 1)
+            return Outcome(found) if isinstance(found, Response) else Outcome(found.response(1), again=True)
+        told = body.get("error", body) if isinstance(body, Mapping) else {}
+        told = told if isinstance(told, Mapping) else {"message": str(told)}
+        message = str(told.get("message") or "no reason is given")
+        failure = self._endpoint.status_failure(status if isinstance(status, int) else 500, told, message)
+        fatal = self._endpoint.fatal(failure, has_answered=False)
+        return Outcome(failure.response(1), failure.kind != "row", fatal)
+
+    def _patiently(self, do: Callable[[], Result], thing: str = "") -> Result:
+        """What a call brings, in the end. `thing`: what it asks for by its id."""
+        retrying = Retrying(
+            retry=retry_if_exception_type(_PassingError),
+            wait=wait_random_exponential(multiplier=0.5, max=_MOST_WAIT),
+            stop=stop_after_delay(self._patience),
+            reraise=True,
+        )
+        try:
+            result: Result = retrying(self._once, do, thing)
+        except _PassingError as error:
+            raise StoppedError(f"{self.host} does not answer: {error.failure.words}; run again to go on") from error
+        return result
+
+    def _once(self, do: Callable[[], Result], thing: str) -> Result:
+        try:
+            return do()
+        except (self._endpoint.errors, ValueError, OSError) as error:
+            failure = self._endpoint.failure(error)
+            if failure.may_pass:
+                raise _PassingError(failure) from error
+            raise self._fatal(failure, thing) from error
+
+    def _fatal(self, failure: Failure, thing: str) -> InputError | StoppedError:
+        if failure.kind == "absent" and thing:
+            return InputError(
+                f"{self.host} knows no {thing} any more, or not with this key: {failure.words}; set the key back to "
+                "that of the project that it belongs to, or start anew with --fresh"
+            )
+        if failure.kind == "absent":
+            return InputError(
+                f"{self.host} has no Batch API, or the endpoint is not its base URL, which mostly ends in /v1: "
+                f"{failure.words}; mend the endpoint, or use the backend openai"
+            )
+        fatal = self._endpoint.fatal(failure, has_answered=False)
+        return fatal or InputError(f"{self.host} refuses a call of the Batch API: {failure.words}")
+
+
+class _Request(Mapping[str, Any]):
+    """A request that is made only when something of it is asked for: most answers can do without."""
+
+    def __init__(self, protocol: Protocol, requests: Callable[[str], Prompt], custom_id: str) -> None:
+        self._protocol, self._requests, self._custom_id = protocol, requests, custom_id
+
+    def __getitem__(self, key: str) -> Any:
+        return self._made()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made())
+
+    def __len__(self) -> int:
+        return len(self._made())
+
+    def _made(self) -> dict[str, Any]:
+        return self._protocol.request(self._requests(self._custom_id), 0)
+
+
+def files(lines: Iterable[tuple[Any, bytes]], most_requests: int) -> Iterator[tuple[list[Any], bytes]]:
+    """Lines gathered to files that a provider takes, each with the keys of its lines."""
+    keys: list[Any] = []
+    data = bytearray()
+    for key, line in lines:
+        if keys and (len(keys) >= most_requests or len(data) + len(line) > MOST_BYTES):
+            yield keys, bytes(data)
+            keys, data = [], bytearray()
+        keys.append(key)
+        data += line
+    if keys:
+        yield keys, bytes(data)

@@ -1,0 +1,271 @@
+"""The chat-completions protocol of OpenAI, as hosted models, vLLM, SGLang, llama.cpp and `transformers serve` speak it:
+the endpoint with its key, the request for a prompt, and what an answer or an error means for its row.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from batchroute.errors import InputError, StoppedError
+from batchroute.generators.base import Prompt, Response
+from batchroute.generators.openai.counting import TokenCounter
+from batchroute.generators.prompting import chat
+from batchroute.generators.settings import ModelSpec
+from batchroute.redaction import Redactor, host, passwords
+
+if TYPE_CHECKING:
+    import openai
+
+_SEEDS = 1 << 31
+_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+_FILTERED = {"content_filter", "content_policy_violation"}
+_TOO_LONG = re.compile(
+    r"context[ _-]?(length|window|size)|maximum (input|model|sequence) length|prompt is too long|too many tokens"
+    r"|longer than the maximum|exceeds? the (available|maximum) context|max_model_len",
+    re.IGNORECASE,
+)
+_TRANSIENT = {408, 409, 425, 429}
+
+
+class Endpoint:
+    """An OpenAI-compatible endpoint and the key to it."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        """Raises:
+        InputError: the `openai` package is missing, there is no key in the environment variable, or the endpoint is no
+            URL.
+        """
+        try:
+            import openai
+        except ImportError as error:
+            raise InputError(f"the backend {spec.backend} needs a package: pip install 'batchroute[openai]'") from error
+        self._openai = openai
+        self._spec = spec
+        self.errors = openai.OpenAIError
+        # Keys come out of files that end in a line break; as a header it would be refused, and repeated.
+        self._key = os.environ.get(spec.api_key_env, "").strip()
+        if not self._key and (spec.endpoint is None or "api_key_env" in spec.model_fields_set):
+            raise InputError(
+                f"the model '{spec.model}' needs a key: set the environment variable {spec.api_key_env}"
+                + ("" if "api_key_env" in spec.model_fields_set else ", or name another as api_key_env")
+            )
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise InputError(
+                f"what the environment variable {spec.api_key_env} holds is no key: "
+                "it has line breaks or characters beyond ASCII in it"
+            )
+        url = spec.endpoint or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        if not _is_url(url):
+            # Not its words: there may be a password in them.
+            raise InputError(
+                f"the endpoint of the model '{spec.model}' is no base URL such as https://api.example.com/v1; "
+                "in a user and a password before the host, characters such as / # @ are written %2F %23 %40"
+            )
+        self._passwords = passwords(url)
+        self.redactor = Redactor((self._key, *self._passwords))
+        self.host = host(url)
+
+    def client(self) -> openai.OpenAI:
+        return self._openai.OpenAI(**self._options())
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        return self._openai.AsyncOpenAI(**self._options())
+
+    def _options(self) -> dict[str, Any]:
+        # A server of one's own asks for no key, but the client does. Retries are ours: they are counted and paced.
+        url, timeout = self._spec.endpoint, self._spec.timeout
+        return {"api_key": self._key or "none", "base_url": url, "timeout": timeout, "max_retries": 0}
+
+    def failure(self, error: Exception) -> Failure:
+        """What an exception of the client means."""
+        openai = self._openai
+        if isinstance(error, openai.APIStatusError):
+            body = error.body if isinstance(error.body, Mapping) else {}
+            return self.status_failure(error.status_code, body, _message(body, error))
+        if isinstance(error, openai.APITimeoutError):
+            return Failure("transient", "api_error", f"no answer within {self._spec.timeout:g} s")
+        words = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else error
+        return Failure("transient", "api_error", f"{type(words).__name__}: {self.redactor.line(words)}")
+
+    def status_failure(self, status: int, body: Mapping[str, Any], message: str) -> Failure:
+        """What an HTTP status with an error's body means."""
+        code = str(body.get("code") or body.get("type") or "")
+        words = f"HTTP {status}: {self.redactor.line(message)}"
+        if status == 429 and code in _QUOTA:
+            return Failure("quota", "api_error", words)
+        if status == 401:
+            return Failure("key", "api_error", words)
+        if status == 403:
+            return Failure("forbidden", "bad_request", words)
+        if status == 404:
+            return Failure("absent", "bad_request", words)
+        if status in _TRANSIENT or status >= 500:
+            return Failure("refused" if status == 429 else "transient", "api_error", words)
+        if code in _FILTERED or "content management policy" in message:
+            return Failure("row", "refused", words)
+        if status == 413 or code == "context_length_exceeded" or _TOO_LONG.search(message):
+            return Failure("row", "too_long", words)
+        return Failure("row", "bad_request", words)
+
+    def fatal(self, failure: Failure, has_answered: bool) -> InputError | StoppedError | None:
+        """The exception for a failure that every further request would meet; None for one that is the row's own.
+
+        Args:
+            has_answered: whether a request was ever answered. A firewall may forbid a single prompt (403).
+        """
+        spec = self._spec
+        if failure.kind == "forbidden" and not has_answered:
+            return InputError(f"{self.host} forbids the request for '{spec.model}': {failure.words}")
+        if failure.kind == "key":
+            return InputError(f"{self.host} {self._refusal_of_the_key()}: {failure.words}")
+        if failure.kind == "absent":
+            return InputError(
+                f"{self.host} has no model '{spec.model}', or the endpoint is not its base URL, which mostly ends in "
+                f"/v1: {failure.words}"
+            )
+        if failure.kind == "quota":
+            return StoppedError(
+                f"the account at {self.host} has no quota left; raise it and run again: {failure.words}"
+            )
+        return None
+
+    def _refusal_of_the_key(self) -> str:
+        if self._passwords:
+            return "refuses the user and the password in the endpoint"
+        variable = f"the environment variable {self._spec.api_key_env}"
+        return f"refuses the key in {variable}" if self._key else f"wants a key, and {variable} is not set"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that brought no answer.
+
+    Attributes:
+        kind: `transient` may pass, as may `refused`, which asks to slow down; `row` is the prompt's own; the others
+            are met by every request, `forbidden` unless others have been answered.
+        error_type: of the row, when it comes to that.
+        words: for the row's error, without secrets.
+    """
+
+    kind: Literal["transient", "refused", "row", "key", "forbidden", "absent", "quota"]
+    error_type: str
+    words: str
+
+    @property
+    def may_pass(self) -> bool:
+        return self.kind in ("transient", "refused")
+
+    def response(self, attempts: int) -> Response:
+        return Response(error_type=self.error_type, error=self.words, attempts=attempts)
+
+
+class Protocol:
+    """Requests for prompts and responses out of answers, for one model."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._fixed = _fixed(spec)
+        self._counter = TokenCounter(spec.tokenizer)
+
+    def check(self) -> None:
+        """Raises:
+        InputError: the named tokenizer is not there.
+        """
+        self._counter.check()
+
+    def request(self, prompt: Prompt, seed: int) -> dict[str, Any]:
+        """The body of the request."""
+        body = {**self._fixed, "messages": chat(self._spec, prompt)}
+        if not self._spec.generation.greedy:
+            # Not all servers read whole numbers beyond 32 bits.
+            body["seed"] = seed % _SEEDS
+        return {**body, **self._spec.extra_body}
+
+    def tokens(self, request: Mapping[str, Any]) -> int:
+        """What the request will take at most, roughly; for limits of tokens a minute."""
+        return self._counter.roughly(request["messages"]) + self._spec.generation.max_new_tokens
+
+    def response(self, answer: Any, request: Mapping[str, Any], attempts: int) -> Response | Failure:
+        """The response in the body of an answer; a failure when it is not a chat completion at all."""
+        if not isinstance(answer, Mapping):
+            return Failure("transient", "api_error", "the answer is not JSON")
+        choices = answer.get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
+            return Failure("transient", "api_error", "the answer has no choices")
+        message = choices[0].get("message")
+        if not isinstance(message, Mapping):
+            return Failure("transient", "api_error", "the answer has no message")
+        text, reason = _text(message.get("content")), choices[0].get("finish_reason")
+        usage = self._usage(answer.get("usage"), request, text)
+        if message.get("refusal") or reason == "content_filter":
+            by = "the model refused to answer" if message.get("refusal") else "a filter held the answer back"
+            return Response(error_type="refused", error=by, attempts=attempts, **usage)
+        cuts = [at for stop in self._spec.generation.stop if (at := text.find(stop)) >= 0]
+        text = text[: min(cuts)] if cuts else text
+        # What a stop string cuts was not cut by the limit, though a server that knows no stop strings went on to it.
+        by_limit = reason == "length" and not cuts
+        return Response(text, "length" if by_limit else "stop", attempts=attempts, **usage)
+
+    def _usage(self, usage: Any, request: Mapping[str, Any], text: str) -> dict[str, Any]:
+        if isinstance(usage, Mapping) and isinstance(usage.get("prompt_tokens"), int):
+            read, written = usage.get("prompt_tokens_details") or {}, usage.get("completion_tokens_details") or {}
+            return {
+                "input_tokens": usage["prompt_tokens"],
+                "output_tokens": usage.get("completion_tokens") or 0,
+                "cached_tokens": read.get("cached_tokens") or 0,
+                "reasoning_tokens": written.get("reasoning_tokens") or 0,
+            }
+        return {
+            "input_tokens": self._counter.messages(request["messages"]),
+            "output_tokens": self._counter.text(text),
+            "estimated": True,
+        }
+
+
+def _fixed(spec: ModelSpec) -> dict[str, Any]:
+    """What all requests have in common."""
+    sampling = spec.generation
+    length = spec.length_key or ("max_completion_tokens" if spec.endpoint is None else "max_tokens")
+    body: dict[str, Any] = {"model": spec.model, length: sampling.max_new_tokens, "temperature": sampling.temperature}
+    if sampling.greedy and "seed" in sampling.model_fields_set:
+        body["seed"] = sampling.seed % _SEEDS
+    if sampling.top_p < 1.0:
+        body["top_p"] = sampling.top_p
+    if sampling.top_k:
+        body["top_k"] = sampling.top_k
+    if sampling.stop:
+        body["stop"] = sampling.stop
+    if spec.response_format is not None:
+        body["response_format"] = spec.response_format
+    return body
+
+
+def _is_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        # A port that is no number is found when it is asked for.
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+def _text(content: Any) -> str:
+    """Of a text, or of the parts that some servers send; those of other kinds, such as thoughts, are left out."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def _message(body: Mapping[str, Any], error: Exception) -> str:
+    message = body.get("message") or body.get("detail")
+    if isinstance(message, list):
+        # FastAPI's list of what is wrong with the fields, which repeats them: there are prompts among them.
+        fields = [one for one in message if isinstance(one, Mapping)]
+        message = "; ".join(f"{one.get('msg')} at {one.get('loc')}" for one in fields)
+    return str(message) if message else str(error)

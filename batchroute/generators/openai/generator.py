@@ -1,0 +1,190 @@
+"""The `openai` backend: one request a row to an OpenAI-compatible endpoint, many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import random
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from batchroute.errors import StoppedError
+from batchroute.generators.base import Prompt, Response
+from batchroute.generators.openai.chat_api import Endpoint, Failure, Protocol
+from batchroute.generators.openai.pacing import Pacer, Turn
+from batchroute.generators.settings import ModelSpec
+
+_FIRST_WAIT, _MOST_WAIT = 0.5, 60.0
+# A server that asks for more than this is not waited for: the row fails, or the run stops and can be resumed.
+_MOST_RETRY_AFTER = 600.0
+# So many rows in a row that end with one and the same error: the rest would only burn time and money.
+_HOPELESS = 20
+
+
+class OpenAIGenerator:
+    """Asks with bounded concurrency that adapts, and again after errors that may pass.
+
+    Several units are asked for side by side, so that the last answers of one do not keep the others waiting. Their rows
+    start in turn, so that a crash loses little more than one unit.
+    """
+
+    load_seconds = 0.0
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, spec: ModelSpec) -> None:
+        """Raises:
+        InputError: no package, no key, or a named tokenizer that is not there.
+        """
+        self._spec = spec
+        self._endpoint, self._protocol = Endpoint(spec), Protocol(spec)
+        self._protocol.check()
+        self.rows_at_a_time, self.units_at_once = max(256, 8 * spec.concurrency), 2 + spec.concurrency // 32
+        self._pacer = Pacer(spec.concurrency, spec.requests_per_minute, spec.tokens_per_minute)
+        self._breaker = _Breaker(self._endpoint.host)
+        self._client = self._endpoint.async_client()
+        self._lock, self._closed = threading.Lock(), False
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="openai", daemon=True)
+        self._thread.start()
+
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
+        # A call that came to a loop that ends would wait for ever.
+        with self._lock:
+            if self._closed:
+                raise StoppedError("the generator is closed")
+            answers = asyncio.run_coroutine_threadsafe(self._answer_all(prompts, seeds), self._loop)
+        try:
+            return answers.result()
+        except BaseException:
+            answers.cancel()
+            raise
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    async def _end(self) -> None:
+        # Not all tasks that there are: those that the client has made end with these.
+        calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._client.close()
+
+    async def _answer_all(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
+        mine = asyncio.current_task()
+        assert mine is not None
+        self._calls.add(mine)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._answer(self._protocol.request(prompt, seed)))
+                    for prompt, seed in zip(prompts, seeds, strict=True)
+                ]
+        except* Exception as failed:
+            raise failed.exceptions[0] from None
+        finally:
+            self._calls.discard(mine)
+        return [task.result() for task in tasks]
+
+    async def _answer(self, request: dict[str, Any]) -> Response:
+        tokens = self._protocol.tokens(request)
+        attempts = failed = 0
+        answers = self._breaker.answers
+        while True:
+            attempts += 1
+            async with self._pacer.turn(tokens, again=attempts > 1) as turn:
+                found, wait = await self._ask(turn, request, attempts)
+            if isinstance(found, Response):
+                self._breaker.answered()
+                return found
+            # To be told to slow down while others are answered, since it was asked last, is no failure, only a wait.
+            failed += found.kind != "refused" or self._breaker.answers == answers
+            answers = self._breaker.answers
+            if not found.may_pass or failed > self._spec.retries or (wait or 0) > _MOST_RETRY_AFTER:
+                return self._give_up(found, attempts)
+            await asyncio.sleep(_backoff(attempts) if wait is None else wait)
+
+    async def _ask(self, turn: Turn, request: dict[str, Any], attempts: int) -> tuple[Response | Failure, float | None]:
+        """What one request brought, and how long the server asks to wait, where it does."""
+        try:
+            answer: Any = await self._client.post("/chat/completions", cast_to=object, body=request)
+        except (self._endpoint.errors, ValueError, OSError) as error:
+            failure = self._endpoint.failure(error)
+            headers = getattr(getattr(error, "response", None), "headers", None)
+            wait = None if headers is None else retry_after(headers)
+            if failure.kind == "refused":
+                turn.pacer.refused(turn, None if wait is None or wait > _MOST_RETRY_AFTER else wait)
+            else:
+                turn.pacer.failed(turn)
+            return failure, wait
+        found = self._protocol.response(answer, request, attempts)
+        if isinstance(found, Response):
+            turn.pacer.answered(turn, found.input_tokens + found.output_tokens)
+        else:
+            turn.pacer.failed(turn)
+        return found, None
+
+    def _give_up(self, failure: Failure, attempts: int) -> Response:
+        fatal = self._endpoint.fatal(failure, self._breaker.answers > 0)
+        if fatal is not None:
+            raise fatal
+        self._breaker.failed(failure)
+        return failure.response(attempts)
+
+
+class _Breaker:
+    """Stops the run when rows fail one after another with the same words, and none is answered between."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._words, self._alike = "", 0
+        self.answers = 0
+
+    def answered(self) -> None:
+        self._alike, self.answers = 0, self.answers + 1
+
+    def failed(self, failure: Failure) -> None:
+        """Raises:
+        StoppedError: so many rows failed alike that the rest would only burn time and money.
+        """
+        # Too long, or refused: of the row alone, and rows of one length follow one another.
+        if failure.kind == "row" and failure.error_type != "bad_request":
+            return
+        # The ids of requests, and the numbers of rows, differ in what is one error.
+        words = re.sub(r"\w*\d\w*", "#", failure.words)
+        self._alike = self._alike + 1 if words == self._words else 1
+        self._words = words
+        if self._alike >= _HOPELESS:
+            raise StoppedError(
+                f"{self._alike} rows in a row failed alike at {self._host}: {failure.words}; mend it and run again"
+            )
+
+
+def _backoff(attempts: int) -> float:
+    """Seconds: twice as long each time, with jitter, so that rows that failed together do not come back together."""
+    return min(_MOST_WAIT, _FIRST_WAIT * 2.0 ** (attempts - 1)) * random.uniform(0.5, 1.0)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a server asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date."""
+    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) * scale)
+        except (KeyError, ValueError):
+            continue
+    try:
+        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, date.timestamp() - time.time())

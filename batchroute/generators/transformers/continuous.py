@@ -1,0 +1,197 @@
+"""Continuous batching by transformers: a row that has ended makes room for the next one at once.
+
+The keys and values of all rows share one paged cache, and each step carries whatever rows there are, so that none waits
+for a neighbour's longer response. Price: the cache takes most of the GPU's free memory while it runs, and an error of
+one row ends the loop for all (see `ContinuousBatches.died`).
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from math import ceil
+from typing import TYPE_CHECKING
+
+import torch
+
+from batchroute import models
+from batchroute.generators.base import Response
+from batchroute.generators.settings import ModelSpec
+from batchroute.generators.transformers.decoding import Stops
+from batchroute.generators.transformers.loading import Loaded
+from batchroute.generators.transformers.rows import Request, Writer, failed
+from batchroute.generators.transformers.static import CPU_ROWS
+
+if TYPE_CHECKING:
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
+    from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
+    from transformers.generation.continuous_batching.requests import GenerationOutput
+
+# On CPU the cache is made for the rows at hand: left alone, transformers would take most of the machine's memory.
+_CPU_PAGE = 16
+_CPU_STEP = 512
+_KINDS_OF_LAYERS = {"full_attention", "sliding_attention"}
+
+
+def why_not(loaded: Loaded, spec: ModelSpec) -> str | None:
+    """Why a model cannot generate in continuous batches, as the end of a sentence; None where it can."""
+    if loaded.encoder_decoder:
+        return "an encoder-decoder generates in static batches"
+    if not spec.generation.greedy:
+        return "sampling needs static batches, where each row draws from its own seed"
+    if len(loaded.devices) > 1:
+        return "a model over several GPUs generates in static batches"
+    return None if plain_attention(loaded) else "its architecture does not support it"
+
+
+def plain_attention(loaded: Loaded) -> bool:
+    """Whether all layers attend, through code that they share with others, to what a cache of our own hands them."""
+    model = loaded.model
+    # Without it a model's own attention code would read the cache as if it were its own.
+    if not getattr(model, "_supports_attention_backend", False) or getattr(model, "_is_stateful", False):
+        return False
+    kinds = getattr(loaded.config.get_text_config(), "layer_types", None) or ()
+    return set(kinds) <= _KINDS_OF_LAYERS
+
+
+def pays(loaded: Loaded) -> bool:
+    """Whether continuous batches are faster than static ones: on a GPU with flash attention.
+
+    Without it every row attends to the cached tokens of all rows through one mask, whose size grows with the square of
+    the rows: on a GPU, with its hundreds of them, that is the larger part of a step.
+    """
+    from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    if loaded.device.type != "cuda" or loaded.model.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    kernels = is_flash_attn_3_available(kernels_fallback_ok=True) or is_flash_attn_2_available(kernels_fallback_ok=True)
+    return bool(kernels and loaded.model._supports_flash_attn)
+
+
+class ContinuousBatches:
+    """Answers requests as the rows before them end.
+
+    Attributes:
+        died: what ended the loop for good, if something did: an error of a row, memory that ran out, a kernel that
+            could not be loaded. The rows that had no answer by then are left to static batches.
+    """
+
+    def __init__(self, loaded: Loaded, writer: Writer, spec: ModelSpec) -> None:
+        # It tells of every error with a traceback, and of requests with their tokens.
+        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)
+        self.died: str | None = None
+        self._model = loaded.model
+        self._device = loaded.device
+        self._writer = writer
+        self._new = spec.generation.max_new_tokens
+        self._rows = None if spec.batch_size == "auto" else spec.batch_size
+        self._stops = Stops(writer.tokenizer, writer.stops)
+        self._room: int | None = None
+        self._closed = False
+        self._generation = copy.deepcopy(writer.generation)
+        if self._generation.eos_token_id is None:
+            # Else the model's own would end a row.
+            self._generation.eos_token_id = -1
+
+    def answer(self, requests: Sequence[Request]) -> dict[int, Response]:
+        """Responses by the requests' indices; those that are missing had none when the loop died."""
+        if not requests or self.died is not None:
+            return {}
+        attention = self._model.config._attn_implementation
+        try:
+            manager = self._start(max(len(request.tokens) for request in requests))
+        except Exception as error:
+            # Whatever it is (a kernel that is not there, too little memory): static batches need none of it.
+            self._die(error)
+            self._model.set_attn_implementation(attention)
+            return {}
+        finished = False
+        responses: dict[int, Response] = {}
+        try:
+            failures = self._collect(manager, requests, responses)
+            finished = True
+        finally:
+            manager.stop(block=True, hard_stop=not finished, keep_for_next_session=True)
+        fatal = manager.background_thread_status.fatal_error
+        if fatal is not None:
+            self._die(fatal)
+        elif len(responses) + len(failures) < len(requests):
+            self._die(RuntimeError("the generation loop ended early"))
+        else:
+            responses.update(failures)
+        return responses
+
+    def close(self) -> None:
+        """Give the cache back. A call of `answer` under way ends by an exception."""
+        self._closed = True
+        self._model.destroy_cached_continuous_batching_manager()
+
+    def _die(self, error: BaseException) -> None:
+        self.died = f"{type(error).__name__}: {models.first_line(error)}"
+        self._model.destroy_cached_continuous_batching_manager()
+
+    def _start(self, longest: int) -> ContinuousBatchingManager:
+        """The running loop, made anew when the cache of the last one has no room for the longest row."""
+        if self._room is not None and longest + self._new > self._room:
+            self._model.destroy_cached_continuous_batching_manager()
+        manager: ContinuousBatchingManager = self._model.init_continuous_batching(
+            generation_config=self._generation, continuous_batching_config=self._config(longest)
+        )
+        if self._device.type == "cuda" and not manager.warmed_up:
+            manager.warmup()
+        manager.start()
+        return manager
+
+    def _config(self, longest: int) -> ContinuousBatchingConfig:
+        from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+        if self._device.type == "cuda":
+            return ContinuousBatchingConfig(max_requests_per_batch=self._rows)
+        rows = self._rows or CPU_ROWS
+        pages = ceil((longest + self._new) / _CPU_PAGE) + 1
+        self._room = pages * _CPU_PAGE
+        return ContinuousBatchingConfig(
+            page_size=_CPU_PAGE, num_blocks=rows * pages, max_batch_tokens=_CPU_STEP, max_requests_per_batch=rows
+        )
+
+    def _collect(
+        self, manager: ContinuousBatchingManager, requests: Sequence[Request], responses: dict[int, Response]
+    ) -> dict[int, Response]:
+        """Wait for all rows: put answers into `responses`, and return the responses of rows that failed."""
+        ids = manager.add_requests(
+            [request.tokens for request in requests], max_new_tokens=self._new, streaming=bool(self._writer.stops)
+        )
+        waiting: dict[str, Request] = dict(zip(ids, requests, strict=True))
+        failures: dict[int, Response] = {}
+        while waiting:
+            output = manager.get_result(timeout=0.5)
+            if self._closed:
+                raise RuntimeError("the model was closed while it generated")
+            if output is None:
+                if not manager.is_running():
+                    break
+                continue
+            request = waiting.get(output.request_id)
+            if request is None:
+                # A row that a stop string ended goes on for a step or two.
+                continue
+            stopped = self._stopped(output)
+            if stopped is None and not output.is_finished():
+                continue
+            del waiting[output.request_id]
+            if output.error is not None:
+                failures[request.index] = failed(request, RuntimeError(output.error))
+                continue
+            if not output.is_finished():
+                manager.cancel_request(output.request_id)
+            responses[request.index] = self._writer.response(request, output.generated_tokens, stopped)
+        return failures
+
+    def _stopped(self, output: GenerationOutput) -> int | None:
+        """The number of tokens of a row whose text has just got a stop string."""
+        tokens = output.generated_tokens
+        if output.error is not None:
+            return None
+        (found,) = self._stops.found([tokens[-self._stops.tail :]])
+        return len(tokens) if found else None

@@ -1,0 +1,166 @@
+"""The weights, tokenizer and configuration of one model of the `transformers` backend, on its devices."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
+
+from batchroute import models
+from batchroute.errors import InputError
+from batchroute.generators.settings import ModelSpec
+from batchroute.hardware.devices import precision
+
+_QUANTIZATIONS = ("int8", "nf4", "fp4")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is ready to generate.
+
+    Attributes:
+        model: a `PreTrainedModel`, its adapter merged into it or (when quantised) inside it.
+        device: where its inputs go.
+        devices: all that its weights are on.
+        encoder_decoder: whether an encoder reads the prompt.
+        context: tokens that prompt and response may have together (of an encoder-decoder: the prompt alone), where
+            there is a limit.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    config: PreTrainedConfig
+    device: torch.device
+    devices: tuple[torch.device, ...]
+    encoder_decoder: bool
+    context: int | None
+
+
+def load(spec: ModelSpec, device: torch.device, gpus: Sequence[int] | None = None) -> Loaded:
+    """Load the model of `spec`, from safetensors alone and without code of its own unless `spec` allows more.
+
+    Args:
+        gpus: those that it may be spread over; all that are visible unless set.
+
+    Raises:
+        InputError: the model or its adapter is not there, cannot be loaded, needs a package that is not installed, or
+            brings what `spec` does not allow.
+    """
+    path = models.resolve(spec.model)
+    adapter = None if spec.adapter is None else models.resolve(spec.adapter, adapter=True)
+    _ensure_packages(spec)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    trust = {"trust_remote_code": spec.trust_remote_code}
+    with models.loading(f"the model '{spec.model}'", path, allow_pickle=spec.allow_pickle):
+        config = AutoConfig.from_pretrained(path, **trust)
+        family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        tokenizer = AutoTokenizer.from_pretrained(path, **trust)
+        dtype = precision(spec.dtype, device, config.dtype)
+        placed = _placement(spec, config, device, dtype, gpus)
+        model: Any = family.from_pretrained(
+            path, dtype=dtype, use_safetensors=models.safetensors(spec.allow_pickle), **trust, **placed
+        )
+        if not placed:
+            model = model.to(device)
+        devices = devices_of(model)
+    if adapter is not None:
+        what = f"the adapter '{spec.adapter}' of the model '{spec.model}'"
+        with models.loading(what, adapter, allow_pickle=spec.allow_pickle):
+            model = _adapted(model, adapter, devices[0], spec)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return Loaded(model.eval(), tokenizer, config, devices[0], devices, bool(config.is_encoder_decoder), context)
+
+
+def _ensure_packages(spec: ModelSpec) -> None:
+    if spec.quantization is not None:
+        if spec.quantization not in _QUANTIZATIONS:
+            raise InputError(
+                f"quantization is '{spec.quantization}', but the backend transformers knows int8, nf4 and fp4"
+            )
+        if not _installed("bitsandbytes"):
+            raise InputError("quantization needs a package: pip install 'batchroute[quantization]'")
+        # In 8 bits it warns of a rounding to float16 at every product.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if spec.adapter is not None and not _installed("peft"):
+        raise InputError("an adapter needs a package: pip install 'batchroute[adapters]'")
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # A stand-in without a specification.
+        return False
+
+
+def _placement(
+    spec: ModelSpec,
+    config: PreTrainedConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    gpus: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """What `from_pretrained` needs to put the weights where they belong itself; nothing for a plain `.to(device)`.
+
+    Quantised weights must be made on their device: they cannot be moved.
+    """
+    placed: dict[str, Any] = {}
+    if spec.quantization == "int8":
+        placed["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    elif spec.quantization is not None:
+        placed["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True, bnb_4bit_quant_type=spec.quantization, bnb_4bit_compute_dtype=dtype
+        )
+    if spec.is_spread:
+        placed["device_map"] = spec.device_map or "auto"
+        if gpus is None and spec.tensor_parallel > 1:
+            gpus = range(torch.cuda.device_count())[: spec.tensor_parallel]
+        if gpus:
+            # Those that are not named are not used: the CPU neither, whose memory would be far too slow.
+            placed["max_memory"] = {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in gpus}
+    elif placed or getattr(config, "quantization_config", None) is not None:
+        placed["device_map"] = {"": device}
+    return placed
+
+
+def devices_of(model: Any) -> tuple[torch.device, ...]:
+    """The devices that a model is on, the one that its inputs go to first."""
+    places = getattr(model, "hf_device_map", None) or {"": model.device}
+    # Layers that memory has no room for wait on the CPU or the disk, and visit the first GPU.
+    found = dict.fromkeys(_device(place) for place in places.values() if place != "disk")
+    gpus = [place for place in found if place.type != "cpu"]
+    return tuple(gpus or found or [model.device])
+
+
+def _device(place: Any) -> torch.device:
+    return torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
+
+
+def _adapted(model: Any, path: str, device: torch.device, spec: ModelSpec) -> Any:
+    """The model with the LoRA adapter at `path`.
+
+    Merged, it costs nothing per token. Weights in 8 or 4 bits are left alone: merged into them the adapter would be
+    rounded to the same few bits, so that its product is added to theirs at each token.
+    """
+    from peft import PeftModel
+
+    if not spec.allow_pickle and not Path(path).is_dir():
+        # On a hub peft would take a pickle where there is nothing else.
+        cached_file(path, "adapter_model.safetensors")
+    adapted = PeftModel.from_pretrained(model, path, is_trainable=False, torch_device=str(device))
+    return adapted.get_base_model() if getattr(model, "is_quantized", False) else adapted.merge_and_unload()

@@ -1,0 +1,88 @@
+"""Static batches: rows of similar length generate side by side until the last of them has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import StoppingCriteriaList
+
+from batchroute.generators.base import Response
+from batchroute.generators.settings import ModelSpec
+from batchroute.generators.transformers.decoding import StopStrings, logits_processors
+from batchroute.generators.transformers.loading import Loaded
+from batchroute.generators.transformers.memory import FixedRows, RowsByMemory, Sizes, footprint, free_bytes
+from batchroute.generators.transformers.rows import Request, Writer, failed
+from batchroute.hardware.devices import out_of_memory
+
+CPU_ROWS = 16
+
+
+class StaticBatches:
+    """Answers requests in batches sorted by prompt length, so that little is padding."""
+
+    def __init__(self, loaded: Loaded, writer: Writer, spec: ModelSpec) -> None:
+        self._loaded = loaded
+        self._writer = writer
+        self._sampling = spec.generation
+        self._sizes = sizes(loaded, spec)
+
+    def answer(self, requests: Sequence[Request]) -> dict[int, Response]:
+        """One response a request, by the request's index."""
+        # The longest first: a batch that does not fit in memory shows itself at once.
+        ordered = sorted(requests, key=lambda request: len(request.tokens), reverse=True)
+        responses: dict[int, Response] = {}
+        start = 0
+        while start < len(ordered):
+            batch = ordered[start : start + self._sizes.rows(len(ordered[start].tokens))]
+            answered = self._answer(batch)
+            responses.update(answered)
+            start += len(answered)
+        return responses
+
+    def _answer(self, batch: list[Request]) -> dict[int, Response]:
+        """Responses to all of `batch`, or to none of it when memory ran out and the batch size was halved."""
+        try:
+            return self._decode(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                return {batch[0].index: failed(batch[0], error)}
+            if out_of_memory(error):
+                self._sizes.shrink(len(batch))
+                return {}
+        # One row's error must not take its neighbours with it.
+        return {request.index: self._answer([request])[request.index] for request in batch}
+
+    @torch.inference_mode()
+    def _decode(self, batch: list[Request]) -> dict[int, Response]:
+        tokenizer = self._writer.tokenizer
+        padded = tokenizer.pad({"input_ids": [request.tokens for request in batch]}, return_tensors="pt")
+        padded = padded.to(self._loaded.device)
+        width = 1 if self._loaded.encoder_decoder else padded["input_ids"].shape[1]
+        stops = None
+        if self._sampling.stop:
+            stops = StopStrings(tokenizer, self._sampling.stop, width, len(batch))
+        sequences = self._loaded.model.generate(
+            input_ids=padded["input_ids"],
+            attention_mask=padded["attention_mask"],
+            generation_config=self._writer.generation,
+            logits_processor=logits_processors(self._sampling, [request.seed for request in batch]),
+            stopping_criteria=StoppingCriteriaList([stops] if stops else []),
+        )
+        new = sequences[:, width:].tolist()
+        lengths = stops.lengths if stops else [None] * len(batch)
+        return {
+            request.index: self._writer.response(request, tokens, length)
+            for request, tokens, length in zip(batch, new, lengths, strict=True)
+        }
+
+
+def sizes(loaded: Loaded, spec: ModelSpec) -> Sizes:
+    """How many rows make a batch: what `batch_size` says, or 16 on CPU and what the memory of a GPU has room for."""
+    if spec.batch_size != "auto":
+        return FixedRows(spec.batch_size)
+    if loaded.device.type != "cuda":
+        return FixedRows(CPU_ROWS)
+    sampling = spec.generation
+    per_row = footprint(loaded.config, loaded.model.dtype.itemsize, sampled=not sampling.greedy)
+    return RowsByMemory(per_row, sampling.max_new_tokens, lambda: free_bytes(loaded.devices))

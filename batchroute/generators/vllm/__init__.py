@@ -1,0 +1,1 @@
+"""Models in a vLLM engine, which runs in a process of its own."""

@@ -1,0 +1,1 @@
+"""The machine: its accelerators, and the limits of its container."""

@@ -1,0 +1,1 @@
+"""What a run does, from a job to a committed output."""

@@ -1,0 +1,1 @@
+"""Provider batches: rows that are submitted tonight and answered within a provider's day."""

@@ -1,0 +1,179 @@
+"""The ledger of a shard's provider batches: what was submitted, and what came of it.
+
+    <output>.work/<run id>/batches/<shard>/intents/00000.json     before the paid call: rows, uploaded file
+    <output>.work/<run id>/batches/<shard>/submitted/00000.json   after it: the provider's batch
+    <output>.work/<run id>/batches/<shard>/00000.parquet + .json  what came of each row, and the receipt
+
+An intent without what was submitted is a crash between the two, or right before: the provider is asked which.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from batchroute.generators.base import Response
+from batchroute.generators.openai.batch_api import Outcome
+from batchroute.pipeline.shards import answers
+from batchroute.pipeline.shards.writer import Shard
+from batchroute.storage.folder import Folder
+from batchroute.storage.workdir import Facts, Receipt, Workdir
+
+_TABLES_IN_MEMORY = 4
+_AGAIN = pa.field("again", pa.bool_())
+SCHEMA = pa.schema([*answers.SCHEMA, _AGAIN])
+
+
+class Intent(BaseModel):
+    """A batch that is to be submitted, or is.
+
+    Attributes:
+        rows: positions of its rows by the unit that they are of.
+        created: Unix time.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    rows: dict[str, list[int]]
+    file_id: str
+    host: str
+    created: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:05d}"
+
+    @property
+    def requests(self) -> int:
+        return sum(len(positions) for positions in self.rows.values())
+
+
+@dataclass
+class Tries:
+    """What the batches say of one row: its last response, whether another may be better, and how often it was asked."""
+
+    response: Response | None = None
+    again: bool = True
+    asked: int = 0
+    waiting: bool = False
+
+
+@dataclass
+class Ledger:
+    """All batches of one shard, as they were when last loaded."""
+
+    work: Workdir
+    shard: Shard
+    intents: dict[str, Intent] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._stage = self.work.stage(f"batches/{self.shard}")
+        self._intents = self._folder("intents")
+        self._submitted = self._folder("submitted")
+        self._batch_ids: dict[str, str] = {}
+        self._done: dict[str, Receipt] = {}
+        self._read = functools.lru_cache(maxsize=_TABLES_IN_MEMORY)(self._read_table)
+        self.load()
+
+    def load(self) -> None:
+        """Read what other processes have added."""
+        self._done = self._stage.receipts()
+        new = [name for name in self._intents.names(".json") if name.removesuffix(".json") not in self.intents]
+        for data in self._intents.read_all(new):
+            intent = Intent.model_validate_json(data)
+            self.intents[intent.name] = intent
+
+    def open(self) -> list[Intent]:
+        """Those that nothing has come of yet."""
+        return [intent for name, intent in sorted(self.intents.items()) if name not in self._done]
+
+    def intend(self, rows: Mapping[str, list[int]], file_id: str, host: str, now: float) -> Intent | None:
+        """Write down what is to be submitted. None when another process has written down a batch since `load`, perhaps
+        of the same rows.
+        """
+        mine = Intent(number=len(self.intents), rows=dict(rows), file_id=file_id, host=host, created=now)
+        if not self._intents.put_new(f"{mine.name}.json", mine.model_dump_json().encode()):
+            return None
+        self.intents[mine.name] = mine
+        return mine
+
+    def batch_id(self, intent: Intent) -> str | None:
+        """The provider's batch; None when it is not known whether there is one."""
+        if intent.name not in self._batch_ids:
+            try:
+                self._batch_ids[intent.name] = str(json.loads(self._submitted.read(f"{intent.name}.json"))["batch_id"])
+            except FileNotFoundError:
+                return None
+        return self._batch_ids[intent.name]
+
+    def submitted(self, intent: Intent, batch_id: str) -> str:
+        """Write down the provider's batch; returns the one that is written down, which may be another process's."""
+        self._submitted.put_new(f"{intent.name}.json", json.dumps({"batch_id": batch_id}).encode())
+        found = self.batch_id(intent)
+        assert found is not None
+        return found
+
+    def conclude(self, intent: Intent, outcomes: Mapping[int, Outcome], seconds: float) -> None:
+        """Put what came of each row."""
+        positions = sorted(outcomes)
+        rows = answers.answers_table(
+            positions,
+            pa.nulls(len(positions), pa.int64()),
+            [(outcomes[position].response, None) for position in positions],
+        )
+        table = rows.append_column(_AGAIN, pa.array([outcomes[position].again for position in positions], pa.bool_()))
+        failed = sum(outcome.response.error_type is not None for outcome in outcomes.values())
+        facts = Facts(
+            run_id=self.work.run_id,
+            unit=intent.name,
+            rows=len(positions),
+            first=positions[0] if positions else -1,
+            last=positions[-1] if positions else -1,
+            seconds=seconds,
+            counts={"failed": failed},
+        )
+        self._done[intent.name] = self._stage.commit(facts, SCHEMA, table.to_batches())
+
+    def tries(self, unit: str, committed: Mapping[int, int]) -> dict[int, Tries]:
+        """What is known of rows of a unit.
+
+        Args:
+            committed: the rows' positions, and how often each had been asked when the unit was last committed. They
+                failed then, and are asked again: those tries count no more.
+        """
+        found = {position: Tries(asked=-before) for position, before in committed.items()}
+        for name, intent in sorted(self.intents.items()):
+            mine = [position for position in intent.rows.get(unit, ()) if position in found]
+            rows = self._read(name) if mine and name in self._done else {}
+            for position in mine:
+                row = found[position]
+                if name not in self._done:
+                    row.waiting = True
+                    continue
+                response, again = rows[position]
+                row.asked += response.attempts
+                if row.asked > 0:
+                    row.response, row.again = response, again
+        return found
+
+    def seconds_of(self, unit: str) -> float:
+        """The unit's share of the time of its batches."""
+        return sum(
+            self._done[name].seconds / len(intent.rows)
+            for name, intent in self.intents.items()
+            if unit in intent.rows and name in self._done
+        )
+
+    def _folder(self, name: str) -> Folder:
+        return self.work.folder.folder(f"batches/{self.shard}/{name}")
+
+    def _read_table(self, name: str) -> dict[int, tuple[Response, bool]]:
+        rows: list[dict[str, Any]] = self._stage.read(name).to_pylist()
+        return {row["position"]: (answers.answer_of(row)[0], row["again"]) for row in rows}

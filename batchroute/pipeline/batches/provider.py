@@ -1,0 +1,300 @@
+"""Provider batches: a shard is submitted whole, in as few batches as the provider takes, and answered within a day.
+
+Nothing is paid for twice. A batch is begun only after its intent is written down; whether a crash came before or after
+the paid call, the provider is asked by the file that the intent names. Rows that a batch brought no answer to (it
+expired, or lines are missing) go into another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING
+
+from batchroute.config.job import Job, JobModel, Side
+from batchroute.errors import InputError, StoppedError
+from batchroute.generators.base import Response
+from batchroute.generators.openai.batch_api import ENDED, TOKEN_LIMIT, BatchApi, Outcome, files
+from batchroute.pipeline.batches.ledger import Intent, Ledger
+from batchroute.pipeline.batches.rows import Rows, custom_id, position_of
+from batchroute.pipeline.context import Context
+from batchroute.pipeline.shards.pieces import Pieces
+from batchroute.pipeline.shards.telemetry import attributes
+from batchroute.pipeline.shards.writer import SHARDS, shards_of, side_of
+from batchroute.progress import Pace, Report
+from batchroute.storage.workdir import Workdir
+
+if TYPE_CHECKING:
+    from openai.types import Batch
+
+_FIRST_LOOK_SECONDS, _GROWTH = 1.0, 1.5
+_SECONDS_TO_CANCEL = 30.0
+
+
+def submit(context: Context, side: Side) -> None:
+    """Submit all rows of a model's shards that are in no batch yet, as far as the job's limits allow, and do not wait.
+
+    Raises:
+        InputError: the endpoint, the key or the model is wrong.
+        StoppedError: the provider does not answer.
+    """
+    with _pending(context, side) as shards:
+        for batches in shards:
+            batches.submit()
+
+
+def answer(context: Context, side: Side, wait: bool) -> bool:
+    """Submit what is left of a model's shards, and fetch what has ended.
+
+    Args:
+        wait: until all of it has.
+
+    Returns:
+        Whether all pieces are answered.
+
+    Raises:
+        InputError: as `submit`, or the provider refuses a batch.
+        StoppedError: as `submit`; a limit of the job is reached; a batch was cancelled by hand, or no request of one
+            was answered for a reason that the others would meet too.
+    """
+    with _pending(context, side) as shards:
+        for batches in shards:
+            # All of them, before one is waited for.
+            batches.submit()
+        complete = [batches.answer(wait) for batches in shards]
+    return all(complete)
+
+
+def abandon(job: Job, work: Workdir) -> list[str]:
+    """Cancel the batches of a run that is to be removed, as far as that can be done; a line for each."""
+    return [line for shard in SHARDS for line in _abandon(job.models.of(side_of(shard)), Ledger(work, shard))]
+
+
+def _abandon(model: JobModel, ledger: Ledger) -> Iterator[str]:
+    down: StoppedError | None = None
+    for intent in ledger.open():
+        name = ledger.batch_id(intent)
+        what = f"the batch {name or intent.name} of {intent.requests:,} requests at {intent.host}"
+        try:
+            if down is not None:
+                raise down
+            was = _cancel(model, name, intent)
+        except (InputError, StoppedError) as error:
+            down = error if isinstance(error, StoppedError) else None
+            yield f"could not cancel {what}, which may go on and be billed; cancel it there by hand: {error}"
+            continue
+        if was == "running":
+            yield f"cancelled {what}; what it had answered may be billed"
+        elif was == "ended":
+            yield f"gave up {what}, which has ended there and may be billed"
+
+
+def _cancel(model: JobModel, batch_id: str | None, intent: Intent) -> str | None:
+    """Cancel a batch; returns what it was, None when it was never submitted."""
+    if model.backend != "openai_batch":
+        raise InputError(f"the backend is {model.backend} now")
+    with closing(BatchApi(model, _SECONDS_TO_CANCEL)) as api:
+        if api.host != intent.host:
+            raise InputError(f"the endpoint is {api.host} now")
+        found = api.find(intent.file_id, intent.created) if batch_id is None else api.retrieve(batch_id)
+        if found is None or found.status in ENDED:
+            return None if found is None else "ended"
+        api.cancel(found.id)
+    return "running"
+
+
+@contextmanager
+def _pending(context: Context, side: Side) -> Iterator[list[_Batches]]:
+    with ExitStack() as stack:
+        shards = [Pieces(context, shard) for shard in shards_of(side)]
+        yield [stack.enter_context(closing(_Batches(context, pieces))) for pieces in shards if pieces.pending()]
+
+
+class _Batches:
+    """The batches of one shard."""
+
+    def __init__(self, context: Context, pieces: Pieces) -> None:
+        self._context, self._pieces = context, pieces
+        self._model, self._shard, self._progress = pieces.model, pieces.shard, context.engine.progress
+        self._rows = Rows(context, pieces)
+        self._ledger = self._rows.ledger
+        self._api = BatchApi(pieces.model)
+        self._mine: set[str] = set()
+        self._pace = Pace()
+        # Why the provider did not take a batch, and whether another has brought something meanwhile.
+        self._no_room: StoppedError | None = None
+        self._brought = False
+
+    def close(self) -> None:
+        self._api.close()
+
+    def submit(self) -> None:
+        """Submit the rows that are in no batch and have no final answer, as far as the job's limits allow."""
+        while not self._submit_rest():
+            pass
+
+    def _submit_rest(self) -> bool:
+        """False when another process has submitted some meanwhile."""
+        self._ledger.load()
+        for intent in self._ledger.open():
+            self._begin(intent)
+        for keys, data in files(self._rows.lines(self._api), self._model.batch_requests):
+            rows: dict[str, list[int]] = {}
+            for unit, position in keys:
+                rows.setdefault(unit, []).append(position)
+            name = f"batchroute-{self._context.snapshot.run_id}-{self._shard}-{len(self._ledger.intents):05d}.jsonl"
+            mine = self._ledger.intend(rows, self._api.upload(name, data), self._api.host, time.time())
+            if mine is None:
+                return False
+            self._mine.add(mine.name)
+            self._begin(mine)
+        return True
+
+    def answer(self, wait: bool) -> bool:
+        """Whether all is answered."""
+        done, pending = self._pieces.done(), self._pieces.pending()
+        about = attributes(self._model)
+        with self._progress.stage(self._shard, len(done) + len(pending), done, about) as report:
+            while True:
+                self._fetch(report, wait)
+                if not self._pieces.pending():
+                    return True
+                self.submit()
+                if self._rows.over_limit is not None and not self._ledger.open():
+                    raise self._rows.over_limit
+                if not wait:
+                    return False
+
+    def _begin(self, intent: Intent) -> str:
+        """See to it that the intent's batch is there, and return its id: this is the paid call."""
+        if self._api.host != intent.host:
+            raise InputError(
+                f"a batch of {intent.requests:,} requests was submitted to {intent.host}, but the endpoint is "
+                f"{self._api.host} now; set it back, or start anew with --fresh"
+            )
+        if intent.name not in self._mine:
+            self._leave_to_others(intent)
+        batch_id = self._ledger.batch_id(intent)
+        if batch_id is not None:
+            return batch_id
+        # Another attempt's, which ended before it could say what came of it.
+        found = None if intent.name in self._mine else self._api.find(intent.file_id, intent.created)
+        if found is None:
+            name = f"{self._shard}/{intent.name}"
+            metadata = {"batchroute_run": self._context.snapshot.run_id, "batchroute_batch": name}
+            found = self._api.create(intent.file_id, metadata)
+        batch_id = self._ledger.submitted(intent, found.id)
+        if batch_id != found.id:
+            # Another process was first, a moment ago: its batch counts.
+            self._api.cancel(found.id)
+        self._progress.note(
+            "submitted",
+            f"{self._shard}: {intent.requests:,} requests are submitted to {self._api.host} as {batch_id}",
+            batch=batch_id,
+            requests=intent.requests,
+        )
+        return batch_id
+
+    def _leave_to_others(self, intent: Intent) -> None:
+        """Wait while the process that wrote the intent down may still be at the paid call."""
+        now = time.time()
+        until = min(intent.created, now) + self._model.timeout
+        if self._ledger.batch_id(intent) is None and now < until:
+            self._progress.note(
+                "waiting_for_another",
+                f"{self._shard}: another attempt was about to submit {intent.requests:,} requests and may still be at "
+                f"it; going on when it has, or in {until - now:.0f} s",
+            )
+        while self._ledger.batch_id(intent) is None and time.time() < until:
+            time.sleep(min(1.0, self._model.poll_seconds))
+
+    def _fetch(self, report: Report, wait: bool) -> None:
+        """Fetch and commit what came of all batches that have ended; of all, waiting for them."""
+        seconds = min(_FIRST_LOOK_SECONDS, self._model.poll_seconds)
+        self._no_room, self._brought, first = None, False, True
+        while True:
+            submitted = self._ledger.open()
+            answered = {intent.name: found for intent in submitted if (found := self._look(intent)) is not None}
+            if first or len(answered) < len(submitted):
+                self._commit(report)
+            if not answered and self._no_room is not None and not self._brought:
+                raise self._no_room
+            if not answered or not wait:
+                return
+            if self._pace.is_time():
+                self._tell([intent for intent in submitted if intent.name in answered], sum(answered.values()))
+            time.sleep(seconds)
+            seconds, first = min(self._model.poll_seconds, seconds * _GROWTH), False
+
+    def _tell(self, running: Sequence[Intent], answered: int) -> None:
+        requests, batches = sum(intent.requests for intent in running), len(running)
+        self._progress.note(
+            "batches",
+            f"{self._shard}: {batches:,} {'batch' if batches == 1 else 'batches'} at {self._api.host}: "
+            f"{answered:,} of {requests:,} requests answered",
+            batches=batches,
+            requests=requests,
+            answered=answered,
+        )
+
+    def _look(self, intent: Intent) -> int | None:
+        """How many requests are answered so far; None when the batch has ended, and its answers are in the ledger."""
+        batch = self._api.retrieve(self._begin(intent))
+        if batch.status not in ENDED:
+            return batch.request_counts.completed if batch.request_counts else 0
+        if batch.status == "failed":
+            self._fail(intent, batch)
+        else:
+            self._conclude(intent, batch)
+        return None
+
+    def _fail(self, intent: Intent, batch: Batch) -> None:
+        """The provider did not begin the batch: nothing was paid, and all its rows are to be submitted again."""
+        code, words = self._api.refusal(batch)
+        self._ledger.conclude(intent, _outcomes(intent, f"the batch was refused: {code}", attempts=0), 0.0)
+        if code != TOKEN_LIMIT:
+            raise InputError(f"{self._api.host} refuses the batch {batch.id}: {words}; mend it and run again")
+        # For now: when another one ends there will be room.
+        self._no_room = StoppedError(
+            f"{self._api.host} has no room for the batch {batch.id} of {intent.requests:,} requests: {words}; set "
+            f"models.{self._pieces.side}.batch_requests to less, or run again when other batches have ended"
+        )
+
+    def _conclude(self, intent: Intent, batch: Batch) -> None:
+        found = _outcomes(intent, f"the batch is {batch.status}, without an answer to this row")
+        units = {custom_id(position): unit for unit, positions in intent.rows.items() for position in positions}
+        for name, outcome in self._api.outcomes(batch, lambda name: self._rows.prompt(units[name], position_of(name))):
+            # What others' ids say is not ours; of two answers to one row the first stands.
+            if name in units and found[position_of(name)].again:
+                found[position_of(name)] = outcome
+        hopeless = self._api.hopeless(batch, list(found.values()))
+        if hopeless is not None:
+            # As if it had not been submitted.
+            found = {
+                position: Outcome(dataclasses.replace(outcome.response, attempts=0), again=True)
+                for position, outcome in found.items()
+            }
+        ended = batch.completed_at or batch.expired_at or batch.cancelled_at or batch.created_at
+        self._ledger.conclude(intent, found, float(max(0, ended - batch.created_at)))
+        if hopeless is not None:
+            raise hopeless
+        self._brought = True
+        kept = sum(not outcome.again for outcome in found.values())
+        if batch.status == "cancelled" and kept < intent.requests:
+            raise StoppedError(
+                f"the batch {batch.id} was cancelled at {self._api.host}; {kept:,} of its {intent.requests:,} answers "
+                "are kept; run again to submit the rest"
+            )
+
+    def _commit(self, report: Report) -> None:
+        """Commit all pieces whose rows have their final answers."""
+        for piece, responses in self._rows.answered():
+            report(self._pieces.commit(piece, responses, self._ledger.seconds_of(piece.unit), 0.0))
+
+
+def _outcomes(intent: Intent, nothing: str, attempts: int = 1) -> dict[int, Outcome]:
+    """No answer to any row, and why."""
+    outcome = Outcome(Response(error_type="api_error", error=nothing, attempts=attempts), again=True)
+    return {position: outcome for positions in intent.rows.values() for position in positions}

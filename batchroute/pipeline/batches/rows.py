@@ -1,0 +1,123 @@
+"""The rows of a shard that provider batches answer: which are to be submitted, and which have their final answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+
+from batchroute.errors import StoppedError
+from batchroute.generators.base import Prompt, Response
+from batchroute.generators.openai.batch_api import BatchApi
+from batchroute.generators.validation import Check, checked
+from batchroute.pipeline.batches.ledger import Ledger, Tries
+from batchroute.pipeline.context import Context
+from batchroute.pipeline.shards.limits import Limits
+from batchroute.pipeline.shards.pieces import Piece, Pieces
+from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage, side_of
+from batchroute.storage.workdir import Receipt
+
+
+class Rows:
+    """Rows by the units of their shard and their positions.
+
+    Attributes:
+        over_limit: why the last `lines` left out rows; None when it did not.
+    """
+
+    def __init__(self, context: Context, pieces: Pieces) -> None:
+        self._context, self._pieces = context, pieces
+        # Before the ledger is read: what is open there then is of these, also when another process commits them.
+        self._dealt: dict[str, Receipt] = {receipt.unit: receipt for receipt in pieces.pending()}
+        self.ledger = Ledger(context.work, pieces.shard)
+        self.over_limit: StoppedError | None = None
+        form = pieces.model.response_format
+        self._check = None if form is None else Check.of_format(form)
+        self._unit, self._prompts = "", dict[int, Prompt]()
+
+    def lines(self, api: BatchApi) -> Iterator[tuple[tuple[str, int], bytes]]:
+        """The requests for all rows that are in no batch and have no final answer, by unit and position.
+
+        It ends where the limits of the job leave no room for a piece: once open batches have shown what they really
+        take, there may be some.
+        """
+        limits, self.over_limit = limits_of(self._context), None
+        for receipt in self._pieces.pending():
+            piece = self._pieces.read(receipt)
+            positions, prompts = piece.todo["position"].to_pylist(), piece.todo["prompt"].to_pylist()
+            tries = self._tries(piece)
+            asked = [i for i, position in enumerate(positions) if self._is_open(tries[position])]
+            if not asked:
+                continue
+            try:
+                limits.before(
+                    self._pieces.shard, receipt, _at_most(self._context, self._pieces.shard, receipt, len(positions))
+                )
+            except StoppedError as error:
+                self.over_limit = error
+                return
+            seeds = self._pieces.seeds(positions)
+            for i in asked:
+                yield (piece.unit, positions[i]), api.line(custom_id(positions[i]), prompts[i], seeds[i])
+
+    def answered(self) -> Iterator[tuple[Piece, list[Response]]]:
+        """All pieces whose rows have their final answers, with those."""
+        for receipt in self._pieces.pending():
+            piece = self._pieces.read(receipt)
+            rows = self._tries(piece).values()
+            if not any(row.response is None or row.waiting or self._is_open(row) for row in rows):
+                yield piece, [self._final(row) for row in rows]
+
+    def prompt(self, unit: str, position: int) -> Prompt:
+        """A piece is read once as long as its rows follow one another."""
+        if unit != self._unit:
+            todo = self._pieces.read(self._dealt[unit]).todo
+            prompts = zip(todo["position"].to_pylist(), todo["prompt"].to_pylist(), strict=True)
+            self._unit, self._prompts = unit, dict(prompts)
+        return self._prompts[position]
+
+    def _tries(self, piece: Piece) -> dict[int, Tries]:
+        """In the order of the piece's rows that are to be asked."""
+        earlier = [piece.answers[i] for i in piece.indices]
+        attempts = [0 if answer is None else answer[0].attempts for answer in earlier]
+        return self.ledger.tries(piece.unit, dict(zip(piece.todo["position"].to_pylist(), attempts, strict=True)))
+
+    def _is_open(self, row: Tries) -> bool:
+        """Whether the row is to be submitted."""
+        return not row.waiting and row.again and row.asked <= self._pieces.model.retries
+
+    def _final(self, row: Tries) -> Response:
+        assert row.response is not None
+        response = dataclasses.replace(row.response, attempts=row.asked)
+        return response if self._check is None else checked(response, self._check)
+
+
+def custom_id(position: int) -> str:
+    return f"row-{position}"
+
+
+def position_of(custom_id: str) -> int:
+    return int(custom_id.removeprefix("row-"))
+
+
+def limits_of(context: Context) -> Limits:
+    """The job's limits, with what all open batches may take reserved."""
+    limits = Limits(context)
+    if context.job.max_cost is None and context.job.max_tokens is None:
+        return limits
+    for shard in SHARDS:
+        dealt = shard_stage(context.work, shard).receipts()
+        rows: Counter[str] = Counter()
+        for intent in Ledger(context.work, shard).open():
+            rows.update({unit: len(positions) for unit, positions in intent.rows.items()})
+        for unit, count in rows.items():
+            limits.reserve(shard, dealt[unit], _at_most(context, shard, dealt[unit], count))
+    return limits
+
+
+def _at_most(context: Context, shard: Shard, piece: Receipt, rows: int) -> tuple[int, int]:
+    """Pico-dollars and tokens that so many rows of a piece may take: a batch has no boundary to stop at."""
+    written, read = rows * context.job.models.of(side_of(shard)).generation.max_new_tokens, piece.counts["tokens"]
+    price = context.snapshot.price(side_of(shard))
+    cost = 0 if price is None or not price.by_token else price.of_tokens(read, written)
+    return cost, read + written

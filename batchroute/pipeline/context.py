@@ -1,0 +1,120 @@
+"""What every stage is given."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from batchroute.config.job import Job
+from batchroute.costs.price_lists import Resolved
+from batchroute.costs.prices import Price
+from batchroute.engines.base import Engine
+from batchroute.errors import InputError
+from batchroute.storage.objects import folder_at
+from batchroute.storage.workdir import FORMAT_VERSION, Workdir
+from batchroute.tables.files import Files, InputFile
+from batchroute.tables.parquet import PromptKind, PromptTable
+
+
+class Span(NamedTuple):
+    """The rows at positions `start` up to `stop` as a unit of work."""
+
+    unit: str
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+RUN = "run.json"
+FETCHED = "input"
+
+
+class Snapshot(BaseModel):
+    """A frozen input and the unit bounds over it: `run.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format_version: int = FORMAT_VERSION
+    run_id: str
+    fingerprint: str
+    settings: dict[str, Any]
+    source: dict[str, Any] = {}
+    """What was fetched, and which version of it; empty where files are read in place."""
+    files: list[InputFile]
+    rows: int
+    prompt_kind: PromptKind
+    chunk_rows: int
+    unit_rows: int
+    part_rows: int
+    prices: dict[str, Resolved]
+    """By `router`, `small` and `large`: what the run began with, also when lists of prices change before it ends."""
+
+    def price(self, name: str) -> Price | None:
+        return self.prices[name].price
+
+    def chunks(self) -> list[Span]:
+        """The units of scoring."""
+        return spans(self.rows, self.chunk_rows)
+
+    def parts(self) -> list[Span]:
+        """The units of merging, whole chunks each; one empty part when there are no rows, so that there is a schema."""
+        return spans(self.rows, self.part_rows) or [Span("00000", 0, 0)]
+
+    def chunks_within(self, part: Span) -> Iterator[Span]:
+        first = part.start // self.chunk_rows
+        return (span for span in self.chunks()[first:] if span.start < part.stop)
+
+
+@dataclass(frozen=True)
+class Context:
+    """A run under way."""
+
+    job: Job
+    snapshot: Snapshot
+    table: PromptTable
+    work: Workdir
+    engine: Engine
+
+    def elsewhere(self) -> Callable[[Engine], Context]:
+        return functools.partial(join, self.job, self.work.run_id)
+
+
+def join(job: Job, run_id: str, engine: Engine) -> Context:
+    """A run that another process has begun, from its work folder alone.
+
+    Raises:
+        InputError: this machine does not see that folder.
+    """
+    work = Workdir(folder_at(job.output.uri, job.output.storage_options, job.output.single_writer), run_id)
+    begun = work.read_json(RUN)
+    if begun is None:
+        raise InputError(
+            f"{work.folder} is not to be seen from {socket.gethostname()}: all machines of a run need the same "
+            "output.uri, in a bucket or on a disk that they share"
+        )
+    snapshot = Snapshot.model_validate(begun)
+    return Context(job, snapshot, PromptTable.open(snapshot.files, files_of(job, snapshot, work)), work, engine)
+
+
+def files_of(job: Job, snapshot: Snapshot, work: Workdir) -> Files:
+    """Where the rows of a run are: in the input itself, or in files that it was fetched into."""
+    if not snapshot.source:
+        return Files(job.input.uri, job.input.storage_options)
+    return fetched_files(job, snapshot.source, work)
+
+
+def fetched_files(job: Job, source: dict[str, Any], work: Workdir) -> Files:
+    return Files(str(work.folder.folder(f"{FETCHED}/{source['attempt']}")), job.output.storage_options)
+
+
+def spans(rows: int, size: int) -> list[Span]:
+    """Rows 0 to `rows` in units of `size`; the last one may be smaller."""
+    return [Span(f"{number:05d}", start, min(start + size, rows)) for number, start in enumerate(range(0, rows, size))]

@@ -1,0 +1,200 @@
+"""What a run is: the settings that its results depend on and its input files, and how two of these differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from batchroute import models
+from batchroute.config.job import SIDES, Job, JobModel
+from batchroute.errors import InputError
+from batchroute.generators.settings import NO_RESULTS
+from batchroute.policy.settings import Way
+from batchroute.router.calibration.calibrate import Calibration, Point
+from batchroute.router.drift.reference import Reference
+from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE
+from batchroute.tables.files import Files, InputFile
+from batchroute.tables.warehouse import Warehouse
+
+# Settings that change how fast results come, not what they are.
+_NOT_RESULTS_OF_AN_OUTPUT = {"uri", "table", "storage_options", "single_writer", "keep_work"}
+_NOT_RESULTS = {
+    "name": True,
+    "output": _NOT_RESULTS_OF_AN_OUTPUT,
+    "report": True,
+    "units": True,
+    "max_failed": True,
+    "max_cost": True,
+    "max_tokens": True,
+    "prices": True,
+    "models": True,
+    "notify": True,
+    "ray": True,
+}
+
+
+class Identity(BaseModel):
+    """What tells one run from another: the settings that its results depend on, and its input files as they are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    settings: dict[str, Any]
+    files: list[InputFile]
+    """Empty for a query or a table of a lake: these are known by the settings."""
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        return {"settings": self.settings, "files": [file.identity() for file in self.files]}
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.tree)
+
+    @property
+    def run_id(self) -> str:
+        return self.fingerprint[:16]
+
+
+def identify(job: Job) -> Identity:
+    """Raises:
+    InputError: about the input's files or a model that is not there.
+    """
+    files = [] if not job.input.uri else Files(job.input.uri, job.input.storage_options).find()
+    return Identity(settings=_settings(job), files=files)
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """All settings that the results depend on; models by their identity, so that new weights are another run."""
+    settings = job.model_dump(mode="json", exclude=_NOT_RESULTS, exclude_none=True)  # type: ignore[arg-type]
+    settings["input"] = _input_settings(job)
+    for name in ("token_budget", "allow_pickle"):
+        settings["router"].pop(name, None)
+    if job.router.precision == "auto":
+        # As in files of earlier versions.
+        del settings["router"]["precision"]
+    settings["router"]["model"] = models.identity(job.router.model, ignore=[CALIBRATION_FILE, REFERENCE_FILE])
+    settings["policy"] = _policy_settings(job)
+    settings["models"] = {side: model_settings(job.models.of(side)) for side in SIDES}
+    return settings
+
+
+def _policy_settings(job: Job) -> dict[str, Any]:
+    """The policy with what it takes from the router's calibration. What drift leads to changes no result but by
+    sending all rows to the large model: a run that stopped on drift goes on with another `on_drift`."""
+    policy = job.policy
+    settings = policy.model_dump(mode="json", exclude_none=True, exclude={"on_drift"})
+    for group, way in policy.ways():
+        own = settings if group is None else settings["groups"][group]
+        if way.max_quality_drop is not None:
+            point = calibrated_point(job, way)
+            own["calibrated"] = "all to large" if point is None else point.model_dump(mode="json")
+        if way.budget is not None:
+            known = known_calibration(job)
+            used = {} if known is None else known.model_dump(mode="json", include={"gain", "lengths"})
+            own["calibrated"] = f"sha256:{fingerprint_of(used)[:16]}"
+    if policy.on_drift == "large":
+        settings["on_drift"] = policy.on_drift
+        reference = Reference.of(job.router.model)
+        if reference is not None:
+            settings["reference"] = f"sha256:{fingerprint_of(reference.model_dump(mode='json'))[:16]}"
+    return settings
+
+
+def model_settings(model: JobModel) -> dict[str, Any]:
+    """The settings of a model that its responses and their costs depend on; local weights by their identity."""
+    settings = model.model_dump(mode="json", exclude=set(NO_RESULTS), exclude_none=True)
+    if model.extra_body:
+        # By its digest: nobody promises that there is no secret in it.
+        settings["extra_body"] = f"sha256:{fingerprint_of(model.extra_body)[:16]}"
+    if model.backend in ("transformers", "vllm"):
+        settings["identity"] = models.identity(model.model)
+        if model.adapter is not None:
+            settings["adapter"] = models.identity(model.adapter)
+    return settings
+
+
+def _input_settings(job: Job) -> dict[str, Any]:
+    """Not where files are, which stands in their identities, nor options and catalogs, which may hold secrets."""
+    settings = job.input.model_dump(
+        mode="json", exclude={"uri", "storage_options", "catalog"}, exclude_defaults=True, exclude_none=True
+    )
+    if job.input.warehouse:
+        settings["warehouse"] = Warehouse(job.input.warehouse).public
+    if job.input.only_new is not None and job.output.table is not None:
+        settings["only_new"]["table"] = job.output.table.public
+    return {"prompt": job.input.prompt, **settings}
+
+
+def known_calibration(job: Job) -> Calibration | None:
+    """The router's calibration, for forecasts; None where there is none that fits the job."""
+    found = Calibration.known(job.router.model)
+    return None if found is None or _unfit(job, found) else found
+
+
+def calibrated_point(job: Job, way: Way) -> Point | None:
+    """The point of the router's calibration that `max_quality_drop` asks for; None sends all rows to large.
+
+    Raises:
+        InputError: the router is not calibrated, or it was on other models or on more or less of each prompt.
+    """
+    calibration = Calibration.of(job.router.model)
+    problem = _unfit(job, calibration)
+    if problem is not None:
+        raise InputError(problem)
+    return way.point(calibration)
+
+
+def _unfit(job: Job, calibration: Calibration) -> str | None:
+    """Why the job cannot go by this calibration; None when it can."""
+    for side in SIDES:
+        name, measured = job.models.of(side).model, calibration.models[side]
+        if measured is not None and measured != name:
+            return (
+                f"policy.max_quality_drop: the router '{job.router.model}' was calibrated with {measured} as the "
+                f"{side} model, but models.{side}.model is {name}: calibrate it on a quality table of this pair, or "
+                "route by threshold or small_share"
+            )
+    length = job.router.max_length
+    if length is not None and length < calibration.max_length:
+        return (
+            f"router.max_length {length} is less than the {calibration.max_length} tokens that the router "
+            f"'{job.router.model}' was calibrated with: leave it out"
+        )
+    return None
+
+
+def fingerprint_of(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def difference(place: object, what: str, other: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first key that differs between another run and this one, in one sentence.
+
+    Args:
+        place: what `what` ("holds the unfinished run of") is said of.
+        other, now: `settings`, a tree, and `files`, identities with a `path`.
+    """
+    advice = "choose another output.uri, or start anew with --fresh"
+    before, after = _flat(other["settings"]), _flat(now["settings"])
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            change = f"{key} was {before.get(key, 'not set')} and is {after.get(key, 'not set')}"
+            return f"{place} {what} another job: {change}; {advice}"
+    old = {file["path"]: file for file in other["files"]}
+    new = {file["path"]: file for file in now["files"]}
+    for path in sorted(old.keys() | new.keys()):
+        if old.get(path) != new.get(path):
+            change = "is new" if path not in old else "is gone" if path not in new else "has changed"
+            return f"{place} {what} another input: {path} {change}; {advice}"
+    return f"{place} {what} another batchroute format; {advice}"
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat

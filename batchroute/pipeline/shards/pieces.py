@@ -1,0 +1,116 @@
+"""The pieces of a shard: which rows of each are still to be asked, and how their answers are committed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from batchroute.config.job import JobModel
+from batchroute.generators.base import Response, row_seed
+from batchroute.pipeline.context import Context
+from batchroute.pipeline.shards.answers import SCHEMA, Answer, answer_of, answers_table, counts, priced
+from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
+from batchroute.storage.workdir import Facts, Receipt
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece, its answers as far as they are there, and the rows that a model is still to be asked for.
+
+    Attributes:
+        todo: position and prompt, in the order of the piece.
+        indices: of the rows of `todo` in the piece.
+    """
+
+    receipt: Receipt
+    positions: list[int]
+    copy_of: pa.ChunkedArray
+    answers: list[Answer | None]
+    indices: list[int]
+    todo: pa.Table
+
+    @property
+    def unit(self) -> str:
+        return self.receipt.unit
+
+
+class Pieces:
+    """All pieces of one shard."""
+
+    def __init__(self, context: Context, shard: Shard) -> None:
+        self.context, self.shard = context, shard
+        self.side = side_of(shard)
+        self.model: JobModel = context.job.models.of(self.side)
+        self._asked, self._stage = shard_stage(context.work, shard), context.work.stage(shard)
+        self._price = context.snapshot.price(self.side)
+
+    def done(self) -> list[Receipt]:
+        return list(self._stage.receipts().values())
+
+    def dealt(self) -> list[Receipt]:
+        """The receipts, of dealing, of all pieces."""
+        return list(self._asked.receipts().values())
+
+    def pending(self) -> list[Receipt]:
+        """Those of the pieces that have no answers yet."""
+        done = self._stage.receipts()
+        return [piece for piece in self.dealt() if piece.unit not in done]
+
+    def read(self, receipt: Receipt) -> Piece:
+        rows = self._asked.read(receipt.unit)
+        positions, copies = rows["position"].to_pylist(), rows["copy_of"].to_pylist()
+        before = self._before(receipt.unit)
+        answers: list[Answer | None] = [before.get(position) for position in positions]
+        todo = [i for i, answer in enumerate(answers) if copies[i] is None and not _ok(answer)]
+        asked = rows.select(["position", "prompt"]).take(pa.array(todo, pa.int64()))
+        return Piece(receipt, positions, rows["copy_of"], answers, todo, asked)
+
+    def seeds(self, positions: Sequence[int]) -> list[int]:
+        generation = self.model.generation
+        if generation.greedy:
+            return [generation.seed] * len(positions)
+        return [row_seed(generation.seed, position) for position in positions]
+
+    def commit(self, piece: Piece, responses: Sequence[Response], seconds: float, load_seconds: float) -> Receipt:
+        """Put the piece's answers, with those that it had, and its receipt.
+
+        Args:
+            responses: one a row of `piece.todo`.
+        """
+        answers = list(piece.answers)
+        for i, answer in zip(piece.indices, priced(self._price, responses, seconds), strict=True):
+            answers[i] = _after(answers[i], answer)
+        facts = Facts(
+            run_id=piece.receipt.run_id,
+            unit=piece.unit,
+            rows=piece.receipt.rows,
+            first=piece.receipt.first,
+            last=piece.receipt.last,
+            seconds=seconds,
+            load_seconds=load_seconds,
+            counts=counts(answers),
+        )
+        table = answers_table(piece.positions, piece.copy_of, answers)
+        return self._stage.commit(facts, SCHEMA, table.sort_by("position").to_batches())
+
+    def _before(self, unit: str) -> dict[int, Answer]:
+        """The answers of an earlier attempt, by position, when this is a retry of the failed ones among them."""
+        table = self._stage.kept(unit)
+        rows = [] if table is None else table.to_pylist()
+        return {row["position"]: answer_of(row) for row in rows if row["copy_of"] is None}
+
+
+def _ok(answer: Answer | None) -> bool:
+    return answer is not None and answer[0].error_type is None
+
+
+def _after(earlier: Answer | None, answer: Answer) -> Answer:
+    """The answer with the attempts and the cost of the one that it replaces."""
+    if earlier is None:
+        return answer
+    (old, spent), (response, cost) = earlier, answer
+    response = dataclasses.replace(response, attempts=old.attempts + response.attempts)
+    return response, None if cost is None else cost + (spent or 0)

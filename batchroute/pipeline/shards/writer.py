@@ -1,0 +1,144 @@
+"""Shards: the rows that one model answers, in pieces, each one unit of generation.
+
+Besides those of the two models there is the escalated shard: rows of the small model's whose answers will not do, and
+which the large model answers after it; and the audited shard: rows that it answers too, to compare the two.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchroute.config.job import Side
+from batchroute.pipeline.context import Context
+from batchroute.pipeline.shards.copies import Copies
+from batchroute.storage.workdir import Facts, Stage, Workdir
+from batchroute.tables.prompts import BadPrompt, column_type, read_prompts, to_column
+
+Shard = Literal["small", "large", "escalated", "audited"]
+SHARDS: tuple[Shard, ...] = ("small", "large", "escalated", "audited")
+ROUTES: dict[Shard, str] = {"small": "small", "large": "large", "escalated": "small→large"}
+"""What the output's route column says of a row that was answered in a shard; the audited one is in no output."""
+
+# A shard of mostly copies would otherwise make pieces of thousands of files' worth of rows with little to generate.
+_MOST_COPIES_A_ROW = 16
+
+Mask = npt.NDArray[np.bool_]
+
+
+def side_of(shard: Shard) -> Side:
+    """The model that answers it."""
+    return "small" if shard == "small" else "large"
+
+
+def shards_of(side: Side) -> tuple[Shard, ...]:
+    """The shards that a model answers."""
+    return tuple(shard for shard in SHARDS if side_of(shard) == side)
+
+
+def shard_stage(work: Workdir, shard: Shard) -> Stage:
+    return work.stage(f"shards/{shard}")
+
+
+def _schema(context: Context) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("position", pa.int64()),
+            pa.field("prompt", column_type(context.snapshot.prompt_kind)),
+            pa.field("tokens", pa.int32()),
+            pa.field("copy_of", pa.int64()),  # position of the first row of this shard with the same prompt
+        ]
+    )
+
+
+@dataclass
+class ShardWriter:
+    """A shard being written: rows gather until they make a piece."""
+
+    context: Context
+    name: Shard
+    copies: Copies
+    rows: int = 0
+    units: int = 0
+    _gathered: list[pa.Table] = field(default_factory=list)
+    _gathered_rows: int = 0
+    _to_generate: int = 0
+
+    def __post_init__(self) -> None:
+        self._stage = shard_stage(self.context.work, self.name)
+        self._done = self._stage.receipts()
+        self._schema = _schema(self.context)
+        self._begun = time.perf_counter()
+
+    def add(self, rows: pa.Table, prompts: pa.ChunkedArray, which: npt.NDArray[np.intp]) -> None:
+        """Add the rows at the indices `which` of a chunk."""
+        copy_of = self.copies.of(rows["position"].to_numpy()[which])
+        to_generate = copy_of.is_null().to_numpy(zero_copy_only=False)
+        start = 0
+        while start < len(which):
+            stop = start + self._room(to_generate[start:])
+            piece = which[start:stop]
+            taken = rows.select(["position", "tokens"]).take(piece)
+            prompt = _as_shard_prompts(prompts.take(piece), self.context)
+            self._gathered.append(
+                pa.table([taken["position"], prompt, taken["tokens"], copy_of[start:stop]], schema=self._schema)
+            )
+            self._gathered_rows += len(piece)
+            self._to_generate += int(to_generate[start:stop].sum())
+            start = stop
+            if self._full():
+                self._write()
+
+    def close(self) -> None:
+        if self._gathered_rows:
+            self._write()
+
+    def _room(self, to_generate: Mask) -> int:
+        """How many of the next rows still belong to the piece in hand; at least one."""
+        size = self.context.snapshot.unit_rows
+        by_work = int(np.searchsorted(np.cumsum(to_generate), size - self._to_generate)) + 1
+        return min(by_work, size * _MOST_COPIES_A_ROW - self._gathered_rows, len(to_generate))
+
+    def _full(self) -> bool:
+        size = self.context.snapshot.unit_rows
+        return self._to_generate >= size or self._gathered_rows >= size * _MOST_COPIES_A_ROW
+
+    def _write(self) -> None:
+        unit = f"{self.units:05d}"
+        if unit not in self._done:
+            self._commit(unit, pa.concat_tables(self._gathered).combine_chunks())
+        self.rows += self._gathered_rows
+        self.units += 1
+        self._gathered, self._gathered_rows, self._to_generate = [], 0, 0
+        self._begun = time.perf_counter()
+
+    def _commit(self, unit: str, table: pa.Table) -> None:
+        positions = table["position"]
+        copies = table.num_rows - table["copy_of"].null_count
+        facts = Facts(
+            run_id=self.context.snapshot.run_id,
+            unit=unit,
+            rows=table.num_rows,
+            first=positions[0].as_py(),
+            last=positions[-1].as_py(),
+            seconds=time.perf_counter() - self._begun,
+            counts={
+                "copies": copies,
+                "tokens": pc.sum(table["tokens"].filter(table["copy_of"].is_null())).as_py() or 0,
+            },
+        )
+        by_length = table.take(pc.sort_indices(table, [("tokens", "ascending"), ("position", "ascending")]))
+        self._stage.commit(facts, self._schema, by_length.to_batches())
+
+
+def _as_shard_prompts(column: pa.ChunkedArray, context: Context) -> pa.ChunkedArray:
+    if context.snapshot.prompt_kind == "text":
+        return column.cast(pa.large_string())
+    prompts = [prompt for chunk in column.chunks for prompt in read_prompts(chunk, "messages")]
+    return pa.chunked_array([to_column((p for p in prompts if not isinstance(p, BadPrompt)), "messages")])

@@ -1,0 +1,209 @@
+"""Deciding: with all scores in hand, whether the night is like the calibration, and which rows go to small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from batchroute.config.job import SIDES, Job
+from batchroute.costs.prices import pico
+from batchroute.costs.usage import router_usage
+from batchroute.errors import InputError, StoppedError
+from batchroute.pipeline.context import Context, Snapshot
+from batchroute.pipeline.identity import known_calibration
+from batchroute.pipeline.stages import score
+from batchroute.pipeline.stages.score import floats
+from batchroute.pipeline.stages.scores import Sample, Stretch
+from batchroute.policy.decision import Decided, Decision, Groups, Rows, all_large, decide
+from batchroute.policy.outlook import Outlook, assumptions, lengths_of, outlook
+from batchroute.reports.night import Curve, Forecast, Histogram
+from batchroute.router.drift import measure as drift
+from batchroute.router.drift.measure import Drift
+from batchroute.router.drift.reference import Reference
+from batchroute.storage.workdir import Workdir
+from batchroute.tables.parquet import PromptTable
+from batchroute.tables.types import texts
+
+DECISION = "shards/decision.json"
+_BINS = 20
+# Rows for a forecast: with so many, what the drawing leaves open is nothing beside the rest.
+_ENOUGH = 200_000
+
+
+class DecisionRecord(BaseModel):
+    """What was known and decided before anything was generated.
+
+    Attributes:
+        drift: None where the router has no reference.
+        on_drift: what drift led to; None where there was none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    decided: list[Decided]
+    expected: Forecast
+    alternatives: list[Forecast]
+    curve: Curve | None
+    scores: Histogram
+    drift: Drift | None
+    on_drift: str | None
+    assumptions: list[str]
+
+
+def read_decision(work: Workdir) -> DecisionRecord | None:
+    """None until it is decided, and of a run that an earlier version began."""
+    found = work.read_json(DECISION)
+    return None if found is None else DecisionRecord.model_validate(found)
+
+
+def check_budget(job: Job, snapshot: Snapshot) -> None:
+    """Raises:
+    InputError: the policy has a budget, and what a row costs cannot be told.
+    """
+    if all(way.budget is None for _, way in job.policy.ways()):
+        return
+    calibration = known_calibration(job)
+    for side in SIDES:
+        price, model = snapshot.price(side), job.models.of(side)
+        if price is None:
+            raise InputError(
+                f"policy.budget needs the price of the {side} model ({snapshot.prices[side].source}): set "
+                f"models.{side}.price, or name a list under prices that has it"
+            )
+        if not price.by_token and lengths_of(model, side, calibration).seconds_per_token is None:
+            raise InputError(
+                f"policy.budget: models.{side}.price is by gpu_hour, and how long a row takes is not known; calibrate "
+                "the router on a table that 'batchroute label' made with this pair, or give a price by token"
+            )
+
+
+def decide_on(context: Context) -> Decision:
+    """The decision on all rows. Deterministic: a second attempt comes to the same.
+
+    Raises:
+        InputError: a budget does not pay for the cheapest way to answer all rows.
+        StoppedError: the rows are not like the calibration's, and the job says to stop then.
+    """
+    policy = context.job.policy
+    scored = stored(context)
+    groups = None if policy.by is None else groups_of(context.table, policy.by)
+    view, shown = _outlook(context, scored)
+    whole = len(shown) == len(scored.scores)
+    rows = view.rows(groups) if whole else Rows(scored.scores, scored.routable, groups)
+    found = _drift(context)
+    drifted = found is not None and found.drifted
+    on_drift = (policy.on_drift or "warn") if drifted else None
+    if found is not None and drifted:
+        context.engine.progress.note("drift", f"{found.sentence()} {_CONSEQUENCES[policy.on_drift or 'warn']}")
+        if on_drift == "stop":
+            raise StoppedError(
+                f"{found.sentence()} Stopped, since policy.on_drift is stop: look at the input, then run again with "
+                "--set policy.on_drift=warn to go on, or calibrate the router anew"
+            )
+    if on_drift == "large":
+        decision = all_large(rows, "all to large, on drift")
+    else:
+        decision = decide(policy, rows, view.calibration, view.spent)
+    record = DecisionRecord(
+        decided=decision.decided,
+        expected=view.forecast(decision.small[shown], policy_words(decision)),
+        alternatives=view.alternatives(),
+        curve=view.curve(),
+        scores=histogram(scored, decision.small),
+        drift=found,
+        on_drift=on_drift,
+        assumptions=assumptions(context.job, view.calibration),
+    )
+    context.work.put_json(DECISION, record.model_dump(mode="json"))
+    return decision
+
+
+def _outlook(context: Context, scored: Sample) -> tuple[Outlook, npt.NDArray[np.intp]]:
+    """What is expected of all rows, where a budget is decided on it, else of enough of them; and which they are."""
+    rows = np.arange(len(scored.scores))
+    if len(rows) > _ENOUGH and all(way.budget is None for _, way in context.job.policy.ways()):
+        rows = np.sort(np.random.default_rng(0).choice(len(rows), _ENOUGH, replace=False))
+        scored = scored.thinned(rows)
+    return outlook_of(context, scored), rows
+
+
+_CONSEQUENCES = {
+    "warn": "The router may be less right than its calibration says.",
+    "large": "All rows go to the large model, since policy.on_drift is large.",
+    "stop": "",
+}
+
+
+def policy_words(decision: Decision) -> str:
+    if len(decision.decided) == 1:
+        return decision.decided[0].policy
+    return ", ".join(f"{decided.group}: {decided.policy}" for decided in decision.decided)
+
+
+def histogram(scored: Sample, small: npt.NDArray[np.bool_]) -> Histogram:
+    edges = np.linspace(0.0, 1.0, _BINS + 1)
+    known = scored.routable & ~np.isnan(scored.scores)
+    counts = [np.histogram(scored.scores[known & mine], edges)[0].tolist() for mine in (small, ~small)]
+    unscored = int((scored.routable & ~known).sum())
+    return Histogram(edges=edges.tolist(), small=counts[0], large=counts[1], unscored=unscored)
+
+
+def groups_of(table: PromptTable, column: str, stretches: list[Stretch] | None = None) -> Groups:
+    """The values of a column, as text, of all rows or of those between the given positions."""
+    reader = table.reader([column])
+    numbers: dict[str | None, int] = {}
+    codes = [np.empty(0, np.int32)]
+    for start, stop in stretches or [(0, table.rows)]:
+        for batch in reader.read(start, stop):
+            encoded = pa.chunked_array([batch.column(0)]).combine_chunks()
+            encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
+            names = [*texts(encoded.dictionary), None]
+            known = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int32)
+            # Nulls point at the last name, which is none.
+            codes.append(known[encoded.indices.fill_null(len(names) - 1).to_numpy(zero_copy_only=False)])
+    return Groups(list(numbers), np.concatenate(codes))
+
+
+def stored(context: Context) -> Sample:
+    """All scores of a run: 9 bytes a row."""
+    rows = context.snapshot.rows
+    scores, tokens = np.empty(rows, np.float32), np.zeros(rows, np.int32)
+    routable = np.empty(rows, np.bool_)
+    for chunk, table in zip(
+        context.snapshot.chunks(), _tables(context, ["score", "tokens", "error_type"]), strict=True
+    ):
+        at = slice(chunk.start, chunk.stop)
+        scores[at] = floats(table["score"])
+        tokens[at] = table["tokens"].fill_null(0).to_numpy()
+        routable[at] = table["error_type"].is_null().to_numpy()
+    price = context.snapshot.price("router")
+    used = router_usage("", price, context.work.stage(score.STAGE).receipts().values())
+    return Sample([(0, rows)], scores, tokens, routable, 0 if used.cost is None else pico(used.cost))
+
+
+def outlook_of(context: Context, scored: Sample) -> Outlook:
+    """What is expected of rows, for those of the whole run."""
+    return outlook(
+        context.job,
+        {side: context.snapshot.price(side) for side in SIDES},
+        known_calibration(context.job),
+        scored.scores,
+        scored.routable,
+        scored.tokens,
+        scored.spent,
+        context.snapshot.rows,
+    )
+
+
+def _tables(context: Context, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    stage = context.work.stage(score.STAGE)
+    return (stage.read(chunk.unit, columns) for chunk in context.snapshot.chunks())
+
+
+def _drift(context: Context) -> Drift | None:
+    reference = Reference.of(context.job.router.model)
+    return None if reference is None else drift.measure(reference, drift.Night.gather(_tables(context)))

@@ -1,0 +1,94 @@
+"""Escalation: the small model's answers that will not do are dealt out to the large model, as a shard of their own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict
+
+from batchroute.config.job import JobModel
+from batchroute.costs import prices
+from batchroute.pipeline.context import Context
+from batchroute.pipeline.shards.copies import NO_COPIES
+from batchroute.pipeline.shards.writer import ShardWriter, shard_stage
+from batchroute.storage.workdir import Workdir
+
+ESCALATION = "shards/escalation.json"
+Reason = Literal["failed", "refused", "invalid", "cut", "empty"]
+_COLUMNS = ["position", "copy_of", "response", "finish_reason", "error_type", "cost"]
+
+
+class Escalation(BaseModel):
+    """What went on to the large model; its file is there when the whole shard is.
+
+    Attributes:
+        reasons: rows by what was wrong with the small model's answer.
+        spent_pico: what these answers had cost, in pico-dollars.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    units: int
+    reasons: dict[str, int]
+    spent_pico: int
+
+
+def read_escalation(work: Workdir) -> Escalation | None:
+    """None until the stage is done, and in a run without one."""
+    found = work.read_json(ESCALATION)
+    return None if found is None else Escalation.model_validate(found)
+
+
+def escalate(context: Context) -> Escalation | None:
+    """Deal out the escalated rows, once all pieces of the small shard are answered. Deterministic, as dealing is."""
+    model = context.job.models.small
+    if not model.escalates:
+        return None
+    found = read_escalation(context.work)
+    if found is not None:
+        return found
+    answers, shard = context.work.stage("small"), shard_stage(context.work, "small")
+    writer = ShardWriter(context, "escalated", NO_COPIES)
+    reasons: Counter[str] = Counter()
+    spent = 0
+    for unit in answers.receipts():
+        rows = answers.read(unit, _COLUMNS).to_pylist()
+        why = {row["position"]: reason for row in rows if (reason := _reason(model, row)) is not None}
+        if why:
+            reasons.update(why.values())
+            spent += sum(prices.pico(row["cost"]) for row in rows if row["position"] in why and row["cost"] is not None)
+            asked = shard.read(unit, ["position", "tokens", "prompt"]).sort_by("position")
+            mine = pc.is_in(asked["position"], pa.array(list(why), pa.int64()))
+            writer.add(asked, asked["prompt"], np.flatnonzero(mine.to_numpy()))
+    writer.close()
+    result = Escalation(rows=writer.rows, units=writer.units, reasons=dict(sorted(reasons.items())), spent_pico=spent)
+    context.work.put_json(ESCALATION, result.model_dump(mode="json"))
+    if result.rows:
+        kinds = ", ".join(f"{count:,} {reason}" for reason, count in result.reasons.items())
+        context.engine.progress.note(
+            "escalate", f"{result.rows:,} rows go on to the large model: {kinds}", rows=result.rows, **result.reasons
+        )
+    return result
+
+
+def _reason(model: JobModel, row: Mapping[str, Any]) -> Reason | None:
+    """Why the small model's answer will not do; None when it will, or when it is a copy of another row's."""
+    if row["copy_of"] is not None:
+        return None
+    if row["error_type"] == "invalid_response":
+        return "invalid"
+    if row["error_type"] is not None:
+        return "refused" if row["error_type"] == "refused" else "failed"
+    if model.on_failure is not None and row["finish_reason"] == "length":
+        return "cut"
+    if model.on_failure is not None and not row["response"].strip():
+        return "empty"
+    if model.escalate is not None and model.escalate.problem(row["response"]) is not None:
+        return "invalid"
+    return None

@@ -1,0 +1,120 @@
+"""Fetching: rows that cannot be read twice, or in ranges, become files in the work folder."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from batchroute.config.job import Job
+from batchroute.errors import InputError
+from batchroute.pipeline.context import FETCHED, fetched_files
+from batchroute.progress import Progress
+from batchroute.storage.workdir import Facts, Workdir
+from batchroute.tables.files import Files
+from batchroute.tables.ids import IdSet
+from batchroute.tables.sources import Source, source_of
+from batchroute.tables.targets.base import target_of
+from batchroute.tables.types import portable, portable_schema
+
+INPUT, SOURCE = "input.json", "source.json"
+_FILE_ROWS, _FILE_BYTES = 1 << 18, 128 << 20
+
+
+class Fetched(NamedTuple):
+    """The rows of a query or a table, as files of the work folder."""
+
+    files: Files
+    source: dict[str, Any]
+    """What they were fetched from, and which version of it."""
+
+
+def fetch(job: Job, work: Workdir, progress: Progress) -> Fetched:
+    """The rows of the job's query or table; asks for them unless an earlier attempt has all of them.
+
+    The rows of two attempts never mix: each attempt has a folder of its own, and the first one that is complete is the
+    run's input. A table is read in the version that the first attempt found. Memory holds one file's worth of rows.
+
+    Raises:
+        InputError, StoppedError: as the source does.
+    """
+    found = work.read_json(INPUT)
+    if found is None:
+        source = source_of(job.input)
+        pinned = work.read_json(SOURCE)
+        if pinned is None:
+            work.put_json(SOURCE, source.pin())
+            pinned = work.read_json(SOURCE)
+            assert pinned is not None
+        attempt = uuid.uuid4().hex[:12]
+        rows = _fetch(job, source, pinned, work, attempt, progress)
+        fetched_from = {"from": source.public, "attempt": attempt, **pinned}
+        work.put_json(INPUT, {"rows": rows, "source": fetched_from})
+        found = work.read_json(INPUT)
+        assert found is not None
+    return Fetched(fetched_files(job, found["source"], work), found["source"])
+
+
+def _fetch(job: Job, source: Source, pinned: dict[str, Any], work: Workdir, attempt: str, progress: Progress) -> int:
+    version = pinned.get("version")
+    progress.note("fetch", f"asking {source.public}" + ("" if version is None else f", version {version}"))
+    stage, rows = work.stage(f"{FETCHED}/{attempt}"), 0
+    with source.rows(pinned) as reader:
+        schema = portable_schema(reader.schema)
+        batches: Iterator[pa.RecordBatch] = (portable(batch) for batch in reader)
+        if job.input.only_new is not None:
+            batches = _new(batches, schema, job, progress)
+        for number, gathered in enumerate(_files(batches)):
+            count = sum(batch.num_rows for batch in gathered)
+            facts = Facts(
+                run_id=work.run_id,
+                unit=f"{number:05d}",
+                rows=count,
+                first=rows if count else -1,
+                last=rows + count - 1,
+                seconds=0.0,
+            )
+            stage.commit(facts, schema, gathered)
+            rows += count
+            progress.note("fetch", f"{rows:,} rows fetched", rows=rows)
+    return rows
+
+
+def _new(
+    batches: Iterator[pa.RecordBatch], schema: pa.Schema, job: Job, progress: Progress
+) -> Iterator[pa.RecordBatch]:
+    """Without the rows that the output table has an answer to."""
+    assert job.input.only_new is not None
+    by, target = job.input.only_new.by, target_of(job.output.table, job.input.id)
+    assert target is not None
+    if by not in schema.names:
+        raise InputError(f"input.only_new.by: no column '{by}' in the input; it has {', '.join(schema.names)}")
+    kind = schema.field(by).type
+    try:
+        answered = IdSet(kind, target.answered(by, f"{job.output.prefix}status"))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(
+            f"input.only_new.by: column '{by}' is {kind} in the input, which {target.public} does not hold: {error}"
+        ) from error
+    left_out = 0
+    for batch in batches:
+        known = answered.contains(batch.column(by))
+        left_out += int(known.sum())
+        yield batch.filter(pa.array(~known))
+    progress.note("fetch", f"{left_out:,} rows left out: {target.public} has answers to them", rows=left_out)
+
+
+def _files(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Batches, as many together as one file holds; one empty file when there are no rows, so that there is a schema."""
+    gathered: list[pa.RecordBatch] = []
+    rows = size = files = 0
+    for batch in batches:
+        gathered.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows >= _FILE_ROWS or size >= _FILE_BYTES:
+            yield gathered
+            gathered, rows, size, files = [], 0, 0, files + 1
+    if gathered or not files:
+        yield gathered

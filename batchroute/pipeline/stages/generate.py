@@ -1,0 +1,131 @@
+"""Generation: each model answers its shards, piece by piece, one model in memory at a time."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from batchroute import generators
+from batchroute.config.job import JobModel, Side
+from batchroute.engines.base import Pool
+from batchroute.errors import StoppedError
+from batchroute.generators.base import Generator, Response
+from batchroute.pipeline.batches import provider as batches
+from batchroute.pipeline.batches.rows import limits_of
+from batchroute.pipeline.context import Context
+from batchroute.pipeline.shards.pieces import Pieces
+from batchroute.pipeline.shards.telemetry import attributes
+from batchroute.pipeline.shards.writer import Shard, shards_of
+from batchroute.storage.workdir import Receipt
+
+# So many rows one after another with one and the same error of the model: the rest would only burn money.
+_HOPELESS = 100
+_MODELS_FAULT = ("model_error", "api_error", "bad_request")
+
+
+def generate_ahead(context: Context, side: Side) -> None:
+    """Generate what can be before the other model has answered, where no limit needs to know what both take."""
+    model = context.job.models.of(side)
+    if _pool(model, side) is not None and not _limited(context):
+        _generate(context, side, [side])
+
+
+def generate(context: Context, side: Side, wait: bool = True) -> bool:
+    """Generate all pieces of one model's shards that have no receipt yet.
+
+    Args:
+        wait: for provider batches to end.
+
+    Returns:
+        Whether all pieces have their answers.
+
+    Raises:
+        StoppedError: a limit of the job is reached, or the model fails on every row.
+    """
+    if context.job.models.of(side).backend == "openai_batch":
+        return bool(context.engine.agree(lambda: batches.answer(context, side, wait)))
+    _generate(context, side, shards_of(side))
+    return True
+
+
+def _generate(context: Context, side: Side, shards: Sequence[Shard]) -> None:
+    model = context.job.models.of(side)
+    limits = limits_of(context) if _limited(context) else None
+    recruit, gpus = functools.partial(Asker, side=side), model.gpus_of_a_copy
+    with context.engine.crew(context, recruit, _pool(model, side), gpus=gpus) as crew:
+        for shard in shards:
+            crew.carry_out(shard, Pieces(context, shard).dealt(), attributes(model), limits)
+
+
+def _limited(context: Context) -> bool:
+    return context.job.max_cost is not None or context.job.max_tokens is not None
+
+
+def _pool(model: JobModel, side: Side) -> Pool | None:
+    """None behind an API: its rate limit is of all processes together."""
+    return side if model.backend in ("transformers", "vllm", "echo") else None
+
+
+class Asker:
+    """Asks a model for pieces."""
+
+    def __init__(self, context: Context, side: Side) -> None:
+        model = context.job.models.of(side)
+        context.engine.progress.note("load", f"loading the {side} model {model.model}")
+        self._generator: Generator = generators.load(
+            model, lambda: context.engine.device, context.engine.gpus(model.gpus_of_a_copy)
+        )
+        self.units_at_once = self._generator.units_at_once
+        self._pieces = {shard: Pieces(context, shard) for shard in shards_of(side)}
+        self._load_seconds = self._generator.load_seconds
+        self._told = 0
+        self._lock = threading.Lock()
+
+    def do(self, stage: Shard, dealt: Receipt) -> Receipt:
+        started = time.perf_counter()
+        pieces = self._pieces[stage]
+        piece = pieces.read(dealt)
+        responses = self._responses(pieces, piece.unit, piece.todo)
+        return pieces.commit(piece, responses, time.perf_counter() - started, self._loading())
+
+    def close(self) -> None:
+        self._generator.close()
+
+    def _responses(self, pieces: Pieces, unit: str, rows: pa.Table) -> list[Response]:
+        """Responses to all rows, asked for some at a time; since pieces are ordered by length, so are the batches."""
+        responses: list[Response] = []
+        for start in range(0, rows.num_rows, self._generator.rows_at_a_time):
+            some = rows.slice(start, self._generator.rows_at_a_time)
+            seeds = pieces.seeds(some["position"].to_pylist())
+            responses += self._generator.generate(some["prompt"].to_pylist(), seeds)
+            pieces.context.engine.progress.pulse(pieces.shard, unit, len(responses), rows.num_rows)
+            self._tell(pieces)
+        stop_if_hopeless(pieces.model.model, responses)
+        return responses
+
+    def _tell(self, pieces: Pieces) -> None:
+        with self._lock:
+            new, self._told = self._generator.notes[self._told :], len(self._generator.notes)
+        for note in new:
+            pieces.context.engine.progress.note("model", note)
+
+    def _loading(self) -> float:
+        """The seconds of loading, for the first piece that is committed."""
+        with self._lock:
+            seconds, self._load_seconds = self._load_seconds, 0.0
+        return seconds
+
+
+def stop_if_hopeless(model: str, responses: Sequence[Response]) -> None:
+    """Raises:
+    StoppedError: so many rows failed with one and the same error that the rest would only burn money.
+    """
+    errors = [response.error if response.error_type in _MODELS_FAULT else None for response in responses]
+    if len(errors) >= _HOPELESS and errors[0] is not None and set(errors) == {errors[0]}:
+        raise StoppedError(
+            f"all {len(errors)} rows of a piece failed alike on the model '{model}': {errors[0]}; mend it and run again"
+        )

@@ -1,0 +1,231 @@
+"""Merge: every input row with its answer, in input order, into the files of the output."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import os
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchroute.config.job import SIDES, Job
+from batchroute.costs.prices import COST, usd
+from batchroute.pipeline.context import Context, Span
+from batchroute.pipeline.shards import answers
+from batchroute.pipeline.shards.writer import ROUTES, SHARDS, Shard, side_of
+from batchroute.pipeline.stages import score
+from batchroute.storage.workdir import Facts, Receipt
+from batchroute.tables.parquet import PromptTable, RowReader
+from batchroute.tables.types import writable
+
+STAGE = "merge"
+RESULTS = pa.schema(
+    [
+        pa.field("route", pa.string()),
+        pa.field("score", pa.float32()),
+        pa.field("model", pa.string()),
+        pa.field("response", pa.large_string()),
+        pa.field("finish_reason", pa.string()),
+        pa.field("input_tokens", pa.int32()),
+        pa.field("output_tokens", pa.int32()),
+        pa.field("cost", COST),
+        pa.field("status", pa.string()),
+        pa.field("error_type", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("attempts", pa.int32()),
+    ]
+)
+_PIECES_IN_MEMORY = 2
+_THREADS = 4
+_NOTHING = pa.scalar(usd(0), COST)
+
+
+def result_names(prefix: str) -> list[str]:
+    """The columns that the output has beside those of the input."""
+    return [prefix + name for name in RESULTS.names]
+
+
+def output_schema(job: Job, table: PromptTable) -> pa.Schema:
+    results = [field.with_name(job.output.prefix + field.name) for field in RESULTS]
+    return pa.schema([*table.schema, *results], metadata=table.schema.metadata)
+
+
+def merge(context: Context) -> None:
+    """Write all parts of the output that have no receipt yet."""
+    # Listed once, before the threads.
+    for shard in SHARDS:
+        context.work.stage(shard).receipts()
+    # Two threads in one row group would each read it from its beginning.
+    threads = min(_THREADS, os.cpu_count() or 1, max(1, context.table.row_groups()))
+    with context.engine.crew(context, Merger, "merge", threads) as crew:
+        crew.carry_out(STAGE, context.snapshot.parts())
+
+
+class Merger:
+    """Writes parts, with readers of its own."""
+
+    units_at_once = 1
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._stage = context, context.work.stage(STAGE)
+        self._reader = context.table.reader()
+        self._sides = [_Answers(context, side) for side in SIDES]
+        self._schema = output_schema(context.job, context.table)
+
+    def do(self, stage: str, part: Span) -> Receipt:
+        started = time.perf_counter()
+        counts: dict[str, int] = {}
+        facts = Facts(
+            run_id=self._context.snapshot.run_id,
+            unit=part.unit,
+            rows=part.rows,
+            first=part.start if part.rows else -1,
+            last=part.stop - 1 if part.rows else -1,
+            seconds=0.0,
+        )
+
+        def finish(facts: Facts) -> Facts:
+            return facts.model_copy(update={"seconds": time.perf_counter() - started, "counts": counts})
+
+        batches = _merge_part(self._context, part, self._reader, self._sides, self._schema, counts)
+        return self._stage.commit(facts, self._schema, batches, finish)
+
+    def close(self) -> None:
+        pass
+
+
+def _merge_part(
+    context: Context,
+    part: Span,
+    reader: RowReader,
+    sides: list[_Answers],
+    schema: pa.Schema,
+    counts: dict[str, int],
+) -> Iterator[pa.RecordBatch]:
+    for chunk in context.snapshot.chunks_within(part):
+        results = _results(context, chunk, sides)
+        _count(results, counts)
+        at = 0
+        for rows in reader.read(chunk.start, chunk.stop):
+            columns = results.slice(at, rows.num_rows).columns
+            at += rows.num_rows
+            yield pa.RecordBatch.from_arrays([*map(writable, rows.columns), *columns], schema=schema)
+
+
+def _results(context: Context, chunk: Span, sides: list[_Answers]) -> pa.RecordBatch:
+    """The result columns of a chunk's rows, in row order."""
+    scored = context.work.stage(score.STAGE).read(chunk.unit, ["score", "error_type", "error"])
+    found = pa.concat_tables([side.within(chunk.start, chunk.stop) for side in sides])
+    # Rows with no usable prompt were never sent to a model: they take nothing from the answers.
+    index = np.full(chunk.rows, -1, np.int64)
+    index[found["position"].to_numpy() - chunk.start] = np.arange(found.num_rows)
+    taken = found.take(pa.array(index, mask=index < 0))
+    error_type = pc.coalesce(scored["error_type"], taken["error_type"])
+    columns = {
+        **{name: taken[name] for name in RESULTS.names if name in taken.column_names},
+        "score": scored["score"],
+        "error_type": error_type,
+        "error": pc.coalesce(scored["error"], taken["error"]),
+        "status": pc.if_else(error_type.is_null(), "ok", "failed"),
+        "cost": pc.if_else(scored["error_type"].is_null(), taken["cost"], _NOTHING),
+        "attempts": pc.fill_null(taken["attempts"], 0),
+    }
+    table = pa.table([columns[field.name].cast(field.type) for field in RESULTS], schema=RESULTS)
+    return table.combine_chunks().to_batches()[0]
+
+
+def _count(results: pa.RecordBatch, counts: dict[str, int]) -> None:
+    failed = pc.sum(pc.equal(results["status"], "failed")).as_py()
+    routes: dict[str, int] = {
+        shard: pc.sum(pc.equal(results["route"], route)).as_py() or 0 for shard, route in ROUTES.items()
+    }
+    news: dict[str, int] = {
+        "ok": results.num_rows - failed,
+        "failed": failed,
+        **routes,
+        "unrouted": results["route"].null_count,
+    }
+    for name, number in news.items():
+        counts[name] = counts.get(name, 0) + number
+
+
+class _Answers:
+    """The answers of one shard, by row position; of the small one with the escalated answers in their places."""
+
+    def __init__(self, context: Context, shard: Shard) -> None:
+        self._stage = context.work.stage(shard)
+        self._route = ROUTES[shard]
+        self._model = context.job.models.of(side_of(shard)).model
+        escalates = shard == "small" and context.job.models.small.escalates
+        self._escalated = _Answers(context, "escalated") if escalates else None
+        self._pieces = [receipt for receipt in self._stage.receipts().values() if receipt.rows]
+        # Pieces follow one another in row order, so that these are sorted and do not overlap.
+        self._firsts = [piece.first for piece in self._pieces]
+        self._read = functools.lru_cache(maxsize=_PIECES_IN_MEMORY)(self._read_piece)
+
+    def within(self, start: int, stop: int) -> pa.Table:
+        """The answers of the rows from `start` up to `stop` that are in this shard; copies have their original's."""
+        first = max(bisect.bisect_right(self._firsts, start) - 1, 0)
+        last = bisect.bisect_left(self._firsts, stop)
+        tables = [_between(self._read(number), start, stop) for number in range(first, last)]
+        table = pa.concat_tables([self._routed(answers.SCHEMA.empty_table()), *tables])
+        copied = table["copy_of"].is_valid()
+        own, copies = table.filter(pc.invert(copied)), table.filter(copied)
+        return pa.concat_tables([own, self._copies(copies)]) if copies.num_rows else own
+
+    def _copies(self, copies: pa.Table) -> pa.Table:
+        """The originals' answers under the copies' positions; no model was asked again, so they cost nothing."""
+        table = self._at(copies["copy_of"].to_numpy())
+        nothing = pc.if_else(table["cost"].is_valid(), _NOTHING, pa.scalar(None, COST))
+        attempts = pa.repeat(pa.scalar(0, pa.int32()), table.num_rows)
+        return _with(table, position=copies["position"], attempts=attempts, cost=nothing)
+
+    def _at(self, positions: npt.NDArray[np.int64]) -> pa.Table:
+        """The answers at these positions, in their order; every piece that holds some is read once."""
+        numbers = np.searchsorted(np.array(self._firsts), positions, side="right") - 1
+        order = np.argsort(numbers, kind="stable")
+        tables = []
+        for number in np.unique(numbers).tolist():
+            piece = self._read(number)
+            tables.append(piece.take(np.searchsorted(piece["position"].to_numpy(), positions[numbers == number])))
+        return pa.concat_tables(tables).take(np.argsort(order))
+
+    def _read_piece(self, number: int) -> pa.Table:
+        piece = self._pieces[number]
+        table = self._routed(self._stage.read(piece.unit))
+        return (
+            table if self._escalated is None else _replaced(table, self._escalated.within(piece.first, piece.last + 1))
+        )
+
+    def _routed(self, table: pa.Table) -> pa.Table:
+        for name, value in (("route", self._route), ("model", self._model)):
+            table = table.append_column(name, pa.repeat(value, table.num_rows))
+        return table
+
+
+def _replaced(small: pa.Table, escalated: pa.Table) -> pa.Table:
+    """The small model's answers, those of escalated rows by the large model's, with the cost and attempts of both."""
+    if not escalated.num_rows:
+        return small
+    replaced = pc.is_in(small["position"], escalated["position"].combine_chunks())
+    before, after = small.filter(replaced), escalated.sort_by("position")
+    cost = pc.add(before["cost"], after["cost"]).cast(COST)
+    attempts = pc.add(before["attempts"], after["attempts"])
+    after = _with(after, cost=cost, attempts=attempts)
+    return pa.concat_tables([small.filter(pc.invert(replaced)), after]).sort_by("position")
+
+
+def _with(table: pa.Table, **columns: pa.ChunkedArray) -> pa.Table:
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), answers.SCHEMA.field(name), column)
+    return table
+
+
+def _between(table: pa.Table, start: int, stop: int) -> pa.Table:
+    first, last = np.searchsorted(table["position"].to_numpy(), [start, stop])
+    return table.slice(first, last - first)

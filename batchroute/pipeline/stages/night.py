@@ -1,0 +1,139 @@
+"""The night: what a run's receipts, its decision and its output add up to, for the report."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+
+import pyarrow.parquet as pq
+
+from batchroute.costs.report import CostReport
+from batchroute.pipeline.audit.results import read_audit
+from batchroute.pipeline.context import Context
+from batchroute.pipeline.identity import known_calibration
+from batchroute.pipeline.shards.writer import SHARDS
+from batchroute.pipeline.stages import merge, score
+from batchroute.pipeline.stages.decide import read_decision
+from batchroute.pipeline.stages.partition import Partition
+from batchroute.policy.decision import Decided
+from batchroute.policy.settings import Cutoff
+from batchroute.reports import headline
+from batchroute.reports.night import Choice, Failure, Histogram, NightReport, Range, StageTime
+from batchroute.storage.workdir import Receipt
+from batchroute.tables.types import texts
+
+_EXAMPLES = 5
+
+
+def gather(context: Context, dealt: Partition, cost: CostReport) -> NightReport:
+    """All that the report shows."""
+    # A run that an earlier version began has no record.
+    record = read_decision(context.work)
+    return NightReport(
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        cost=cost,
+        policy=context.job.policy.model_dump(mode="json", exclude_none=True),
+        by=context.job.policy.by,
+        choices=[_choice(decided) for decided in dealt.decided],
+        expected=None if record is None else record.expected,
+        alternatives=[] if record is None else record.alternatives,
+        curve=None if record is None else record.curve,
+        scores=_NO_SCORES if record is None else record.scores,
+        audit=read_audit(context),
+        drift=None if record is None else record.drift,
+        on_drift=None if record is None else record.on_drift,
+        stages=list(_stages(context)),
+        # Counted there already: a night without failures has no file to look through.
+        failures=_failures(context) if cost.failures else [],
+        assumptions=[] if record is None else record.assumptions,
+        calibration=known_calibration(context.job),
+        prices={name: resolved.price for name, resolved in context.snapshot.prices.items()},
+    )
+
+
+_NO_SCORES = Histogram(edges=[0.0, 1.0], small=[0], large=[0], unscored=0)
+
+
+def _choice(decided: Decided) -> Choice:
+    cutoff = decided.cutoff
+    threshold = None if cutoff is None or cutoff == Cutoff.of_none() else cutoff.score
+    return Choice(
+        group=decided.group, policy=decided.policy, rows=decided.rows, small=decided.small, threshold=threshold
+    )
+
+
+def _stages(context: Context) -> Iterator[StageTime]:
+    """In their order; those that did nothing are left out."""
+    for name in (score.STAGE, *SHARDS, "audit", merge.STAGE):
+        receipts = list(context.work.stage(name).receipts().values())
+        if receipts:
+            read = "tokens" if name == score.STAGE else "input_tokens"
+            yield StageTime(
+                name=name,
+                units=len(receipts),
+                rows=sum(receipt.rows for receipt in receipts),
+                seconds=sum(receipt.seconds for receipt in receipts),
+                load_seconds=sum(receipt.load_seconds for receipt in receipts),
+                input_tokens=_count(receipts, read),
+                output_tokens=_count(receipts, "output_tokens"),
+            )
+
+
+def _count(receipts: list[Receipt], name: str) -> int:
+    return sum(receipt.counts.get(name, 0) for receipt in receipts)
+
+
+def _failures(context: Context) -> list[Failure]:
+    """By error type, the most frequent first, with the first few rows of each."""
+    column = context.job.output.prefix + "error_type"
+    data = context.work.output.folder("data")
+    rows: dict[str, int] = {}
+    examples: dict[str, list[str]] = {}
+    for part in context.work.stage(merge.STAGE).receipts().values():
+        file = data.parquet(part.file, part.bytes)
+        kinds = pq.read_table(file, columns=[column], partitioning=None)[column]
+        if kinds.null_count == len(kinds):
+            continue
+        wanted: dict[int, str] = {}
+        for at, kind in enumerate(kinds.to_pylist()):
+            if kind is None:
+                continue
+            rows[kind] = rows.get(kind, 0) + 1
+            if rows[kind] <= _EXAMPLES:
+                wanted[at] = kind
+        for kind, name in _names(context, part, wanted):
+            examples.setdefault(kind, []).append(name)
+    ordered = sorted(rows, key=lambda kind: (-rows[kind], kind))
+    return [Failure(error_type=kind, rows=rows[kind], examples=examples[kind]) for kind in ordered]
+
+
+def _names(context: Context, part: Receipt, wanted: dict[int, str]) -> Iterator[tuple[str, str]]:
+    """What rows of a part are known by: their id, or file and row."""
+    column = context.job.input.id
+    if column is None:
+        yield from ((kind, context.table.where(part.first + at)) for at, kind in wanted.items())
+    elif wanted:
+        file = context.work.output.folder("data").parquet(part.file, part.bytes)
+        ids = pq.read_table(file, columns=[column], partitioning=None)[column].take(list(wanted))
+        for kind, name in zip(wanted.values(), texts(ids.combine_chunks()), strict=True):
+            yield kind, str(name)
+
+
+def quality(night: NightReport) -> dict[str, object]:
+    """The figures of a night that a trend over many is made of: the manifest's `quality`."""
+    drift = night.drift
+    return {
+        "cost_advantage": night.cost.cost_advantage,
+        "expected_drop": _range(headline.expected(night)),
+        "audited_drop": _range(headline.audited(night)),
+        "drift": None if drift is None else {"drifted": drift.drifted, "features": _features(night)},
+    }
+
+
+def _range(found: Range | None) -> dict[str, float] | None:
+    return None if found is None else found.model_dump()
+
+
+def _features(night: NightReport) -> list[dict[str, object]]:
+    assert night.drift is not None
+    return [feature.model_dump(exclude={"words"}) for feature in night.drift.features]

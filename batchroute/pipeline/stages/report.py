@@ -1,0 +1,119 @@
+"""The report: what a run's receipts and its output add up to, written beside the output before that is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchroute.costs import report as cost_report
+from batchroute.costs.prices import usd
+from batchroute.costs.report import CostReport, Escalated
+from batchroute.costs.usage import ModelUsage, model_usage, router_usage
+from batchroute.generators.base import ANSWERED_ALL_THE_SAME
+from batchroute.pipeline.audit.results import audit_table
+from batchroute.pipeline.audit.sample import read_dealt
+from batchroute.pipeline.context import Context
+from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
+from batchroute.pipeline.stages import merge, score
+from batchroute.pipeline.stages.escalate import read_escalation
+from batchroute.pipeline.stages.night import gather
+from batchroute.pipeline.stages.partition import Partition
+from batchroute.reports import night as nights
+from batchroute.reports.export import focus, metrics
+from batchroute.reports.night import NightReport
+from batchroute.reports.page import html as page
+from batchroute.reports.page import markdown
+from batchroute.storage.folder import Folder
+
+
+def write_report(context: Context, dealt: Partition) -> NightReport:
+    """Write the report's files, as far as an earlier attempt has not. All others follow from the first two."""
+    output = context.work.output
+    folder = output.folder("report")
+    there = folder.names("")
+
+    def put(name: str, make: Callable[[], bytes | memoryview]) -> None:
+        if name not in there:
+            folder.put_new(name, make())
+
+    groups = _groups(context)
+    put(cost_report.JSON, lambda: _cost(context, dealt, groups).model_dump_json(indent=1).encode())
+    put(nights.REPORT, lambda: gather(context, dealt, read_cost(output)).model_dump_json(indent=1).encode())
+    night = NightReport.of(output)
+    put(cost_report.TABLE, lambda: _parquet(cost_report.to_frame(night.cost, groups).to_arrow()))
+    put(nights.FOCUS, lambda: focus.parquet(night, night.prices))
+    put(nights.METRICS, lambda: metrics.render(night).encode())
+    audited = audit_table(context)
+    if audited is not None:
+        put(nights.AUDIT, lambda: _parquet(audited))
+    put(nights.TEXT, lambda: markdown.render(night).encode())
+    put(nights.PAGE, lambda: page.render(night).encode())
+    return night
+
+
+def _parquet(table: pa.Table) -> memoryview:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return memoryview(sink.getvalue())
+
+
+def _groups(context: Context) -> pl.DataFrame:
+    job = context.job
+    return cost_report.by_group(_data_files(context), job.output.prefix, job.report.group_by, ANSWERED_ALL_THE_SAME)
+
+
+def read_cost(output: Folder) -> CostReport:
+    return CostReport.model_validate_json(output.folder("report").read(cost_report.JSON))
+
+
+def _data_files(context: Context) -> list[Any]:
+    data = context.work.output.folder("data")
+    return [data.parquet(part.file, part.bytes) for part in context.work.stage(merge.STAGE).receipts().values()]
+
+
+def _cost(context: Context, dealt: Partition, groups: pl.DataFrame) -> CostReport:
+    job, work, frozen = context.job, context.work, context.snapshot
+    price = frozen.prices["router"]
+    scored = work.stage(score.STAGE).receipts().values()
+    return cost_report.build(
+        name=job.name,
+        run_id=frozen.run_id,
+        rows=_counts(context, dealt),
+        router=router_usage(job.router.model, price.price, scored, price.source),
+        small=_usage(context, "small"),
+        large=_usage(context, "large"),
+        escalated=_escalated(context),
+        audited=None if read_dealt(work) is None else _usage(context, "audited"),
+        large_price=frozen.price("large"),
+        groups=groups,
+        failures=cost_report.failures(_data_files(context), job.output.prefix),
+    )
+
+
+def _usage(context: Context, shard: Shard) -> ModelUsage:
+    side = side_of(shard)
+    price = context.snapshot.prices[side]
+    dealt, answered = shard_stage(context.work, shard).receipts(), context.work.stage(shard).receipts()
+    return model_usage(context.job.models.of(side).model, price.price, dealt.values(), answered.values(), price.source)
+
+
+def _escalated(context: Context) -> Escalated | None:
+    found = read_escalation(context.work)
+    if found is None:
+        return None
+    spent = None if context.snapshot.price("small") is None else usd(found.spent_pico)
+    return Escalated(rows=found.rows, reasons=found.reasons, small_cost=spent, usage=_usage(context, "escalated"))
+
+
+def _counts(context: Context, dealt: Partition) -> dict[str, int]:
+    parts = context.work.stage(merge.STAGE).receipts().values()
+    names = ("ok", "failed", "small", "large", "escalated", "unrouted")
+    return {
+        "total": context.snapshot.rows,
+        **{name: sum(part.counts.get(name, 0) for part in parts) for name in names},
+        "copies": sum(dealt.copies.values()),
+    }

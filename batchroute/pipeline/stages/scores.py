@@ -1,0 +1,110 @@
+"""A sample of scores: some of a job's rows, drawn evenly over its table, for a look at what a run would do."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchroute.costs.prices import pico
+from batchroute.costs.usage import router_usage
+from batchroute.generators.base import as_text
+from batchroute.pipeline.context import Context
+from batchroute.pipeline.stages.score import load_router
+from batchroute.policy.settings import Scores
+from batchroute.storage.workdir import Facts, Receipt
+from batchroute.tables.prompts import BadPrompt, read_prompts
+
+_SECONDS = 20.0
+_BLOCKS = 50
+_ROWS_A_STEP = 50
+_SEED = 0
+
+Stretch = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Attributes:
+    stretches: of positions, in their order.
+    scores, tokens, routable: shape [rows]; of these stretches, one after the other.
+    spent: pico-dollars that scoring all of the run's rows would take, at this pace.
+    """
+
+    stretches: list[Stretch]
+    scores: Scores
+    tokens: NDArray[np.int32]
+    routable: NDArray[np.bool_]
+    spent: int
+
+    def thinned(self, rows: NDArray[np.intp]) -> Sample:
+        """These rows alone; the stretches stay those that they were drawn from."""
+        return Sample(self.stretches, self.scores[rows], self.tokens[rows], self.routable[rows], self.spent)
+
+
+def draw(context: Context, rows: int) -> Sample:
+    """Score about so many rows of the job's table, or as many of them, drawn at random, as 20 seconds allow."""
+    from batchroute.router.scoring import score
+
+    job, router = context.job, load_router(context)
+    pieces = [piece for stretch in _stretches(context.snapshot.rows, rows) for piece in _pieces(*stretch)]
+    # In their order, so that the table is read once.
+    reader = context.table.reader([job.input.prompt])
+    prompts = {
+        piece: [
+            prompt
+            for batch in reader.read(*piece)
+            for prompt in read_prompts(batch.column(0), context.snapshot.prompt_kind)
+        ]
+        for piece in pieces
+    }
+    found: dict[Stretch, tuple[Scores, NDArray[np.int32], NDArray[np.bool_]]] = {}
+    started = time.perf_counter()
+    for number in np.random.default_rng(_SEED).permutation(len(pieces)).tolist():
+        if found and time.perf_counter() - started > _SECONDS:
+            break
+        texts = [as_text(prompt) for prompt in prompts[pieces[number]] if not isinstance(prompt, BadPrompt)]
+        usable = np.array([not isinstance(prompt, BadPrompt) for prompt in prompts[pieces[number]]], np.bool_)
+        scores, tokens = np.full(len(usable), np.nan, np.float32), np.zeros(len(usable), np.int32)
+        scored = score(router, texts, job.router.token_budget)
+        scores[usable], tokens[usable] = scored.scores, scored.tokens
+        found[pieces[number]] = scores, tokens, usable
+    seconds = time.perf_counter() - started
+    router.close()
+    kept = sorted(found)
+    scores = np.concatenate([np.empty(0, np.float32), *(found[piece][0] for piece in kept)])
+    tokens = np.concatenate([np.empty(0, np.int32), *(found[piece][1] for piece in kept)])
+    usable = np.concatenate([np.empty(0, np.bool_), *(found[piece][2] for piece in kept)])
+    scale = context.snapshot.rows / max(1, len(scores))
+    spent = _spent(context, round(int(tokens.sum()) * scale), seconds * scale, router.load_seconds)
+    return Sample(kept, scores, tokens, usable, spent)
+
+
+def _stretches(rows: int, sample: int) -> list[Stretch]:
+    """Stretches of rows, evenly over the table, each at a random place within its part: as few row groups are read."""
+    if rows <= sample:
+        return [(0, rows)]
+    blocks = min(_BLOCKS, sample)
+    rng = np.random.default_rng(_SEED)
+    bounds = [rows * n // blocks for n in range(blocks + 1)]
+    size = sample // blocks
+    starts = [int(rng.integers(low, max(low + 1, high - size + 1))) for low, high in itertools.pairwise(bounds)]
+    return [(start, min(start + size, rows)) for start in starts]
+
+
+def _pieces(start: int, stop: int) -> Iterator[Stretch]:
+    return ((at, min(at + _ROWS_A_STEP, stop)) for at in range(start, stop, _ROWS_A_STEP))
+
+
+def _spent(context: Context, tokens: int, seconds: float, load_seconds: float) -> int:
+    facts = Facts(
+        run_id="", unit="0", rows=0, first=0, last=0,
+        seconds=seconds, load_seconds=load_seconds, counts={"tokens": tokens},
+    )  # fmt: skip
+    price = context.snapshot.price("router")
+    used = router_usage("", price, [Receipt(**facts.model_dump(), file="", bytes=0, sha256="")])
+    return 0 if used.cost is None else pico(used.cost)

@@ -1,0 +1,248 @@
+"""The snapshot: lists the input once, checks it, and fixes what the run is and how it is cut into units."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from batchroute.config.job import SIDES, Job
+from batchroute.costs.price_lists import Resolved, resolve
+from batchroute.errors import InputError
+from batchroute.pipeline.audit import sample as audit
+from batchroute.pipeline.context import RUN, Snapshot
+from batchroute.pipeline.identity import Identity, difference
+from batchroute.pipeline.stages.fetch import Fetched
+from batchroute.pipeline.stages.merge import result_names
+from batchroute.storage import manifest
+from batchroute.storage.folder import Folder
+from batchroute.storage.objects import is_local, local_path
+from batchroute.storage.workdir import Workdir, claim, run_ids
+from batchroute.tables.files import Files, InputFile
+from batchroute.tables.ids import hash_ids
+from batchroute.tables.parquet import PromptKind, PromptTable
+
+# No unit is more than 0.2 % of a large run, and none is so small that committing it costs more than its work.
+_UNITS_A_RUN = 512
+_CHUNK_ROWS, _UNIT_ROWS, _PART_ROWS = 2048, 256, 65536
+# vLLM works on hundreds of rows at a time, and waits for the last of them at the end of each unit.
+_UNIT_ROWS_OF_VLLM = 4096
+_CHUNK_BYTES, _PART_BYTES = 64 << 20, 256 << 20
+_PRICED = {
+    "router": ("the router", "router.price"),
+    "small": ("the small model", "models.small.price"),
+    "large": ("the large model", "models.large.price"),
+}
+
+
+def inspect(job: Job, identity: Identity, fetched: Fetched | None = None) -> tuple[Snapshot, PromptTable]:
+    """What a run of this job would be: its input as it is now and its unit bounds.
+
+    Args:
+        fetched: the rows of the job's query or table, where it has one.
+
+    Raises:
+        InputError: about the input's columns, or a clash of names.
+    """
+    source = Files(job.input.uri, job.input.storage_options) if fetched is None else fetched.files
+    files = identity.files if fetched is None else source.find()
+    table = PromptTable.open(files, source)
+    kind = check_columns(job, table)
+    if fetched is None:
+        _check_output_place(job, files)
+    chunk_rows, unit_rows, part_rows = _bounds(job, files, table.rows)
+    snapshot = Snapshot(
+        run_id=identity.run_id,
+        fingerprint=identity.fingerprint,
+        settings=identity.settings,
+        source={} if fetched is None else fetched.source,
+        files=files,
+        rows=table.rows,
+        prompt_kind=kind,
+        chunk_rows=chunk_rows,
+        unit_rows=unit_rows,
+        part_rows=part_rows,
+        prices=_prices(job),
+    )
+    return snapshot, table
+
+
+def _prices(job: Job) -> dict[str, Resolved]:
+    """Raises:
+    InputError: a list of prices is wrong or missing, or the cost is limited and a price is missing.
+    """
+    router = resolve(job.prices, job.router.model, "transformers", None, job.router.price)
+    found = {"router": router}
+    for side in SIDES:
+        model = job.models.of(side)
+        tier = model.extra_body.get("service_tier")
+        found[side] = resolve(job.prices, model.model, model.backend, model.endpoint, model.price, service_tier=tier)
+    _check_limited(job, found, "set {keys} in the job file, or name a list under prices that has what is missing")
+    return found
+
+
+def _check_limited(job: Job, found: dict[str, Resolved], advice: str) -> None:
+    """Raises:
+    InputError: the cost is limited, and a price is missing.
+    """
+    missing = {name: resolved.source for name, resolved in found.items() if resolved.price is None}
+    if job.max_cost is not None and missing:
+        what = " and ".join(f"{_PRICED[name][0]} ({why})" for name, why in missing.items())
+        keys = " and ".join(_PRICED[name][1] for name in missing)
+        raise InputError(f"max_cost needs the price of {what}: {advice.format(keys=keys)}")
+
+
+def check_columns(job: Job, table: PromptTable) -> PromptKind:
+    """What kind of prompts there are.
+
+    Raises:
+        InputError: a column that the job names is missing or of a wrong type, one has the name of a result, or an
+            audit cannot be measured.
+    """
+    kind = table.prompt_kind(job.input.prompt)
+    if job.input.id is not None:
+        table.check_column(job.input.id, "input.id")
+    for column in job.report.group_by:
+        table.check_groupable(column, "report.group_by")
+    if job.policy.by is not None:
+        table.check_groupable(job.policy.by, "policy.by")
+    _check_result_names(job, table)
+    audit.check(job, table)
+    return kind
+
+
+def begin(
+    job: Job, identity: Identity, snapshot: Snapshot, table: PromptTable, output: Folder
+) -> tuple[Snapshot, Workdir]:
+    """Begin the run, or take up the one that was begun; the unit bounds are those it was begun with.
+
+    Raises:
+        InputError: ids are missing or repeated, another run has begun on this output, or this one began without a price
+        that a limit of the cost needs.
+    """
+    refuse_others(output, identity)
+    work = Workdir(output, snapshot.run_id)
+    begun = work.read_json(RUN)
+    if begun is None:
+        _refuse_foreign_data(output)
+        if job.input.id is not None:
+            check_ids(table, job.input.id)
+        work.put_json(RUN, snapshot.model_dump(mode="json"))
+        begun = work.read_json(RUN)
+        if claim(output, snapshot.run_id) != snapshot.run_id:
+            # Another job began here at the same moment and was first.
+            work.folder.remove_all()
+            refuse_others(output, identity)
+            raise InputError(f"{output} was claimed by another run that is gone; start anew with --fresh")
+    frozen = Snapshot.model_validate(begun)
+    _check_limited(job, frozen.prices, "the run began without; start anew with --fresh, or leave max_cost out")
+    return frozen, work
+
+
+def committed(output: Folder, identity: Identity) -> manifest.Manifest | None:
+    """The manifest, when this very run is committed.
+
+    Raises:
+        InputError: another run is.
+    """
+    found = manifest.read(output)
+    if found is None or found.fingerprint == identity.fingerprint:
+        return found
+    other = {"settings": found.settings, "files": found.source.get("files", found.input_files)}
+    raise InputError(difference(output, "holds the committed output of", other, identity.tree))
+
+
+def refuse_others(output: Folder, identity: Identity) -> None:
+    """Raises:
+    InputError: another run has begun on this output; names the first setting or file that differs.
+    """
+    for run_id in run_ids(output):
+        begun = Workdir(output, run_id).read_json(RUN)
+        if run_id != identity.run_id and begun is not None:
+            files = begun.get("source", {}).get("files") or [
+                InputFile.model_validate(f).identity() for f in begun["files"]
+            ]
+            other = {"settings": begun["settings"], "files": files}
+            raise InputError(difference(output, "holds the unfinished run of", other, identity.tree))
+
+
+def _refuse_foreign_data(output: Folder) -> None:
+    """Files of others in `data/` would be read as if they were of this run."""
+    foreign = output.folder("data").names("")
+    if foreign:
+        raise InputError(
+            f"{output}/data holds {len(foreign):,} files of no run that is known here, such as {foreign[0]}; "
+            "choose another output.uri, or, when an earlier run wrote them, start anew with --fresh"
+        )
+
+
+def check_ids(table: PromptTable, column: str) -> None:
+    """Raises:
+    InputError: an id is null, not valid text, or there twice; the first few are shown.
+    """
+    hashes = np.empty(table.rows, np.uint64)
+    at = 0
+    for batch in table.reader([column]).read(0, table.rows):
+        ids = batch.column(0)
+        if ids.null_count:
+            row = at + ids.is_null().to_pylist().index(True)
+            raise InputError(f"input.id: column '{column}' is null in {table.where(row)}; every row needs an id")
+        try:
+            ids.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"input.id: column '{column}' near {table.where(at)}: {error}") from error
+        hashes[at : at + len(ids)] = hash_ids(ids)
+        at += len(ids)
+    # In place: 8 bytes a row are all that this check may cost.
+    hashes.sort()
+    repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    if len(repeated):
+        _show_repeated(table, column, repeated)
+
+
+def _show_repeated(table: PromptTable, column: str, hashes: Any) -> None:
+    seen: dict[Any, list[int]] = {}
+    at = 0
+    for batch in table.reader([column]).read(0, table.rows):
+        ids = batch.column(0)
+        for offset in np.flatnonzero(np.isin(hash_ids(ids), hashes)).tolist():
+            seen.setdefault(ids[offset].as_py(), []).append(at + offset)
+        at += len(ids)
+    repeated = {value: rows for value, rows in seen.items() if len(rows) > 1}
+    if repeated:
+        shown = "; ".join(
+            f"{value!r} in {table.where(rows[0])} and {table.where(rows[1])}"
+            for value, rows in list(repeated.items())[:3]
+        )
+        raise InputError(f"input.id: column '{column}' repeats {len(repeated):,} ids: {shown}")
+
+
+def _check_result_names(job: Job, table: PromptTable) -> None:
+    clashes = [name for name in result_names(job.output.prefix) if name in table.schema.names]
+    if clashes:
+        raise InputError(
+            f"the input has columns that the output adds: {', '.join(clashes)}; set output.prefix, for example to 'br_'"
+        )
+
+
+def _check_output_place(job: Job, files: list[InputFile]) -> None:
+    output, source = _place(job.output.uri), _place(job.input.uri)
+    inside = files[0].path != source and f"{output}/".startswith(f"{source}/")
+    if inside or any(file.path.startswith(f"{output}/") for file in files):
+        raise InputError(f"output.uri {output} and the input {source} lie in one another; choose another output folder")
+
+
+def _place(uri: str) -> str:
+    return local_path(uri) if is_local(uri) else uri.rstrip("/")
+
+
+def _bounds(job: Job, files: list[InputFile], rows: int) -> tuple[int, int, int]:
+    row_bytes = max(1, sum(file.bytes for file in files) // max(1, rows))
+    large = math.ceil(rows / _UNITS_A_RUN)
+    chunk = job.units.score or max(1, min(max(_CHUNK_ROWS, large), _CHUNK_BYTES // row_bytes))
+    fewest = _UNIT_ROWS_OF_VLLM if "vllm" in (job.models.small.backend, job.models.large.backend) else _UNIT_ROWS
+    unit = job.units.generate or max(fewest, large)
+    part = job.units.merge or min(max(_PART_ROWS, chunk), max(1, _PART_BYTES // row_bytes))
+    return chunk, unit, max(1, part // chunk) * chunk

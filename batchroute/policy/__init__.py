@@ -1,0 +1,1 @@
+"""The policy: settings, scores and expected figures in, a route for each row out."""

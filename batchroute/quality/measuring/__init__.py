@@ -1,0 +1,1 @@
+"""Measuring answers with a metric: what `label` and the audit share."""

@@ -1,0 +1,230 @@
+"""Telling others that a run has ended: a webhook, a file for node-exporter's textfile collector, a Pushgateway.
+
+Nothing here changes how a run ends: what does not arrive is one line of warning. An address may hold secrets, as those
+of Slack and Teams do, so that messages name its host alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from http.client import HTTPException, HTTPMessage
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, get_args
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import tenacity
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+from batchroute import __version__
+from batchroute.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    BatchrouteError,
+    StoppedError,
+    Terminated,
+    WaitingError,
+)
+from batchroute.redaction import host
+
+if TYPE_CHECKING:
+    from batchroute.reports.night import NightReport
+
+Event = Literal["done", "nothing", "failed", "error", "stopped", "waiting", "crashed", "interrupted", "terminated"]
+# A cron that finds nothing to do, or a batch not ended, every half hour must not ring.
+_QUIET: tuple[Event, ...] = ("nothing", "waiting")
+
+_ATTEMPTS, _FIRST_WAIT, _SECONDS_OF_ONE, _SECONDS_OF_ALL = 4, 1.0, 8.0, 20.0
+# What sent the signal kills after a while: Kubernetes after 30 s, of which the run itself has had its part.
+_SECONDS_AFTER_A_SIGNAL = 5.0
+# What Python itself ends with after a traceback.
+EXIT_CRASHED = 1
+_AGAIN = (429, 500, 502, 503, 504)
+
+
+def _address(value: object) -> SecretStr:
+    """Checked without its words in any message: pydantic would repeat what it does not like."""
+    if isinstance(value, SecretStr):
+        return value
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("it is empty or no text; give a URL such as ${HOOK}, and set that environment variable")
+    try:
+        parts = urlsplit(value.strip())
+        well = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        well = False
+    if not well or not value.strip().isascii() or not value.strip().isprintable() or " " in value.strip():
+        raise ValueError("it is no URL that begins with https:// or http://, without spaces (it is not shown here)")
+    return SecretStr(value.strip())
+
+
+Address = Annotated[SecretStr, BeforeValidator(_address)]
+
+
+class NotifySpec(BaseModel):
+    """Who is told that a run has ended. No part of what a run is: it may change between two attempts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Address | None = Field(default=None, description="a webhook that takes a POST of JSON")
+    on: list[Event] = Field(
+        default=[event for event in get_args(Event) if event not in _QUIET],
+        description="the ends that the webhook is told of; all but nothing and waiting unless set",
+    )
+    metrics: str | None = Field(default=None, min_length=1, description="a local file for node-exporter, NAME.prom")
+    pushgateway: Address | None = Field(default=None, description="base URL of a Prometheus Pushgateway")
+
+
+def ending(error: BaseException) -> tuple[Event, int, str]:
+    """How an exception ends a run: the event, the exit code, and what is said of it."""
+    if isinstance(error, Terminated):
+        return "terminated", EXIT_TERMINATED, "terminated; run the same command again to go on"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", EXIT_INTERRUPTED, "interrupted; run the same command again to go on"
+    if not isinstance(error, BatchrouteError):
+        # Not its words: they may be a prompt's.
+        return "crashed", EXIT_CRASHED, f"a defect ended the run: {type(error).__name__}; its log has a traceback"
+    if isinstance(error, WaitingError):
+        return "waiting", error.exit_code, str(error)
+    return "stopped" if isinstance(error, StoppedError) else "error", error.exit_code, str(error)
+
+
+def send(spec: NotifySpec | None, event: Event, record: Mapping[str, Any]) -> list[str]:
+    """Tell the webhook how a run ended, when it is to be told of such ends.
+
+    Args:
+        record: what the JSON log's last line has, `message` and `job_name` among it. Sent as it is, with `time`, and
+            with `text`, a line for people that Slack shows.
+
+    Returns:
+        A sentence for each thing that went wrong.
+    """
+    if spec is None or spec.url is None or event not in spec.on:
+        return []
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    body = {"text": f"{record['job_name']}: {record['message']}", "time": now, **record}
+    after_a_signal = event in ("interrupted", "terminated")
+    return _try(
+        "the notification",
+        spec.url,
+        lambda url, headers, seconds: _post(url, headers, json.dumps(body, default=str).encode(), seconds),
+        *((1, _SECONDS_AFTER_A_SIGNAL) if after_a_signal else (_ATTEMPTS, _SECONDS_OF_ONE)),
+    )
+
+
+def publish(spec: NotifySpec | None, night: NightReport) -> list[str]:
+    """Write and push the metrics of a committed run.
+
+    Returns:
+        A sentence for each thing that went wrong.
+    """
+    if spec is None:
+        return []
+    warnings: list[str] = []
+    if spec.metrics is not None:
+        warnings += _write_metrics(Path(spec.metrics), night)
+    if spec.pushgateway is not None:
+        push = functools.partial(_push, night)
+        warnings += _try("the metrics", spec.pushgateway, push, _ATTEMPTS, _SECONDS_OF_ONE)
+    return warnings
+
+
+def _write_metrics(path: Path, night: NightReport) -> list[str]:
+    """Whole or not at all: the collector may read at any moment. It reads names that end in .prom alone."""
+    from batchroute.reports.export import metrics
+
+    # Not by tempfile: that makes files that the collector's user may not read.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(metrics.render(night), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        return [f"cannot write the metrics to {path}: {error.strerror or type(error).__name__}"]
+    return []
+
+
+Call = Callable[[str, dict[str, str], float], None]
+"""Called with a URL without user and password, the headers that stand for these, and the seconds that it may take."""
+
+
+def _push(night: NightReport, url: str, authorization: dict[str, str], seconds: float) -> None:
+    from prometheus_client import push_to_gateway
+    from prometheus_client.exposition import default_handler
+
+    from batchroute.reports.export import metrics
+
+    def handler(
+        url: str, method: str, timeout: float | None, headers: list[tuple[str, str]], data: bytes
+    ) -> Callable[[], None]:
+        return default_handler(url, method, timeout, [*headers, *authorization.items()], data)
+
+    push_to_gateway(url, night.name, metrics.registry(night), timeout=seconds, handler=handler)
+
+
+def _post(url: str, headers: Mapping[str, str], body: bytes, seconds: float) -> None:
+    sent = {"Content-Type": "application/json", "User-Agent": f"batchroute/{__version__}", **headers}
+    request = urllib.request.Request(url, body, sent, method="POST")
+    with urllib.request.build_opener(_NoRedirect).open(request, timeout=seconds):
+        # The status is all that counts.
+        pass
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would lead the report to another host, or turn the POST into a GET: it is an error."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> None:
+        return None
+
+
+def _try(what: str, address: SecretStr, call: Call, attempts: int, seconds: float) -> list[str]:
+    """Again while that may help, within about 30 s in all. Nothing is shown of the address but its host."""
+    url, headers = _without_user(address.get_secret_value())
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_any(tenacity.stop_after_attempt(attempts), tenacity.stop_after_delay(_SECONDS_OF_ALL)),
+        wait=tenacity.wait_exponential(multiplier=_FIRST_WAIT, max=4),
+        retry=tenacity.retry_if_exception(_may_pass),
+        reraise=True,
+    )
+    try:
+        retrying(call, url, headers, seconds)
+    except (OSError, HTTPException, ValueError) as error:
+        return [f"{host(url)} did not take {what}: {_reason(error)}"]
+    return []
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in _AGAIN
+    return isinstance(error, OSError | HTTPException)
+
+
+def _reason(error: Exception) -> str:
+    """Not an error's own words, unless they are the system's: others repeat the address."""
+    if isinstance(error, urllib.error.HTTPError):
+        hint = ", a redirect, which is not followed" if 300 <= error.code < 400 else ""
+        return f"HTTP {error.code}{hint}"
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, TimeoutError):
+        return "no answer in time"
+    if isinstance(reason, OSError) and reason.strerror:
+        return reason.strerror
+    return type(reason).__name__
+
+
+def _without_user(url: str) -> tuple[str, dict[str, str]]:
+    """The URL without user and password, which urllib takes for a part of the host's name, and a header with them."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return url, {}
+    given = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    sent = base64.b64encode(given.encode()).decode()
+    return urlunsplit(parts._replace(netloc=host(url))), {"Authorization": f"Basic {sent}"}

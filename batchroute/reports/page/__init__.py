@@ -1,0 +1,1 @@
+"""The report of one night as a page: HTML and Markdown."""

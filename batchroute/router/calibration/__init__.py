@@ -1,0 +1,1 @@
+"""Calibration: which threshold keeps within which quality drop."""

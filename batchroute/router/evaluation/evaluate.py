@@ -1,0 +1,235 @@
+"""Evaluation: what a router is worth on rows that it never saw, beside chance and perfect routing."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from batchroute import models
+from batchroute.errors import InputError
+from batchroute.router.evaluation import plots
+from batchroute.router.evaluation.curves import (
+    STEPS,
+    Curves,
+    Draws,
+    Rows,
+    correlations,
+    curves,
+    oracle_curves,
+    random_curves,
+    ranks,
+)
+from batchroute.router.evaluation.figures import COST_ADVANTAGES
+from batchroute.router.evaluation.scorecard import (
+    Agreement,
+    Comparison,
+    Estimate,
+    Evaluation,
+    Latency,
+    Line,
+    Reliability,
+    RouterFigures,
+)
+from batchroute.router.labels import Labels
+from batchroute.router.model import Router
+from batchroute.router.notes import ROUTER_FILE, Notes, read_json
+from batchroute.router.scoring import score
+from batchroute.tables import quality_table
+from batchroute.tables.quality_table import QualityTable
+
+MIN_ROWS = 50
+_BINS = 10
+_SINGLE_PROMPTS = 32
+
+
+def evaluate(
+    quality_table_path: str,
+    routers: Sequence[str],
+    device: torch.device,
+    resamples: int = 2000,
+    seed: int = 0,
+    all_rows: bool = False,
+    second_table: str | None = None,
+) -> Evaluation:
+    """Evaluate one router, or several side by side.
+
+    Args:
+        all_rows: also those that the routers were trained on, which flatters them.
+        second_table: the same prompts measured with another metric.
+
+    Raises:
+        InputError: too few rows that no router has seen, a table of another pair, a router that cannot be loaded.
+    """
+    whole = quality_table.read(quality_table_path)
+    table = whole if all_rows else _unseen(whole, routers)
+    if len(table) < MIN_ROWS:
+        raise InputError(
+            f"{len(table):,} of {len(whole):,} rows of the quality table '{whole.path}' are new to "
+            f"{' and '.join(routers)}: evaluate on at least {MIN_ROWS} that were not trained on, or pass --all-rows to "
+            "see flattering figures"
+        )
+    rows = Rows.of(table.small_mean, table.large_mean, table.prompts)
+    if rows.large.mean() == 0.0:
+        raise InputError(
+            f"the large model's mean quality in '{whole.path}' is 0, so a drop in percent means nothing: shift the "
+            "metric"
+        )
+    draws = rows.draws(resamples, seed)
+    found: list[tuple[RouterFigures, Curves]] = [_router(name, device, table, rows, draws) for name in routers]
+    oracle = oracle_curves(rows, draws)
+    return Evaluation(
+        table=whole.path,
+        table_sha256=whole.sha256,
+        models={side: table.metadata.get(f"{side}_model") for side in ("small", "large")},
+        metric=table.metadata.get("metric"),
+        rows=len(table),
+        left_out=len(whole) - len(table),
+        seen_rows_included=all_rows,
+        small_mean=float(rows.small.mean()),
+        large_mean=float(rows.large.mean()),
+        resamples=resamples,
+        seed=seed,
+        random=_drops(random_curves(rows, draws)),
+        oracle=_drops(oracle),
+        oracle_curve=Line.of(oracle),
+        routers=[figures for figures, _ in found],
+        comparisons=[_compare(figures.router, its, found[0][1]) for figures, its in found[1:]],
+        agreement=None if second_table is None else _agreement(table, second_table, resamples, seed),
+        versions={name: version(name) for name in ("batchroute", "torch", "transformers")},
+    )
+
+
+def _unseen(table: QualityTable, routers: Sequence[str]) -> QualityTable:
+    for router in routers:
+        notes = Notes.read(router)
+        notes.check_pair(table, router)
+        table = notes.held_out(table)
+    return table
+
+
+def _router(
+    name: str, device: torch.device, table: QualityTable, rows: Rows, draws: Draws
+) -> tuple[RouterFigures, Curves]:
+    router = Router.load(name, device)
+    score(router, table.prompts[:_SINGLE_PROMPTS])
+    started = time.perf_counter()
+    scores = score(router, table.prompts).scores
+    seconds = time.perf_counter() - started
+    single = []
+    for prompt in table.prompts[:_SINGLE_PROMPTS]:
+        begun = time.perf_counter()
+        score(router, [prompt])
+        single.append(time.perf_counter() - begun)
+    router.close()
+    if np.isnan(scores).any():
+        raise InputError(f"the router '{name}' gives no number for some prompts: load it in float32, or train it again")
+    its, gap = curves(scores, rows, draws), rows.small - rows.large
+    figures = RouterFigures(
+        router=name,
+        label=Notes.read(name).label,
+        drop=_drops(its),
+        gap_difference={_key(share): Estimate.of(its.gap_difference(share)) for share in COST_ADVANTAGES},
+        cost_advantage_at_1=Estimate.of(its.share_within(1.0)),
+        apgr=Estimate.of(its.apgr()),
+        cpt_50=Estimate.of(its.large_share_for(0.5)),
+        cpt_80=Estimate.of(its.large_share_for(0.8)),
+        pearson=Estimate.of(correlations(scores.astype(np.float64), gap, draws)),
+        # Ranks are those of all rows; a resample keeps them.
+        spearman=Estimate.of(correlations(ranks(scores), ranks(gap), draws)),
+        reliability=_reliability(name, scores, table),
+        latency=Latency(
+            device=str(device),
+            prompts_per_second=len(table) / seconds,
+            single_prompt_ms=1000 * float(np.median(single)),
+        ),
+        curve=Line.of(its),
+    )
+    return figures, its
+
+
+def _drops(found: Curves) -> dict[str, Estimate]:
+    return {_key(share): Estimate.of(found.drop[:, round(share * STEPS)]) for share in COST_ADVANTAGES}
+
+
+def _key(share: float) -> str:
+    return f"{share:.0%}".rstrip("%")
+
+
+def _reliability(name: str, scores: NDArray[np.float32], table: QualityTable) -> Reliability:
+    notes = read_json(Path(models.resolve(name)) / ROUTER_FILE)
+    # A router that was not trained here promises nothing; its scores are held against the paper's y_prob.
+    labels = Labels("prob") if notes is None else Labels.from_dict(notes)
+    wanted = labels.apply(table.small, table.large)
+    order = np.argsort(scores, kind="stable")
+    inside = [rows for rows in np.array_split(order, _BINS) if len(rows)]
+    count = [len(rows) for rows in inside]
+    mean_score, mean_label = ([float(values[rows].mean()) for rows in inside] for values in (scores, wanted))
+    distance = np.abs(np.subtract(mean_score, mean_label))
+    return Reliability(
+        label=labels.kind,
+        rows=count,
+        mean_score=mean_score,
+        mean_label=mean_label,
+        error=float(distance @ np.array(count) / len(scores)),
+    )
+
+
+def _compare(name: str, its: Curves, first: Curves) -> Comparison:
+    columns = {_key(share): round(share * STEPS) for share in COST_ADVANTAGES}
+    differences = {key: (its.drop - first.drop)[:, column] for key, column in columns.items()}
+    return Comparison(
+        router=name,
+        difference={key: Estimate.of(values) for key, values in differences.items()},
+        better_in={key: float((values[1:] < 0).mean()) for key, values in differences.items()},
+    )
+
+
+def _agreement(table: QualityTable, second: str, resamples: int, seed: int) -> Agreement:
+    other = quality_table.read(second)
+    theirs = dict(zip(other.prompts, other.small_mean - other.large_mean, strict=True))
+    shared = [row for row, prompt in enumerate(table.prompts) if prompt in theirs]
+    if len(shared) < MIN_ROWS:
+        raise InputError(
+            f"the quality tables '{table.path}' and '{second}' share {len(shared):,} prompts: at least {MIN_ROWS} are "
+            "needed to compare their metrics"
+        )
+    part = table.take(shared)
+    gap, their_gap = part.small_mean - part.large_mean, np.array([theirs[prompt] for prompt in part.prompts])
+    draws = Rows.of(part.small_mean, part.large_mean, part.prompts).draws(resamples, seed)
+    return Agreement(
+        table=second,
+        metric=other.metadata.get("metric"),
+        prompts=len(shared),
+        pearson=Estimate.of(correlations(gap, their_gap, draws)),
+        spearman=Estimate.of(correlations(ranks(gap), ranks(their_gap), draws)),
+    )
+
+
+def write(evaluation: Evaluation, output: Path, overwrite: bool = False) -> None:
+    """Put `evaluation.json` and the plot, as PNG and SVG, into a folder.
+
+    Raises:
+        InputError: it is not empty, or cannot be written.
+    """
+    check_output(output, overwrite)
+    with contextlib.suppress(FileExistsError):
+        output.mkdir(parents=True)
+    (output / "evaluation.json").write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    plots.draw(evaluation, output)
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raises:
+    InputError: the output is a file, or a folder that is not empty and must not be overwritten.
+    """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"the output '{output}' is a file: name a directory")
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise InputError(f"the output '{output}' is not empty: choose another directory, or pass --overwrite")

@@ -1,0 +1,1 @@
+"""Training a router on a quality table."""

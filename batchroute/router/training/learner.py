@@ -1,0 +1,271 @@
+"""The learner: the steps, epochs and checkpoints of one training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import get_linear_schedule_with_warmup, set_seed
+
+from batchroute import models
+from batchroute.errors import InputError
+from batchroute.router.evaluation.figures import Figures, figures_of
+from batchroute.router.labels import LabelKind, Labels
+from batchroute.router.model import quiet_transformers
+from batchroute.router.scoring import Encoded, encode, pad, score_encoded
+from batchroute.router.training.averaging import Average
+from batchroute.router.training.checkpoints import Checkpoints
+from batchroute.router.training.encoders import default_lr, optimizer, untrained_router
+from batchroute.router.training.objective import Objective, Targets
+from batchroute.tables.quality_table import QualityTable
+
+_MAX_GRADIENT_NORM = 1.0
+# Batches of similar lengths, drawn from pools of this many batches: little padding, and still a shuffled epoch.
+_POOL_BATCHES = 50
+_VERSIONS = ("batchroute", "torch", "transformers", "accelerate")
+_NOT_LEARNED = {"quality_table", "output", "overwrite", "allow_pickle"}
+
+
+class TrainOptions(BaseModel):
+    """What to train, on what, and where to. The paper gives only epochs; the other defaults follow its code."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    quality_table: str = Field(description="parquet file")
+    base: str = Field(description="encoder to start from: a directory, a hub id, or embedded:NAME")
+    output: Path = Field(description="directory of the new router")
+    label: LabelKind = "gap"
+    epochs: int = Field(default=5, ge=1)
+    patience: int = Field(default=2, ge=1, description="epochs without a better one, after which it stops")
+    lr: float | None = Field(default=None, gt=0, description="default: 1e-4 below 100M parameters, else 1e-5")
+    batch_size: int = Field(default=32, ge=1)
+    max_length: int = Field(default=128, ge=8, description="tokens")
+    weight_decay: float = Field(default=0.1, ge=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of all steps")
+    validation: float = Field(default=0.1, gt=0, lt=1, description="share of prompts, unless the table has a split")
+    test: float = Field(default=0.2, ge=0, lt=1, description="share of prompts left aside, for calibrate and evaluate")
+    seed: int = Field(default=0, ge=0)
+    overwrite: bool = False
+    allow_pickle: bool = Field(default=False, description="load a base whose weights are no safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """After every step: the loss of its batch, and after the last step of an epoch the figures on validation rows."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    validation: Figures | None = None
+
+
+class Learner:
+    """One training under way: what changes from step to step, and how it is kept."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        labels: Labels,
+        training: QualityTable,
+        validation: QualityTable,
+        accelerator: Accelerator,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        set_seed(options.seed)
+        self.accelerator = accelerator
+        self.router = untrained_router(options.base, options.max_length, accelerator.device, options.allow_pickle)
+        self.options = options.model_copy(update={"lr": options.lr or default_lr(self.router.model)})
+        self.labels, self.training, self.validation = labels, training, validation
+        self.on_progress = on_progress if accelerator.is_main_process else None
+        self.targets = Targets.of(labels, training, accelerator.device)
+        self.batches = -(-len(training) // options.batch_size)
+        self.average = Average(self.router.model)
+        objective = Objective(self.router.model).to(accelerator.device)
+        assert self.options.lr is not None
+        adam = optimizer(objective, self.options.lr, options.weight_decay)
+        steps = self.batches * options.epochs
+        self.schedule = get_linear_schedule_with_warmup(adam, round(options.warmup * steps), steps)  # type: ignore[no-untyped-call]
+        self.model, self.optimizer = accelerator.prepare(objective, adam)
+        self.history: list[Figures] = []
+        self.checkpoints = Checkpoints(options.output, self._fingerprint())
+
+    @property
+    def best_epoch(self) -> int:
+        """From 1; of equal epochs the one with the lower cross-entropy."""
+        return 1 + max(range(len(self.history)), key=lambda i: (self.history[i].separation, -self.history[i].bce))
+
+    def resume(self) -> int:
+        """Take up what an interrupted training left; the number of its whole epochs.
+
+        Raises:
+            InputError: the work folder cannot be written, or the processes see different ones.
+        """
+        if self.accelerator.is_main_process:
+            self.checkpoints.prepare()
+        self.accelerator.wait_for_everyone()
+        state = self.checkpoints.load()
+        if state is not None:
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            self.history = [Figures(**figures) for figures in state["history"]]
+        done = len(self.history)
+        if self.accelerator.num_processes > 1 and len(set(gather_object([done]))) > 1:
+            raise InputError(
+                f"the processes see different files in '{self.checkpoints.folder}': put the output where all can read"
+            )
+        return done
+
+    def train(self) -> None:
+        """Train what is left."""
+        encoded = encode(self.router, self.training.prompts), encode(self.router, self.validation.prompts)
+        while not self._finished():
+            epoch = len(self.history) + 1
+            loss = self._epoch(epoch, encoded[0])
+            self._validate(epoch, loss, encoded[1])
+
+    def publish(self, file: str, notes: dict[str, Any]) -> None:
+        """Put the best weights, the tokenizer and the notes where the router belongs; then end all processes alike."""
+        if self.accelerator.is_main_process:
+            folder = self.checkpoints.epoch(self.best_epoch)
+            text = json.dumps(notes, indent=2, ensure_ascii=False)
+            with self.checkpoints.writing(), quiet_transformers():
+                self.router.tokenizer.save_pretrained(folder)
+                (folder / file).write_text(text + "\n", encoding="utf-8")
+                # Weights are written for their writer alone, and a job may run as another user.
+                for weights in folder.glob("*.safetensors"):
+                    weights.chmod((folder / file).stat().st_mode)
+            self.checkpoints.publish(self.best_epoch)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+    def _finished(self) -> bool:
+        done = len(self.history)
+        return done == self.options.epochs or (done > 0 and done - self.best_epoch >= self.options.patience)
+
+    def _epoch(self, epoch: int, encoded: Encoded) -> float:
+        """One pass over the training rows; the loss of its last batch."""
+        options, accelerator = self.options, self.accelerator
+        # Seeded by epoch and process: what is drawn does not depend on where an interruption fell.
+        set_seed(options.seed + 1_000_003 * epoch + accelerator.process_index)
+        batches = _batches(encoded.lengths, options.batch_size, np.random.default_rng([options.seed, epoch]))
+        self.model.train()
+        for number, rows in enumerate(batches, start=1):
+            loss = self._step(rows, encoded)
+            if self.on_progress is not None and number < len(batches):
+                self.on_progress(self._progress(epoch, number, loss.item()))
+        return float(loss.item())
+
+    def _step(self, rows: NDArray[np.intp], encoded: Encoded) -> torch.Tensor:
+        """Learn from one batch. The mean of the processes' gradients is the gradient of the batch's mean loss."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        mine = rows[rank::world]
+        # A process without a row takes part with one that does not count: the others wait for its gradient.
+        scale = world / len(rows) if len(mine) else 0.0
+        mine = mine if len(mine) else rows[:1]
+        inputs = pad(self.router, encoded, mine)
+        loss = self.targets.loss(self.model(**inputs), mine).sum() * scale
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        self.average.update()
+        return loss
+
+    def _validate(self, epoch: int, loss: float, encoded: Encoded) -> None:
+        """Figures of the averaged weights on validation rows, by the first process; then the state is kept."""
+        told: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            self.model.eval()
+            with self.average.in_place():
+                told = [self._figures(epoch, encoded)]
+                if isinstance(told[0], Figures):
+                    self.history.append(told[0])
+                    if self.best_epoch == epoch:
+                        with self.checkpoints.writing(), quiet_transformers():
+                            self.router.model.save_pretrained(self.checkpoints.epoch(epoch))
+        told = broadcast_object_list(told) if self.accelerator.num_processes > 1 else told
+        if not isinstance(told[0], Figures):
+            raise InputError(told[0])
+        if self.accelerator.is_main_process:
+            self.checkpoints.save(self._state(), self.best_epoch)
+        else:
+            self.history.append(told[0])
+        if self.on_progress is not None:
+            self.on_progress(self._progress(epoch, self.batches, loss, told[0]))
+
+    def _figures(self, epoch: int, encoded: Encoded) -> Figures | str:
+        """The figures, or what is wrong."""
+        validation = self.validation
+        scores = score_encoded(self.router, encoded).scores
+        if np.isnan(scores).any():
+            return f"training diverged in epoch {epoch}: its scores are no numbers, so lower lr {self.options.lr:g}"
+        wanted = self.labels.apply(validation.small, validation.large)
+        return figures_of(scores, wanted, validation.small_mean, validation.large_mean)
+
+    def _progress(self, epoch: int, number: int, loss: float, validation: Figures | None = None) -> Progress:
+        step = (epoch - 1) * self.batches + number
+        return Progress(epoch, self.options.epochs, step, self.batches * self.options.epochs, loss, validation)
+
+    def _parts(self) -> dict[str, Any]:
+        """What has a state; a scaler of losses only where half precision needs one."""
+        objective = self.accelerator.unwrap_model(self.model)
+        parts = {
+            "objective": objective,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "average": self.average,
+        }
+        scaler = self.accelerator.scaler
+        return parts if scaler is None else {**parts, "scaler": scaler}
+
+    def _state(self) -> dict[str, Any]:
+        states = {name: part.state_dict() for name, part in self._parts().items()}
+        return {**states, "history": [asdict(figures) for figures in self.history]}
+
+    def _fingerprint(self) -> str:
+        whole = {
+            "options": self.options.model_dump(mode="json", exclude=_NOT_LEARNED),
+            "table": self.training.sha256,
+            "base": models.identity(self.options.base),
+            "versions": versions(),
+            "processes": self.accelerator.num_processes,
+        }
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def accelerator() -> Accelerator:
+    """This process among those of its launcher, if there is one. On a GPU in half precision, with float32 weights."""
+    cuda = torch.cuda.is_available()
+    precision = "no" if not cuda else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return Accelerator(cpu=not cuda, mixed_precision=precision)
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that the weights depend on."""
+    return {name: version(name) for name in _VERSIONS}
+
+
+def _batches(lengths: NDArray[np.int32], batch_size: int, rng: np.random.Generator) -> list[NDArray[np.intp]]:
+    """Row numbers of one epoch's batches: rows of similar lengths together, batches in random order."""
+    order = rng.permutation(len(lengths))
+    pool = _POOL_BATCHES * batch_size
+    batches = []
+    for start in range(0, len(order), pool):
+        rows = order[start : start + pool]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]

@@ -1,0 +1,95 @@
+"""What training asks of an encoder: the label of each prompt, and beside it how well each model answers it."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from batchroute.errors import InputError
+from batchroute.router.labels import Labels
+from batchroute.tables.quality_table import QualityTable
+
+# Of each of the two qualities, against 1 for the label. From 0.5 to 2 it made no difference that could be told.
+_AUXILIARY_WEIGHT = 0.5
+_QUALITY_PERCENTILES = (1.0, 99.0)
+
+
+class Objective(nn.Module):
+    """A classifier with one logit, and two more logits from the same features while it is trained.
+
+    The gap is a difference of two noisy figures of which each alone is easier to learn; an encoder that also has to
+    predict q(S) and q(L) over-fits the label later. The two logits are dropped with this module: what is saved is the
+    plain classifier.
+
+    Args:
+        model: a sequence classifier with one logit.
+
+    Raises:
+        InputError: its architecture makes the logit without a linear layer.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        head = _last_linear(model)
+        self.auxiliary = nn.Linear(head.in_features, 2)
+        nn.init.normal_(self.auxiliary.weight, std=0.02)
+        nn.init.zeros_(self.auxiliary.bias)
+        self._features: torch.Tensor | None = None
+        head.register_forward_pre_hook(self._note_features)
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Logits of label, q(S) and q(L): float32, shape [rows, 3]."""
+        logits: torch.Tensor = self.model(**inputs).logits
+        features, self._features = self._features, None
+        assert features is not None
+        if features.ndim == 3:
+            # A decoder's head reads every token; the mean over them stands for the prompt.
+            features = features.mean(dim=1)
+        return torch.cat([logits, self.auxiliary(features)], dim=1).float()
+
+    def _note_features(self, head: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._features = inputs[0]
+
+
+class Targets:
+    """Targets of training rows: float32, shape [rows, 3], each in [0, 1]."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    @classmethod
+    def of(cls, labels: Labels, table: QualityTable, device: torch.device) -> Self:
+        """Qualities are stretched to [0, 1] by their own percentiles, whatever their unit is."""
+        label = labels.apply(table.small, table.large).astype(np.float64)
+        columns = np.stack([label, _stretched(table.small_mean), _stretched(table.large_mean)], axis=1)
+        return cls(torch.from_numpy(columns.astype(np.float32)).to(device))
+
+    def loss(self, logits: torch.Tensor, rows: NDArray[np.intp]) -> torch.Tensor:
+        """The loss of each of these rows: binary cross-entropy with soft targets, shape [rows]."""
+        wanted = self.values[torch.from_numpy(rows).to(self.values.device)]
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        return losses[:, 0] + _AUXILIARY_WEIGHT * losses[:, 1:].sum(dim=1)
+
+
+def _stretched(quality: NDArray[np.float64]) -> NDArray[np.float64]:
+    low, high = np.percentile(quality, _QUALITY_PERCENTILES)
+    if low == high:
+        low, high = quality.min(), max(quality.max(), quality.min() + 1.0)
+    stretched: NDArray[np.float64] = np.clip((quality - low) / (high - low), 0.0, 1.0)
+    return stretched
+
+
+def _last_linear(model: nn.Module) -> nn.Linear:
+    """The layer that makes the logit, whatever the architecture calls it."""
+    found = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1]
+    if not found:
+        raise InputError(
+            f"a {type(model).__name__} cannot be trained here: it has no linear layer that makes its one logit; take "
+            "another base"
+        )
+    return found[-1]

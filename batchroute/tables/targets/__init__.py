@@ -1,0 +1,1 @@
+"""Tables that answers are loaded into."""

@@ -1,0 +1,66 @@
+"""Which column a table elsewhere gets for each of Arrow's types."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from batchroute.tables.ids import IdSet
+from batchroute.tables.targets.columns import Holds, differences
+
+LITTLE = Holds(lists=False, nested=False, decimals=False, times=False, small_integers=False, zero_characters=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "much", "little"),
+    [
+        (pa.int8(), pa.int16(), pa.int32()),
+        (pa.uint32(), pa.int64(), pa.int64()),
+        (pa.uint64(), pa.decimal128(20, 0), pa.int64()),
+        (pa.float16(), pa.float32(), pa.float32()),
+        (pa.decimal128(10, 2), pa.decimal128(10, 2), pa.float64()),
+        (pa.timestamp("ns", "Asia/Tokyo"), pa.timestamp("us", "UTC"), pa.timestamp("us", "UTC")),
+        (pa.date64(), pa.date32(), pa.date32()),
+        (pa.time32("s"), pa.time64("us"), pa.string()),
+        (pa.list_(pa.int8()), pa.list_(pa.int16()), pa.string()),
+        (pa.struct([("a", pa.uint8())]), pa.struct([("a", pa.int16())]), pa.string()),
+        (pa.map_(pa.string(), pa.int64()), pa.string(), pa.string()),
+        (pa.dictionary(pa.int8(), pa.large_string()), pa.string(), pa.string()),
+        (pa.uuid(), pa.string(), pa.string()),
+        (pa.bool_(), pa.bool_(), pa.bool_()),
+        (pa.binary(4), pa.binary(), pa.binary()),
+        (pa.null(), pa.string(), pa.string()),
+    ],
+)
+def test_the_nearest_type_is_taken(kind: pa.DataType, much: pa.DataType, little: pa.DataType) -> None:
+    schema = pa.schema([("c", kind)])
+    assert Holds().schema(schema).field("c").type == much
+    assert LITTLE.schema(schema).field("c").type == little
+    nulls = pa.RecordBatch.from_arrays([pa.nulls(2, kind)], schema=schema)
+    for holds in (Holds(), LITTLE):
+        assert holds.batch(nulls, holds.schema(schema)).column(0).null_count == 2
+
+
+def test_what_does_not_fit_becomes_json_and_zero_characters_are_replaced() -> None:
+    batch = pa.record_batch({"chat": [[{"role": "ä", "content": "x"}], None], "text": ["a\0b", None]})
+    fitted = LITTLE.batch(batch, LITTLE.schema(batch.schema))
+    assert fitted.column(0).to_pylist() == ['[{"role": "ä", "content": "x"}]', None]
+    assert fitted.column(1).to_pylist() == ["a\ufffdb", None]
+
+
+def test_all_differences_are_told() -> None:
+    ours = pa.schema([("a", pa.int64()), ("b", pa.string()), ("c", pa.float64())])
+    theirs = pa.schema([("a", pa.string()), ("c", pa.float64()), ("more", pa.string())])
+    assert differences(ours, theirs) == (["a is string there and int64 here"], ["b"])
+
+
+def test_ids_are_known_across_types() -> None:
+    known = IdSet(pa.int64(), [pa.array(["1", "7"]), pa.array(["12", None])])
+    assert known.contains(pa.array([1, 2, 7, 12])).tolist() == [True, False, True, True]
+    assert IdSet(pa.string(), []).contains(pa.array(["x"])).tolist() == [False]
+    assert IdSet(pa.string(), [pa.array(["x"]).dictionary_encode()]).contains(pa.array(["x", "y"])).tolist() == [
+        True,
+        False,
+    ]
+    with pytest.raises(pa.ArrowInvalid):
+        IdSet(pa.int64(), [pa.array(["seven"])])
