@@ -1,5 +1,7 @@
 """What can end a command, each with the exit code that a scheduler sees."""
 
+from __future__ import annotations
+
 EXIT_OK = 0
 EXIT_FAILED_ROWS = 1
 EXIT_BAD_INPUT = 2
@@ -47,3 +49,9 @@ def error_of(exit_code: int, message: str) -> BaseException:
         return KeyboardInterrupt()
     kinds: dict[int, type[BatchrouteError]] = {EXIT_BAD_INPUT: InputError, EXIT_WAITING: WaitingError}
     return kinds.get(exit_code, StoppedError)(message)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, short enough for a log line or a table cell."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

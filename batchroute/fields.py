@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -21,3 +21,8 @@ def _share(value: Any) -> Any:
 
 Share = Annotated[Decimal, BeforeValidator(_share), Field(ge=0, le=1)]
 """A share of a whole, from 0 to 1, exact."""
+
+
+Side = Literal["small", "large"]
+
+SIDES: tuple[Side, Side] = ("small", "large")

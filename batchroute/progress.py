@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.progress import Progress as RichBars
 
 from batchroute.costs.prices import money, usd
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
 
 Report = Callable[[Receipt], None]
 About = Callable[[Receipt], Mapping[str, Any]]

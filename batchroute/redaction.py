@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterable
 from urllib.parse import quote, unquote, urlsplit
 
-from batchroute.models import first_line
+from batchroute.errors import first_line
 
 _HIDDEN = "***"
 _SHORTEST = 4

@@ -142,10 +142,10 @@ def run(
 @app.command()
 def validate(job_file: JobFile, overrides: Overrides = None) -> None:
     """Check a job's file, input, columns, models and output without running it."""
-    from batchroute.config import job as spec
-    from batchroute.pipeline import run as job
+    from batchroute.commands import validate as validation
+    from batchroute.config import loading
 
-    for line in job.validate(spec.load(job_file, overrides or ())):
+    for line in validation.validate(loading.load(job_file, overrides or ())):
         typer.echo(line)
 
 
@@ -157,10 +157,10 @@ def plan(
 ) -> None:
     """Show what a run would do, cost and lose, without generating anything."""
     from batchroute.commands import plan as plans
-    from batchroute.config import job as spec
+    from batchroute.config import loading
     from batchroute.progress import for_this_terminal
 
-    job = spec.load(job_file, overrides or ())
+    job = loading.load(job_file, overrides or ())
     plans.show(plans.plan(job, for_this_terminal(False), sample), job)
 
 
@@ -174,27 +174,27 @@ def what_if(
 ) -> None:
     """Show what other policies would have made of a committed run, from its scores."""
     from batchroute.commands import what_if as alternatives
-    from batchroute.config import job as spec
+    from batchroute.config import loading
 
-    alternatives.show(alternatives.what_if(output, policy, spec.options_of(storage or ())))
+    alternatives.show(alternatives.what_if(output, policy, loading.options_of(storage or ())))
 
 
 @app.command()
 def status(output: Output, storage: StorageOptions = None) -> None:
     """Show how far a run is: stages, units, failures, rate and time left."""
     from batchroute.commands import status as statuses
-    from batchroute.config import job as spec
+    from batchroute.config import loading
 
-    statuses.show(output, spec.options_of(storage or ()))
+    statuses.show(output, loading.options_of(storage or ()))
 
 
 @app.command()
 def verify(output: Output, storage: StorageOptions = None) -> None:
     """Check a committed output: every hash and row count, and ids, prompts and their order against the input."""
     from batchroute.commands import verify as verification
-    from batchroute.config import job as spec
+    from batchroute.config import loading
 
-    found = verification.verify(output, spec.options_of(storage or ()))
+    found = verification.verify(output, loading.options_of(storage or ()))
     for line in found.checked:
         typer.echo(f"well: {line}")
     for line in found.unchecked:
@@ -213,9 +213,9 @@ def gc(
 ) -> None:
     """Remove what runs left behind: the work of committed ones, files of none, uploads that never ended."""
     from batchroute.commands import gc as garbage
-    from batchroute.config import job as spec
+    from batchroute.config import loading
 
-    lines = garbage.collect(output, older_than * 3600, dry_run, spec.options_of(storage or ()))
+    lines = garbage.collect(output, older_than * 3600, dry_run, loading.options_of(storage or ()))
     for line in lines:
         typer.echo(f"{'would remove' if dry_run else 'removed'} {line}")
     if not lines:
@@ -233,9 +233,9 @@ def report(
 ) -> None:
     """Rebuild the report of a committed output, or draw the trend over several."""
     from batchroute.commands import report as rebuild
-    from batchroute.config import job as spec
+    from batchroute.config import loading
 
-    for path in rebuild.rebuild(outputs, target, spec.options_of(storage or ())):
+    for path in rebuild.rebuild(outputs, target, loading.options_of(storage or ())):
         typer.echo(f"report   {path}")
 
 
@@ -269,11 +269,11 @@ def inspect(
     """Show a table's columns, its first rows, and which columns look like the id and the prompt."""
     from rich.console import Console
 
-    from batchroute.config import job as spec
+    from batchroute.config import loading
     from batchroute.tables.preview import preview
 
-    properties = {name: str(value) for name, value in spec.options_of(catalog or (), "--catalog").items()}
-    preview(uri, query, table, properties, spec.options_of(storage or ())).show(Console())
+    properties = {name: str(value) for name, value in loading.options_of(catalog or (), "--catalog").items()}
+    preview(uri, query, table, properties, loading.options_of(storage or ())).show(Console())
 
 
 @models_app.command()

@@ -49,13 +49,13 @@ def label(
 ) -> None:
     """Make a quality table: both models answer each prompt, and a metric measures how well."""
     from batchroute.commands.label import pipeline as labelling
-    from batchroute.config import job as spec
+    from batchroute.config import loading
     from batchroute.progress import for_this_terminal
 
     if overrides and job_file is None:
         raise InputError("--set overrides a setting of the job: give --job too")
-    job = None if job_file is None else spec.load(job_file, overrides or ())
-    options = spec.checked(
+    job = None if job_file is None else loading.load(job_file, overrides or ())
+    options = loading.checked(
         labelling.LabelOptions,
         prompts=prompts,
         output=output,
@@ -111,13 +111,13 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the router that is there.")] = False,
 ) -> None:
     """Train a router on a quality table."""
-    from batchroute.config import job as spec
+    from batchroute.config import loading
     from batchroute.engines.local import LocalEngine
     from batchroute.progress import for_this_terminal
     from batchroute.router.training import console as narration
     from batchroute.router.training import train as training
 
-    options = spec.checked(
+    options = loading.checked(
         training.TrainOptions,
         quality_table=quality_table,
         base=base,
@@ -187,14 +187,14 @@ def evaluate(
     from batchroute.engines.local import LocalEngine
     from batchroute.progress import for_this_terminal
     from batchroute.router.evaluation import evaluate as evaluation
-    from batchroute.router.training import console as narration
+    from batchroute.router.evaluation.console import show as show_evaluation
 
     evaluation.check_output(output, overwrite)
     device = LocalEngine(for_this_terminal(False)).device
     routers = [router, *(compare or ())]
     found = evaluation.evaluate(quality_table, routers, device, bootstrap, seed, all_rows, second_table)
     evaluation.write(found, output, overwrite)
-    narration.show(found)
+    show_evaluation(found)
     typer.echo(f"figures  {output}/evaluation.json\nplot     {output}/curve.png, {output}/curve.svg")
 
 

@@ -9,7 +9,8 @@ from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import Manifest
 from batchroute.storage.objects import folder_at
-from batchroute.storage.workdir import is_ours, work_root
+from batchroute.storage.parquet import is_ours
+from batchroute.storage.workdir import work_root
 
 
 def collect(

@@ -10,21 +10,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from batchroute.config.job import SIDES, Job
+from batchroute.config.job import Job
 from batchroute.engines.local import LocalEngine
-from batchroute.pipeline.context import RUN, Context, Snapshot
+from batchroute.fields import SIDES
+from batchroute.pipeline import layout
+from batchroute.pipeline.context import Context, Snapshot
+from batchroute.pipeline.expectations import assumptions
 from batchroute.pipeline.identity import identify
 from batchroute.pipeline.stages import decide as deciding
 from batchroute.pipeline.stages import snapshot
 from batchroute.pipeline.stages.fetch import fetch
 from batchroute.pipeline.stages.partition import read_partition
-from batchroute.pipeline.stages.score import STAGE
 from batchroute.pipeline.stages.scores import draw
 from batchroute.policy.decision import Decided, decide
-from batchroute.policy.outlook import assumptions
+from batchroute.policy.forecast import Forecast
 from batchroute.progress import Progress
-from batchroute.reports import policies
-from batchroute.reports.night import Forecast
 from batchroute.reports.words import share
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir
@@ -74,12 +74,12 @@ def plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
     fetched = None if job.input.in_place else fetch(job, work, progress)
     frozen, table = snapshot.inspect(job, identity, fetched)
     deciding.check_budget(job, frozen)
-    begun = work.read_json(RUN)
+    begun = work.read_json(layout.RUN)
     frozen = frozen if begun is None else Snapshot.model_validate(begun)
     context = Context(job, frozen, table, work, LocalEngine(progress))
     done = _done(context) if committed is None else [f"committed at {committed.committed_at}: a run has nothing to do"]
-    stored = len(work.stage(STAGE).receipts()) == len(frozen.chunks())
-    scored = deciding.stored(context) if stored else draw(context, sample)
+    is_scored = len(work.stage(layout.SCORE).receipts()) == len(frozen.chunks())
+    scored = stored(context) if is_scored else draw(context, sample)
     view = deciding.outlook_of(context, scored)
     groups = None if job.policy.by is None else deciding.groups_of(table, job.policy.by, scored.stretches)
     part = len(view.scores) / frozen.rows if frozen.rows else 1.0
@@ -88,7 +88,7 @@ def plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
         snapshot=frozen,
         done=done,
         scored=len(view.scores),
-        stored=stored,
+        stored=is_scored,
         tokens=scored.tokens[scored.routable],
         bad=int((~view.routable).sum()),
         decided=decision.decided,
@@ -100,7 +100,7 @@ def plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
 
 def _done(context: Context) -> list[str]:
     work, frozen = context.work, context.snapshot
-    scored = work.stage(STAGE).receipts()
+    scored = work.stage(layout.SCORE).receipts()
     if not scored:
         return []
     lines = [f"{len(scored):,} of {len(frozen.chunks()):,} chunks are scored"]
@@ -138,7 +138,7 @@ def show(found: Plan, job: Job) -> None:
     if len(found.decided) > 1:
         for decided in found.decided:
             say(f"{decided.group}: {decided.policy}: {_part(decided)} of its rows to small")
-    console.print(policies.table([found.expected, *found.alternatives]))
+    console.print(policies([found.expected, *found.alternatives]))
     for line in found.assumptions:
         say(line)
 

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from batchroute.commands import ending
-from batchroute.config import job as spec
+import typer
+
+from batchroute.config import loading
 from batchroute.config.job import Job
 from batchroute.engines.local import LocalEngine
 from batchroute.engines.ranks import launcher
@@ -17,7 +18,12 @@ from batchroute.engines.ranks.engine import Ranks, exit_code, joined
 from batchroute.engines.ranks.world import DIED, World
 from batchroute.errors import EXIT_OK, BatchrouteError, DiedError, InputError, Terminated
 from batchroute.pipeline import run as job
+from batchroute.pipeline.commit import Outcome
 from batchroute.progress import NoProgress, Progress, for_this_terminal
+from batchroute.reports import console
+from batchroute.reports.export import notify
+from batchroute.reports.export.summary import summary
+from batchroute.reports.headline import headline
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ def run(job_file: str, overrides: Sequence[str], attempt: Attempt) -> int:
     world, ranks = World(), None
     try:
         world = World.here()
-        asked = telling.asked = spec.load(job_file, overrides)
+        asked = telling.asked = loading.load(job_file, overrides)
         wanted = launcher.asked_for(attempt.processes, attempt.nodes, attempt.node_rank, attempt.master, world)
         if (wanted or world.size > 1) and not (attempt.fresh or attempt.retry_failed) and job.is_committed(asked):
             # Nothing to wait for the others for: those of a finished run may have ended, and never come.
@@ -83,7 +89,7 @@ def _lead(asked: Job, telling: _Telling, ranks: Ranks, attempt: Attempt) -> None
         ranks.stop(error)
         telling.of_failure(error)
         raise
-    ending.tell(outcome, asked, telling.progress, attempt.json_logs)
+    tell(outcome, asked, telling.progress, attempt.json_logs)
     ranks.exit_code = outcome.exit_code
 
 
@@ -121,4 +127,57 @@ class _Telling:
         if self._told or (isinstance(error, DiedError) and launcher.restarts_left()):
             return
         self._told = True
-        ending.tell_of_failure(error, self.asked, self.progress, self.json_logs)
+        tell_of_failure(error, self.asked, self.progress, self.json_logs)
+
+
+def tell_of_failure(error: BaseException, asked: Job | None, progress: Progress, json_logs: bool) -> None:
+    """Tell the log and whom the job notifies.
+
+    Args:
+        asked: None when the job file could not be read.
+    """
+    event, exit_code, message = notify.ending(error)
+    record: dict[str, Any] = {"event": event, "message": message, "exit_code": exit_code}
+    if asked is not None:
+        record |= {"job_name": asked.name, "output": asked.output.uri}
+        _warn(notify.send(asked.notify, event, record), progress)
+    if json_logs:
+        progress.note(**record)
+
+
+def tell(outcome: Outcome, asked: Job, progress: Progress, json_logs: bool) -> None:
+    """Tell the outcome. The last line is one sentence, and with JSON logs the record that a webhook is sent."""
+    committed, output, night = outcome.manifest, outcome.output, outcome.night
+    nothing = f"nothing to do: run {committed.run_id} was committed at {committed.committed_at}"
+    sentence = nothing if night is None else headline(night)
+    if not json_logs:
+        if outcome.was_done:
+            progress.note("nothing", nothing)
+        console.show(outcome.report)
+        typer.echo(
+            f"answers  {output}/data/*.parquet\nreport   {output}/report/report.html\nproof    {output}/manifest.json"
+        )
+    if committed.counts["failed"]:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in outcome.report.failures.items())
+        verdict = "above" if outcome.exit_code != EXIT_OK else "within"
+        progress.note("failed_rows", f"{committed.counts['failed']:,} rows failed ({kinds}), {verdict} max_failed")
+    event: notify.Event = "nothing" if outcome.was_done else "done" if outcome.exit_code == EXIT_OK else "failed"
+    record = {
+        "event": event,
+        "message": nothing if outcome.was_done else sentence,
+        "exit_code": outcome.exit_code,
+        "output": output,
+        **summary(outcome.report, night),
+    }
+    if night is not None:
+        _warn(notify.publish(asked.notify, night), progress)
+    _warn(notify.send(asked.notify, event, record), progress)
+    if json_logs:
+        progress.note(**record)
+    elif night is not None:
+        typer.echo(sentence)
+
+
+def _warn(warnings: list[str], progress: Progress) -> None:
+    for warning in warnings:
+        progress.note("notify", warning)

@@ -10,10 +10,11 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from batchroute.config.job import SIDES
 from batchroute.errors import InputError
+from batchroute.fields import SIDES
+from batchroute.pipeline import layout
 from batchroute.pipeline.audit import sample as audit
-from batchroute.pipeline.context import RUN, Snapshot
+from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage
 from batchroute.pipeline.stages.escalate import read_escalation
 from batchroute.pipeline.stages.fetch import SOURCE
@@ -21,7 +22,8 @@ from batchroute.pipeline.stages.partition import read_partition
 from batchroute.progress import duration
 from batchroute.storage import manifest
 from batchroute.storage.objects import folder_at
-from batchroute.storage.workdir import Receipt, Workdir, run_ids
+from batchroute.storage.receipts import Receipt
+from batchroute.storage.workdir import Workdir, run_ids
 
 
 def show(uri: str, storage_options: Mapping[str, Any] | None = None) -> None:
@@ -46,7 +48,7 @@ def show(uri: str, storage_options: Mapping[str, Any] | None = None) -> None:
 
 
 def _table(work: Workdir, committed: bool) -> Table | str:
-    tree = work.read_json(RUN)
+    tree = work.read_json(layout.RUN)
     if tree is None:
         state = "not begun" if work.read_json(SOURCE) is None else "its rows are being fetched, or were when it stopped"
         return f"run {work.run_id}: {state}"
@@ -79,10 +81,10 @@ def _stages(work: Workdir, snapshot: Snapshot) -> list[tuple[str, Sequence[Recei
     shown = [shard for shard in SHARDS if shard in SIDES or units[shard] is not None]
     shards = [receipt for shard in shown for receipt in shard_stage(work, shard).receipts().values()]
     return [
-        ("score", list(work.stage("score").receipts().values()), len(snapshot.chunks())),
+        (layout.SCORE, list(work.stage(layout.SCORE).receipts().values()), len(snapshot.chunks())),
         ("partition", shards, None if dealt is None else sum(units[shard] or 0 for shard in shown)),
         *((shard, list(work.stage(shard).receipts().values()), units[shard]) for shard in shown),
-        ("merge", list(work.stage("merge").receipts().values()), len(snapshot.parts())),
+        (layout.MERGE, list(work.stage(layout.MERGE).receipts().values()), len(snapshot.parts())),
         *_audit(work, audited),
     ]
 
@@ -91,7 +93,7 @@ def _audit(work: Workdir, dealt: audit.Dealt | None) -> list[tuple[str, Sequence
     if dealt is None:
         return []
     units = sum(map(len, dealt.spans()))
-    return [(audit.STAGE, list(work.stage(audit.STAGE).receipts().values()), units)]
+    return [(layout.MEASURED, list(work.stage(layout.MEASURED).receipts().values()), units)]
 
 
 def _cells(receipts: Sequence[Receipt], units: int | None) -> list[str]:

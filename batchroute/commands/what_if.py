@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from rich.console import Console
 
-from batchroute.config.job import SIDES, Side
 from batchroute.costs.prices import pico
 from batchroute.costs.usage import ModelUsage
 from batchroute.errors import InputError
+from batchroute.fields import SIDES, Side
 from batchroute.policy.decision import decide
 from batchroute.policy.expected_costs import ModelCosts, model_costs
+from batchroute.policy.forecast import Forecast, Range
 from batchroute.policy.outlook import Outlook, gains_of
 from batchroute.policy.settings import WAYS, Policy, Way
-from batchroute.reports import policies
-from batchroute.reports.night import Forecast, NightReport, Range
+from batchroute.reports.night import NightReport
 from batchroute.router.calibration.lengths import Lengths, Line
 from batchroute.storage import manifest
 from batchroute.storage.manifest import Manifest
@@ -160,7 +160,7 @@ def show(found: WhatIf) -> None:
         console = Console(width=130)
     night = found.night
     console.print(f"{night.name}, run {night.run_id}: the night as it was, and as it would have been", highlight=False)
-    console.print(policies.table([_as_it_was(night), *found.forecasts]))
+    console.print(policies([_as_it_was(night), *found.forecasts]))
     console.print(
         "Rows that stay where they were keep their real cost; for the others the other model reads and writes as it "
         "did on its own rows.",

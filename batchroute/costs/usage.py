@@ -8,7 +8,7 @@ from decimal import Decimal
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.costs.prices import Price, usd
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
 
 
 class RouterUsage(BaseModel):

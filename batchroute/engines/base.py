@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from batchroute.progress import About, Progress, nothing_more
-from batchroute.storage.workdir import Receipt, Workdir
+from batchroute.storage.receipts import Receipt
+from batchroute.storage.workdir import Workdir
 
 if TYPE_CHECKING:
     import torch

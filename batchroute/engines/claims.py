@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from batchroute.engines.base import Gate, Unit
 from batchroute.engines.ranks.engine import Ranks
 from batchroute.progress import Report
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
 
 
 class Claims:

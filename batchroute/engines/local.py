@@ -21,7 +21,7 @@ from batchroute.engines.ranks.world import World
 from batchroute.errors import BatchrouteError, StoppedError
 from batchroute.hardware import devices
 from batchroute.progress import About, Progress, Report, nothing_more
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,8 @@ from jsonschema.protocols import Validator
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from referencing.jsonschema import DRAFT202012
 
+from batchroute.errors import first_line
 from batchroute.generators.base import Generator, Prompt, Response
-from batchroute.models import first_line
 
 _MOST_WORDS = 200
 

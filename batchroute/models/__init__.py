@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchroute.errors import InputError
+from batchroute.errors import InputError, first_line
 
 EMBEDDED_PREFIX = "embedded:"
 _HEAD_AND_TAIL = 1 << 20
@@ -202,9 +202,3 @@ def _pickle(what: str, keys: Keys) -> str:
     advice = "save it anew with save_pretrained, which writes safetensors"
     advice += "" if keys.pickle is None else f", or {keys.pickle} if you trust it"
     return f"{what}, which can run code when it is loaded: {advice}"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, short enough for a log line or a table cell."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

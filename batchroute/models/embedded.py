@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from batchroute import models
-from batchroute.errors import InputError
+from batchroute.errors import InputError, first_line
 
 _BLOCK = 1 << 20
 
@@ -142,7 +142,7 @@ def fetch(names: Sequence[str] = ("demo",), on_progress: Callable[[str], None] =
             _require_gguf(missing)
             _make(missing, on_progress)
     except OSError as error:
-        raise InputError(f"cannot put models into {folder}: {models.first_line(error)}") from error
+        raise InputError(f"cannot put models into {folder}: {first_line(error)}") from error
     return {name: models.embedded_dir(name) for name in wanted}
 
 

@@ -6,7 +6,7 @@ import functools
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,26 +15,13 @@ from batchroute.costs.price_lists import Resolved
 from batchroute.costs.prices import Price
 from batchroute.engines.base import Engine
 from batchroute.errors import InputError
+from batchroute.pipeline import layout
 from batchroute.storage.objects import folder_at
-from batchroute.storage.workdir import FORMAT_VERSION, Workdir
+from batchroute.storage.receipts import FORMAT_VERSION
+from batchroute.storage.units import Span, spans
+from batchroute.storage.workdir import Workdir
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.parquet import PromptKind, PromptTable
-
-
-class Span(NamedTuple):
-    """The rows at positions `start` up to `stop` as a unit of work."""
-
-    unit: str
-    start: int
-    stop: int
-
-    @property
-    def rows(self) -> int:
-        return self.stop - self.start
-
-
-RUN = "run.json"
-FETCHED = "input"
 
 
 class Snapshot(BaseModel):
@@ -94,7 +81,7 @@ def join(job: Job, run_id: str, engine: Engine) -> Context:
         InputError: this machine does not see that folder.
     """
     work = Workdir(folder_at(job.output.uri, job.output.storage_options, job.output.single_writer), run_id)
-    begun = work.read_json(RUN)
+    begun = work.read_json(layout.RUN)
     if begun is None:
         raise InputError(
             f"{work.folder} is not to be seen from {socket.gethostname()}: all machines of a run need the same "
@@ -112,9 +99,4 @@ def files_of(job: Job, snapshot: Snapshot, work: Workdir) -> Files:
 
 
 def fetched_files(job: Job, source: dict[str, Any], work: Workdir) -> Files:
-    return Files(str(work.folder.folder(f"{FETCHED}/{source['attempt']}")), job.output.storage_options)
-
-
-def spans(rows: int, size: int) -> list[Span]:
-    """Rows 0 to `rows` in units of `size`; the last one may be smaller."""
-    return [Span(f"{number:05d}", start, min(start + size, rows)) for number, start in enumerate(range(0, rows, size))]
+    return Files(str(work.folder.folder(f"{layout.FETCHED}/{source['attempt']}")), job.output.storage_options)

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from batchroute import models
-from batchroute.config.job import SIDES, Job, JobModel
+from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError
+from batchroute.fields import SIDES
 from batchroute.generators.settings import NO_RESULTS
 from batchroute.policy.settings import Way
 from batchroute.router.calibration.calibrate import Calibration, Point
@@ -198,3 +199,22 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
     return flat
+
+
+def calibrated_limits(job: Job) -> list[str]:
+    """What the router's calibration makes of limits on the drop, in words, a line each."""
+    return [
+        ("" if group is None else f"{group}: ") + _limited(job, way)
+        for group, way in job.policy.ways()
+        if way.max_quality_drop is not None
+    ]
+
+
+def _limited(job: Job, way: Way) -> str:
+    goal, point = way.words, calibrated_point(job, way)
+    if point is None:
+        return f"{goal}: no threshold of the calibration keeps within it, so all rows go to the large model"
+    return (
+        f"{goal}: threshold {point.threshold:.4g}, on the calibration rows {point.cost_advantage:.0%} to small "
+        f"with a drop of {point.drop:.2f} % (at most {point.bound:.2f} % with 95 % confidence)"
+    )

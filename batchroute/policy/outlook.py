@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from batchroute.config.job import SIDES, Job, JobModel, Side
-from batchroute.costs.prices import PICO, Price
+from batchroute.costs.prices import PICO
+from batchroute.fields import SIDES, Side
 from batchroute.policy.budget import Priced
 from batchroute.policy.decision import Groups, Rows
-from batchroute.policy.expected_costs import ModelCosts, model_costs
+from batchroute.policy.expected_costs import ModelCosts
+from batchroute.policy.forecast import Curve, Forecast, Range
 from batchroute.policy.settings import Scores, Way
-from batchroute.reports.night import Curve, Forecast, Range
 from batchroute.router.calibration.calibrate import Calibration
-from batchroute.router.calibration.lengths import Lengths
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -177,101 +174,7 @@ class Outlook:
         return Range(value=drop + other, low=low + other, high=high + other)
 
 
-def outlook(
-    job: Job,
-    prices: Mapping[str, Price | None],
-    calibration: Calibration | None,
-    scores: Scores,
-    routable: Mask,
-    tokens: NDArray[np.int32],
-    spent: int,
-    whole: int,
-) -> Outlook:
-    """Of a job's rows, or of a sample of them.
-
-    Args:
-        prices: by side.
-        scores, routable, tokens: shape [rows]; NaN without a score, and tokens by the router's count.
-        spent, whole: see `Outlook`.
-    """
-    costs = _costs(job, prices, calibration, tokens)
-    gains, known = gains_of(scores, tokens, calibration), _known(job, prices, calibration)
-    return Outlook(scores, routable, gains, costs, calibration, spent, whole, known)
-
-
-def _costs(
-    job: Job, prices: Mapping[str, Price | None], calibration: Calibration | None, tokens: NDArray[np.int32]
-) -> dict[Side, ModelCosts | None]:
-    costs: dict[Side, ModelCosts | None] = {}
-    for side in SIDES:
-        model = job.models.of(side)
-        lengths = lengths_of(model, side, calibration)
-        costs[side] = model_costs(prices[side], lengths, tokens, model.generation.max_new_tokens)
-    return _with_audit(costs, job)
-
-
-def _known(
-    job: Job, prices: Mapping[str, Price | None], calibration: Calibration | None
-) -> tuple[Priced, Floats] | None:
-    if calibration is None or calibration.gain is None or not calibration.gain.losses:
-        return None
-    gain = calibration.gain
-    scores, tokens = np.array(gain.scores, np.float32), np.array(gain.tokens, np.int32)
-    small, large = (_costs(job, prices, calibration, tokens)[side] for side in SIDES)
-    if small is None or large is None:
-        return None
-    return Priced(scores, gain.of(scores, tokens), small.picos, large.picos), np.array(gain.losses)
-
-
 def gains_of(scores: Scores, tokens: NDArray[np.int32], calibration: Calibration | None) -> Floats:
     """See `Outlook.gains`."""
     gain = None if calibration is None else calibration.gain
     return 1.0 - scores.astype(np.float64) if gain is None else gain.of(scores, tokens)
-
-
-def _with_audit(costs: dict[Side, ModelCosts | None], job: Job) -> dict[Side, ModelCosts | None]:
-    """A row of the small model costs, on top, its chance to be audited times what the large model takes for it."""
-    small, large = costs["small"], costs["large"]
-    if job.report.audit is None or small is None or large is None:
-        return costs
-    share = float(job.report.audit.share)
-    picos, least = (
-        mine + np.rint(share * other).astype(np.int64)
-        for mine, other in ((small.picos, large.picos), (small.least, large.least))
-    )
-    return {"small": dataclasses.replace(small, picos=picos, least=least), "large": large}
-
-
-def lengths_of(model: JobModel, side: Side, calibration: Calibration | None) -> Lengths:
-    """As calibrated, or else at the most."""
-    if calibration is not None and side in calibration.lengths:
-        return calibration.lengths[side]
-    around = f"{model.system or ''}{(model.template or '').replace('{prompt}', '')}"
-    return Lengths.at_most(model.generation.max_new_tokens, around)
-
-
-def assumptions(job: Job, calibration: Calibration | None) -> list[str]:
-    """What a forecast takes for granted, in words, a sentence each."""
-    lines = []
-    for side in SIDES:
-        if calibration is None or side not in calibration.lengths:
-            tokens = job.models.of(side).generation.max_new_tokens
-            lines.append(
-                f"Lengths of the {side} model's responses were not measured: each is taken to be the longest allowed, "
-                f"{tokens:,} tokens."
-            )
-    if job.models.small.escalates:
-        lines.append("A forecast leaves out what rows cost that the small model does not manage.")
-    if any(job.models.of(side).generation.greedy for side in SIDES):
-        lines.append("A forecast reckons with an answer to every row, also to those that repeat a prompt.")
-    if calibration is None or calibration.gain is None:
-        lines.append(
-            "The router is not calibrated for gains: no quality drop can be expected, and a budget takes what a row "
-            "gains on the large model to be 1 − its score."
-        )
-    else:
-        lines.append(
-            f"Expected drops are those of {calibration.rows:,} calibration rows with such scores; tonight's rows are "
-            "taken to be of the same kind."
-        )
-    return lines

@@ -10,6 +10,8 @@ from batchroute.costs.price_lists import GIVEN
 from batchroute.costs.prices import money
 from batchroute.costs.report import ESCALATED, CostReport
 from batchroute.costs.usage import ModelUsage, RouterUsage
+from batchroute.policy.forecast import Forecast
+from batchroute.reports.words import NOT_KNOWN, share, usd, with_interval
 
 _LOG_WIDTH = 130
 
@@ -113,3 +115,23 @@ def _seconds(seconds: float) -> str:
 
 def _short(model: str) -> str:
     return model.rstrip("/").rsplit("/", 1)[-1].removeprefix("embedded:")
+
+
+def policies(forecasts: list[Forecast]) -> Table:
+    """A line each; the first is what is asked for."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("policy", overflow="fold")
+    for heading in ("to small", "cost", "95 % range", "saved", "quality drop"):
+        table.add_column(heading, justify="right")
+    for number, one in enumerate(forecasts):
+        cost = one.cost
+        table.add_row(
+            one.policy,
+            share(one.small_share),
+            usd(None if cost is None else cost.value),
+            "" if cost is None else f"{usd(cost.low)} to {usd(cost.high)}",
+            NOT_KNOWN if one.savings_share is None else share(one.savings_share),
+            NOT_KNOWN if one.drop is None else with_interval(one.drop),
+            style="bold" if number == 0 else None,
+        )
+    return table

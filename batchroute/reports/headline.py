@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from batchroute.costs.report import CostReport
+from batchroute.policy.forecast import Range
 from batchroute.reports import words
-from batchroute.reports.night import NightReport, Range
+from batchroute.reports.night import NightReport
 
 
 def headline(night: NightReport) -> str:

@@ -11,6 +11,7 @@ from batchroute.costs import report as cost_report
 from batchroute.costs.prices import Price
 from batchroute.costs.report import CostReport
 from batchroute.errors import InputError
+from batchroute.policy.forecast import Curve, Forecast
 from batchroute.quality.audit import Audit
 from batchroute.router.calibration.calibrate import Calibration
 from batchroute.router.drift.measure import Drift
@@ -21,55 +22,6 @@ REPORT, PAGE, TEXT, METRICS, FOCUS, AUDIT = (
 )  # fmt: skip
 FILES = (cost_report.JSON, cost_report.TABLE, REPORT, PAGE, TEXT, METRICS, FOCUS, AUDIT)
 """All that may be in `report/`; the audit's table only where there was one."""
-
-
-class Range(BaseModel):
-    """A figure with its 95 % interval."""
-
-    model_config = ConfigDict(frozen=True)
-
-    value: float
-    low: float
-    high: float
-
-
-class Forecast(BaseModel):
-    """What a policy is expected to do with all rows of the night.
-
-    Attributes:
-        policy: in words.
-        small_share: of the rows that can be routed.
-        cost, savings: USD; None where a price is missing. Savings are against all rows on the large model.
-        drop: percent; None without a calibration that tells it.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    policy: str
-    rows: int
-    small: int
-    small_share: float
-    cost: Range | None
-    savings: float | None
-    savings_share: float | None
-    drop: Range | None
-
-
-class Curve(BaseModel):
-    """What each share of rows on the small model, the easiest first, would cost and lose: an entry for every 5 %.
-
-    Attributes:
-        drop, low, high: percent; None without a calibration.
-        cost: USD; None where a price is missing.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    small_share: list[float]
-    cost: list[float] | None
-    drop: list[float] | None
-    low: list[float] | None
-    high: list[float] | None
 
 
 class Histogram(BaseModel):

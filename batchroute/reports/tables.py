@@ -10,8 +10,9 @@ from typing import Any, Generic, TypeVar
 
 from batchroute.costs.report import ESCALATED, CostReport
 from batchroute.costs.usage import ModelUsage
+from batchroute.policy.forecast import Range
 from batchroute.reports.headline import audited
-from batchroute.reports.night import Choice, NightReport, Range
+from batchroute.reports.night import Choice, NightReport
 
 FIRST = 20
 """As many groups are on show at once."""

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterable
 from decimal import Decimal
 
-from batchroute.reports.night import Range
+from batchroute.policy.forecast import Range
 
 NOT_KNOWN = "n/a"
 _MONTHS = (

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from batchroute.errors import InputError
 from batchroute.storage.folder import Folder
-from batchroute.storage.workdir import FORMAT_VERSION
+from batchroute.storage.receipts import FORMAT_VERSION
 
 MANIFEST = "manifest.json"
 

@@ -25,84 +25,6 @@ _OTHERS_FIRST = (
 _PASSING = ("locked", "connect", "timed out", "timeout", "error sending request", "503", "SlowDown", "unavailable")
 
 
-class DeltaVersion:
-    """One version of a Delta table."""
-
-    def __init__(
-        self, uri: str, options: Mapping[str, str], version: int | None, timestamp: str | None, where: str
-    ) -> None:
-        self._uri, self._options = uri, options
-        self._version, self._timestamp, self._where = version, timestamp, where
-        self.public = f"the Delta table {uri}"
-
-    def pin(self) -> dict[str, Any]:
-        """Raises:
-        InputError: there is no such table or version.
-        """
-        with delta_errors(self.public):
-            table = open_delta(self._uri, self._options, self._version)
-            if table is None:
-                raise InputError(f"input.delta: there is no Delta table at {self._uri}")
-            if self._timestamp is not None:
-                table.load_as_version(_moment(self._timestamp))
-            return {"delta": self._uri, "version": table.version()}
-
-    def schema(self, pinned: dict[str, Any]) -> pa.Schema:
-        with self.rows(pinned) as reader:
-            return reader.schema
-
-    @contextmanager
-    def rows(self, pinned: dict[str, Any]) -> Iterator[pa.RecordBatchReader]:
-        with delta_errors(self.public):
-            import deltalake
-
-            table = open_delta(self._uri, self._options, pinned["version"])
-            query = f"select * from prompts where {self._where}" if self._where else "select * from prompts"
-            stream = deltalake.QueryBuilder().register("prompts", table).execute(query)
-            yield pa.RecordBatchReader.from_stream(stream)
-
-
-class IcebergSnapshot:
-    """One snapshot of an Iceberg table."""
-
-    def __init__(
-        self, name: str, catalog: Mapping[str, str], version: int | None, timestamp: str | None, where: str
-    ) -> None:
-        self._name, self._catalog = name, catalog
-        self._version, self._timestamp, self._where = version, timestamp, where
-        self.public = f"the Iceberg table {name}"
-
-    def pin(self) -> dict[str, Any]:
-        """Raises:
-        InputError: there is no such catalog, table or snapshot.
-        """
-        with iceberg_errors(self.public):
-            table = self._table()
-            found = table.current_snapshot()
-            if self._version is not None:
-                found = table.snapshot_by_id(self._version)
-            if self._timestamp is not None:
-                found = table.snapshot_as_of_timestamp(int(_moment(self._timestamp).timestamp() * 1000))
-            if found is None and (self._version or self._timestamp):
-                raise InputError(f"{self.public} has no snapshot {self._version or 'at ' + str(self._timestamp)}")
-            return {"iceberg": self._name, "version": found.snapshot_id if found else None}
-
-    def schema(self, pinned: dict[str, Any]) -> pa.Schema:
-        with self.rows(pinned) as reader:
-            return reader.schema
-
-    @contextmanager
-    def rows(self, pinned: dict[str, Any]) -> Iterator[pa.RecordBatchReader]:
-        with iceberg_errors(self.public):
-            from pyiceberg.expressions import AlwaysTrue
-
-            scan = self._table().scan(row_filter=self._where or AlwaysTrue(), snapshot_id=pinned["version"])
-            yield scan.to_arrow_batch_reader()
-
-    def _table(self) -> Any:
-        return open_catalog(self._catalog).load_table(self._name)
-
-
 def open_delta(uri: str, options: Mapping[str, str], version: int | None = None) -> Any:
     """The table, or None when there is none there."""
     try:
@@ -182,7 +104,7 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:400]
 
 
-def _moment(timestamp: str) -> datetime.datetime:
+def moment(timestamp: str) -> datetime.datetime:
     try:
         moment = datetime.datetime.fromisoformat(timestamp)
     except ValueError as error:

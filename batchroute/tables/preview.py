@@ -19,7 +19,8 @@ from batchroute.storage.objects import is_local, local_path
 from batchroute.tables.files import Files
 from batchroute.tables.lakes import open_delta
 from batchroute.tables.parquet import PromptTable
-from batchroute.tables.sources import InputSpec, source_of
+from batchroute.tables.sources import source_of
+from batchroute.tables.sources.base import InputSpec
 from batchroute.tables.types import is_message, is_text, portable
 from batchroute.tables.warehouse import Warehouse
 

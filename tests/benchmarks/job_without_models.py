@@ -132,13 +132,14 @@ def write_job(folder: Path) -> str:
 
 def score_only(path: str) -> None:
     """The snapshot, and random scores in the place of a router's."""
-    from batchroute.config import job as spec
+    from batchroute.config import loading
+    from batchroute.pipeline import layout
     from batchroute.pipeline.identity import identify
     from batchroute.pipeline.stages import score, snapshot
     from batchroute.storage.local import LocalFolder
-    from batchroute.storage.workdir import Facts
+    from batchroute.storage.receipts import Facts
 
-    job = spec.load(path)
+    job = loading.load(path)
     identity = identify(job)
     frozen, table = snapshot.inspect(job, identity)
     frozen, work = snapshot.begin(job, identity, frozen, table, LocalFolder(job.output.uri))
@@ -157,7 +158,7 @@ def score_only(path: str) -> None:
             run_id=frozen.run_id, unit=chunk.unit, rows=rows, first=chunk.start, last=chunk.stop - 1, seconds=0.0,
             counts={"failed": 0, "tokens": rows * CHARACTERS // 8, "truncated": 0, "unscored": 0},
         )  # fmt: skip
-        work.stage(score.STAGE).commit(facts, score.SCHEMA, pa.table(columns, schema=score.SCHEMA).to_batches())
+        work.stage(layout.SCORE).commit(facts, score.SCHEMA, pa.table(columns, schema=score.SCHEMA).to_batches())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchroute.storage.workdir import OUTPUT_PARQUET, WORK_PARQUET
+from batchroute.storage.parquet import OUTPUT_PARQUET, WORK_PARQUET
 
 DEFAULT_PROMPTS = Path(__file__).parents[2] / "sample_data" / "prompts.parquet"
 SETTINGS: dict[str, dict[str, Any]] = {

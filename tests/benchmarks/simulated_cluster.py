@@ -35,7 +35,7 @@ from batchroute.engines.ray.pools import PoolSpec
 from batchroute.engines.ray.room import Room
 from batchroute.engines.ray.worker import Said
 from batchroute.progress import NoProgress
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
 
 WORKERS, MEAN_SECONDS, START_UP = 64, 60.0, 30.0
 STAGE = "large"

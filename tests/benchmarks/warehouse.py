@@ -31,7 +31,8 @@ from batchroute.pipeline.stages.fetch import fetch
 from batchroute.progress import PlainProgress
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir
-from batchroute.tables.targets.base import Answers, TableSpec, target_of
+from batchroute.tables.targets import target_of
+from batchroute.tables.targets.base import Answers, TableSpec
 from tests.support.postgres import execute, postgres
 
 MODEL = {"backend": "echo", "model": "echo"}

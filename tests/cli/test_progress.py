@@ -25,7 +25,8 @@ from batchroute.progress import (
     nothing_more,
 )
 from batchroute.storage.local import LocalFolder
-from batchroute.storage.workdir import Facts, Receipt, Stage
+from batchroute.storage.receipts import Facts, Receipt
+from batchroute.storage.units import Stage
 from tests.support.jobs import JobFolder, table
 
 SECRET = "a prompt that no log may hold"

@@ -21,7 +21,7 @@ from batchroute.pipeline.stages.merge import RESULTS
 from batchroute.reports import night as nights
 from batchroute.reports.night import NightReport
 from batchroute.storage.manifest import Manifest
-from batchroute.storage.workdir import FORMAT_VERSION, Receipt
+from batchroute.storage.receipts import FORMAT_VERSION, Receipt
 
 COMMANDS: dict[str, list[str]] = {
     "batchroute": ["--version"],

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from batchroute.config import job as spec
+from batchroute.config import loading
 from batchroute.errors import InputError
 
 GOOD = """\
@@ -24,7 +25,7 @@ models:
 def load(folder: Path, text: str = GOOD, *overrides: str) -> spec.Job:
     path = folder / "job.yaml"
     path.write_text(text, encoding="utf-8")
-    return spec.load(str(path), overrides)
+    return loading.load(str(path), overrides)
 
 
 def problems(folder: Path, text: str = GOOD, *overrides: str) -> list[str]:
@@ -295,12 +296,12 @@ def test_a_section_is_a_mapping(tmp_path: Path, section: str, value: str) -> Non
 
 def test_an_unreadable_file_is_named_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read the job file .*absent\.yaml: No such file or directory"):
-        spec.load(str(tmp_path / "absent.yaml"))
+        loading.load(str(tmp_path / "absent.yaml"))
     with pytest.raises(InputError, match=r"cannot read the job file .*: Is a directory"):
-        spec.load(str(tmp_path))
+        loading.load(str(tmp_path))
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     with pytest.raises(InputError, match="not UTF-8 text"):
-        spec.load(str(tmp_path / "latin.yaml"))
+        loading.load(str(tmp_path / "latin.yaml"))
 
 
 @pytest.mark.parametrize("groups", ["[rows]", "[failed]", "[route]", "[cost]", "[name]", "[model]", "[team, team]"])

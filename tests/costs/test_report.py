@@ -12,7 +12,7 @@ from batchroute.costs import report as reports
 from batchroute.costs.prices import COST, Price
 from batchroute.costs.report import CostReport, Escalated
 from batchroute.costs.usage import ModelUsage, RouterUsage, model_usage, router_usage
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
 
 BY_TOKEN = Price.model_validate({"input": 1, "output": 10})
 BY_HOUR = Price.model_validate({"gpu_hour": 3.6})

@@ -89,7 +89,7 @@ def _attempt(path: str, log: str, environment: dict[str, str], crash: Crash | No
     os.environ.update({**environment, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
     import torch
 
-    from batchroute.config import job as spec
+    from batchroute.config import loading
     from batchroute.errors import EXIT_TERMINATED, BatchrouteError, Terminated
     from batchroute.pipeline import run as job
     from batchroute.progress import PlainProgress
@@ -100,7 +100,7 @@ def _attempt(path: str, log: str, environment: dict[str, str], crash: Crash | No
         _watch(lines, crash)
         try:
             with open(os.devnull, "w") as nowhere:
-                outcome = job.run(spec.load(path), PlainProgress(nowhere))
+                outcome = job.run(loading.load(path), PlainProgress(nowhere))
             lines.write(f"done {outcome.manifest.committed_by}\n")
             code = outcome.exit_code
         except BatchrouteError as error:
@@ -141,7 +141,7 @@ def _command(
 def _watch(lines: Any, crash: Crash | None) -> None:
     from batchroute.storage.local import LocalFolder
     from batchroute.storage.remote import RemoteFolder
-    from batchroute.storage.workdir import Stage
+    from batchroute.storage.units import Stage
 
     puts = 0
 

@@ -11,7 +11,7 @@ from batchroute.engines.claims import Claims
 from batchroute.engines.ranks.engine import Ranks
 from batchroute.engines.ranks.store import Memory
 from batchroute.engines.ranks.world import World
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,16 @@ from batchroute import generators
 from batchroute.commands import status
 from batchroute.commands.label import pipeline as label
 from batchroute.commands.label.pipeline import LabelOptions
+from batchroute.commands.validate import validate
 from batchroute.engines.local import LocalEngine
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Prompt, Response
 from batchroute.generators.echo import EchoGenerator
 from batchroute.generators.settings import ModelSpec
+from batchroute.pipeline import layout
 from batchroute.pipeline import run as job
 from batchroute.pipeline.audit.results import audit_table, read_audit
-from batchroute.pipeline.audit.sample import AUDIT, Dealt, metric_of, read_dealt
+from batchroute.pipeline.audit.sample import Dealt, metric_of, read_dealt
 from batchroute.pipeline.context import Context, Snapshot
 from batchroute.pipeline.shards.writer import shard_stage
 from batchroute.progress import PlainProgress
@@ -335,7 +337,7 @@ class TestMetric:
         found.settings["report"] = {"audit": "1%"}
         (found.router / "router.json").write_text(json.dumps({"metric": known}))
         message = rf"router' {why}: name the audit's metric as report\.audit\.metric, for example \{{name: rouge\}}"
-        for command in (found.run, lambda: job.validate(found.load())):
+        for command in (found.run, lambda: validate(found.load())):
             with pytest.raises(InputError, match=message):
                 command()
         assert not found.output.exists()
@@ -357,7 +359,7 @@ class TestMetric:
         found = job_of(tmp_path, frame=table(20))
         if reference is not None:
             found.settings["report"]["audit"]["reference"] = reference
-        for command in (found.run, lambda: job.validate(found.load())):
+        for command in (found.run, lambda: validate(found.load())):
             with pytest.raises(InputError, match=message):
                 command()
         assert not (tmp_path / "out.work").exists()
@@ -391,7 +393,7 @@ class TestMetric:
         audit = audit_of(found)
         assert (audit.metric, audit.small_quality, audit.drop) == ("judge (m)", 8, 0)
         assert "reference" not in rows_of(found).columns
-        assert server.url not in (workdir(found).folder.read(AUDIT)).decode()
+        assert server.url not in (workdir(found).folder.read(layout.AUDIT)).decode()
         # One sentence before any work, then both answers to two rows and those to two of the large model's.
         assert len(server.requests) == 1 + 2 * audit.rows + audit.large_rows
 

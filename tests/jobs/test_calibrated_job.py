@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from batchroute.commands.validate import validate
 from batchroute.errors import InputError
-from batchroute.pipeline import run as job
 from batchroute.router.calibration.calibrate import Calibration
 from tests.support.jobs import JobFolder, table
 
@@ -39,7 +39,7 @@ def test_a_limit_that_no_threshold_keeps_sends_all_to_large_and_says_so(folder: 
 
 
 def test_the_empirical_rule_can_be_chosen_on_the_command_line(folder: JobFolder) -> None:
-    lines = job.validate(folder.load("policy.rule=empirical", "policy.max_quality_drop=20%"))
+    lines = validate(folder.load("policy.rule=empirical", "policy.max_quality_drop=20%"))
     assert any("max_quality_drop 20 % (empirical): threshold" in line for line in lines)
     with pytest.raises(InputError, match="rule belongs to max_quality_drop"):
         folder.load("policy.threshold=0.5", "policy.rule=empirical")

@@ -19,7 +19,7 @@ from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError, StoppedErro
 from batchroute.generators.base import Prompt, Response, as_text
 from batchroute.generators.echo import EchoGenerator
 from batchroute.generators.settings import ModelSpec
-from batchroute.pipeline.stages.escalate import ESCALATION
+from batchroute.pipeline import layout
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir, run_ids
 from tests.generators.transformers.tiny_generators import tiny_decoder
@@ -273,7 +273,7 @@ def test_a_retry_before_all_is_escalated_leaves_what_is_dealt_out_as_it_is(
     put_json = Workdir.put_json
 
     def stopped(self: Workdir, name: str, value: object) -> bool:
-        if name == ESCALATION:
+        if name == layout.ESCALATION:
             raise StoppedError("cut")
         return put_json(self, name, value)
 

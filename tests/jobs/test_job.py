@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchroute import generators
+from batchroute.commands.validate import validate
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError, StoppedError
 from batchroute.generators.base import Prompt, Response
 from batchroute.generators.echo import EchoGenerator
 from batchroute.generators.settings import ModelSpec
-from batchroute.pipeline import run as job
 from batchroute.pipeline.stages.merge import RESULTS
 from tests.generators.transformers.tiny_generators import tiny_decoder, tiny_encoder_decoder
 from tests.support.jobs import JobFolder, prompts, table
@@ -387,12 +387,12 @@ def test_the_same_job_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_validate_checks_without_running(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path, table(20))
-    lines = job.validate(folder.load())
+    lines = validate(folder.load())
     assert any("20 rows in 1 files" in line for line in lines)
     assert not folder.output.exists()
     folder.settings["models"]["large"] = {"backend": "transformers", "model": "/nowhere/model"}
     with pytest.raises(InputError, match="'/nowhere/model' does not exist"):
-        job.validate(folder.load())
+        validate(folder.load())
 
 
 def test_validate_refuses_an_encoder_that_was_not_trained(tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_validate_refuses_an_encoder_that_was_not_trained(tmp_path: Path) -> Non
     config = json.loads((folder.router / "config.json").read_text())
     (folder.router / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
     with pytest.raises(InputError, match="is no trained classifier; make one with 'batchroute train"):
-        job.validate(folder.load())
+        validate(folder.load())
 
 
 @pytest.mark.parametrize("fresh", [False, True])

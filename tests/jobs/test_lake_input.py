@@ -14,9 +14,9 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from pyiceberg.catalog import load_catalog
 
-from batchroute.config import job as spec
+from batchroute.commands.validate import validate
+from batchroute.config import loading
 from batchroute.errors import InputError
-from batchroute.pipeline import run as job
 from tests.support.jobs import JobFolder, table
 from tests.support.seaweed import SeaweedFS
 
@@ -120,11 +120,11 @@ def test_what_will_never_work_is_one_sentence(
         folder.run()
     assert "\n" not in str(found.value)
     with pytest.raises(InputError, match=message):
-        job.validate(folder.load())
+        validate(folder.load())
 
 
 def test_validate_reads_no_rows(folder: JobFolder) -> None:
-    assert "prompts are text" in job.validate(folder.load())[0]
+    assert "prompts are text" in validate(folder.load())[0]
     assert not folder.output.exists()
 
 
@@ -140,7 +140,7 @@ def test_a_delta_table_is_not_read_as_files(tmp_path: Path) -> None:
 def test_a_source_is_one_table(folder: JobFolder, lake: Lake, change: dict[str, Any]) -> None:
     folder.settings["input"] = lake.input(**change)
     with pytest.raises(InputError, match=r"input: give|belong together"):
-        spec.load(folder.path)
+        loading.load(folder.path)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from batchroute.pipeline.shards.limits import Limits
 from batchroute.pipeline.shards.writer import shard_stage
 from batchroute.progress import PlainProgress
 from batchroute.storage.objects import folder_at
-from batchroute.storage.workdir import Receipt, Workdir, run_ids
+from batchroute.storage.receipts import Receipt
+from batchroute.storage.workdir import Workdir, run_ids
 from tests.support.jobs import JobFolder
 
 # A row takes four tokens each way, which are $0.000008.

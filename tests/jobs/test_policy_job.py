@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from batchroute.commands.validate import validate
 from batchroute.errors import InputError, StoppedError
-from batchroute.pipeline import run as job
 from batchroute.pipeline.identity import identify
 from batchroute.reports.night import NightReport
 from tests.support.jobs import JobFolder, prompts, table
@@ -78,16 +78,16 @@ class TestBudget:
         ):
             folder.run("policy.budget=1")
         with pytest.raises(InputError, match=r"policy\.budget needs the price of the large model"):
-            job.validate(folder.load("policy.budget=1"))
+            validate(folder.load("policy.budget=1"))
         assert not folder.output.exists()
 
     def test_a_price_by_time_needs_a_calibration_with_times(self, tmp_path: Path) -> None:
         folder = JobFolder(tmp_path, table(ROWS))
         folder.settings["models"]["small"]["price"] = {"gpu_hour": 1}
         with pytest.raises(InputError, match=r"models\.small\.price is by gpu_hour, and how long a row takes is not"):
-            job.validate(folder.load("policy.budget=1"))
+            validate(folder.load("policy.budget=1"))
         folder.calibrate(small_model="echo-small", large_model="echo-large")
-        assert job.validate(folder.load("policy.budget=1"))
+        assert validate(folder.load("policy.budget=1"))
 
     def test_without_a_calibration_responses_are_taken_to_be_the_longest(self, tmp_path: Path) -> None:
         folder = JobFolder(tmp_path, table(ROWS))
@@ -140,7 +140,7 @@ class TestGroups:
     def test_a_column_that_is_missing_or_no_name_is_refused_before_any_work(self, folder: JobFolder) -> None:
         folder.settings["policy"] = {**self.POLICY, "by": "tier"}
         with pytest.raises(InputError, match=r"policy\.by: no column 'tier' in the input; it has id, prompt, team"):
-            job.validate(folder.load())
+            validate(folder.load())
 
     def test_an_unknown_key_of_a_group_names_its_neighbour(self, folder: JobFolder) -> None:
         folder.settings["policy"] = {"by": "team", "search": {"treshold": 1}, "default": {"threshold": 1}}

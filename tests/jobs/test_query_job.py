@@ -13,11 +13,13 @@ import polars as pl
 import pytest
 
 from batchroute.commands import status
-from batchroute.config import job as spec
+from batchroute.commands.validate import validate
+from batchroute.config import loading
 from batchroute.errors import InputError, StoppedError
 from batchroute.pipeline import run as job
 from batchroute.pipeline.stages import fetch
-from batchroute.storage.workdir import Facts, Stage
+from batchroute.storage.receipts import Facts
+from batchroute.storage.units import Stage
 from batchroute.tables.warehouse import Warehouse
 from tests.support.jobs import JobFolder
 from tests.support.postgres import execute, postgres
@@ -126,15 +128,15 @@ def test_duckdb_reads_parquet_without_a_file_of_its_own(tmp_path: Path) -> None:
 
 def test_validate_asks_for_the_columns_alone(server: str, tmp_path: Path) -> None:
     folder = query_job(tmp_path, server)
-    assert job.validate(folder.load())[0].startswith("input    a query of postgresql://")
+    assert validate(folder.load())[0].startswith("input    a query of postgresql://")
     folder.settings["input"]["prompt"] = "nope"
     with pytest.raises(InputError, match="no column 'nope'"):
-        job.validate(folder.load())
+        validate(folder.load())
     folder.settings["input"]["prompt"] = "price"
-    assert job.validate(folder.load())
+    assert validate(folder.load())
     folder.settings["input"]["prompt"] = "at"
     with pytest.raises(InputError, match="a prompt is text"):
-        job.validate(folder.load())
+        validate(folder.load())
     assert not folder.output.exists()
 
 
@@ -212,7 +214,7 @@ def test_a_source_is_a_uri_or_a_warehouse(tmp_path: Path) -> None:
     for change in ({"uri": "x"}, {"query": ""}, {"warehouse": ""}):
         folder.settings["input"] = {"warehouse": "duckdb://", "query": "select 1", **change}
         with pytest.raises(InputError, match=r"give one of uri, warehouse|belong together"):
-            spec.load(folder.path)
+            loading.load(folder.path)
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,15 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
-from batchroute.pipeline.context import Context, Span
+from batchroute.pipeline.context import Context
 from batchroute.pipeline.stages.score import Scorer
 from batchroute.router.drift import measure as drift
 from batchroute.router.drift.measure import Night
 from batchroute.router.drift.reference import Reference
 from batchroute.router.model import Router
 from batchroute.router.scoring import score
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
+from batchroute.storage.units import Span
 from tests.support.jobs import JobFolder, table
 
 ROWS, CHUNK = 200, 150

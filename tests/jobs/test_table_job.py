@@ -16,7 +16,8 @@ import pytest
 from deltalake import DeltaTable
 from pyiceberg.catalog import load_catalog
 
-from batchroute.config import job as spec
+from batchroute.commands.validate import validate
+from batchroute.config import loading
 from batchroute.errors import InputError, StoppedError
 from batchroute.pipeline import run as job
 from batchroute.tables.types import portable
@@ -192,11 +193,11 @@ def test_a_query_that_is_asked_anew_is_another_load(server: str, tmp_path: Path)
 
 def test_validate_asks_the_table_and_makes_none(place: Place, tmp_path: Path) -> None:
     folder = night(tmp_path, "one", table(3), place.spec())
-    assert any(line.startswith("table    ") for line in job.validate(folder.load()))
+    assert any(line.startswith("table    ") for line in validate(folder.load()))
     assert not list(tmp_path.glob("*.db")) or place.kind == "iceberg"
     folder.settings["output"]["table"] = {"warehouse": "postgresql://u:topsecret@127.0.0.1:1/db", "name": "t"}
     with pytest.raises(StoppedError, match="Connection refused"):
-        job.validate(folder.load())
+        validate(folder.load())
 
 
 def test_a_mismatch_is_named_column_by_column_before_the_work(place: Place, tmp_path: Path) -> None:
@@ -319,11 +320,11 @@ def test_only_new_needs_a_table_and_upsert_an_id(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path, table(3))
     folder.settings["input"]["only_new"] = {"by": "id"}
     with pytest.raises(InputError, match=r"only_new needs output\.table"):
-        spec.load(folder.path)
+        loading.load(folder.path)
     del folder.settings["input"]["only_new"], folder.settings["input"]["id"]
     folder.settings["output"]["table"] = {"delta": "x", "mode": "upsert"}
     with pytest.raises(InputError, match=r"upsert needs input\.id"):
-        spec.load(folder.path)
+        loading.load(folder.path)
 
 
 def test_a_connection_lost_in_the_load_stops_the_run_with_nothing_loaded(

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from batchroute import cli
-from batchroute.config import job as spec
+from batchroute.config import loading
 from tests.kubernetes.overlays import OVERLAYS, build, one, settings, templates
 
 LAST_MINUTE = datetime.datetime(2026, 11, 24, 23, 59, tzinfo=datetime.UTC)
@@ -35,7 +35,7 @@ def test_the_job_file_is_accepted(overlay: str, tmp_path: Path, monkeypatch: pyt
     (text,) = (data["nightly.yaml"] for data in settings(build(overlay)).values() if "nightly.yaml" in data)
     path = tmp_path / "nightly.yaml"
     path.write_text(text)
-    job = spec.load(str(path))
+    job = loading.load(str(path))
     assert job.output.uri == "s3://answers/2026-11-24"
 
 

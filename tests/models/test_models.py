@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchroute import models
-from batchroute.errors import InputError
+from batchroute.errors import InputError, first_line
 from tests.support.tiny_models import tiny_router
 
 
@@ -155,6 +155,6 @@ def test_weights_on_a_hub_that_are_no_safetensors_are_told_from_what_is_not_ther
 
 
 def test_an_error_without_a_message_still_has_a_first_line() -> None:
-    assert models.first_line(ValueError("one\ntwo")) == "one"
-    assert models.first_line(ValueError()) == "ValueError"
-    assert len(models.first_line(ValueError("x" * 1000))) == 300
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(ValueError()) == "ValueError"
+    assert len(first_line(ValueError("x" * 1000))) == 300

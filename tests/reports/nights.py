@@ -9,17 +9,9 @@ from typing import Any
 
 from batchroute.costs.report import Baseline, CostReport, Escalated, Savings
 from batchroute.costs.usage import ModelUsage, RouterUsage
+from batchroute.policy.forecast import Curve, Forecast, Range
 from batchroute.quality.audit import Audit
-from batchroute.reports.night import (
-    Choice,
-    Curve,
-    Failure,
-    Forecast,
-    Histogram,
-    NightReport,
-    Range,
-    StageTime,
-)
+from batchroute.reports.night import Choice, Failure, Histogram, NightReport, StageTime
 from batchroute.router.drift.measure import Drift, Feature
 from batchroute.storage.manifest import Manifest
 

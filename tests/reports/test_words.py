@@ -4,8 +4,8 @@ from decimal import Decimal
 
 import pytest
 
+from batchroute.policy.forecast import Range
 from batchroute.reports import words
-from batchroute.reports.night import Range
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ import pytest
 
 from batchroute.errors import InputError
 from batchroute.storage.local import LocalFolder
-from batchroute.storage.workdir import Facts, Receipt, Stage, Workdir, parquet_bytes, read_facts, run_ids, work_root
+from batchroute.storage.parquet import parquet_bytes, read_facts
+from batchroute.storage.receipts import Facts, Receipt
+from batchroute.storage.units import Stage
+from batchroute.storage.workdir import Workdir, run_ids, work_root
 
 SCHEMA = pa.schema([pa.field("position", pa.int64()), pa.field("text", pa.string())], metadata={b"mine": b"kept"})
 

@@ -14,8 +14,9 @@ import torch
 import yaml
 
 from batchroute.config import job as spec
+from batchroute.config import loading
 from batchroute.pipeline import run as job
-from batchroute.pipeline.run import Outcome
+from batchroute.pipeline.commit import Outcome
 from batchroute.progress import PlainProgress
 from batchroute.router.calibration import calibrate as calibration
 from batchroute.router.calibration.calibrate import Calibration
@@ -78,7 +79,7 @@ class JobFolder:
         return str(path)
 
     def load(self, *overrides: str) -> spec.Job:
-        return spec.load(self.path, overrides)
+        return loading.load(self.path, overrides)
 
     def run(self, *overrides: str, **options: bool) -> Outcome:
         stream = io.StringIO()

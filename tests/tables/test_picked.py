@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from batchroute.tables.picked import PickedTable
+from batchroute.tables.parquet import PickedTable
 from tests.tables.test_parquet import open_table, read, write
 
 

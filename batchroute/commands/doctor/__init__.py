@@ -16,10 +16,11 @@ from batchroute.commands.doctor.finding import Checkup, Finding, well
 from batchroute.commands.doctor.hub import Hub
 from batchroute.commands.doctor.machine import Machine
 from batchroute.commands.doctor.pair import Pair, processes
-from batchroute.config import job as spec
-from batchroute.config.job import SIDES, Job
+from batchroute.config import loading
+from batchroute.config.job import Job
 from batchroute.engines.ranks.world import World
 from batchroute.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
+from batchroute.fields import SIDES
 
 _WIDEST = 120
 
@@ -85,7 +86,7 @@ def _read(job_file: str | None, overrides: Sequence[str]) -> tuple[Job | None, l
     read: list[Job] = []
 
     def look() -> Finding:
-        read.append(spec.load(job_file, overrides))
+        read.append(loading.load(job_file, overrides))
         return well("file", f"{job_file}: {read[0].name}")
 
     found = Checkup("job", "file", look, "mend this key of the job file").findings()

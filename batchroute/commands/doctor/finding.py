@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from batchroute.commands.doctor.network import within
-from batchroute.errors import BatchrouteError
-from batchroute.models import first_line
+from batchroute.errors import BatchrouteError, first_line
 
 Mark = Literal["well", "note", "problem"]
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from batchroute.commands.doctor.finding import Finding, note, problem, size, well
-from batchroute.models import first_line
+from batchroute.errors import first_line
 
 _SUBJECT = "gpu"
 _HIDDEN = ("", "-1")

@@ -15,8 +15,9 @@ from batchroute.commands.doctor.hub import Hub
 from batchroute.commands.doctor.machine import Machine
 from batchroute.commands.doctor.network import unreached_url
 from batchroute.commands.doctor.packages import missing
-from batchroute.config.job import SIDES, Job, Side
+from batchroute.config.job import Job
 from batchroute.errors import InputError
+from batchroute.fields import SIDES, Side
 from batchroute.generators.settings import ModelSpec
 from batchroute.pipeline.audit import sample as audit
 from batchroute.pipeline.identity import calibrated_point, known_calibration

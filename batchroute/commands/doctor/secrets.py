@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchroute.config.job import SIDES, Job
+from batchroute.config.job import Job
+from batchroute.fields import SIDES
 from batchroute.redaction import Redactor, passwords
 
 _NAMES = re.compile(r"(?i)(?:^|[_.-])(?:api_?key|key|secret|token|passw(?:or)?d|credentials?|auth)(?:$|[_.-])")

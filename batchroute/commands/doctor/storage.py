@@ -22,7 +22,7 @@ from batchroute.storage.objects import folder_at
 from batchroute.tables.files import Files
 from batchroute.tables.parquet import PromptTable
 from batchroute.tables.sources import source_of
-from batchroute.tables.targets.base import target_of
+from batchroute.tables.targets import target_of
 from batchroute.tables.types import portable_schema
 
 _LITTLE_DISK = 1 << 30

@@ -13,15 +13,15 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from batchroute import generators, models, quality
+from batchroute.commands.label import report as label_report
 from batchroute.commands.label.report import LabelReport
 from batchroute.commands.label.sample import Sampler
-from batchroute.config.job import SIDES, Models, Side
+from batchroute.config.job import Models
 from batchroute.costs.usage import ModelUsage, model_usage
 from batchroute.engines.local import LocalEngine
 from batchroute.engines.ranks.world import World
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
-from batchroute.fields import Share
-from batchroute.pipeline.context import spans
+from batchroute.fields import SIDES, Share, Side
 from batchroute.pipeline.identity import difference, fingerprint_of, model_settings
 from batchroute.pipeline.stages.snapshot import check_ids
 from batchroute.progress import Progress
@@ -29,8 +29,10 @@ from batchroute.quality.base import Item, Metric, MetricSpec
 from batchroute.quality.measuring import columns as collect
 from batchroute.quality.measuring.measurer import Answered, Measurer
 from batchroute.quality.measuring.responses import RECORDED, Recorded, Rows, Sampled, Source
+from batchroute.storage.receipts import FORMAT_VERSION
 from batchroute.storage.table_file import TableFile
-from batchroute.storage.workdir import FORMAT_VERSION, Workdir, run_ids
+from batchroute.storage.units import spans
+from batchroute.storage.workdir import Workdir, run_ids
 from batchroute.tables.files import Files
 from batchroute.tables.parquet import PromptTable
 
@@ -269,7 +271,7 @@ class _Labelling:
             for side, spec in self.specs.items()
         }
         measured = self.work.stage("measure").receipts().values()
-        return collect.report(self.work.run_id, quality.describe(self.options.metric), labelled, usages, measured)
+        return label_report.report(self.work.run_id, quality.describe(self.options.metric), labelled, usages, measured)
 
     def _put(self, table: pa.Table, suffix: str | None = None) -> None:
         found = {side: self.options.names.get(side) or self._known_name(side) for side in SIDES}

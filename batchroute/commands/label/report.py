@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 
+import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.costs.usage import ModelUsage
+from batchroute.fields import SIDES
+from batchroute.quality.measuring.measurer import UNMEASURED
+from batchroute.storage.receipts import Receipt
 
 
 class LabelReport(BaseModel):
@@ -60,3 +67,33 @@ class LabelReport(BaseModel):
         elif self.models:
             lines.append(f"total cost ${self.total_cost:,.6f}")
         return lines
+
+
+def report(
+    run_id: str, metric: str, labelled: pa.Table, usages: Mapping[str, ModelUsage], measured: Collection[Receipt]
+) -> LabelReport:
+    """The report of all units; `usages` are empty for recorded responses."""
+    failures = Counter(kind for kind in labelled["error_type"].to_pylist() if kind is not None)
+    unmeasured: Counter[str] = Counter()
+    for receipt in measured:
+        counts = {key.removeprefix(UNMEASURED): n for key, n in receipt.counts.items() if key.startswith(UNMEASURED)}
+        unmeasured.update(counts)
+    missing = [f"models.{side}.price" for side, usage in usages.items() if usage.cost is None]
+    return LabelReport(
+        run_id=run_id,
+        metric=metric,
+        rows=labelled.num_rows,
+        labelled=labelled.num_rows - failures.total(),
+        failures=dict(sorted(failures.items())),
+        unmeasured=dict(sorted(unmeasured.items())),
+        models=dict(usages),
+        mean_quality={side: _mean(labelled[f"{side}_quality"]) for side in SIDES},
+        measuring_seconds=sum(receipt.seconds + receipt.load_seconds for receipt in measured),
+        total_cost=None if missing else sum((usage.cost or Decimal(0) for usage in usages.values()), Decimal(0)),
+        missing_prices=missing,
+    )
+
+
+def _mean(qualities: pa.ChunkedArray) -> float | None:
+    means = [float(np.mean(row)) for row in qualities.to_pylist() if row]
+    return float(np.mean(means)) if means else None

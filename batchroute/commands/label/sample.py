@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from batchroute.config.job import JobModel, Side
+from batchroute.config.job import JobModel
 from batchroute.costs import prices
 from batchroute.costs.prices import COST
+from batchroute.fields import Side
 from batchroute.generators.base import Generator, row_seed
-from batchroute.pipeline.context import Span
 from batchroute.pipeline.shards.answers import counts, priced
 from batchroute.pipeline.stages.generate import stop_if_hopeless
 from batchroute.progress import Progress
-from batchroute.storage.workdir import Facts, Receipt, Stage
+from batchroute.storage.receipts import Facts, Receipt
+from batchroute.storage.units import Span, Stage
 from batchroute.tables.parquet import PromptKind, PromptTable
 from batchroute.tables.prompts import BadPrompt, read_prompts
 

@@ -33,7 +33,7 @@ from batchroute.errors import (
     Terminated,
     error_of,
 )
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
 
 JOIN_SECONDS = 600.0
 _POLL_SECONDS = 0.05

@@ -13,7 +13,7 @@ from batchroute.engines.base import Run, Worker
 from batchroute.engines.local import LocalEngine
 from batchroute.errors import BatchrouteError
 from batchroute.progress import About, Report, nothing_more
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
 
 Note = tuple[str, str, dict[str, Any]]
 

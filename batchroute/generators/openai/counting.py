@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchroute import models
-from batchroute.errors import InputError
+from batchroute.errors import InputError, first_line
 from batchroute.generators.base import Message
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class TokenCounter:
         try:
             found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"cannot load the tokenizer '{self._name}': {models.first_line(error)}") from error
+            raise InputError(f"cannot load the tokenizer '{self._name}': {first_line(error)}") from error
         return found
 
 

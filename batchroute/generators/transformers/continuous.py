@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from batchroute import models
+from batchroute.errors import first_line
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.decoding import Stops
@@ -128,7 +128,7 @@ class ContinuousBatches:
         self._model.destroy_cached_continuous_batching_manager()
 
     def _die(self, error: BaseException) -> None:
-        self.died = f"{type(error).__name__}: {models.first_line(error)}"
+        self.died = f"{type(error).__name__}: {first_line(error)}"
         self._model.destroy_cached_continuous_batching_manager()
 
     def _start(self, longest: int) -> ContinuousBatchingManager:

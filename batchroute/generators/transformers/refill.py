@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from batchroute import models
+from batchroute.errors import first_line
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.continuous import plain_attention
@@ -145,7 +145,7 @@ class RefilledBatches:
             return
         self._failures += 1
         if self._failures >= _HOPELESS:
-            self.died = f"{type(error).__name__}: {models.first_line(error)}"
+            self.died = f"{type(error).__name__}: {first_line(error)}"
 
     def _sizes_of(self, spec: ModelSpec) -> Sizes:
         if spec.batch_size != "auto":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from batchroute import models
+from batchroute.errors import first_line
 from batchroute.generators.base import Prompt, Response
 from batchroute.generators.prompting import ChatError, Renderer
 from batchroute.generators.settings import ModelSpec, Sampling
@@ -37,7 +37,7 @@ class Reader:
         try:
             text = self._renderer.render(prompt)
         except ChatError as error:
-            return Response(error_type="bad_chat", error=f"the chat template refused it: {models.first_line(error)}")
+            return Response(error_type="bad_chat", error=f"the chat template refused it: {first_line(error)}")
         tokens: list[int] = self._tokenizer(text, add_special_tokens=not self._renderer.chat)["input_ids"]
         if not tokens:
             return Response(error_type="empty_prompt", error="the prompt has no tokens")
@@ -108,5 +108,5 @@ class Writer:
 def failed(request: Request, error: Exception) -> Response:
     """The response of a row that the model raised an error for."""
     kind = "out_of_memory" if out_of_memory(error) else "model_error"
-    message = f"{type(error).__name__}: {models.first_line(error)}"
+    message = f"{type(error).__name__}: {first_line(error)}"
     return Response(input_tokens=len(request.tokens), error_type=kind, error=message)

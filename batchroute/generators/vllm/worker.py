@@ -20,11 +20,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from batchroute.errors import InputError
+from batchroute.errors import InputError, first_line
 from batchroute.generators.base import Prompt, Response
 from batchroute.generators.prompting import ChatError, Renderer, chat
 from batchroute.generators.settings import ModelSpec
-from batchroute.models import first_line
 
 ADAPTER_ID = 1
 # A tokenizer adds a few tokens to a text: its beginning, its end, a leading space.

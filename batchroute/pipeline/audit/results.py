@@ -10,19 +10,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from batchroute.config.job import SIDES
 from batchroute.costs.usage import model_usage
+from batchroute.fields import SIDES
+from batchroute.pipeline import layout
 from batchroute.pipeline.audit import rows as audit_rows
 from batchroute.pipeline.audit.rows import OF_LARGE, Positions, Scores
-from batchroute.pipeline.audit.sample import STAGE, Dealt, audited_rows, read_dealt
-from batchroute.pipeline.context import Context, Span
+from batchroute.pipeline.audit.sample import Dealt, audited_rows, read_dealt
+from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.writer import shard_stage
 from batchroute.quality import drop
 from batchroute.quality.audit import Audit
 from batchroute.quality.measuring import columns as collect
 from batchroute.quality.measuring.measurer import SCHEMA
+from batchroute.storage.units import Span
 from batchroute.storage.workdir import Workdir
-from batchroute.tables.picked import PickedTable
+from batchroute.tables.parquet import PickedTable
 
 
 def read_audit(context: Context) -> Audit | None:
@@ -95,12 +97,12 @@ def _complete(context: Context) -> Dealt | None:
     dealt = read_dealt(context.work)
     if dealt is None or context.job.report.audit is None:
         return None
-    done = context.work.stage(STAGE).receipts()
+    done = context.work.stage(layout.MEASURED).receipts()
     return dealt if all(span.unit in done for some in dealt.spans() for span in some) else None
 
 
 def _measured(work: Workdir, spans: list[Span]) -> pa.Table:
-    return pa.concat_tables([SCHEMA.empty_table(), *(work.stage(STAGE).read(span.unit) for span in spans)])
+    return pa.concat_tables([SCHEMA.empty_table(), *(work.stage(layout.MEASURED).read(span.unit) for span in spans)])
 
 
 def _qualities(measured: pa.Table, side: str) -> NDArray[np.float64]:

@@ -10,12 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchroute.config.job import Side
-from batchroute.pipeline.context import Context, Span
+from batchroute.fields import Side
+from batchroute.pipeline import layout
+from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.writer import Shard, shard_stage
-from batchroute.pipeline.stages import score
+from batchroute.pipeline.stages.scores import floats
 from batchroute.quality.measuring.responses import Responses
-from batchroute.storage.workdir import Stage
+from batchroute.storage.units import Span, Stage
 
 Positions = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
@@ -52,7 +53,7 @@ def scores_of(context: Context, positions: Positions) -> Scores:
     for chunk in context.snapshot.chunks():
         first, last = np.searchsorted(positions, [chunk.start, chunk.stop])
         if first < last:
-            of_chunk = score.floats(context.work.stage(score.STAGE).read(chunk.unit, ["score"])["score"])
+            of_chunk = floats(context.work.stage(layout.SCORE).read(chunk.unit, ["score"])["score"])
             scores[first:last] = np.nan_to_num(of_chunk[positions[first:last] - chunk.start])
     return scores
 

@@ -17,9 +17,10 @@ from batchroute import models, quality
 from batchroute.config.job import Job
 from batchroute.engines.base import Pool
 from batchroute.errors import InputError
+from batchroute.pipeline import layout
 from batchroute.pipeline.audit import rows as audit_rows
 from batchroute.pipeline.audit.rows import OF_LARGE, Answers, Positions
-from batchroute.pipeline.context import Context, Span, spans
+from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.copies import NO_COPIES
 from batchroute.pipeline.shards.writer import ShardWriter, shard_stage
 from batchroute.quality import drop
@@ -28,12 +29,10 @@ from batchroute.quality.base import Item, MetricSpec
 from batchroute.quality.measuring.measurer import Answered, Measurer
 from batchroute.quality.measuring.responses import Rows
 from batchroute.router.notes import CALIBRATION_FILE, ROUTER_FILE, read_json
+from batchroute.storage.units import Span, spans
 from batchroute.storage.workdir import Workdir
-from batchroute.tables.parquet import PromptTable
-from batchroute.tables.picked import PickedTable
+from batchroute.tables.parquet import PickedTable, PromptTable
 
-STAGE = "audit"
-AUDIT = "shards/audit.json"
 # Two responses each: a crash repeats no more ratings of a judge than that.
 _ROWS_A_UNIT = 128
 _LEAST_ROWS = 2
@@ -97,7 +96,7 @@ class Dealt(BaseModel):
 
 def read_dealt(work: Workdir) -> Dealt | None:
     """None until the audit of a run begins."""
-    found = work.read_json(AUDIT)
+    found = work.read_json(layout.AUDIT)
     return None if found is None else Dealt.model_validate(found)
 
 
@@ -163,9 +162,9 @@ def _begin(context: Context, asked: AuditSpec, strata: list[Stratum]) -> Dealt:
         large=len(audit_rows.dealt_to(context, OF_LARGE)),
         unit_rows=context.snapshot.unit_rows,
     )
-    context.work.put_json(AUDIT, dealt.model_dump(mode="json"))
+    context.work.put_json(layout.AUDIT, dealt.model_dump(mode="json"))
     context.engine.progress.note(
-        STAGE,
+        layout.MEASURED,
         f"{dealt.drawn:,} of {dealt.of:,} rows that the small model answered go to the large one too, to be compared "
         f"by {dealt.metric}",
         rows=dealt.drawn,
@@ -198,7 +197,7 @@ def measure(context: Context) -> None:
     # An endpoint that judges allows so many requests in all.
     pool: Pool | None = None if _fixed_metric(context.job, dealt).name == "judge" else "router"
     with context.engine.crew(context, _measurer, pool) as crew:
-        crew.carry_out(STAGE, [*audited, *of_large])
+        crew.carry_out(layout.MEASURED, [*audited, *of_large])
 
 
 def _measurer(context: Context) -> Measurer:
@@ -213,7 +212,7 @@ def _measurer(context: Context) -> Measurer:
         return of_the_large(Span(span.unit, span.start - dealt.drawn, span.stop - dealt.drawn))
 
     context.engine.progress.note("load", f"loading the metric {dealt.metric}")
-    return Measurer(quality.load(spec, lambda: context.engine.device), rows, context.work.stage(STAGE))
+    return Measurer(quality.load(spec, lambda: context.engine.device), rows, context.work.stage(layout.MEASURED))
 
 
 def audited_rows(context: Context, dealt: Dealt) -> Rows:

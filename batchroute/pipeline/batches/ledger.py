@@ -20,10 +20,12 @@ from pydantic import BaseModel, ConfigDict
 
 from batchroute.generators.base import Response
 from batchroute.generators.openai.batch_api import Outcome
+from batchroute.pipeline import layout
 from batchroute.pipeline.shards import answers
 from batchroute.pipeline.shards.writer import Shard
 from batchroute.storage.folder import Folder
-from batchroute.storage.workdir import Facts, Receipt, Workdir
+from batchroute.storage.receipts import Facts, Receipt
+from batchroute.storage.workdir import Workdir
 
 _TABLES_IN_MEMORY = 4
 _AGAIN = pa.field("again", pa.bool_())
@@ -74,7 +76,7 @@ class Ledger:
     intents: dict[str, Intent] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._stage = self.work.stage(f"batches/{self.shard}")
+        self._stage = self.work.stage(f"{layout.BATCHES}/{self.shard}")
         self._intents = self._folder("intents")
         self._submitted = self._folder("submitted")
         self._batch_ids: dict[str, str] = {}
@@ -172,7 +174,7 @@ class Ledger:
         )
 
     def _folder(self, name: str) -> Folder:
-        return self.work.folder.folder(f"batches/{self.shard}/{name}")
+        return self.work.folder.folder(f"{layout.BATCHES}/{self.shard}/{name}")
 
     def _read_table(self, name: str) -> dict[int, tuple[Response, bool]]:
         rows: list[dict[str, Any]] = self._stage.read(name).to_pylist()

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
-from batchroute.config.job import Job, JobModel, Side
+from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError, StoppedError
+from batchroute.fields import Side
 from batchroute.generators.base import Response
 from batchroute.generators.openai.batch_api import ENDED, TOKEN_LIMIT, BatchApi, Outcome, files
 from batchroute.pipeline.batches.ledger import Intent, Ledger

@@ -15,7 +15,7 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.limits import Limits
 from batchroute.pipeline.shards.pieces import Piece, Pieces
 from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage, side_of
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
 
 
 class Rows:

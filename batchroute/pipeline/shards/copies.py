@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from batchroute.config.job import SIDES, Side
+from batchroute.fields import SIDES, Side
+from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.stages import score
 
 Positions = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -60,7 +60,7 @@ def find_copies(context: Context, small: Mask) -> dict[Side, Copies]:
 
 def _digests(context: Context, number: int, passes: int) -> tuple[Any, Positions]:
     """Of the rows in pass `number`: digests as pairs of integers, shape [rows, 2], and positions."""
-    stage = context.work.stage(score.STAGE)
+    stage = context.work.stage(layout.SCORE)
     digests, positions = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
     for chunk in context.snapshot.chunks():
         column = stage.read(chunk.unit, ["digest"])["digest"]

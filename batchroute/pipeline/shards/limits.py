@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from batchroute.costs import prices
 from batchroute.costs.prices import Price
 from batchroute.errors import StoppedError
+from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage, side_of
-from batchroute.pipeline.stages import score
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
 
 # So many rows say enough of a shard for a projection.
 _EVIDENCE_ROWS = 200
@@ -56,7 +56,7 @@ class Limits:
         self._lock = threading.Lock()
         # Not amounts: what a unit is expected to take is known better once others of its shard are done.
         self._reserved: _Begun = {}
-        self._router = self._router_cost(context.work.stage(score.STAGE).receipts().values())
+        self._router = self._router_cost(context.work.stage(layout.SCORE).receipts().values())
         self._tallies: dict[Shard, _Tally] = {}
         for shard in SHARDS:
             tally = self._tallies[shard] = _Tally()

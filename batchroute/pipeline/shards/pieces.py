@@ -13,7 +13,7 @@ from batchroute.generators.base import Response, row_seed
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.answers import SCHEMA, Answer, answer_of, answers_table, counts, priced
 from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
-from batchroute.storage.workdir import Facts, Receipt
+from batchroute.storage.receipts import Facts, Receipt
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batchroute.generators.settings import ModelSpec
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
 
 # Providers that the conventions have a name for, by the end of their host's.
 _PROVIDERS = {

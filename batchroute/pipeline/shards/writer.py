@@ -15,10 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchroute.config.job import Side
+from batchroute.fields import Side
+from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.copies import Copies
-from batchroute.storage.workdir import Facts, Stage, Workdir
+from batchroute.storage.receipts import Facts
+from batchroute.storage.units import Stage
+from batchroute.storage.workdir import Workdir
 from batchroute.tables.prompts import BadPrompt, column_type, read_prompts, to_column
 
 Shard = Literal["small", "large", "escalated", "audited"]
@@ -43,7 +46,7 @@ def shards_of(side: Side) -> tuple[Shard, ...]:
 
 
 def shard_stage(work: Workdir, shard: Shard) -> Stage:
-    return work.stage(f"shards/{shard}")
+    return work.stage(f"{layout.SHARDS}/{shard}")
 
 
 def _schema(context: Context) -> pa.Schema:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from batchroute.config.job import SIDES, Job
-from batchroute.costs.prices import pico
-from batchroute.costs.usage import router_usage
+from batchroute.config.job import Job
 from batchroute.errors import InputError, StoppedError
+from batchroute.fields import SIDES
+from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context, Snapshot
+from batchroute.pipeline.expectations import assumptions, lengths_of, outlook
 from batchroute.pipeline.identity import known_calibration
-from batchroute.pipeline.stages import score
-from batchroute.pipeline.stages.score import floats
-from batchroute.pipeline.stages.scores import Sample, Stretch
+from batchroute.pipeline.stages.scores import Sample, Stretch, _tables, stored
 from batchroute.policy.decision import Decided, Decision, Groups, Rows, all_large, decide
-from batchroute.policy.outlook import Outlook, assumptions, lengths_of, outlook
-from batchroute.reports.night import Curve, Forecast, Histogram
+from batchroute.policy.forecast import Curve, Forecast
+from batchroute.policy.outlook import Outlook
+from batchroute.reports.night import Histogram
 from batchroute.router.drift import measure as drift
 from batchroute.router.drift.measure import Drift
 from batchroute.router.drift.reference import Reference
@@ -28,7 +26,6 @@ from batchroute.storage.workdir import Workdir
 from batchroute.tables.parquet import PromptTable
 from batchroute.tables.types import texts
 
-DECISION = "shards/decision.json"
 _BINS = 20
 # Rows for a forecast: with so many, what the drawing leaves open is nothing beside the rest.
 _ENOUGH = 200_000
@@ -56,7 +53,7 @@ class DecisionRecord(BaseModel):
 
 def read_decision(work: Workdir) -> DecisionRecord | None:
     """None until it is decided, and of a run that an earlier version began."""
-    found = work.read_json(DECISION)
+    found = work.read_json(layout.DECISION)
     return None if found is None else DecisionRecord.model_validate(found)
 
 
@@ -118,7 +115,7 @@ def decide_on(context: Context) -> Decision:
         on_drift=on_drift,
         assumptions=assumptions(context.job, view.calibration),
     )
-    context.work.put_json(DECISION, record.model_dump(mode="json"))
+    context.work.put_json(layout.DECISION, record.model_dump(mode="json"))
     return decision
 
 
@@ -168,23 +165,6 @@ def groups_of(table: PromptTable, column: str, stretches: list[Stretch] | None =
     return Groups(list(numbers), np.concatenate(codes))
 
 
-def stored(context: Context) -> Sample:
-    """All scores of a run: 9 bytes a row."""
-    rows = context.snapshot.rows
-    scores, tokens = np.empty(rows, np.float32), np.zeros(rows, np.int32)
-    routable = np.empty(rows, np.bool_)
-    for chunk, table in zip(
-        context.snapshot.chunks(), _tables(context, ["score", "tokens", "error_type"]), strict=True
-    ):
-        at = slice(chunk.start, chunk.stop)
-        scores[at] = floats(table["score"])
-        tokens[at] = table["tokens"].fill_null(0).to_numpy()
-        routable[at] = table["error_type"].is_null().to_numpy()
-    price = context.snapshot.price("router")
-    used = router_usage("", price, context.work.stage(score.STAGE).receipts().values())
-    return Sample([(0, rows)], scores, tokens, routable, 0 if used.cost is None else pico(used.cost))
-
-
 def outlook_of(context: Context, scored: Sample) -> Outlook:
     """What is expected of rows, for those of the whole run."""
     return outlook(
@@ -197,11 +177,6 @@ def outlook_of(context: Context, scored: Sample) -> Outlook:
         scored.spent,
         context.snapshot.rows,
     )
-
-
-def _tables(context: Context, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    stage = context.work.stage(score.STAGE)
-    return (stage.read(chunk.unit, columns) for chunk in context.snapshot.chunks())
 
 
 def _drift(context: Context) -> Drift | None:

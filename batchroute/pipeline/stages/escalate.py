@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict
 
 from batchroute.config.job import JobModel
 from batchroute.costs import prices
+from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.copies import NO_COPIES
 from batchroute.pipeline.shards.writer import ShardWriter, shard_stage
 from batchroute.storage.workdir import Workdir
 
-ESCALATION = "shards/escalation.json"
 Reason = Literal["failed", "refused", "invalid", "cut", "empty"]
 _COLUMNS = ["position", "copy_of", "response", "finish_reason", "error_type", "cost"]
 
@@ -41,7 +41,7 @@ class Escalation(BaseModel):
 
 def read_escalation(work: Workdir) -> Escalation | None:
     """None until the stage is done, and in a run without one."""
-    found = work.read_json(ESCALATION)
+    found = work.read_json(layout.ESCALATION)
     return None if found is None else Escalation.model_validate(found)
 
 
@@ -68,7 +68,7 @@ def escalate(context: Context) -> Escalation | None:
             writer.add(asked, asked["prompt"], np.flatnonzero(mine.to_numpy()))
     writer.close()
     result = Escalation(rows=writer.rows, units=writer.units, reasons=dict(sorted(reasons.items())), spent_pico=spent)
-    context.work.put_json(ESCALATION, result.model_dump(mode="json"))
+    context.work.put_json(layout.ESCALATION, result.model_dump(mode="json"))
     if result.rows:
         kinds = ", ".join(f"{count:,} {reason}" for reason, count in result.reasons.items())
         context.engine.progress.note(

@@ -10,13 +10,16 @@ import pyarrow as pa
 
 from batchroute.config.job import Job
 from batchroute.errors import InputError
-from batchroute.pipeline.context import FETCHED, fetched_files
+from batchroute.pipeline import layout
+from batchroute.pipeline.context import fetched_files
 from batchroute.progress import Progress
-from batchroute.storage.workdir import Facts, Workdir
+from batchroute.storage.receipts import Facts
+from batchroute.storage.workdir import Workdir
 from batchroute.tables.files import Files
 from batchroute.tables.ids import IdSet
-from batchroute.tables.sources import Source, source_of
-from batchroute.tables.targets.base import target_of
+from batchroute.tables.sources import source_of
+from batchroute.tables.sources.base import Source
+from batchroute.tables.targets import target_of
 from batchroute.tables.types import portable, portable_schema
 
 INPUT, SOURCE = "input.json", "source.json"
@@ -60,7 +63,7 @@ def fetch(job: Job, work: Workdir, progress: Progress) -> Fetched:
 def _fetch(job: Job, source: Source, pinned: dict[str, Any], work: Workdir, attempt: str, progress: Progress) -> int:
     version = pinned.get("version")
     progress.note("fetch", f"asking {source.public}" + ("" if version is None else f", version {version}"))
-    stage, rows = work.stage(f"{FETCHED}/{attempt}"), 0
+    stage, rows = work.stage(f"{layout.FETCHED}/{attempt}"), 0
     with source.rows(pinned) as reader:
         schema = portable_schema(reader.schema)
         batches: Iterator[pa.RecordBatch] = (portable(batch) for batch in reader)

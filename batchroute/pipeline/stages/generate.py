@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from batchroute import generators
-from batchroute.config.job import JobModel, Side
+from batchroute.config.job import JobModel
 from batchroute.engines.base import Pool
 from batchroute.errors import StoppedError
+from batchroute.fields import Side
 from batchroute.generators.base import Generator, Response
 from batchroute.pipeline.batches import provider as batches
 from batchroute.pipeline.batches.rows import limits_of
@@ -20,7 +21,7 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.pieces import Pieces
 from batchroute.pipeline.shards.telemetry import attributes
 from batchroute.pipeline.shards.writer import Shard, shards_of
-from batchroute.storage.workdir import Receipt
+from batchroute.storage.receipts import Receipt
 
 # So many rows one after another with one and the same error of the model: the rest would only burn money.
 _HOPELESS = 100

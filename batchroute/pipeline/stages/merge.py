@@ -13,17 +13,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchroute.config.job import SIDES, Job
+from batchroute.config.job import Job
 from batchroute.costs.prices import COST, usd
-from batchroute.pipeline.context import Context, Span
+from batchroute.fields import SIDES
+from batchroute.pipeline import layout
+from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards import answers
 from batchroute.pipeline.shards.writer import ROUTES, SHARDS, Shard, side_of
-from batchroute.pipeline.stages import score
-from batchroute.storage.workdir import Facts, Receipt
+from batchroute.storage.receipts import Facts, Receipt
+from batchroute.storage.units import Span
 from batchroute.tables.parquet import PromptTable, RowReader
 from batchroute.tables.types import writable
 
-STAGE = "merge"
 RESULTS = pa.schema(
     [
         pa.field("route", pa.string()),
@@ -63,7 +64,7 @@ def merge(context: Context) -> None:
     # Two threads in one row group would each read it from its beginning.
     threads = min(_THREADS, os.cpu_count() or 1, max(1, context.table.row_groups()))
     with context.engine.crew(context, Merger, "merge", threads) as crew:
-        crew.carry_out(STAGE, context.snapshot.parts())
+        crew.carry_out(layout.MERGE, context.snapshot.parts())
 
 
 class Merger:
@@ -72,7 +73,7 @@ class Merger:
     units_at_once = 1
 
     def __init__(self, context: Context) -> None:
-        self._context, self._stage = context, context.work.stage(STAGE)
+        self._context, self._stage = context, context.work.stage(layout.MERGE)
         self._reader = context.table.reader()
         self._sides = [_Answers(context, side) for side in SIDES]
         self._schema = output_schema(context.job, context.table)
@@ -119,7 +120,7 @@ def _merge_part(
 
 def _results(context: Context, chunk: Span, sides: list[_Answers]) -> pa.RecordBatch:
     """The result columns of a chunk's rows, in row order."""
-    scored = context.work.stage(score.STAGE).read(chunk.unit, ["score", "error_type", "error"])
+    scored = context.work.stage(layout.SCORE).read(chunk.unit, ["score", "error_type", "error"])
     found = pa.concat_tables([side.within(chunk.start, chunk.stop) for side in sides])
     # Rows with no usable prompt were never sent to a model: they take nothing from the answers.
     index = np.full(chunk.rows, -1, np.int64)

@@ -8,18 +8,19 @@ from collections.abc import Iterator
 import pyarrow.parquet as pq
 
 from batchroute.costs.report import CostReport
+from batchroute.pipeline import layout
 from batchroute.pipeline.audit.results import read_audit
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.identity import known_calibration
 from batchroute.pipeline.shards.writer import SHARDS
-from batchroute.pipeline.stages import merge, score
 from batchroute.pipeline.stages.decide import read_decision
 from batchroute.pipeline.stages.partition import Partition
 from batchroute.policy.decision import Decided
+from batchroute.policy.forecast import Range
 from batchroute.policy.settings import Cutoff
 from batchroute.reports import headline
-from batchroute.reports.night import Choice, Failure, Histogram, NightReport, Range, StageTime
-from batchroute.storage.workdir import Receipt
+from batchroute.reports.night import Choice, Failure, Histogram, NightReport, StageTime
+from batchroute.storage.receipts import Receipt
 from batchroute.tables.types import texts
 
 _EXAMPLES = 5
@@ -64,10 +65,10 @@ def _choice(decided: Decided) -> Choice:
 
 def _stages(context: Context) -> Iterator[StageTime]:
     """In their order; those that did nothing are left out."""
-    for name in (score.STAGE, *SHARDS, "audit", merge.STAGE):
+    for name in (layout.SCORE, *SHARDS, layout.MEASURED, layout.MERGE):
         receipts = list(context.work.stage(name).receipts().values())
         if receipts:
-            read = "tokens" if name == score.STAGE else "input_tokens"
+            read = "tokens" if name == layout.SCORE else "input_tokens"
             yield StageTime(
                 name=name,
                 units=len(receipts),
@@ -89,7 +90,7 @@ def _failures(context: Context) -> list[Failure]:
     data = context.work.output.folder("data")
     rows: dict[str, int] = {}
     examples: dict[str, list[str]] = {}
-    for part in context.work.stage(merge.STAGE).receipts().values():
+    for part in context.work.stage(layout.MERGE).receipts().values():
         file = data.parquet(part.file, part.bytes)
         kinds = pq.read_table(file, columns=[column], partitioning=None)[column]
         if kinds.null_count == len(kinds):

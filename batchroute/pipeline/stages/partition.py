@@ -8,17 +8,17 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from batchroute.config.job import SIDES, Side
-from batchroute.pipeline.context import Context, Span
+from batchroute.fields import SIDES, Side
+from batchroute.pipeline import layout
+from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.copies import find_copies
 from batchroute.pipeline.shards.writer import ShardWriter
-from batchroute.pipeline.stages import score
 from batchroute.pipeline.stages.decide import decide_on
 from batchroute.policy.decision import Decided
-from batchroute.storage.workdir import Receipt, Workdir
+from batchroute.storage.receipts import Receipt
+from batchroute.storage.units import Span
+from batchroute.storage.workdir import Workdir
 from batchroute.tables.types import plain
-
-PARTITION = "shards/partition.json"
 
 
 class Partition(BaseModel):
@@ -34,7 +34,7 @@ class Partition(BaseModel):
 
 def read_partition(work: Workdir) -> Partition | None:
     """None until the stage is done."""
-    found = work.read_json(PARTITION)
+    found = work.read_json(layout.PARTITION)
     return None if found is None else Partition.model_validate(found)
 
 
@@ -46,7 +46,7 @@ def partition(context: Context) -> Partition:
     decision = decide_on(context)
     copies = find_copies(context, decision.small)
     shards = {side: ShardWriter(context, side, copies[side]) for side in SIDES}
-    stage = context.work.stage(score.STAGE)
+    stage = context.work.stage(layout.SCORE)
     scored = stage.receipts()
     reader = context.table.reader([context.job.input.prompt])
 
@@ -72,5 +72,5 @@ def partition(context: Context) -> Partition:
         copies={side: len(shard.copies.copies) for side, shard in shards.items()},
         units={side: shard.units for side, shard in shards.items()},
     )
-    context.work.put_json(PARTITION, result.model_dump(mode="json"))
+    context.work.put_json(layout.PARTITION, result.model_dump(mode="json"))
     return result

@@ -14,11 +14,11 @@ from batchroute.costs.prices import usd
 from batchroute.costs.report import CostReport, Escalated
 from batchroute.costs.usage import ModelUsage, model_usage, router_usage
 from batchroute.generators.base import ANSWERED_ALL_THE_SAME
+from batchroute.pipeline import layout
 from batchroute.pipeline.audit.results import audit_table
 from batchroute.pipeline.audit.sample import read_dealt
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
-from batchroute.pipeline.stages import merge, score
 from batchroute.pipeline.stages.escalate import read_escalation
 from batchroute.pipeline.stages.night import gather
 from batchroute.pipeline.stages.partition import Partition
@@ -72,13 +72,13 @@ def read_cost(output: Folder) -> CostReport:
 
 def _data_files(context: Context) -> list[Any]:
     data = context.work.output.folder("data")
-    return [data.parquet(part.file, part.bytes) for part in context.work.stage(merge.STAGE).receipts().values()]
+    return [data.parquet(part.file, part.bytes) for part in context.work.stage(layout.MERGE).receipts().values()]
 
 
 def _cost(context: Context, dealt: Partition, groups: pl.DataFrame) -> CostReport:
     job, work, frozen = context.job, context.work, context.snapshot
     price = frozen.prices["router"]
-    scored = work.stage(score.STAGE).receipts().values()
+    scored = work.stage(layout.SCORE).receipts().values()
     return cost_report.build(
         name=job.name,
         run_id=frozen.run_id,
@@ -110,7 +110,7 @@ def _escalated(context: Context) -> Escalated | None:
 
 
 def _counts(context: Context, dealt: Partition) -> dict[str, int]:
-    parts = context.work.stage(merge.STAGE).receipts().values()
+    parts = context.work.stage(layout.MERGE).receipts().values()
     names = ("ok", "failed", "small", "large", "escalated", "unrouted")
     return {
         "total": context.snapshot.rows,

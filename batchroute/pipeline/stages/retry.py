@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from batchroute.pipeline.context import Snapshot, Span
+from batchroute.pipeline import layout
+from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards.writer import SHARDS, Shard, side_of
-from batchroute.pipeline.stages import merge
 from batchroute.pipeline.stages.partition import read_partition
 from batchroute.reports import night
 from batchroute.storage.manifest import MANIFEST
-from batchroute.storage.workdir import Receipt, Workdir
-
-INTENT = "retry.json"
+from batchroute.storage.receipts import Receipt
+from batchroute.storage.units import Span
+from batchroute.storage.workdir import Workdir
 
 
 def reopen_failed(work: Workdir, snapshot: Snapshot) -> int:
@@ -24,14 +24,14 @@ def reopen_failed(work: Workdir, snapshot: Snapshot) -> int:
     if rows:
         parts = [part.unit for part in snapshot.parts() if _touched(part, failed, work)]
         pieces = {shard: [piece.unit for piece in found] for shard, found in failed.items()}
-        work.put_json(INTENT, {"merge": parts, "pieces": pieces})
+        work.put_json(layout.RETRY, {"merge": parts, "pieces": pieces})
         finish_reopening(work)
     return rows
 
 
 def finish_reopening(work: Workdir) -> None:
     """Do what a written-down intent says; nothing when there is none."""
-    intent = work.read_json(INTENT)
+    intent = work.read_json(layout.RETRY)
     if intent is None:
         return
     work.output.remove(MANIFEST)
@@ -43,8 +43,8 @@ def finish_reopening(work: Workdir) -> None:
             if unit in stage.receipts():
                 stage.reopen(unit, keep=True)
     for unit in intent["merge"]:
-        work.stage(merge.STAGE).reopen(unit)
-    work.folder.remove(INTENT)
+        work.stage(layout.MERGE).reopen(unit)
+    work.folder.remove(layout.RETRY)
 
 
 def _failed(work: Workdir, snapshot: Snapshot, shard: Shard) -> list[Receipt]:

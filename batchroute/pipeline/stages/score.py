@@ -12,17 +12,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from batchroute.generators.base import as_text
-from batchroute.pipeline.context import Context, Span
+from batchroute.pipeline import layout
+from batchroute.pipeline.context import Context
 from batchroute.router.drift.languages import language
 from batchroute.router.drift.reference import Content, Reference
-from batchroute.storage.workdir import Facts, Receipt
+from batchroute.storage.receipts import Facts, Receipt
+from batchroute.storage.units import Span
 from batchroute.tables.prompts import DIGEST, BadPrompt, Prompt, digest, read_prompts
 
 if TYPE_CHECKING:
     from batchroute.router.model import Router
     from batchroute.router.scoring import Scores
 
-STAGE = "score"
 SCHEMA = pa.schema(
     [
         pa.field("position", pa.int64()),
@@ -44,7 +45,7 @@ _LANGUAGES = 64
 def score(context: Context) -> None:
     """Score all chunks that have no receipt yet."""
     with context.engine.crew(context, Scorer, "router") as crew:
-        crew.carry_out(STAGE, context.snapshot.chunks())
+        crew.carry_out(layout.SCORE, context.snapshot.chunks())
 
 
 class Scorer:
@@ -58,7 +59,7 @@ class Scorer:
         self.units_at_once = 2 if context.engine.device.type == "cuda" else 1
         self._reading, self._scoring = threading.Lock(), threading.Lock()
         self._free_since = 0.0
-        self._context, self._stage = context, context.work.stage(STAGE)
+        self._context, self._stage = context, context.work.stage(layout.SCORE)
         self._reference = Reference.of(context.job.router.model)
         self._router = load_router(context)
         self._load_seconds = self._router.load_seconds
@@ -168,9 +169,3 @@ def _places(
         at = np.array(usable, np.intp)[finite]
         places[at], distances[at] = content.places(embeddings[finite])
     return places, distances
-
-
-def floats(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """A column of scores, with NaN for null."""
-    scores: npt.NDArray[np.float32] = column.to_numpy().astype(np.float32, copy=False)
-    return scores

@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from batchroute.costs.prices import pico
 from batchroute.costs.usage import router_usage
 from batchroute.generators.base import as_text
+from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.stages.score import load_router
 from batchroute.policy.settings import Scores
-from batchroute.storage.workdir import Facts, Receipt
+from batchroute.storage.receipts import Facts, Receipt
 from batchroute.tables.prompts import BadPrompt, read_prompts
 
 _SECONDS = 20.0
@@ -108,3 +110,31 @@ def _spent(context: Context, tokens: int, seconds: float, load_seconds: float) -
     price = context.snapshot.price("router")
     used = router_usage("", price, [Receipt(**facts.model_dump(), file="", bytes=0, sha256="")])
     return 0 if used.cost is None else pico(used.cost)
+
+
+def stored(context: Context) -> Sample:
+    """All scores of a run: 9 bytes a row."""
+    rows = context.snapshot.rows
+    scores, tokens = np.empty(rows, np.float32), np.zeros(rows, np.int32)
+    routable = np.empty(rows, np.bool_)
+    for chunk, table in zip(
+        context.snapshot.chunks(), _tables(context, ["score", "tokens", "error_type"]), strict=True
+    ):
+        at = slice(chunk.start, chunk.stop)
+        scores[at] = floats(table["score"])
+        tokens[at] = table["tokens"].fill_null(0).to_numpy()
+        routable[at] = table["error_type"].is_null().to_numpy()
+    price = context.snapshot.price("router")
+    used = router_usage("", price, context.work.stage(layout.SCORE).receipts().values())
+    return Sample([(0, rows)], scores, tokens, routable, 0 if used.cost is None else pico(used.cost))
+
+
+def _tables(context: Context, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    stage = context.work.stage(layout.SCORE)
+    return (stage.read(chunk.unit, columns) for chunk in context.snapshot.chunks())
+
+
+def floats(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """A column of scores, with NaN for null."""
+    scores: NDArray[np.float32] = column.to_numpy().astype(np.float32, copy=False)
+    return scores

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from batchroute.config.job import SIDES, Job
+from batchroute.config.job import Job
 from batchroute.costs.price_lists import Resolved, resolve
 from batchroute.errors import InputError
+from batchroute.fields import SIDES
+from batchroute.pipeline import layout
 from batchroute.pipeline.audit import sample as audit
-from batchroute.pipeline.context import RUN, Snapshot
+from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.identity import Identity, difference
 from batchroute.pipeline.stages.fetch import Fetched
 from batchroute.pipeline.stages.merge import result_names
@@ -124,13 +126,13 @@ def begin(
     """
     refuse_others(output, identity)
     work = Workdir(output, snapshot.run_id)
-    begun = work.read_json(RUN)
+    begun = work.read_json(layout.RUN)
     if begun is None:
         _refuse_foreign_data(output)
         if job.input.id is not None:
             check_ids(table, job.input.id)
-        work.put_json(RUN, snapshot.model_dump(mode="json"))
-        begun = work.read_json(RUN)
+        work.put_json(layout.RUN, snapshot.model_dump(mode="json"))
+        begun = work.read_json(layout.RUN)
         if claim(output, snapshot.run_id) != snapshot.run_id:
             # Another job began here at the same moment and was first.
             work.folder.remove_all()
@@ -159,7 +161,7 @@ def refuse_others(output: Folder, identity: Identity) -> None:
     InputError: another run has begun on this output; names the first setting or file that differs.
     """
     for run_id in run_ids(output):
-        begun = Workdir(output, run_id).read_json(RUN)
+        begun = Workdir(output, run_id).read_json(layout.RUN)
         if run_id != identity.run_id and begun is not None:
             files = begun.get("source", {}).get("files") or [
                 InputFile.model_validate(f).identity() for f in begun["files"]

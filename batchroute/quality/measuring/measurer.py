@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from batchroute.config.job import SIDES, Side
 from batchroute.errors import StoppedError
-from batchroute.pipeline.context import Span
+from batchroute.fields import SIDES, Side
 from batchroute.quality.base import Item, Measurement, Metric
-from batchroute.storage.workdir import Facts, Receipt, Stage
+from batchroute.storage.receipts import Facts, Receipt
+from batchroute.storage.units import Span, Stage
 
 SCHEMA = pa.schema(
     [

@@ -7,12 +7,11 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from batchroute.config.job import Side
 from batchroute.errors import InputError
+from batchroute.fields import Side
 from batchroute.generators.base import as_text
-from batchroute.pipeline.context import Span
 from batchroute.quality.measuring.measurer import Answered
-from batchroute.storage.workdir import Stage
+from batchroute.storage.units import Span, Stage
 from batchroute.tables.parquet import PromptKind, PromptTable
 from batchroute.tables.prompts import BadPrompt, read_prompts
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from batchroute.policy.forecast import Range
 from batchroute.reports import headline, words
-from batchroute.reports.night import NightReport, Range
+from batchroute.reports.night import NightReport
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

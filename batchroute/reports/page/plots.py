@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from batchroute.policy.forecast import Curve, Range
 from batchroute.reports import words
-from batchroute.reports.night import Curve, Histogram, Range
+from batchroute.reports.night import Histogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

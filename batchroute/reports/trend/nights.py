@@ -13,8 +13,8 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from batchroute.errors import InputError
+from batchroute.policy.forecast import Range
 from batchroute.reports import words
-from batchroute.reports.night import Range
 from batchroute.reports.page import templates
 from batchroute.reports.trend import plots as trend_plots
 from batchroute.storage.manifest import Manifest

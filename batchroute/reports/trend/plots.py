@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from batchroute.reports.night import Range
+from batchroute.policy.forecast import Range
 from batchroute.reports.page.plots import (
     INK,
     MUTED,

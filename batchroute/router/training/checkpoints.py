@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from batchroute import models
-from batchroute.errors import InputError
+from batchroute.errors import InputError, first_line
 
 _STATE = "state.pt"
 
@@ -53,7 +52,7 @@ class Checkpoints:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
             # torch and safetensors have errors of their own for a full disk.
-            raise InputError(f"cannot write to '{self.folder}': {models.first_line(error)}") from error
+            raise InputError(f"cannot write to '{self.folder}': {first_line(error)}") from error
 
     def load(self) -> dict[str, Any] | None:
         """The state of this training after its last whole epoch, on the CPU; None when there is none of use."""

@@ -92,21 +92,6 @@ class Target(Protocol):
         """The values of column `by` in the rows whose column `status` is ok; none when there is no table."""
 
 
-def target_of(spec: TableSpec | None, key: str | None) -> Target | None:
-    """
-    Args:
-        key: the column that upsert knows rows by.
-    """
-    from batchroute.tables.targets.delta import DeltaTarget, IcebergTarget
-    from batchroute.tables.targets.sql import SqlTarget
-
-    if spec is None:
-        return None
-    if spec.warehouse:
-        return SqlTarget(spec, key)
-    return DeltaTarget(spec, key) if spec.delta else IcebergTarget(spec)
-
-
 def refuse_differences(public: str, wanted: pa.Schema, found: pa.Schema, may_grow: bool, remedy: str) -> None:
     """Raises:
     InputError: the rows do not fit into the table; each column is named.

@@ -21,7 +21,8 @@ import pytest
 
 from batchroute.errors import InputError, StoppedError
 from batchroute.storage.objects import folder_at
-from batchroute.storage.workdir import Facts, Receipt, Workdir
+from batchroute.storage.receipts import Facts, Receipt
+from batchroute.storage.workdir import Workdir
 
 # All is on the loopback, and nothing is written to the home directory. Read as Ray is imported.
 ALONE = {

@@ -16,6 +16,7 @@ from prometheus_client import parser
 
 from batchroute import cli
 from batchroute.errors import InputError, StoppedError, Terminated, WaitingError
+from batchroute.pipeline import commit
 from batchroute.pipeline import run as job
 from batchroute.reports.export import metrics, notify
 from batchroute.reports.export.notify import NotifySpec
@@ -414,7 +415,7 @@ def test_a_night_with_a_report_is_told_in_one_sentence_and_in_metrics(
 ) -> None:
     night, run = nights.full(), job.run
 
-    def run_with_report(*arguments: Any) -> job.Outcome:
+    def run_with_report(*arguments: Any) -> commit.Outcome:
         outcome = run(*arguments)
         object.__setattr__(outcome, "night", night)
         return outcome

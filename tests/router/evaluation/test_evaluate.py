@@ -15,13 +15,13 @@ import torch
 
 from batchroute.errors import InputError
 from batchroute.router.evaluation import evaluate as evaluation
+from batchroute.router.evaluation.console import show
 from batchroute.router.evaluation.evaluate import evaluate
 from batchroute.router.evaluation.figures import quality_drop
 from batchroute.router.evaluation.scorecard import Evaluation
 from batchroute.router.model import Router
 from batchroute.router.notes import prompt_digest
 from batchroute.router.scoring import score
-from batchroute.router.training import console as narration
 from tests.support.tiny_models import tiny_router
 
 CPU = torch.device("cpu")
@@ -143,11 +143,11 @@ def test_the_files_are_whole_readable_and_the_same_each_time(tmp_path: Path, rou
 
 
 def test_the_console_shows_every_figure(tmp_path: Path, router: str, capsys: pytest.CaptureFixture[str]) -> None:
-    narration.show(run(write_table(tmp_path), router))
+    show(run(write_table(tmp_path), router))
     shown = capsys.readouterr().out
     for words in ("quality drop at 40 %", "at random", "perfect routing", "APGR", "CPT 80", "Spearman", "120 rows"):
         assert words in shown
-    narration.show(run(write_table(tmp_path), router, router))
+    show(run(write_table(tmp_path), router, router))
     assert "lower in 0% of the resamples" in capsys.readouterr().out
 
 

@@ -1,0 +1,60 @@
+"""`batchroute validate`: all checks that need no model and write nothing."""
+
+from __future__ import annotations
+
+from batchroute import generators, models
+from batchroute.config.job import Job
+from batchroute.fields import SIDES
+from batchroute.pipeline.identity import Identity, calibrated_limits, identify
+from batchroute.pipeline.run import output_folder
+from batchroute.pipeline.stages import snapshot
+from batchroute.pipeline.stages.decide import check_budget
+from batchroute.storage.workdir import run_ids
+from batchroute.tables.files import Files
+from batchroute.tables.parquet import PromptTable
+from batchroute.tables.sources import source_of
+from batchroute.tables.targets import target_of
+from batchroute.tables.types import portable_schema
+
+
+def validate(job: Job) -> list[str]:
+    """Check everything that can be checked without running: one line for each thing that is well.
+
+    Raises:
+        InputError: the first thing that is not.
+    """
+    output = output_folder(job)
+    identity = identify(job)
+    target = target_of(job.output.table, job.input.id)
+    lines, units = _validate_files(job, identity) if job.input.in_place else _validate_source(job)
+    models.check(job.router.model, router=True, allow_pickle=job.router.allow_pickle)
+    lines.append(f"router   {job.router.model}")
+    lines += [f"policy   {line}" for line in calibrated_limits(job)]
+    for side in SIDES:
+        lines.append(f"{side:<8} {generators.check(job.models.of(side))}")
+    found = snapshot.committed(output, identity)
+    snapshot.refuse_others(output, identity)
+    output.check_writable()
+    if target is not None:
+        target.loads(identity.run_id)
+        lines.append(f"table    {target.public}: can be asked")
+    state = "committed already" if found else "to resume" if identity.run_id in run_ids(output) else "new"
+    return [*lines, f"output   {output}: {state}", f"units    {units}"]
+
+
+def _validate_files(job: Job, identity: Identity) -> tuple[list[str], str]:
+    frozen, table = snapshot.inspect(job, identity)
+    check_budget(job, frozen)
+    lines = [f"input    {frozen.rows:,} rows in {len(frozen.files):,} files, prompts are {frozen.prompt_kind}"]
+    if job.input.id is not None:
+        snapshot.check_ids(table, job.input.id)
+        lines.append(f"ids      {job.input.id}: unique, none null")
+    return lines, f"{len(frozen.chunks()):,} to score, {len(frozen.parts()):,} files to write"
+
+
+def _validate_source(job: Job) -> tuple[list[str], str]:
+    """Asks for the columns alone."""
+    source = source_of(job.input)
+    table = PromptTable([], portable_schema(source.schema(source.pin())), [0], Files())
+    kind = snapshot.check_columns(job, table)
+    return [f"input    {source.public}, prompts are {kind}"], "known when the rows are fetched"

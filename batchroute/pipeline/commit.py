@@ -1,0 +1,87 @@
+"""The commit: the manifest, which makes an output count."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from batchroute.config.job import Job
+from batchroute.costs.report import CostReport
+from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK
+from batchroute.pipeline import layout
+from batchroute.pipeline.context import Context
+from batchroute.pipeline.stages.night import quality
+from batchroute.pipeline.stages.partition import Partition
+from batchroute.pipeline.stages.report import read_cost
+from batchroute.reports import night as nights
+from batchroute.reports.night import NightReport
+from batchroute.storage import manifest
+from batchroute.storage.folder import Folder
+from batchroute.storage.manifest import DataFile, Manifest
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the output is committed either way.
+
+    Attributes:
+        night: None of an output that an earlier version committed.
+    """
+
+    output: str
+    manifest: Manifest
+    report: CostReport
+    night: NightReport | None
+    was_done: bool
+    exit_code: int
+
+
+def commit(context: Context, dealt: Partition, night: NightReport) -> Manifest:
+    report = night.cost
+    frozen, by = context.snapshot, f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    parts = context.work.stage(layout.MERGE).receipts().values()
+    # The last check before anything counts: every row of the input is in the output, once.
+    assert sum(part.rows for part in parts) == frozen.rows
+    committed = Manifest(
+        name=context.job.name,
+        run_id=frozen.run_id,
+        fingerprint=frozen.fingerprint,
+        settings=frozen.settings,
+        source=frozen.source,
+        input_files=[file.identity() for file in frozen.files],
+        committed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        committed_by=by,
+        rows=frozen.rows,
+        counts=report.rows,
+        cutoff=_cutoff(dealt),
+        files=[DataFile(path=f"data/{p.file}", rows=p.rows, bytes=p.bytes, sha256=p.sha256) for p in parts],
+        report=[f"report/{name}" for name in nights.FILES if name != nights.AUDIT or night.audit is not None],
+        cost=report.model_dump(mode="json", include={"total_cost", "baseline", "savings", "missing_prices"}),
+        quality=quality(night),
+        versions=manifest.versions(),
+    )
+    committed.put(context.work.output)
+    winner = manifest.read(context.work.output)
+    assert winner is not None
+    if winner.committed_by != by:
+        context.engine.progress.note(
+            "lost", f"this run was committed by {winner.committed_by} first, with the same rows; nothing is left to do"
+        )
+    return winner
+
+
+def _cutoff(dealt: Partition) -> dict[str, Any]:
+    """Of all rows, or by group; empty for a budget, which has none."""
+    found = {decided.group: {} if decided.cutoff is None else decided.cutoff.model_dump() for decided in dealt.decided}
+    return found[None] if None in found else {str(group): cutoff for group, cutoff in found.items()}
+
+
+def outcome_of(job: Job, output: Folder, committed: Manifest, was_done: bool) -> Outcome:
+    failed, rows = committed.counts["failed"], committed.rows
+    exit_code = EXIT_FAILED_ROWS if failed > job.max_failed * rows else EXIT_OK
+    night = NightReport.of(output) if f"report/{nights.REPORT}" in committed.report else None
+    return Outcome(str(output), committed, read_cost(output), night, was_done, exit_code)

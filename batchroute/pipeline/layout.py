@@ -1,0 +1,27 @@
+"""Every name in the work folder.
+
+    <output>.work/<run id>/run.json                     the frozen input, the settings and the unit bounds
+    <output>.work/<run id>/input/<attempt>/             the rows that a query or a table of a lake gave
+    <output>.work/<run id>/score/<chunk>                scores, in input order
+    <output>.work/<run id>/shards/*.json                what was decided: which row goes where
+    <output>.work/<run id>/shards/<shard>/<unit>        the prompts of a shard, a unit of generation a file
+    <output>.work/<run id>/<shard>/<unit>               their answers
+    <output>.work/<run id>/audit/<unit>                 what the audit measured
+    <output>.work/<run id>/batches/<shard>/             provider batches: what was submitted, and what came back
+    <output>.work/<run id>/merge/<part>.json            receipts of the output's parts, which lie in <output>/data/
+
+A unit is `<unit>.parquet` and its receipt `<unit>.json`.
+"""
+
+RUN = "run.json"
+FETCHED = "input"
+SCORE = "score"
+DECISION = "shards/decision.json"
+PARTITION = "shards/partition.json"
+ESCALATION = "shards/escalation.json"
+AUDIT = "shards/audit.json"
+SHARDS = "shards"
+MEASURED = "audit"
+BATCHES = "batches"
+MERGE = "merge"
+RETRY = "retry.json"

@@ -1,0 +1,33 @@
+"""Receipts: the proof that a unit is done."""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT_VERSION = 1
+
+
+class Facts(BaseModel):
+    """What is known of a unit besides its file: written into the data's own metadata and into the receipt."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    unit: str
+    rows: int
+    first: int = Field(description="smallest row position in it; -1 when it has no rows")
+    last: int = Field(description="largest row position in it; -1 when it has no rows")
+    seconds: float = Field(default=0.0, description="computing it, without loading models")
+    load_seconds: float = Field(default=0.0, description="loading a model for it; 0 when that was loaded already")
+    finished: float = Field(default_factory=time.time, description="Unix time")
+    counts: dict[str, int] = Field(default_factory=dict)
+
+
+class Receipt(Facts):
+    """Proof that a unit is done."""
+
+    file: str
+    bytes: int
+    sha256: str

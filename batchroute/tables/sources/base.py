@@ -1,0 +1,79 @@
+"""What a source of prompts is, and its keys in the job file."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, Self
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_OF_TABLES = ("version", "timestamp", "where")
+
+
+class OnlyNew(BaseModel):
+    """Leaves out the rows that an earlier night has answered: `output.table` holds their ids with status ok."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    by: str = Field(description="a column of the input and of output.table")
+
+
+class InputSpec(BaseModel):
+    """Where the prompts are: exactly one of `uri`, `warehouse`, `delta` and `iceberg`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    uri: str = Field(default="", description="of files: a parquet file, a glob or a folder")
+    warehouse: str = Field(default="", description="of a database: postgresql://user@host/database", repr=False)
+    query: str = Field(default="", description="asked of the warehouse once a run")
+    delta: str = Field(default="", description="of a Delta table: a folder or s3://bucket/table")
+    iceberg: str = Field(default="", description="an Iceberg table of the catalog: namespace.table")
+    catalog: dict[str, str] = Field(default_factory=dict, description="properties of the catalog", repr=False)
+    version: int | None = Field(default=None, description="of the Delta table; the snapshot id of the Iceberg table")
+    timestamp: str | None = Field(default=None, description="the version of the table that was the last one then")
+    where: str = Field(default="", description="of the rows of the table, in SQL")
+    only_new: OnlyNew | None = None
+    prompt: str = "prompt"
+    id: str | None = None
+    storage_options: dict[str, Any] = Field(default_factory=dict, description="of the fsspec filesystem, or of Delta")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if sum(map(bool, (self.uri, self.warehouse, self.delta, self.iceberg))) != 1:
+            raise ValueError("give one of uri, warehouse with a query, delta and iceberg")
+        if bool(self.warehouse) != bool(self.query):
+            raise ValueError("warehouse and query belong together")
+        wrong = [name for name in _OF_TABLES if getattr(self, name) not in (None, "")]
+        if wrong and not self.delta and not self.iceberg:
+            raise ValueError(f"{wrong[0]} is of delta or iceberg tables")
+        if self.version is not None and self.timestamp is not None:
+            raise ValueError("give version or timestamp")
+        if self.catalog and not self.iceberg:
+            raise ValueError("catalog is of an iceberg table")
+        return self
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the rows are read where they are, at any time and in ranges."""
+        return bool(self.uri) and self.only_new is None
+
+    @property
+    def is_versioned(self) -> bool:
+        return bool(self.delta or self.iceberg)
+
+
+class Source(Protocol):
+    """Rows that are fetched into the work folder once a run."""
+
+    public: str
+    """What it is, for people, without secrets."""
+
+    def pin(self) -> dict[str, Any]:
+        """What a later attempt must be given to fetch the same rows; empty where there is no such thing."""
+
+    def schema(self, pinned: dict[str, Any]) -> pa.Schema:
+        """The columns, without the rows."""
+
+    def rows(self, pinned: dict[str, Any]) -> AbstractContextManager[pa.RecordBatchReader]:
+        """The rows, streamed."""
