@@ -21,10 +21,11 @@ from batchroute.pipeline.stages import decide as deciding
 from batchroute.pipeline.stages import snapshot
 from batchroute.pipeline.stages.fetch import fetch
 from batchroute.pipeline.stages.partition import read_partition
-from batchroute.pipeline.stages.scores import draw
+from batchroute.pipeline.stages.scores import draw, stored
 from batchroute.policy.decision import Decided, decide
 from batchroute.policy.forecast import Forecast
 from batchroute.progress import Progress
+from batchroute.reports.console import policies
 from batchroute.reports.words import share
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir
@@ -104,10 +105,10 @@ def _done(context: Context) -> list[str]:
     if not scored:
         return []
     lines = [f"{len(scored):,} of {len(frozen.chunks()):,} chunks are scored"]
-    dealt = read_partition(work)
-    if dealt is not None:
+    assigned = read_partition(work)
+    if assigned is not None:
         lines += [
-            f"{len(work.stage(side).receipts()):,} of {dealt.units[side]:,} units of the {side} model are answered"
+            f"{len(work.stage(side).receipts()):,} of {assigned.units[side]:,} units of the {side} model are answered"
             for side in SIDES
         ]
     return lines

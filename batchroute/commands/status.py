@@ -70,29 +70,29 @@ def _table(work: Workdir, committed: bool) -> Table | str:
 
 def _stages(work: Workdir, snapshot: Snapshot) -> list[tuple[str, Sequence[Receipt], int | None]]:
     """Name, receipts and number of units; None while that is not known yet."""
-    dealt, escalation, audited = read_partition(work), read_escalation(work), audit.read_dealt(work)
+    assigned, escalation, audited = read_partition(work), read_escalation(work), audit.read_audit_plan(work)
     units: dict[Shard, int | None] = {
         "escalated": None if escalation is None else escalation.units,
         "audited": None if audited is None else audited.units,
     }
     for side in SIDES:
-        units[side] = None if dealt is None else dealt.units[side]
+        units[side] = None if assigned is None else assigned.units[side]
     # Those of the two models, and the others once it is known that there are any.
     shown = [shard for shard in SHARDS if shard in SIDES or units[shard] is not None]
     shards = [receipt for shard in shown for receipt in shard_stage(work, shard).receipts().values()]
     return [
         (layout.SCORE, list(work.stage(layout.SCORE).receipts().values()), len(snapshot.chunks())),
-        ("partition", shards, None if dealt is None else sum(units[shard] or 0 for shard in shown)),
+        ("partition", shards, None if assigned is None else sum(units[shard] or 0 for shard in shown)),
         *((shard, list(work.stage(shard).receipts().values()), units[shard]) for shard in shown),
         (layout.MERGE, list(work.stage(layout.MERGE).receipts().values()), len(snapshot.parts())),
         *_audit(work, audited),
     ]
 
 
-def _audit(work: Workdir, dealt: audit.Dealt | None) -> list[tuple[str, Sequence[Receipt], int | None]]:
-    if dealt is None:
+def _audit(work: Workdir, assigned: audit.AuditPlan | None) -> list[tuple[str, Sequence[Receipt], int | None]]:
+    if assigned is None:
         return []
-    units = sum(map(len, dealt.spans()))
+    units = sum(map(len, assigned.spans()))
     return [(layout.MEASURED, list(work.stage(layout.MEASURED).receipts().values()), units)]
 
 

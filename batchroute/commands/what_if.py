@@ -20,7 +20,8 @@ from batchroute.policy.decision import decide
 from batchroute.policy.expected_costs import ModelCosts, model_costs
 from batchroute.policy.forecast import Forecast, Range
 from batchroute.policy.outlook import Outlook, gains_of
-from batchroute.policy.settings import WAYS, Policy, Way
+from batchroute.policy.settings import RULES, Policy, Rule
+from batchroute.reports.console import policies
 from batchroute.reports.night import NightReport
 from batchroute.router.calibration.lengths import Lengths, Line
 from batchroute.storage import manifest
@@ -49,40 +50,40 @@ def what_if(uri: str, asked: Sequence[str], storage_options: Mapping[str, Any] |
     Raises:
         InputError: the output is not committed, or a policy is wrong, or needs what the output does not tell.
     """
-    ways = [_way(policy) for policy in asked]
+    rules = [_way(policy) for policy in asked]
     output = folder_at(uri, storage_options)
     committed = manifest.read(output)
     if committed is None:
         raise InputError(f"{output} is not committed: 'batchroute plan JOB.yaml' tells what a run would do")
     night = NightReport.of(output)
     view = _outlook(read(uri, storage_options), committed, night)
-    return WhatIf(night, [_forecast(view, way, night) for way in ways])
+    return WhatIf(night, [_forecast(view, rule, night) for rule in rules])
 
 
-def _way(asked: str) -> Way:
+def _way(asked: str) -> Rule:
     key, equals, value = asked.partition("=")
-    if not equals or key not in WAYS:
+    if not equals or key not in RULES:
         raise InputError(
-            f"--policy {asked}: write it as key=value, for example small_share=70%; keys: {', '.join(WAYS)}"
+            f"--policy {asked}: write it as key=value, for example small_share=70%; keys: {', '.join(RULES)}"
         )
     try:
-        return Way.model_validate({key: value})
+        return Rule.model_validate({key: value})
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise InputError(f"--policy {asked}: {reason[0].lower()}{reason[1:]}") from error
 
 
-def _forecast(view: Outlook, way: Way, night: NightReport) -> Forecast:
-    if way.max_quality_drop is not None and night.calibration is None:
+def _forecast(view: Outlook, rule: Rule, night: NightReport) -> Forecast:
+    if rule.max_quality_drop is not None and night.calibration is None:
         raise InputError(
-            f"--policy {way.words}: the run had no calibration to go by; calibrate the router for the next"
+            f"--policy {rule.words}: the run had no calibration to go by; calibrate the router for the next"
         )
-    if way.budget is not None and None in view.costs.values():
+    if rule.budget is not None and None in view.costs.values():
         raise InputError(
-            f"--policy {way.words}: the run has no price of one of the models, or no time for one by the hour"
+            f"--policy {rule.words}: the run has no price of one of the models, or no time for one by the hour"
         )
-    policy = Policy.model_validate(way.model_dump(exclude_none=True))
-    return view.forecast(decide(policy, view.rows(), night.calibration, view.spent).small, way.words)
+    policy = Policy.model_validate(rule.model_dump(exclude_none=True))
+    return view.forecast(decide(policy, view.rows(), night.calibration, view.spent).small, rule.words)
 
 
 def _outlook(frame: pl.LazyFrame, committed: Manifest, night: NightReport) -> Outlook:

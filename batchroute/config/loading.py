@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from batchroute.config.job import Job
 from batchroute.errors import InputError
-from batchroute.policy.settings import WAYS
+from batchroute.policy.settings import RULES
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Job:
@@ -87,7 +87,7 @@ def _override(tree: dict[str, Any], override: str, option: str = "--set") -> Non
         raise InputError(f"{option} {override}: write it as key=value, for example {_EXAMPLES[option]}")
     *parents, last = key.split(".")
     # The ways to decide exclude each other, so that setting one on the command line replaces the other.
-    if parents == ["policy"] and last in WAYS:
+    if parents == ["policy"] and last in RULES:
         policy: Any = tree.get("policy")
         kept = ("on_drift", "rule") if last == "max_quality_drop" else ("on_drift",)
         tree["policy"] = {key: policy[key] for key in kept if key in policy} if isinstance(policy, dict) else {}

@@ -41,7 +41,7 @@ class Worker(Protocol):
         ...
 
 
-class Gate(Protocol):
+class BudgetGuard(Protocol):
     """Lets units begin, and counts what they took."""
 
     def before(self, stage: Any, unit: Any) -> None:
@@ -72,11 +72,11 @@ class ElsewhereRun(Run, Protocol):
         ...
 
 
-class Crew(Protocol):
+class Workers(Protocol):
     """The workers of one kind. What they load stays loaded from one stage to the next."""
 
-    def carry_out(
-        self, stage: str, units: Sequence[Unit], about: About = nothing_more, gate: Gate | None = None
+    def run(
+        self, stage: str, units: Sequence[Unit], about: About = nothing_more, guard: BudgetGuard | None = None
     ) -> None:
         """Do all units of a stage that have no receipt yet.
 
@@ -104,9 +104,9 @@ class Engine(Protocol):
         """Numbers of the GPUs of this process, for a worker that needs so many; None for whatever is there."""
         ...
 
-    def crew(
-        self, run: Any, recruit: Callable[[Any], Worker], pool: Pool | None, threads: int = 1, gpus: int | None = 1
-    ) -> AbstractContextManager[Crew]:
+    def workers(
+        self, run: Any, make_worker: Callable[[Any], Worker], pool: Pool | None, threads: int = 1, gpus: int | None = 1
+    ) -> AbstractContextManager[Workers]:
         """Workers of one kind, none of which is made before there is something to do.
 
         Args:
@@ -117,19 +117,19 @@ class Engine(Protocol):
         """
         ...
 
-    def once(self, do: Callable[[], object]) -> None:
+    def on_rank_zero(self, do: Callable[[], object]) -> None:
         """Let one process do this for all, while the others wait."""
         ...
 
-    def agree(self, find: Callable[[], Any]) -> Any:
+    def broadcast(self, find: Callable[[], Any]) -> Any:
         """What one process finds, for all of them: a value that JSON can hold."""
         ...
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait until every process has done its part of the stage."""
         ...
 
-    def ahead(self, do: Callable[[], object]) -> AbstractContextManager[None]:
+    def overlapped(self, do: Callable[[], object]) -> AbstractContextManager[None]:
         """Within, and where there are machines to spare, begin what would come later, and end it with the context."""
         ...
 

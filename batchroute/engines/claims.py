@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
-from batchroute.engines.base import Gate, Unit
+from batchroute.engines.base import BudgetGuard, Unit
 from batchroute.engines.ranks.engine import Ranks
 from batchroute.progress import Report
 from batchroute.storage.receipts import Receipt
@@ -24,7 +24,7 @@ class Claims:
         units: Sequence[Unit],
         done: Mapping[str, Receipt],
         report: Report,
-        gate: Gate | None = None,
+        guard: BudgetGuard | None = None,
         stretch: int = 1,
     ) -> None:
         """
@@ -35,7 +35,7 @@ class Claims:
             stretch: how many units, one after the other, are claimed at a time.
         """
         self._ranks, self._stage, self._units, self._done = ranks, stage, units, dict(done)
-        self._report, self._gate, self._stretch = report, gate, stretch
+        self._report, self._guard, self._stretch = report, guard, stretch
         self._lock = threading.Lock()
         self._numbers = ranks.claims(stage, -(-len(units) // stretch))
         self._by_name = {unit.unit: unit for unit in units}
@@ -62,18 +62,18 @@ class Claims:
         """Raises:
         StoppedError: the gate does not let it begin.
         """
-        if self._gate is not None:
+        if self._guard is not None:
             self.hear()
-            self._gate.before(self._stage, unit)
+            self._guard.before(self._stage, unit)
 
     def end(self, unit: Unit, receipt: Receipt) -> None:
         self._ranks.announce(self._stage, receipt)
-        if self._gate is not None:
-            self._gate.after(self._stage, unit, receipt)
+        if self._guard is not None:
+            self._guard.after(self._stage, unit, receipt)
 
     def hear(self) -> None:
         """Take in what the other ranks have announced."""
-        if self._ranks.alone or not (self._ranks.first or self._gate is not None):
+        if self._ranks.alone or not (self._ranks.first or self._guard is not None):
             return
         with self._lock:
             for receipt in self._ranks.announced(self._stage):
@@ -82,8 +82,8 @@ class Claims:
                 if name in self._mine or name in self._done:
                     continue
                 self._done[name] = receipt
-                if self._gate is not None:
-                    self._gate.after(self._stage, self._by_name[name], receipt)
+                if self._guard is not None:
+                    self._guard.after(self._stage, self._by_name[name], receipt)
                 self._report(receipt)
 
     def wait(self) -> None:
@@ -94,9 +94,9 @@ class Claims:
 
     def _reserve(self, before: int) -> None:
         """Others are at the units before this one that nobody has announced: the counter hands them out in order."""
-        if self._gate is None:
+        if self._guard is None:
             return
         for unit in self._units[self._reserved : before]:
             if unit.unit not in self._done and unit.unit not in self._mine:
-                self._gate.reserve(self._stage, unit)
+                self._guard.reserve(self._stage, unit)
         self._reserved = before

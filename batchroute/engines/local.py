@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from batchroute.engines.base import Crew, Gate, Pool, Run, Unit, Worker
+from batchroute.engines.base import BudgetGuard, Pool, Run, Unit, Worker, Workers
 from batchroute.engines.claims import Claims
 from batchroute.engines.ranks.engine import Ranks
 from batchroute.engines.ranks.world import World
@@ -48,33 +48,33 @@ class LocalEngine:
         return devices.gpus_of_rank(self.ranks.world.local_rank, self.ranks.world.local_size, each)
 
     @contextmanager
-    def crew(
+    def workers(
         self,
         run: Run,
-        recruit: Callable[[Any], Worker],
+        make_worker: Callable[[Any], Worker],
         pool: Pool | None,
         threads: int = 1,
         gpus: int | None = 1,
-    ) -> Iterator[Crew]:
-        crew = _LocalCrew(self, run, recruit, pool is not None, threads, gpus)
+    ) -> Iterator[Workers]:
+        workers = _LocalWorkers(self, run, make_worker, pool is not None, threads, gpus)
         try:
-            yield crew
+            yield workers
         finally:
-            crew.close()
+            workers.close()
 
-    def once(self, do: Callable[[], object]) -> None:
+    def on_rank_zero(self, do: Callable[[], object]) -> None:
         if self.ranks.first:
             do()
-        self.ranks.meet()
+        self.ranks.barrier()
 
-    def agree(self, find: Callable[[], Any]) -> Any:
-        return self.ranks.share(find)
+    def broadcast(self, find: Callable[[], Any]) -> Any:
+        return self.ranks.broadcast(find)
 
-    def meet(self) -> None:
-        self.ranks.meet()
+    def barrier(self) -> None:
+        self.ranks.barrier()
 
     @contextmanager
-    def ahead(self, do: Callable[[], object]) -> Iterator[None]:
+    def overlapped(self, do: Callable[[], object]) -> Iterator[None]:
         """Nothing: a process has one accelerator, and room for one model."""
         yield
 
@@ -112,19 +112,19 @@ class LocalEngine:
             signal.signal(signal.SIGTERM, before)
 
 
-class _LocalCrew:
+class _LocalWorkers:
     """The workers of this process: one, which several threads may use, or one for each of several threads."""
 
     def __init__(
         self,
         engine: LocalEngine,
         run: Run,
-        recruit: Callable[[Any], Worker],
+        make_worker: Callable[[Any], Worker],
         shared: bool,
         threads: int,
         gpus: int | None,
     ) -> None:
-        self._engine, self._run, self._recruit, self._threads = engine, run, recruit, threads
+        self._engine, self._run, self._make_worker, self._threads = engine, run, make_worker, threads
         # What is not shared is all the first rank's.
         self._ranks = engine.ranks if shared else Ranks(World())
         # A rank without GPUs of its own waits for those whose model is spread over them.
@@ -135,8 +135,8 @@ class _LocalCrew:
         if self._worker is not None:
             self._worker.close()
 
-    def carry_out(
-        self, stage: str, units: Sequence[Unit], about: About = nothing_more, gate: Gate | None = None
+    def run(
+        self, stage: str, units: Sequence[Unit], about: About = nothing_more, guard: BudgetGuard | None = None
     ) -> None:
         if self._idle or not units:
             return
@@ -149,21 +149,21 @@ class _LocalCrew:
                 return
         pending = [unit for unit in units if unit.unit not in done]
         with self._engine.progress.stage(stage, len(pending) + len(done), list(done.values()), about) as report:
-            claims = Claims(self._ranks, stage, units, done, report, gate, self._stretch(len(units)))
+            claims = Claims(self._ranks, stage, units, done, report, guard, self._stretch(len(units)))
             if self._threads > 1:
                 self._beside(stage, claims, report, [], self._threads)
             else:
-                self._carry_out(stage, claims, report)
+                self._run_units(stage, claims, report)
             claims.wait()
 
-    def _carry_out(self, stage: str, claims: Claims, report: Report) -> None:
+    def _run_units(self, stage: str, claims: Claims, report: Report) -> None:
         while units := claims.take():
             for unit in units:
                 self._engine.check()
                 # Before anything is loaded: that may take minutes.
                 claims.begin(unit)
                 if self._worker is None:
-                    self._worker = self._recruit(self._run)
+                    self._worker = self._make_worker(self._run)
                 if self._worker.units_at_once > 1:
                     self._beside(stage, claims, report, units, self._worker.units_at_once)
                     return
@@ -187,7 +187,7 @@ class _LocalCrew:
         def work(units: list[Unit], begun: bool) -> None:
             worker = self._worker
             try:
-                worker = worker or self._recruit(self._run)
+                worker = worker or self._make_worker(self._run)
                 while units := units or claims.take():
                     while units and not stopped.is_set():
                         unit = units.pop(0)

@@ -40,7 +40,7 @@ class Outcome:
     exit_code: int
 
 
-def commit(context: Context, dealt: Partition, night: NightReport) -> Manifest:
+def commit(context: Context, assigned: Partition, night: NightReport) -> Manifest:
     report = night.cost
     frozen, by = context.snapshot, f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     parts = context.work.stage(layout.MERGE).receipts().values()
@@ -57,7 +57,7 @@ def commit(context: Context, dealt: Partition, night: NightReport) -> Manifest:
         committed_by=by,
         rows=frozen.rows,
         counts=report.rows,
-        cutoff=_cutoff(dealt),
+        cutoff=_cutoff(assigned),
         files=[DataFile(path=f"data/{p.file}", rows=p.rows, bytes=p.bytes, sha256=p.sha256) for p in parts],
         report=[f"report/{name}" for name in nights.FILES if name != nights.AUDIT or night.audit is not None],
         cost=report.model_dump(mode="json", include={"total_cost", "baseline", "savings", "missing_prices"}),
@@ -74,9 +74,11 @@ def commit(context: Context, dealt: Partition, night: NightReport) -> Manifest:
     return winner
 
 
-def _cutoff(dealt: Partition) -> dict[str, Any]:
+def _cutoff(assigned: Partition) -> dict[str, Any]:
     """Of all rows, or by group; empty for a budget, which has none."""
-    found = {decided.group: {} if decided.cutoff is None else decided.cutoff.model_dump() for decided in dealt.decided}
+    found = {
+        decided.group: {} if decided.cutoff is None else decided.cutoff.model_dump() for decided in assigned.decided
+    }
     return found[None] if None in found else {str(group): cutoff for group, cutoff in found.items()}
 
 

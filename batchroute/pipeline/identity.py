@@ -13,7 +13,7 @@ from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
 from batchroute.generators.settings import NO_RESULTS
-from batchroute.policy.settings import Way
+from batchroute.policy.settings import Rule
 from batchroute.router.calibration.calibrate import Calibration, Point
 from batchroute.router.drift.reference import Reference
 from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE
@@ -87,12 +87,12 @@ def _policy_settings(job: Job) -> dict[str, Any]:
     sending all rows to the large model: a run that stopped on drift goes on with another `on_drift`."""
     policy = job.policy
     settings = policy.model_dump(mode="json", exclude_none=True, exclude={"on_drift"})
-    for group, way in policy.ways():
+    for group, rule in policy.rules():
         own = settings if group is None else settings["groups"][group]
-        if way.max_quality_drop is not None:
-            point = calibrated_point(job, way)
+        if rule.max_quality_drop is not None:
+            point = calibrated_point(job, rule)
             own["calibrated"] = "all to large" if point is None else point.model_dump(mode="json")
-        if way.budget is not None:
+        if rule.budget is not None:
             known = known_calibration(job)
             used = {} if known is None else known.model_dump(mode="json", include={"gain", "lengths"})
             own["calibrated"] = f"sha256:{fingerprint_of(used)[:16]}"
@@ -135,7 +135,7 @@ def known_calibration(job: Job) -> Calibration | None:
     return None if found is None or _unfit(job, found) else found
 
 
-def calibrated_point(job: Job, way: Way) -> Point | None:
+def calibrated_point(job: Job, rule: Rule) -> Point | None:
     """The point of the router's calibration that `max_quality_drop` asks for; None sends all rows to large.
 
     Raises:
@@ -145,7 +145,7 @@ def calibrated_point(job: Job, way: Way) -> Point | None:
     problem = _unfit(job, calibration)
     if problem is not None:
         raise InputError(problem)
-    return way.point(calibration)
+    return rule.point(calibration)
 
 
 def _unfit(job: Job, calibration: Calibration) -> str | None:
@@ -204,14 +204,14 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def calibrated_limits(job: Job) -> list[str]:
     """What the router's calibration makes of limits on the drop, in words, a line each."""
     return [
-        ("" if group is None else f"{group}: ") + _limited(job, way)
-        for group, way in job.policy.ways()
-        if way.max_quality_drop is not None
+        ("" if group is None else f"{group}: ") + _limited(job, rule)
+        for group, rule in job.policy.rules()
+        if rule.max_quality_drop is not None
     ]
 
 
-def _limited(job: Job, way: Way) -> str:
-    goal, point = way.words, calibrated_point(job, way)
+def _limited(job: Job, rule: Rule) -> str:
+    goal, point = rule.words, calibrated_point(job, rule)
     if point is None:
         return f"{goal}: no threshold of the calibration keeps within it, so all rows go to the large model"
     return (

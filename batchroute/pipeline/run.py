@@ -66,7 +66,7 @@ def run(
 def follow(job: Job, engine: Engine, wait: bool = True) -> None:
     """Take part, as another rank than the first, in the run that the first one runs; raises as `run`."""
     with engine.terminable():
-        _work(join(job, engine.agree(lambda: None), engine), wait)
+        _work(join(job, engine.broadcast(lambda: None), engine), wait)
 
 
 def _run(job: Job, engine: Engine, fresh: bool, retry_failed: bool, wait: bool) -> Outcome:
@@ -115,12 +115,12 @@ def _run(job: Job, engine: Engine, fresh: bool, retry_failed: bool, wait: bool) 
     )
     for line in calibrated_limits(job):
         progress.note("policy", line)
-    engine.agree(lambda: frozen.run_id)
+    engine.broadcast(lambda: frozen.run_id)
     _work(context, wait)
-    dealt = read_partition(work)
-    assert dealt is not None
-    night = write_report(context, dealt)
-    committed = commit(context, dealt, night)
+    assigned = read_partition(work)
+    assert assigned is not None
+    night = write_report(context, assigned)
+    committed = commit(context, assigned, night)
     if target is not None:
         load(job, target, output, committed, progress)
     if not job.output.keep_work:
@@ -131,15 +131,15 @@ def _run(job: Job, engine: Engine, fresh: bool, retry_failed: bool, wait: bool) 
 def _work(context: Context, wait: bool) -> None:
     """The stages whose units all ranks share, and what one of them does between two of these."""
     engine = context.engine
-    engine.once(lambda: audit.check_metric(context))
+    engine.on_rank_zero(lambda: audit.check_metric(context))
     score.score(context)
-    engine.meet()
-    engine.once(lambda: partition(context))
+    engine.barrier()
+    engine.on_rank_zero(lambda: partition(context))
     _answer(context, wait)
     merge.merge(context)
-    engine.meet()
+    engine.barrier()
     audit.measure(context)
-    engine.meet()
+    engine.barrier()
 
 
 def _answer(context: Context, wait: bool) -> None:
@@ -152,15 +152,15 @@ def _answer(context: Context, wait: bool) -> None:
     behind_batches = [side for side in SIDES if context.job.models.of(side).backend == "openai_batch"]
     for side in behind_batches:
         # At once: the provider works on them while the other model answers.
-        engine.once(functools.partial(batches.submit, context, side))
-    with engine.ahead(lambda: generate_ahead(context, "large")):
+        engine.on_rank_zero(functools.partial(batches.submit, context, side))
+    with engine.overlapped(lambda: generate_ahead(context, "large")):
         answered = generate(context, "small", wait)
-    engine.meet()
+    engine.barrier()
     if answered:
-        engine.once(lambda: escalate(context))
-        engine.once(lambda: audit.deal(context))
+        engine.on_rank_zero(lambda: escalate(context))
+        engine.on_rank_zero(lambda: audit.deal(context))
     answered = generate(context, "large", wait) and answered
-    engine.meet()
+    engine.barrier()
     if not answered:
         raise WaitingError("the provider's batches have not ended yet: run again later to go on")
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from batchroute.errors import InputError
 from batchroute.policy.budget import Priced, spend
-from batchroute.policy.settings import DEFAULT, Cutoff, Policy, Scores, Way
+from batchroute.policy.settings import DEFAULT, Cutoff, Policy, Rule, Scores
 from batchroute.router.calibration.calibrate import Calibration
 
 Mask = NDArray[np.bool_]
@@ -99,18 +99,18 @@ def decide(
     """
     small = np.zeros(len(rows.scores), np.bool_)
     decided = []
-    for group, way in policy.ways():
+    for group, rule in policy.rules():
         mine = rows.routable if group is None else rows.routable & _members(rows, policy, group)
         at = np.flatnonzero(mine)
         cutoff = None
-        if way.budget is not None:
-            chosen = _by_budget(way, rows, at, group, spent if group is None else 0, part)
+        if rule.budget is not None:
+            chosen = _by_budget(rule, rows, at, group, spent if group is None else 0, part)
         else:
-            cutoff = way.decide(rows.scores[at], len(at), calibration)
+            cutoff = rule.decide(rows.scores[at], len(at), calibration)
             chosen = cutoff.small(rows.scores[at], np.arange(len(at)))
             cutoff = _over_all_rows(cutoff, at)
         small[at] = chosen
-        decided.append(Decided(group=group, policy=way.words, rows=len(at), small=int(chosen.sum()), cutoff=cutoff))
+        decided.append(Decided(group=group, policy=rule.words, rows=len(at), small=int(chosen.sum()), cutoff=cutoff))
     return Decision(small, decided)
 
 
@@ -135,8 +135,8 @@ def _members(rows: Rows, policy: Policy, group: str) -> Mask:
     return members
 
 
-def _by_budget(way: Way, rows: Rows, at: NDArray[np.intp], group: str | None, spent: int, part: float) -> Mask:
-    assert way.budget is not None
+def _by_budget(rule: Rule, rows: Rows, at: NDArray[np.intp], group: str | None, spent: int, part: float) -> Mask:
+    assert rule.budget is not None
     assert rows.gains is not None
     assert rows.small is not None
     assert rows.large is not None
@@ -145,14 +145,14 @@ def _by_budget(way: Way, rows: Rows, at: NDArray[np.intp], group: str | None, sp
     scored = ~np.isnan(gains)
     unscored = int(large[~scored].sum())
     chosen = np.zeros(len(at), np.bool_)
-    money = int((int(way.budget * PICO) - spent) * part) - unscored
+    money = int((int(rule.budget * PICO) - spent) * part) - unscored
     priced = Priced(rows.scores[at][scored], gains[scored], small[scored], large[scored])
     found = spend(priced, money, rows.known)
     if found is None:
         needed = (priced.least + unscored) / part / PICO + spent / PICO
         where = "policy.budget" if group is None else f"policy.groups.{group}.budget"
         raise InputError(
-            f"{where}: {way.words} does not pay for this input: the cheaper model of each row and the router are "
+            f"{where}: {rule.words} does not pay for this input: the cheaper model of each row and the router are "
             f"expected to cost {needed:,.6f} USD; raise it, or choose another policy"
         )
     chosen[scored] = found

@@ -14,7 +14,7 @@ from batchroute.policy.budget import Priced
 from batchroute.policy.decision import Groups, Rows
 from batchroute.policy.expected_costs import ModelCosts
 from batchroute.policy.forecast import Curve, Forecast, Range
-from batchroute.policy.settings import Scores, Way
+from batchroute.policy.settings import Rule, Scores
 from batchroute.router.calibration.calibrate import Calibration
 
 Floats = NDArray[np.float64]
@@ -93,15 +93,15 @@ class Outlook:
 
     def alternatives(self) -> list[Forecast]:
         """Five other policies over the same rows."""
-        return [self.of(Way.model_validate({"small_share": share})) for share in _ALTERNATIVES]
+        return [self.of(Rule.model_validate({"small_share": share})) for share in _ALTERNATIVES]
 
-    def of(self, way: Way) -> Forecast:
+    def of(self, rule: Rule) -> Forecast:
         """Of one way for all rows, that needs no costs."""
         at = np.flatnonzero(self.routable)
         small = np.zeros_like(self.routable)
-        cutoff = way.decide(self.scores[at], len(at), self.calibration)
+        cutoff = rule.decide(self.scores[at], len(at), self.calibration)
         small[at] = cutoff.small(self.scores[at], np.arange(len(at)))
-        return self.forecast(small, way.words)
+        return self.forecast(small, rule.words)
 
     def curve(self) -> Curve | None:
         """None when there is no row to route."""

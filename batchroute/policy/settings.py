@@ -11,13 +11,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from batchroute.fields import Share
-from batchroute.router.calibration.calibrate import Calibration, Point, Rule
+from batchroute.router.calibration.calibrate import Calibration, CalibrationRule, Point
 from batchroute.router.drift.measure import OnDrift
 
 Scores = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
 
-WAYS = ("threshold", "small_share", "max_quality_drop", "budget")
+RULES = ("threshold", "small_share", "max_quality_drop", "budget")
 """The keys that decide; a policy, or a group of one, has one of them."""
 
 DEFAULT = "default"
@@ -64,7 +64,7 @@ class Cutoff(BaseModel):
         return small
 
 
-class Way(BaseModel):
+class Rule(BaseModel):
     """Exactly one way to trade cost against quality."""
 
     model_config = ConfigDict(extra="forbid")
@@ -72,7 +72,9 @@ class Way(BaseModel):
     threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="small when score ≥ threshold")
     small_share: Share | None = Field(default=None, description="this share of the rows, the easiest, to small")
     max_quality_drop: Share | None = Field(default=None, description="as many to small as this drop in quality allows")
-    rule: Rule | None = Field(default=None, description="of max_quality_drop: bounded, unless set, or empirical")
+    rule: CalibrationRule | None = Field(
+        default=None, description="of max_quality_drop: bounded, unless set, or empirical"
+    )
     budget: Budget | None = Field(default=None, description="USD; the most quality that this much is expected to buy")
 
     @property
@@ -95,13 +97,13 @@ class Way(BaseModel):
 
     def _check_ways(self, wanted: int) -> None:
         if len(self.given) != wanted:
-            raise ValueError(f"give exactly one of {', '.join(WAYS)}")
+            raise ValueError(f"give exactly one of {', '.join(RULES)}")
         if self.rule is not None and self.max_quality_drop is None:
             raise ValueError("rule belongs to max_quality_drop: leave it out")
 
     @property
     def given(self) -> list[str]:
-        return [name for name in WAYS if getattr(self, name) is not None]
+        return [name for name in RULES if getattr(self, name) is not None]
 
     def point(self, calibration: Calibration) -> Point | None:
         """The calibrated point that `max_quality_drop` asks for; None: no threshold keeps the drop within it."""
@@ -138,7 +140,7 @@ class Way(BaseModel):
         return Cutoff(score=float(lowest), last_tie=int(last_tie))
 
 
-class Policy(Way):
+class Policy(Rule):
     """One way for all rows, or one for each group of them, by an input column.
 
     `{by: tier, gold: {threshold: 1.01}, default: {small_share: 80%}}` is short for `groups: {gold: …, default: …}`,
@@ -146,7 +148,7 @@ class Policy(Way):
     """
 
     by: str | None = Field(default=None, description="input column with the groups")
-    groups: dict[str, Way] | None = Field(default=None, description="a way for each value of by, and a default")
+    groups: dict[str, Rule] | None = Field(default=None, description="a way for each value of by, and a default")
     on_drift: OnDrift | None = Field(
         default=None, description="when the rows are not like the calibration's: warn, unless set; large: all; or stop"
     )
@@ -156,12 +158,12 @@ class Policy(Way):
     def _gather_groups(cls, value: Any) -> Any:
         if not isinstance(value, dict) or "by" not in value:
             return value
-        named = {key: way for key, way in value.items() if key not in cls.model_fields}
+        named = {key: rule for key, rule in value.items() if key not in cls.model_fields}
         groups = value.get("groups") or {}
         if not isinstance(groups, dict):
             return value
         # A value of true or 7 in the column is matched as it is written.
-        together = {_name(key): way for key, way in {**groups, **named}.items()}
+        together = {_name(key): rule for key, rule in {**groups, **named}.items()}
         return {**{key: item for key, item in value.items() if key not in named}, "groups": together}
 
     @model_validator(mode="after")
@@ -176,13 +178,13 @@ class Policy(Way):
             if DEFAULT not in (self.groups or {}):
                 raise ValueError("a policy by group needs a default, for rows of no other: default: {threshold: 1.01}")
             self._check_ways(0)
-        if self.on_drift == "large" and any(way.budget is not None for _, way in self.ways()):
+        if self.on_drift == "large" and any(rule.budget is not None for _, rule in self.rules()):
             raise ValueError(
                 "on_drift: large would send all rows to the large model, whatever the budget: choose warn or stop"
             )
         return self
 
-    def ways(self) -> Iterator[tuple[str | None, Way]]:
+    def rules(self) -> Iterator[tuple[str | None, Rule]]:
         """By group; all rows are the group None."""
         if self.groups is None:
             yield None, self

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from batchroute.router.calibration import calibrate as calibration
-from batchroute.router.calibration.calibrate import Calibration, Rule
+from batchroute.router.calibration.calibrate import Calibration, CalibrationRule
 from batchroute.router.model import Router
 from batchroute.router.notes import Notes
 from batchroute.router.scoring import score
@@ -40,7 +40,7 @@ def main() -> None:
     # No rule looks at the intervals, and they take most of the time.
     calibration._RESAMPLES = calibration._RESAMPLES_AT_A_TIME = 1
 
-    found: dict[tuple[float, Rule], list[tuple[bool, float]]] = {}
+    found: dict[tuple[float, CalibrationRule], list[tuple[bool, float]]] = {}
     rng = np.random.default_rng(0)
     for _ in range(options.splits):
         order = rng.permutation(len(table))
@@ -57,7 +57,7 @@ def main() -> None:
             points=points,
         )
         for limit in options.limits:
-            for rule in get_args(Rule):
+            for rule in get_args(CalibrationRule):
                 point = calibrated.within(limit, rule)
                 routed = scores[test] >= np.float32(2.0 if point is None else point.threshold)
                 drop = 100 * ((large - small)[test] * routed).sum() / len(test) / abs(large[test].mean())

@@ -38,20 +38,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for number in range(1 if arguments.quick else arguments.repeats):
             answers = Path(name) / f"{number}.parquet"
-            ways = {
+            rules = {
                 "batchroute run": [sys.executable, "-m", "batchroute", "run", str(JOB), "--json-logs"],
                 "loop, 1": [sys.executable, __file__, "--loop", "1", str(answers)],
                 f"loop, {arguments.batch_size}": [
                     sys.executable, __file__, "--loop", str(arguments.batch_size), str(answers),
                 ],
             }  # fmt: skip
-            for way, command in ways.items():
-                seconds.setdefault(way, []).append(_seconds(command, Path(name) / f"output-{number}"))
-                print(f"{way:<16}{seconds[way][-1]:>8.1f} s", flush=True)
-    medians = {way: statistics.median(times) for way, times in seconds.items()}
+            for rule, command in rules.items():
+                seconds.setdefault(rule, []).append(_seconds(command, Path(name) / f"output-{number}"))
+                print(f"{rule:<16}{seconds[rule][-1]:>8.1f} s", flush=True)
+    medians = {rule: statistics.median(times) for rule, times in seconds.items()}
     print(f"\n{'way':<16}{'median s':>10}{'ratio':>8}")
-    for way, median in medians.items():
-        print(f"{way:<16}{median:>10.1f}{median / medians['batchroute run']:>8.2f}")
+    for rule, median in medians.items():
+        print(f"{rule:<16}{median:>10.1f}{median / medians['batchroute run']:>8.2f}")
     print(json.dumps({"cores": os.cpu_count(), "seconds": seconds}))
 
 

@@ -86,24 +86,24 @@ def main() -> int:
     seconds: dict[str, list[float]] = {}
     texts: dict[str, list[str]] = {}
 
-    def run(ways: dict[str, Callable[[], list[str]]]) -> None:
-        for way, answer in ways.items():
+    def run(rules: dict[str, Callable[[], list[str]]]) -> None:
+        for rule, answer in rules.items():
             started = time.perf_counter()
-            texts[way] = answer()
-            seconds.setdefault(way, []).append(time.perf_counter() - started)
-            print(f"{way:<16}{seconds[way][-1]:>9.2f} s", flush=True)
+            texts[rule] = answer()
+            seconds.setdefault(rule, []).append(time.perf_counter() - started)
+            print(f"{rule:<16}{seconds[rule][-1]:>9.2f} s", flush=True)
 
     run({"batchroute": ours} | baselines)
-    best = min(baselines, key=lambda way: seconds[way][0])
+    best = min(baselines, key=lambda rule: seconds[rule][0])
     usual = f"generate, {arguments.batch_size}"
     for _ in range(arguments.repeats - 1):
-        run({"batchroute": ours} | {way: baselines[way] for way in {usual, best}})
-    medians = {way: statistics.median(times) for way, times in seconds.items()}
-    same = {way: sum(a == b for a, b in zip(texts["batchroute"], texts[way], strict=True)) for way in baselines}
+        run({"batchroute": ours} | {rule: baselines[rule] for rule in {usual, best}})
+    medians = {rule: statistics.median(times) for rule, times in seconds.items()}
+    same = {rule: sum(a == b for a, b in zip(texts["batchroute"], texts[rule], strict=True)) for rule in baselines}
     print(f"\n{'way':<16}{'median s':>10}{'tokens/s':>10}{'ratio':>8}{'same texts':>12}")
-    for way, median in medians.items():
+    for rule, median in medians.items():
         ratio = median / medians["batchroute"]
-        print(f"{way:<16}{median:>10.2f}{tokens / median:>10.1f}{ratio:>8.2f}{same.get(way, len(prompts)):>12}")
+        print(f"{rule:<16}{median:>10.2f}{tokens / median:>10.1f}{ratio:>8.2f}{same.get(rule, len(prompts)):>12}")
     result = {
         "rows": len(prompts), "max_new_tokens": arguments.max_new_tokens, "prefix_tokens": arguments.prefix_tokens,
         "threads": torch.get_num_threads(), "seconds": seconds, "same_texts": same, "best": best,

@@ -113,11 +113,11 @@ def routing(size: Size, device: torch.device, peak: float) -> list[Line]:
     few = prompts[: max(BATCH, size.prompts // 8)]
     arrival = len(few) / seconds_of(lambda: in_arrival_order(theirs, few), device)
     found = [Line(f"{size.router}, arrival order, {BATCH} rows", arrival, "prompts/s", None, None)]
-    ways: dict[str, Router] = {"batchroute's batches, transformers' attention": theirs, "batchroute": ours}
-    for way, router in ways.items():
+    rules: dict[str, Router] = {"batchroute's batches, transformers' attention": theirs, "batchroute": ours}
+    for rule, router in rules.items():
         rate = len(prompts) / seconds_of(lambda router=router: score(router, prompts), device)  # type: ignore[misc]
         share = work * rate / len(prompts) / peak
-        found.append(Line(f"{size.router}, {way}", rate, "prompts/s", rate / arrival, share))
+        found.append(Line(f"{size.router}, {rule}", rate, "prompts/s", rate / arrival, share))
     return found
 
 

@@ -79,10 +79,10 @@ def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
             rates["generator"].append(len(prompts) / ask(generator, prompts))
             generator.close()
             rates["bare client"].append(len(prompts) / asyncio.run(bare(server, prompts, arguments.concurrency)))
-    medians = {way: statistics.median(found) for way, found in rates.items()}
+    medians = {rule: statistics.median(found) for rule, found in rates.items()}
     ratio = medians["generator"] / medians["bare client"]
-    for way, median in medians.items():
-        print(f"(1) {way:<12} {median:7.0f} requests/s")
+    for rule, median in medians.items():
+        print(f"(1) {rule:<12} {median:7.0f} requests/s")
     print(f"(1) {ratio:.2f} of the bare client")
     return {"rates": rates, "medians": medians, "ratio": ratio}
 

@@ -51,26 +51,26 @@ def main() -> None:
     arguments = _arguments()
     workers = arguments.workers
     whole = "in.parquet"
-    ways = {
+    rules = {
         ALONE: ([], [whole]),
         f"{workers} ranks": (["--processes", str(workers)], [whole]),
         f"Ray, {workers} actors": (["--engine", "ray"], [whole]),
         f"{workers} apart": ([], [f"part-{number}.parquet" for number in range(workers)]),
     }
-    found: dict[str, list[Stage]] = {way: [] for way in ways}
+    found: dict[str, list[Stage]] = {rule: [] for rule in rules}
     with tempfile.TemporaryDirectory() as folder:
         job = _write_job(Path(folder), arguments)
         for repeat in range(1 if arguments.quick else arguments.repeats):
-            for way, (words, inputs) in ways.items():
-                found[way].append(_run(job, f"{repeat}-{way}".replace(" ", "-"), words, inputs))
-                print(f"{repeat + 1}. {way}: {found[way][-1].seconds:.2f} s", file=sys.stderr, flush=True)
-    figures = {way: _figures(stages, found[ALONE], 1 if way == ALONE else workers) for way, stages in found.items()}
+            for rule, (words, inputs) in rules.items():
+                found[rule].append(_run(job, f"{repeat}-{rule}".replace(" ", "-"), words, inputs))
+                print(f"{repeat + 1}. {rule}: {found[rule][-1].seconds:.2f} s", file=sys.stderr, flush=True)
+    figures = {rule: _figures(stages, found[ALONE], 1 if rule == ALONE else workers) for rule, stages in found.items()}
     print("| | score stage | speed-up | busy | unit |")
     print("|---|---|---|---|---|")
-    for way, row in figures.items():
-        print(f"| {way} | {row['seconds']:.1f} s | {row['speed_up']:.2f} | {row['busy']:.0%} | {row['unit']:.2f} |")
+    for rule, row in figures.items():
+        print(f"| {rule} | {row['seconds']:.1f} s | {row['speed_up']:.2f} | {row['busy']:.0%} | {row['unit']:.2f} |")
     facts = {"rows": arguments.rows, "unit_rows": arguments.unit, "cores": os.cpu_count(), "ways": figures}
-    facts["all"] = {way: [vars(stage) for stage in stages] for way, stages in found.items()}
+    facts["all"] = {rule: [vars(stage) for stage in stages] for rule, stages in found.items()}
     print(json.dumps(facts))
 
 

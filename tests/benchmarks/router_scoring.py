@@ -60,27 +60,27 @@ def main() -> int:
     scores: dict[str, Scores] = {}
     seconds: dict[str, list[float]] = {}
 
-    def run(ways: dict[str, Callable[[], Scores]]) -> None:
-        for way, run_it in ways.items():
+    def run(rules: dict[str, Callable[[], Scores]]) -> None:
+        for rule, run_it in rules.items():
             started = time.perf_counter()
-            scores[way] = run_it()
-            seconds.setdefault(way, []).append(time.perf_counter() - started)
+            scores[rule] = run_it()
+            seconds.setdefault(rule, []).append(time.perf_counter() - started)
 
     score(routers["float32"], texts[:32])
     run(ours | baselines)
-    best = min(baselines, key=lambda way: seconds[way][0])
+    best = min(baselines, key=lambda rule: seconds[rule][0])
     for _ in range(0 if args.quick else args.repeats - 1):
         run(ours | {best: baselines[best]})
     first = next(iter(ours))
     figures = {
-        way: {
-            "seconds": round(statistics.median(seconds[way]), 3),
-            "prompts_per_second": round(len(texts) / statistics.median(seconds[way]), 1),
-            "ratio_to_best_pipeline": round(statistics.median(seconds[best]) / statistics.median(seconds[way]), 2),
-            "max_difference": float(np.abs(scores[way] - scores[best]).max()),
-            "routes_changed": _changed(scores[best], scores[way]),
+        rule: {
+            "seconds": round(statistics.median(seconds[rule]), 3),
+            "prompts_per_second": round(len(texts) / statistics.median(seconds[rule]), 1),
+            "ratio_to_best_pipeline": round(statistics.median(seconds[best]) / statistics.median(seconds[rule]), 2),
+            "max_difference": float(np.abs(scores[rule] - scores[best]).max()),
+            "routes_changed": _changed(scores[best], scores[rule]),
         }
-        for way in ours | baselines
+        for rule in ours | baselines
     }
     _show(figures)
     work = _work(theirs, routers["float32"], texts)
@@ -160,9 +160,9 @@ def _work(model: Any, router: Router, texts: Sequence[str]) -> float:
 
 def _show(figures: dict[str, dict[str, float]]) -> None:
     print(f"{'way':<24}{'median s':>10}{'prompts/s':>11}{'ratio':>7}{'max difference':>16}{'routes changed':>16}")
-    for way, row in figures.items():
+    for rule, row in figures.items():
         print(
-            f"{way:<24}{row['seconds']:>10.2f}{row['prompts_per_second']:>11.1f}{row['ratio_to_best_pipeline']:>7.2f}"
+            f"{rule:<24}{row['seconds']:>10.2f}{row['prompts_per_second']:>11.1f}{row['ratio_to_best_pipeline']:>7.2f}"
             f"{row['max_difference']:>16.1e}{row['routes_changed']:>16.2%}"
         )
 

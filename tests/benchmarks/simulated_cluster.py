@@ -30,10 +30,10 @@ from batchroute.engines.local import LocalEngine
 from batchroute.engines.ranks.engine import Ranks
 from batchroute.engines.ranks.store import Memory
 from batchroute.engines.ranks.world import World
-from batchroute.engines.ray.crew import RayCrew
+from batchroute.engines.ray.capacity import Capacity
 from batchroute.engines.ray.pools import PoolSpec
-from batchroute.engines.ray.room import Room
 from batchroute.engines.ray.worker import Said
+from batchroute.engines.ray.workers import RayWorkers
 from batchroute.progress import NoProgress
 from batchroute.storage.receipts import Receipt
 
@@ -165,11 +165,11 @@ def ray(night: Night) -> float:
     run: Any = SimpleNamespace(
         work=SimpleNamespace(stage=lambda name: SimpleNamespace(receipts=dict)), elsewhere=lambda: None
     )
-    recruit: Any = lambda run: None  # noqa: E731
-    room = Room(cluster, "small", PoolSpec(), gpus=0, can_grow=True)
-    crew = RayCrew(LocalEngine(NoProgress()), lambda: room, run, recruit, seated=lambda: None)
-    crew.carry_out(STAGE, night.units)
-    crew.close()
+    make_worker: Any = lambda run: None  # noqa: E731
+    capacity = Capacity(cluster, "small", PoolSpec(), gpus=0, can_grow=True)
+    workers = RayWorkers(LocalEngine(NoProgress()), lambda: capacity, run, make_worker, placed=lambda: None)
+    workers.run(STAGE, night.units)
+    workers.close()
     assert len(cluster.done) == len(night.seconds)
     return cluster.now
 
@@ -305,18 +305,18 @@ def _receipt(unit: Unit) -> Receipt:
     return Receipt(run_id="simulated", unit=unit.unit, rows=1, first=0, last=0, file="", bytes=0, sha256="")
 
 
-WAYS: dict[str, Callable[[Night], float]] = {"ranks": ranks, "ray": ray, "static": static}
+RULES: dict[str, Callable[[Night], float]] = {"ranks": ranks, "ray": ray, "static": static}
 
 
 def measure(scenario: Scenario, repetitions: int) -> dict[str, NDArray[np.float64]]:
     """Finishing time over the ideal, by way, of shape [repetitions]; `longest`: what the longest unit alone takes."""
-    found: dict[str, list[float]] = {way: [] for way in (*WAYS, "longest")}
+    found: dict[str, list[float]] = {rule: [] for rule in (*RULES, "longest")}
     for seed in range(repetitions):
         night = Night.of(scenario, np.random.default_rng(seed))
-        for way, ends in WAYS.items():
-            found[way].append(ends(night) / night.ideal)
+        for rule, ends in RULES.items():
+            found[rule].append(ends(night) / night.ideal)
         found["longest"].append(float(night.seconds.max()) / night.ideal)
-    return {way: np.array(ratios) for way, ratios in found.items()}
+    return {rule: np.array(ratios) for rule, ratios in found.items()}
 
 
 def main() -> None:
@@ -333,7 +333,7 @@ def main() -> None:
         shown = [f"{np.median(ratios):.2f} / {np.percentile(ratios, 95):.2f}" for ratios in found.values()]
         workers = [f"{round(share * WORKERS)}" for share in (slow, die)]
         print("|", " | ".join([str(units), str(sigma), *workers, *shown]), "|", flush=True)
-        medians = {way: [float(np.median(ratios)), float(np.percentile(ratios, 95))] for way, ratios in found.items()}
+        medians = {rule: [float(np.median(ratios)), float(np.percentile(ratios, 95))] for rule, ratios in found.items()}
         results.append({"units": units, "sigma": sigma, "slow": slow, "die": die, **medians})
     print(json.dumps(results))
 

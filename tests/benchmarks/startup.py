@@ -45,7 +45,7 @@ def main() -> None:
         folder = Path(name)
         run = ["-m", "batchroute", "run", _write_job(folder), "--json-logs"]
         embedded = ["-m", "batchroute", "run", _write_embedded_job(folder / "embedded"), "--json-logs"]
-        ways: dict[str, Callable[[], float]] = {
+        rules: dict[str, Callable[[], float]] = {
             "one process": lambda: _first_unit(folder, [sys.executable, *run]),
             "one process, embedded models": lambda: _first_unit(folder, [sys.executable, *embedded]),
             f"--processes {RANKS}": lambda: _first_unit(folder, [sys.executable, *run, "--processes", str(RANKS)]),
@@ -56,15 +56,15 @@ def main() -> None:
             "ranks meet (joined)": lambda: _of_ranks(folder, "joined"),
             "instead: accelerate's process group (gloo)": lambda: _of_ranks(folder, "accelerator"),
         }
-        found: dict[str, list[float]] = {way: [] for way in ways}
+        found: dict[str, list[float]] = {rule: [] for rule in rules}
         for _ in range(1 if arguments.quick else arguments.repeats):
-            for way, measure in ways.items():
-                found[way].append(measure())
-                print(f"{way}: {found[way][-1]:.2f} s", file=sys.stderr, flush=True)
+            for rule, measure in rules.items():
+                found[rule].append(measure())
+                print(f"{rule}: {found[rule][-1]:.2f} s", file=sys.stderr, flush=True)
     print("| | seconds |")
     print("|---|---|")
-    for way, seconds in found.items():
-        print(f"| {way} | {statistics.median(seconds):.2f} |")
+    for rule, seconds in found.items():
+        print(f"| {rule} | {statistics.median(seconds):.2f} |")
     print(json.dumps({"cores": os.cpu_count(), "seconds": found}))
 
 

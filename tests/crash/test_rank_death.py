@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from batchroute.commands.verify import verify
-from batchroute.engines.ranks import roll_call
+from batchroute.engines.ranks import rendezvous
 from batchroute.errors import EXIT_STOPPED, EXIT_TERMINATED
 from batchroute.pipeline import run as job
 from batchroute.pipeline.stages.score import Scorer
@@ -163,7 +163,7 @@ def _slow_report() -> None:
 
 
 def _impatient() -> None:
-    roll_call._SECONDS_TO_LEAVE = 1.0
+    rendezvous._SECONDS_TO_LEAVE = 1.0
 
 
 @pytest.mark.crash

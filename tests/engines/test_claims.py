@@ -52,18 +52,18 @@ def ranks_of(size: int) -> list[Ranks]:
     return [Ranks(World(rank, size, rank, size, "127.0.0.1:1"), store) for rank in range(size)]
 
 
-def claims_of(ranks: Ranks, done: list[str], gate: Ledger, stretch: int = 1) -> tuple[Claims, list[str]]:
+def claims_of(ranks: Ranks, done: list[str], guard: Ledger, stretch: int = 1) -> tuple[Claims, list[str]]:
     """With what the rank reports of other ranks' units."""
     reported: list[str] = []
     before = {unit: receipt(unit) for unit in done}
-    return Claims(ranks, "small", PIECES, before, lambda of: reported.append(of.unit), gate, stretch), reported
+    return Claims(ranks, "small", PIECES, before, lambda of: reported.append(of.unit), guard, stretch), reported
 
 
 @pytest.mark.parametrize("stretch", [1, 3, 100])
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_threads_of_all_ranks_take_each_pending_unit_once(size: int, stretch: int) -> None:
     done, gates = ["00000", "00007", "00039"], [Ledger() for _ in range(size)]
-    claims = [claims_of(ranks, done, gate, stretch)[0] for ranks, gate in zip(ranks_of(size), gates, strict=True)]
+    claims = [claims_of(ranks, done, guard, stretch)[0] for ranks, guard in zip(ranks_of(size), gates, strict=True)]
     taken: list[str] = []
 
     def work(mine: Claims) -> None:
@@ -80,25 +80,25 @@ def test_threads_of_all_ranks_take_each_pending_unit_once(size: int, stretch: in
         thread.join()
     pending = [piece.unit for piece in PIECES if piece.unit not in done]
     assert sorted(taken) == pending
-    for mine, gate in zip(claims, gates, strict=True):
+    for mine, guard in zip(claims, gates, strict=True):
         mine.hear()
-        assert sorted(gate.taken) == pending
+        assert sorted(guard.taken) == pending
 
 
 def test_a_gate_hears_of_other_ranks_units_before_the_next_one_begins() -> None:
-    (one, gate), (two, _) = [
-        (claims_of(ranks, ["00000"], gate)[0], gate)
-        for ranks, gate in zip(ranks_of(2), [Ledger(), Ledger()], strict=True)
+    (one, guard), (two, _) = [
+        (claims_of(ranks, ["00000"], guard)[0], guard)
+        for ranks, guard in zip(ranks_of(2), [Ledger(), Ledger()], strict=True)
     ]
     (first,), (second,) = one.take(), two.take()
     assert (first.unit, second.unit) == ("00001", "00002")
     (third,) = one.take()
     one.begin(third)
     # Whether it is done nobody knows: so it is reckoned with.
-    assert (gate.reserved, gate.taken) == (["00002"], [])
+    assert (guard.reserved, guard.taken) == (["00002"], [])
     two.end(second, receipt(second.unit))
     one.begin(first)
-    assert gate.taken == ["00002"]
+    assert guard.taken == ["00002"]
 
 
 def test_the_first_rank_reports_and_waits_for_the_units_of_all() -> None:
@@ -128,10 +128,10 @@ def test_ranks_meet_and_share_what_the_first_one_finds() -> None:
     ranks, found = ranks_of(3), []
 
     def take_part(one: Ranks) -> None:
-        one.meet()
-        found.append(one.share(lambda: {"rank": one.world.rank}))
-        one.meet()
-        found.append(one.share(lambda: one.world.rank + 10))
+        one.barrier()
+        found.append(one.broadcast(lambda: {"rank": one.world.rank}))
+        one.barrier()
+        found.append(one.broadcast(lambda: one.world.rank + 10))
 
     threads = [threading.Thread(target=take_part, args=(one,)) for one in ranks]
     for thread in threads[1:]:

@@ -21,8 +21,8 @@ def test_workers_that_take_units_from_a_counter_end_together(units: int, at_most
 
 def test_slow_workers_hold_up_nobody_but_in_static_slices() -> None:
     even, uneven = (measure(Scenario(32, 0.5, share), NIGHTS) for share in (0.0, 0.1))
-    for way in ("ranks", "ray"):
-        assert np.median(uneven[way]) < np.median(even[way]) + 0.05
+    for rule in ("ranks", "ray"):
+        assert np.median(uneven[rule]) < np.median(even[rule]) + 0.05
     assert np.median(uneven["static"]) > np.median(even["static"]) + 0.5
 
 
@@ -32,12 +32,12 @@ def test_a_death_costs_ranks_the_units_in_hand_and_a_ray_cluster_one() -> None:
     for seed in range(NIGHTS):
         night = Night.of(scenario, np.random.default_rng(seed))
         calm = Night(night.seconds, night.speeds, np.full_like(night.deaths, np.inf))
-        for way, ends in (("ranks", ranks), ("ray", ray)):
-            lost[way].append(ends(night) - ends(calm))
+        for rule, ends in (("ranks", ranks), ("ray", ray)):
+            lost[rule].append(ends(night) - ends(calm))
     assert START_UP < np.median(lost["ranks"]) < START_UP + 1.5 * MEAN_SECONDS
     assert np.median(lost["ray"]) < MEAN_SECONDS / 4
 
 
 def test_many_deaths_lose_no_unit_and_repeat_none() -> None:
     found = measure(Scenario(4, sigma=1.0, slow=0.2, die=0.25, workers=16), NIGHTS)
-    assert all((found[way] > 1).all() for way in ("ranks", "ray", "static"))
+    assert all((found[rule] > 1).all() for rule in ("ranks", "ray", "static"))

@@ -27,7 +27,7 @@ from batchroute.generators.settings import ModelSpec
 from batchroute.pipeline import layout
 from batchroute.pipeline import run as job
 from batchroute.pipeline.audit.results import audit_table, read_audit
-from batchroute.pipeline.audit.sample import Dealt, metric_of, read_dealt
+from batchroute.pipeline.audit.sample import AuditPlan, metric_of, read_audit_plan
 from batchroute.pipeline.context import Context, Snapshot
 from batchroute.pipeline.shards.writer import shard_stage
 from batchroute.progress import PlainProgress
@@ -399,7 +399,7 @@ class TestMetric:
 
 
 class TestResuming:
-    def stopped(self, found: JobFolder) -> Dealt:
+    def stopped(self, found: JobFolder) -> AuditPlan:
         """A run that has dealt out the audit, and asked the large model for nothing."""
 
         def load(spec: ModelSpec, device: object, gpus: object) -> EchoGenerator:
@@ -411,19 +411,19 @@ class TestResuming:
             patch.setattr(generators, "load", load)
             with pytest.raises(StoppedError, match="it is down"):
                 found.run()
-        dealt = read_dealt(workdir(found))
-        assert dealt is not None
+        assigned = read_audit_plan(workdir(found))
+        assert assigned is not None
         assert not workdir(found).stage("large").receipts()
-        return dealt
+        return assigned
 
     def test_it_goes_on_with_what_was_dealt_out_whatever_the_job_says_now(self, tmp_path: Path) -> None:
         found = job_of(tmp_path, audit="20%")
-        dealt = self.stopped(found)
+        assigned = self.stopped(found)
         before = shard_stage(workdir(found), "audited").receipts()
         found.settings["report"]["audit"] |= {"share": "50%", "seed": 7, "metric": {"name": "chrf"}}
         found.run()
         audit = audit_of(found)
-        assert (audit.share, audit.seed, audit.rows, audit.metric) == (Decimal("0.2"), 0, dealt.drawn, "exact_match")
+        assert (audit.share, audit.seed, audit.rows, audit.metric) == (Decimal("0.2"), 0, assigned.drawn, "exact_match")
         assert shard_stage(workdir(found), "audited").receipts() == before
 
     def test_a_shard_that_was_half_dealt_out_is_completed(self, tmp_path: Path) -> None:

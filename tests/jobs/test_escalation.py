@@ -341,11 +341,11 @@ def test_with_a_missing_price_what_went_on_has_no_cost(tmp_path: Path, models: M
 def test_the_same_job_gives_the_same_rows(tmp_path: Path, models: Models) -> None:
     job = job_of(tmp_path, rows_of(list(KINDS)))
     job.run()
-    first, dealt = job.answers(), _dealt(job)
+    first, assigned = job.answers(), _dealt(job)
     assert job.run().was_done
     job.run(fresh=True)
     assert job.answers().equals(first)
-    assert _dealt(job).equals(dealt)
+    assert _dealt(job).equals(assigned)
 
 
 def _dealt(job: JobFolder) -> pa.Table:

@@ -8,7 +8,7 @@ import pytest
 from batchroute.costs.prices import PICO
 from batchroute.policy.expected_costs import ModelCosts
 from batchroute.policy.outlook import Outlook, gains_of
-from batchroute.policy.settings import Way
+from batchroute.policy.settings import Rule
 from batchroute.router.calibration.calibrate import Calibration, Point
 from batchroute.router.calibration.gain import Gain
 
@@ -54,7 +54,7 @@ def view(**values: Any) -> Outlook:
 
 
 def test_a_forecast_adds_up_costs_and_reads_the_drop_off_the_calibration() -> None:
-    found = view().of(Way.model_validate({"small_share": "40%"}))
+    found = view().of(Rule.model_validate({"small_share": "40%"}))
     assert (found.rows, found.small, found.small_share) == (1_000, 400, 0.4)
     assert found.cost is not None
     assert found.cost.value == pytest.approx(0.5 + 0.4 + 0.6 * 11)
@@ -70,7 +70,7 @@ def test_rows_that_are_not_the_easiest_lose_more_by_what_they_gain_on_large() ->
     outlook = view()
     hardest = np.zeros(ROWS, bool)
     hardest[outlook.easiest[-400:]] = True
-    easy, hard = outlook.of(Way.model_validate({"small_share": "40%"})), outlook.forecast(hardest, "hardest")
+    easy, hard = outlook.of(Rule.model_validate({"small_share": "40%"})), outlook.forecast(hardest, "hardest")
     assert easy.drop is not None
     assert hard.drop is not None
     gains = outlook.gains[outlook.easiest]
@@ -81,8 +81,8 @@ def test_a_sample_stands_for_all_rows_and_its_range_is_wider() -> None:
     uneven = costs(11, picos=RNG.integers(1, 2 * 11 * PICO // ROWS, ROWS))
     whole = view(costs={"small": costs(1), "large": uneven})
     sample = view(costs={"small": costs(1), "large": uneven}, whole=100 * ROWS)
-    way = Way.model_validate({"small_share": "40%"})
-    few, many = whole.of(way), sample.of(way)
+    rule = Rule.model_validate({"small_share": "40%"})
+    few, many = whole.of(rule), sample.of(rule)
     assert (many.rows, many.small) == (100 * few.rows, 100 * few.small)
     assert few.cost is not None
     assert many.cost is not None
@@ -92,9 +92,9 @@ def test_a_sample_stands_for_all_rows_and_its_range_is_wider() -> None:
 
 
 def test_the_error_of_measured_lengths_does_not_shrink_with_the_rows_and_their_spread_does() -> None:
-    way = Way.model_validate({"small_share": 0})
-    by_error = view(costs={"small": costs(1), "large": costs(11, error=PICO / 10**4)}).of(way).cost
-    by_spread = view(costs={"small": costs(1), "large": costs(11, spread=PICO / 10**4)}).of(way).cost
+    rule = Rule.model_validate({"small_share": 0})
+    by_error = view(costs={"small": costs(1), "large": costs(11, error=PICO / 10**4)}).of(rule).cost
+    by_spread = view(costs={"small": costs(1), "large": costs(11, spread=PICO / 10**4)}).of(rule).cost
     assert by_error is not None
     assert by_spread is not None
     assert by_error.high - by_error.value == pytest.approx(1.96 * 1_000 / 10**4)
@@ -103,7 +103,7 @@ def test_the_error_of_measured_lengths_does_not_shrink_with_the_rows_and_their_s
 
 def test_lengths_that_were_not_measured_reach_down_to_no_response_at_all() -> None:
     found = view(costs={"small": costs(1), "large": costs(11, measured=False)}).of(
-        Way.model_validate({"small_share": 0})
+        Rule.model_validate({"small_share": 0})
     )
     assert found.cost is not None
     assert found.cost.low == pytest.approx(0.5 + 5.5)
@@ -112,7 +112,7 @@ def test_lengths_that_were_not_measured_reach_down_to_no_response_at_all() -> No
 
 def test_what_cannot_be_told_is_none() -> None:
     nothing = view(costs={"small": None, "large": costs(11)}, calibration=None, gains=1.0 - SCORES)
-    found = nothing.of(Way.model_validate({"small_share": "40%"}))
+    found = nothing.of(Rule.model_validate({"small_share": "40%"}))
     assert (found.cost, found.savings, found.savings_share, found.drop) == (None, None, None, None)
     curve = nothing.curve()
     assert curve is not None

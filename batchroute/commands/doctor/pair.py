@@ -91,16 +91,16 @@ class Pair:
         """
         if not router_is_there(self.job):
             return
-        for group, way in self.job.policy.ways():
-            words = way.words if group is None else f"{group}: {way.words}"
-            if way.max_quality_drop is not None:
-                point = calibrated_point(self.job, way)
+        for group, rule in self.job.policy.rules():
+            words = rule.words if group is None else f"{group}: {rule.words}"
+            if rule.max_quality_drop is not None:
+                point = calibrated_point(self.job, rule)
                 if point is None:
                     remedy = "raise the limit, calibrate on more rows, or see by `batchroute evaluate` what it can do"
                     yield note("policy", f"{words}: the calibration has no threshold for it, all go to large", remedy)
                 else:
                     yield well("policy", f"{words}: the router is calibrated, threshold {point.threshold:.4g}")
-            elif way.budget is not None:
+            elif rule.budget is not None:
                 known = (
                     "the router is calibrated" if known_calibration(self.job) else "by the score alone, uncalibrated"
                 )

@@ -168,8 +168,8 @@ class _Labelling:
 
     def sample(self, side: Side) -> None:
         """All units of one model that have no receipt yet."""
-        with self.engine.crew(self, lambda _: self._sampler(side), None) as crew:
-            crew.carry_out(side, self.spans)
+        with self.engine.workers(self, lambda _: self._sampler(side), None) as workers:
+            workers.run(side, self.spans)
 
     def check_metric(self) -> None:
         """Measure a sentence before any model is asked: hours of sampling must not end at a metric that cannot work."""
@@ -183,8 +183,8 @@ class _Labelling:
 
     def measure(self) -> None:
         """All units that have not been measured yet."""
-        with self.engine.crew(self, lambda _: self._measurer(), None) as crew:
-            crew.carry_out("measure", self.spans)
+        with self.engine.workers(self, lambda _: self._measurer(), None) as workers:
+            workers.run("measure", self.spans)
 
     def write(self) -> LabelReport:
         """Put the report, the responses when they are asked for, and, last, the table."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from batchroute.engines.ranks.roll_call import Ending, RollCall
+from batchroute.engines.ranks.rendezvous import Ending, Rendezvous
 from batchroute.engines.ranks.store import Memory, Shared, Store
 from batchroute.engines.ranks.world import DIED, World, share_threads
 from batchroute.errors import (
@@ -46,7 +46,7 @@ class _Over(BaseException):
 
 
 class Ranks:
-    """This rank among the others. Every rank makes the same calls of `meet` and `share` in the same order.
+    """This rank among the others. Every rank makes the same calls of `barrier` and `broadcast` in the same order.
 
     Attributes:
         exit_code: of this process, and with the first rank's of all.
@@ -58,7 +58,7 @@ class Ranks:
         self.exit_code = EXIT_OK
         self.interruptible = False
         self._store = store or Memory()
-        self._roll_call: RollCall | None = None
+        self._rendezvous: Rendezvous | None = None
         self._lock = threading.Lock()
         self._meetings = 0
         self._times: dict[str, int] = {}
@@ -113,7 +113,7 @@ class Ranks:
         self._heard[stage] = heard + len(found)
         return found
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait until all ranks are here."""
         self._meetings += 1
         key = f"meeting/{self._meetings}"
@@ -121,7 +121,7 @@ class Ranks:
             self._store.set(f"{key}/all", "1")
         self._await(f"{key}/all")
 
-    def share(self, do: Callable[[], Any]) -> Any:
+    def broadcast(self, do: Callable[[], Any]) -> Any:
         """What the first rank gets by doing this, for all of them; a value that JSON can hold. All wait for it."""
         self._meetings += 1
         key = f"shared/{self._meetings}"
@@ -139,7 +139,7 @@ class Ranks:
         """Raises:
         BatchrouteError, Terminated: another rank has ended the run.
         """
-        call = self._roll_call
+        call = self._rendezvous
         if call is not None and call.ending is not None:
             raise _error(call.ending)
         if call is not None and call.over is not None:
@@ -147,7 +147,7 @@ class Ranks:
 
     def told_to_stop(self) -> BaseException:
         """What SIGTERM means: another rank's ending, or that this one is terminated."""
-        call = self._roll_call
+        call = self._rendezvous
         if call is None:
             return Terminated()
         until = time.monotonic() + 1
@@ -162,7 +162,7 @@ class Ranks:
 
         What batchroute's own launcher says of the ranks of its machine none of these repeats.
         """
-        call, world = self._roll_call, self.world
+        call, world = self._rendezvous, self.world
         died = call is not None and call.ending is not None and call.ending.died and call.ending.rank == 0
         elsewhere = world.launcher != "batchroute" or (world.local_rank == 0 and world.rank > 0)
         return self.first or (died and elsewhere)
@@ -179,7 +179,7 @@ class Ranks:
         """
         assert self.world.master is not None
         host, until = self.world.master.rpartition(":")[0], time.monotonic() + seconds
-        call = self._roll_call = RollCall(self.world.rank, self.world.size, self._interrupt)
+        call = self._rendezvous = Rendezvous(self.world.rank, self.world.size, self._interrupt)
         self._store = Shared(self.world, until, self._is_gone)
         self._store.set(f"host/{self.world.rank}", socket.gethostname())
         if self.first:
@@ -216,7 +216,7 @@ class Ranks:
 
     def _is_gone(self, error: Exception) -> BaseException:
         """What it means that the store, which the first rank or its launcher has, does not answer."""
-        call = self._roll_call
+        call = self._rendezvous
         if call is not None:
             call.wait(1)
             self.check()
@@ -241,12 +241,12 @@ class Ranks:
     def stop(self, error: BaseException) -> None:
         """Tell the others that this rank ends the run, unless they know."""
         self.exit_code = exit_code(error, self.world)
-        if self._roll_call is not None and self._roll_call.ending is None:
-            self._roll_call.end(self.exit_code, _words(self.world, error))
+        if self._rendezvous is not None and self._rendezvous.ending is None:
+            self._rendezvous.end(self.exit_code, _words(self.world, error))
 
     def _leave(self) -> None:
         """Raises: as `check`, where the first rank ends early while this one waits for it."""
-        call = self._roll_call
+        call = self._rendezvous
         if call is None:
             return
         early = call.ending

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from batchroute.engines.base import Crew, Pool, Worker
+from batchroute.engines.base import Pool, Worker, Workers
 from batchroute.engines.local import LocalEngine
-from batchroute.engines.ray.crew import RayCrew
+from batchroute.engines.ray.capacity import Capacity
 from batchroute.engines.ray.pools import PoolSpec, RaySpec
-from batchroute.engines.ray.room import Room
+from batchroute.engines.ray.workers import RayWorkers
 from batchroute.errors import InputError
 from batchroute.progress import Progress
 
@@ -53,7 +53,7 @@ class RayEngine(LocalEngine):
         self._spec = spec
         self._ray: Any = None
         self._is_own = False
-        self._seated = threading.Event()
+        self._placed = threading.Event()
         self._connecting = threading.Lock()
 
     def close(self) -> None:
@@ -61,36 +61,36 @@ class RayEngine(LocalEngine):
             self._ray.shutdown()
 
     @contextmanager
-    def crew(
-        self, run: Any, recruit: Callable[[Any], Worker], pool: Pool | None, threads: int = 1, gpus: int | None = 1
-    ) -> Iterator[Crew]:
+    def workers(
+        self, run: Any, make_worker: Callable[[Any], Worker], pool: Pool | None, threads: int = 1, gpus: int | None = 1
+    ) -> Iterator[Workers]:
         spec = self._pool(pool)
         if spec is None:
-            self._seated.set()
-            with super().crew(run, recruit, pool, threads, gpus) as crew:
-                yield crew
+            self._placed.set()
+            with super().workers(run, make_worker, pool, threads, gpus) as workers:
+                yield workers
             return
 
-        def room() -> Room:
-            return Room(self._connected(), str(pool), spec, gpus, can_grow=not self._is_own)
+        def capacity() -> Capacity:
+            return Capacity(self._connected(), str(pool), spec, gpus, can_grow=not self._is_own)
 
-        ray_crew = RayCrew(self, room, run, recruit, self._seated.set)
+        ray_crew = RayWorkers(self, capacity, run, make_worker, self._placed.set)
         try:
             yield ray_crew
         finally:
             ray_crew.close()
 
     @contextmanager
-    def ahead(self, do: Callable[[], object]) -> Iterator[None]:
+    def overlapped(self, do: Callable[[], object]) -> Iterator[None]:
         """In a thread. Its workers look for room in the cluster when those of the stage before have found theirs."""
         errors: list[BaseException] = []
-        self._seated.clear()
+        self._placed.clear()
         # Here, since a cluster of its own ends with the thread that started it.
         self._connected()
 
         def work() -> None:
             try:
-                while not self._seated.wait(_SECONDS_BETWEEN_LOOKS):
+                while not self._placed.wait(_SECONDS_BETWEEN_LOOKS):
                     self.check()
                 do()
             except BaseException as error:
@@ -102,7 +102,7 @@ class RayEngine(LocalEngine):
         thread.start()
         try:
             yield
-            self._seated.set()
+            self._placed.set()
         except BaseException as error:
             self.stopped_by = error
             raise

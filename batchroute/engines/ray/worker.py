@@ -38,7 +38,7 @@ class RayWorker:
     def __init__(
         self,
         elsewhere: Callable[[Any], Run],
-        recruit: Callable[[Any], Worker],
+        make_worker: Callable[[Any], Worker],
         folder: str,
         environment: dict[str, str],
     ) -> None:
@@ -51,7 +51,7 @@ class RayWorker:
         # On another machine it need not be there: then the job has no relative paths.
         with contextlib.suppress(OSError):
             os.chdir(folder)
-        self._elsewhere, self._recruit = elsewhere, recruit
+        self._elsewhere, self._make_worker = elsewhere, make_worker
         self._notes = _Notes()
         self._worker: Worker | None = None
 
@@ -61,7 +61,7 @@ class RayWorker:
     def do(self, stage: str, unit: Any) -> Said:
         try:
             if self._worker is None:
-                self._worker = self._recruit(self._elsewhere(LocalEngine(self._notes)))
+                self._worker = self._make_worker(self._elsewhere(LocalEngine(self._notes)))
             return Said(self._worker.do(stage, unit), self._notes.take())
         except BatchrouteError as error:
             return Said(None, self._notes.take(), (error.exit_code, str(error)))

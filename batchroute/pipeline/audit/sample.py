@@ -49,7 +49,7 @@ class Stratum(BaseModel):
     position: int
 
 
-class Dealt(BaseModel):
+class AuditPlan(BaseModel):
     """What an audit takes: fixed before its shard is dealt out, whatever the job file says later.
 
     Attributes:
@@ -94,10 +94,10 @@ class Dealt(BaseModel):
         return audited, of_large
 
 
-def read_dealt(work: Workdir) -> Dealt | None:
+def read_audit_plan(work: Workdir) -> AuditPlan | None:
     """None until the audit of a run begins."""
     found = work.read_json(layout.AUDIT)
-    return None if found is None else Dealt.model_validate(found)
+    return None if found is None else AuditPlan.model_validate(found)
 
 
 def check(job: Job, table: PromptTable) -> None:
@@ -123,17 +123,17 @@ def check_metric(context: Context) -> None:
         metric.close()
 
 
-def deal(context: Context) -> Dealt | None:
+def deal(context: Context) -> AuditPlan | None:
     """Draw the audited rows and deal them out, once all pieces of the small shard are answered; None without an audit.
 
     Every attempt draws the same rows. Costs 20 bytes of memory for each row of the small model.
     """
-    dealt = read_dealt(context.work)
-    asked = dealt or context.job.report.audit
+    plan = read_audit_plan(context.work)
+    asked = plan or context.job.report.audit
     if asked is None:
         return None
-    if dealt is not None and len(shard_stage(context.work, "audited").receipts()) == dealt.units:
-        return dealt
+    if plan is not None and len(shard_stage(context.work, "audited").receipts()) == plan.units:
+        return plan
     positions = audit_rows.small_alone(context)
     scores = audit_rows.scores_of(context, positions)
     rows = max(_LEAST_ROWS, int((asked.share * len(positions)).to_integral_value(ROUND_HALF_UP)))
@@ -144,16 +144,16 @@ def deal(context: Context) -> Dealt | None:
             Stratum(rows=d.rows, drawn=len(d.indices), score=float(scores[d.last]), position=int(positions[d.last]))
             for d in drawn
         ]
-        dealt = _begin(context, asked, strata)
+        plan = _begin(context, asked, strata)
     indices = np.concatenate([np.empty(0, np.intp), *(d.indices for d in drawn)])
     _deal_out(context, np.sort(positions[indices]))
-    return dealt
+    return plan
 
 
-def _begin(context: Context, asked: AuditSpec, strata: list[Stratum]) -> Dealt:
+def _begin(context: Context, asked: AuditSpec, strata: list[Stratum]) -> AuditPlan:
     """Fix what the audit takes, before anything is dealt out."""
     metric = metric_of(context.job)
-    dealt = Dealt(
+    plan = AuditPlan(
         share=asked.share,
         seed=asked.seed,
         metric=quality.describe(metric),
@@ -162,14 +162,14 @@ def _begin(context: Context, asked: AuditSpec, strata: list[Stratum]) -> Dealt:
         large=len(audit_rows.dealt_to(context, OF_LARGE)),
         unit_rows=context.snapshot.unit_rows,
     )
-    context.work.put_json(layout.AUDIT, dealt.model_dump(mode="json"))
+    context.work.put_json(layout.AUDIT, plan.model_dump(mode="json"))
     context.engine.progress.note(
         layout.MEASURED,
-        f"{dealt.drawn:,} of {dealt.of:,} rows that the small model answered go to the large one too, to be compared "
-        f"by {dealt.metric}",
-        rows=dealt.drawn,
+        f"{plan.drawn:,} of {plan.of:,} rows that the small model answered go to the large one too, to be compared "
+        f"by {plan.metric}",
+        rows=plan.drawn,
     )
-    return dealt
+    return plan
 
 
 def _deal_out(context: Context, positions: Positions) -> None:
@@ -190,51 +190,51 @@ def measure(context: Context) -> None:
         InputError: the metric cannot be used.
         StoppedError: it failed on all responses of a unit.
     """
-    dealt = read_dealt(context.work)
-    if dealt is None or context.job.report.audit is None:
+    plan = read_audit_plan(context.work)
+    if plan is None or context.job.report.audit is None:
         return
-    audited, of_large = dealt.spans()
+    audited, of_large = plan.spans()
     # An endpoint that judges allows so many requests in all.
-    pool: Pool | None = None if _fixed_metric(context.job, dealt).name == "judge" else "router"
-    with context.engine.crew(context, _measurer, pool) as crew:
-        crew.carry_out(layout.MEASURED, [*audited, *of_large])
+    pool: Pool | None = None if _fixed_metric(context.job, plan).name == "judge" else "router"
+    with context.engine.workers(context, _measurer, pool) as workers:
+        workers.run(layout.MEASURED, [*audited, *of_large])
 
 
 def _measurer(context: Context) -> Measurer:
-    dealt = read_dealt(context.work)
-    assert dealt is not None
-    spec = _fixed_metric(context.job, dealt)
-    of_both, of_the_large = audited_rows(context, dealt), _of_large(context, dealt)
+    plan = read_audit_plan(context.work)
+    assert plan is not None
+    spec = _fixed_metric(context.job, plan)
+    of_both, of_the_large = audited_rows(context, plan), _of_large(context, plan)
 
     def rows(span: Span) -> list[Answered]:
-        if span.start < dealt.drawn:
+        if span.start < plan.drawn:
             return of_both(span)
-        return of_the_large(Span(span.unit, span.start - dealt.drawn, span.stop - dealt.drawn))
+        return of_the_large(Span(span.unit, span.start - plan.drawn, span.stop - plan.drawn))
 
-    context.engine.progress.note("load", f"loading the metric {dealt.metric}")
+    context.engine.progress.note("load", f"loading the metric {plan.metric}")
     return Measurer(quality.load(spec, lambda: context.engine.device), rows, context.work.stage(layout.MEASURED))
 
 
-def audited_rows(context: Context, dealt: Dealt) -> Rows:
+def audited_rows(context: Context, plan: AuditPlan) -> Rows:
     """The audited rows with both models' answers, in the order of their positions."""
     work, positions = context.work, audit_rows.dealt_to(context, ["audited"])
     answers = Answers(positions, {"small": [work.stage("small")], "large": [work.stage("audited")]})
-    return _rows(context, dealt, positions, answers)
+    return _rows(context, plan, positions, answers)
 
 
-def _of_large(context: Context, dealt: Dealt) -> Rows:
+def _of_large(context: Context, plan: AuditPlan) -> Rows:
     """The rows of the large model that are measured, with its answers alone."""
     positions = audit_rows.dealt_to(context, OF_LARGE)
-    generator = _generator(dealt.seed, context.work.run_id, "large")
-    positions = np.sort(generator.choice(positions, min(len(positions), dealt.drawn), replace=False))
+    generator = _generator(plan.seed, context.work.run_id, "large")
+    positions = np.sort(generator.choice(positions, min(len(positions), plan.drawn), replace=False))
     answers = Answers(positions, {"large": [context.work.stage(shard) for shard in OF_LARGE]})
-    return _rows(context, dealt, positions, answers)
+    return _rows(context, plan, positions, answers)
 
 
-def _rows(context: Context, dealt: Dealt, positions: Positions, answers: Answers) -> Rows:
+def _rows(context: Context, plan: AuditPlan, positions: Positions, answers: Answers) -> Rows:
     table = PickedTable.of(context.table, positions)
-    needs = quality.needs_reference(_fixed_metric(context.job, dealt))
-    return Rows(table, context.job.input.prompt, context.snapshot.prompt_kind, dealt.reference, answers, needs)
+    needs = quality.needs_reference(_fixed_metric(context.job, plan))
+    return Rows(table, context.job.input.prompt, context.snapshot.prompt_kind, plan.reference, answers, needs)
 
 
 def metric_of(job: Job) -> MetricSpec:
@@ -259,17 +259,17 @@ def metric_of(job: Job) -> MetricSpec:
     return found
 
 
-def _fixed_metric(job: Job, dealt: Dealt) -> MetricSpec:
+def _fixed_metric(job: Job, plan: AuditPlan) -> MetricSpec:
     """The metric that the audit was begun with; the job adds what is not fixed, such as a judge's endpoint.
 
     Raises:
         InputError: only the job can name it, and it names another one.
     """
     mine = metric_of(job)
-    found = mine if quality.describe(mine) == dealt.metric else quality.named(dealt.metric)
+    found = mine if quality.describe(mine) == plan.metric else quality.named(plan.metric)
     if found is None:
         raise InputError(
-            f"report.audit.metric is {quality.describe(mine)}, but this run's audit was begun with {dealt.metric}: set "
+            f"report.audit.metric is {quality.describe(mine)}, but this run's audit was begun with {plan.metric}: set "
             "it back, or leave report.audit out"
         )
     return found

@@ -106,12 +106,12 @@ def limits_of(context: Context) -> Limits:
     if context.job.max_cost is None and context.job.max_tokens is None:
         return limits
     for shard in SHARDS:
-        dealt = shard_stage(context.work, shard).receipts()
+        assigned = shard_stage(context.work, shard).receipts()
         rows: Counter[str] = Counter()
         for intent in Ledger(context.work, shard).open():
             rows.update({unit: len(positions) for unit, positions in intent.rows.items()})
         for unit, count in rows.items():
-            limits.reserve(shard, dealt[unit], _at_most(context, shard, dealt[unit], count))
+            limits.reserve(shard, assigned[unit], _at_most(context, shard, assigned[unit], count))
     return limits
 
 

@@ -50,14 +50,14 @@ class Pieces:
     def done(self) -> list[Receipt]:
         return list(self._stage.receipts().values())
 
-    def dealt(self) -> list[Receipt]:
+    def assigned(self) -> list[Receipt]:
         """The receipts, of dealing, of all pieces."""
         return list(self._asked.receipts().values())
 
     def pending(self) -> list[Receipt]:
         """Those of the pieces that have no answers yet."""
         done = self._stage.receipts()
-        return [piece for piece in self.dealt() if piece.unit not in done]
+        return [piece for piece in self.assigned() if piece.unit not in done]
 
     def read(self, receipt: Receipt) -> Piece:
         rows = self._asked.read(receipt.unit)

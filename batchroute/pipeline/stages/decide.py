@@ -61,7 +61,7 @@ def check_budget(job: Job, snapshot: Snapshot) -> None:
     """Raises:
     InputError: the policy has a budget, and what a row costs cannot be told.
     """
-    if all(way.budget is None for _, way in job.policy.ways()):
+    if all(rule.budget is None for _, rule in job.policy.rules()):
         return
     calibration = known_calibration(job)
     for side in SIDES:
@@ -122,7 +122,7 @@ def decide_on(context: Context) -> Decision:
 def _outlook(context: Context, scored: Sample) -> tuple[Outlook, npt.NDArray[np.intp]]:
     """What is expected of all rows, where a budget is decided on it, else of enough of them; and which they are."""
     rows = np.arange(len(scored.scores))
-    if len(rows) > _ENOUGH and all(way.budget is None for _, way in context.job.policy.ways()):
+    if len(rows) > _ENOUGH and all(rule.budget is None for _, rule in context.job.policy.rules()):
         rows = np.sort(np.random.default_rng(0).choice(len(rows), _ENOUGH, replace=False))
         scored = scored.thinned(rows)
     return outlook_of(context, scored), rows

@@ -48,7 +48,7 @@ def generate(context: Context, side: Side, wait: bool = True) -> bool:
         StoppedError: a limit of the job is reached, or the model fails on every row.
     """
     if context.job.models.of(side).backend == "openai_batch":
-        return bool(context.engine.agree(lambda: batches.answer(context, side, wait)))
+        return bool(context.engine.broadcast(lambda: batches.answer(context, side, wait)))
     _generate(context, side, shards_of(side))
     return True
 
@@ -56,10 +56,10 @@ def generate(context: Context, side: Side, wait: bool = True) -> bool:
 def _generate(context: Context, side: Side, shards: Sequence[Shard]) -> None:
     model = context.job.models.of(side)
     limits = limits_of(context) if _limited(context) else None
-    recruit, gpus = functools.partial(Asker, side=side), model.gpus_of_a_copy
-    with context.engine.crew(context, recruit, _pool(model, side), gpus=gpus) as crew:
+    make_worker, gpus = functools.partial(GenerateWorker, side=side), model.gpus_of_a_copy
+    with context.engine.workers(context, make_worker, _pool(model, side), gpus=gpus) as workers:
         for shard in shards:
-            crew.carry_out(shard, Pieces(context, shard).dealt(), attributes(model), limits)
+            workers.run(shard, Pieces(context, shard).assigned(), attributes(model), limits)
 
 
 def _limited(context: Context) -> bool:
@@ -71,7 +71,7 @@ def _pool(model: JobModel, side: Side) -> Pool | None:
     return side if model.backend in ("transformers", "vllm", "echo") else None
 
 
-class Asker:
+class GenerateWorker:
     """Asks a model for pieces."""
 
     def __init__(self, context: Context, side: Side) -> None:
@@ -86,10 +86,10 @@ class Asker:
         self._told = 0
         self._lock = threading.Lock()
 
-    def do(self, stage: Shard, dealt: Receipt) -> Receipt:
+    def do(self, stage: Shard, assigned: Receipt) -> Receipt:
         started = time.perf_counter()
         pieces = self._pieces[stage]
-        piece = pieces.read(dealt)
+        piece = pieces.read(assigned)
         responses = self._responses(pieces, piece.unit, piece.todo)
         return pieces.commit(piece, responses, time.perf_counter() - started, self._loading())
 

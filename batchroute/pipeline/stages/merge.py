@@ -63,8 +63,8 @@ def merge(context: Context) -> None:
         context.work.stage(shard).receipts()
     # Two threads in one row group would each read it from its beginning.
     threads = min(_THREADS, os.cpu_count() or 1, max(1, context.table.row_groups()))
-    with context.engine.crew(context, Merger, "merge", threads) as crew:
-        crew.carry_out(layout.MERGE, context.snapshot.parts())
+    with context.engine.workers(context, Merger, "merge", threads) as workers:
+        workers.run(layout.MERGE, context.snapshot.parts())
 
 
 class Merger:

@@ -26,7 +26,7 @@ from batchroute.tables.types import texts
 _EXAMPLES = 5
 
 
-def gather(context: Context, dealt: Partition, cost: CostReport) -> NightReport:
+def gather(context: Context, assigned: Partition, cost: CostReport) -> NightReport:
     """All that the report shows."""
     # A run that an earlier version began has no record.
     record = read_decision(context.work)
@@ -35,7 +35,7 @@ def gather(context: Context, dealt: Partition, cost: CostReport) -> NightReport:
         cost=cost,
         policy=context.job.policy.model_dump(mode="json", exclude_none=True),
         by=context.job.policy.by,
-        choices=[_choice(decided) for decided in dealt.decided],
+        choices=[_choice(decided) for decided in assigned.decided],
         expected=None if record is None else record.expected,
         alternatives=[] if record is None else record.alternatives,
         curve=None if record is None else record.curve,

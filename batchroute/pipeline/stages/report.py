@@ -16,7 +16,7 @@ from batchroute.costs.usage import ModelUsage, model_usage, router_usage
 from batchroute.generators.base import ANSWERED_ALL_THE_SAME
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.results import audit_table
-from batchroute.pipeline.audit.sample import read_dealt
+from batchroute.pipeline.audit.sample import read_audit_plan
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
 from batchroute.pipeline.stages.escalate import read_escalation
@@ -30,7 +30,7 @@ from batchroute.reports.page import markdown
 from batchroute.storage.folder import Folder
 
 
-def write_report(context: Context, dealt: Partition) -> NightReport:
+def write_report(context: Context, assigned: Partition) -> NightReport:
     """Write the report's files, as far as an earlier attempt has not. All others follow from the first two."""
     output = context.work.output
     folder = output.folder("report")
@@ -41,8 +41,8 @@ def write_report(context: Context, dealt: Partition) -> NightReport:
             folder.put_new(name, make())
 
     groups = _groups(context)
-    put(cost_report.JSON, lambda: _cost(context, dealt, groups).model_dump_json(indent=1).encode())
-    put(nights.REPORT, lambda: gather(context, dealt, read_cost(output)).model_dump_json(indent=1).encode())
+    put(cost_report.JSON, lambda: _cost(context, assigned, groups).model_dump_json(indent=1).encode())
+    put(nights.REPORT, lambda: gather(context, assigned, read_cost(output)).model_dump_json(indent=1).encode())
     night = NightReport.of(output)
     put(cost_report.TABLE, lambda: _parquet(cost_report.to_frame(night.cost, groups).to_arrow()))
     put(nights.FOCUS, lambda: focus.parquet(night, night.prices))
@@ -75,19 +75,19 @@ def _data_files(context: Context) -> list[Any]:
     return [data.parquet(part.file, part.bytes) for part in context.work.stage(layout.MERGE).receipts().values()]
 
 
-def _cost(context: Context, dealt: Partition, groups: pl.DataFrame) -> CostReport:
+def _cost(context: Context, assigned: Partition, groups: pl.DataFrame) -> CostReport:
     job, work, frozen = context.job, context.work, context.snapshot
     price = frozen.prices["router"]
     scored = work.stage(layout.SCORE).receipts().values()
     return cost_report.build(
         name=job.name,
         run_id=frozen.run_id,
-        rows=_counts(context, dealt),
+        rows=_counts(context, assigned),
         router=router_usage(job.router.model, price.price, scored, price.source),
         small=_usage(context, "small"),
         large=_usage(context, "large"),
         escalated=_escalated(context),
-        audited=None if read_dealt(work) is None else _usage(context, "audited"),
+        audited=None if read_audit_plan(work) is None else _usage(context, "audited"),
         large_price=frozen.price("large"),
         groups=groups,
         failures=cost_report.failures(_data_files(context), job.output.prefix),
@@ -97,8 +97,10 @@ def _cost(context: Context, dealt: Partition, groups: pl.DataFrame) -> CostRepor
 def _usage(context: Context, shard: Shard) -> ModelUsage:
     side = side_of(shard)
     price = context.snapshot.prices[side]
-    dealt, answered = shard_stage(context.work, shard).receipts(), context.work.stage(shard).receipts()
-    return model_usage(context.job.models.of(side).model, price.price, dealt.values(), answered.values(), price.source)
+    assigned, answered = shard_stage(context.work, shard).receipts(), context.work.stage(shard).receipts()
+    return model_usage(
+        context.job.models.of(side).model, price.price, assigned.values(), answered.values(), price.source
+    )
 
 
 def _escalated(context: Context) -> Escalated | None:
@@ -109,11 +111,11 @@ def _escalated(context: Context) -> Escalated | None:
     return Escalated(rows=found.rows, reasons=found.reasons, small_cost=spent, usage=_usage(context, "escalated"))
 
 
-def _counts(context: Context, dealt: Partition) -> dict[str, int]:
+def _counts(context: Context, assigned: Partition) -> dict[str, int]:
     parts = context.work.stage(layout.MERGE).receipts().values()
     names = ("ok", "failed", "small", "large", "escalated", "unrouted")
     return {
         "total": context.snapshot.rows,
         **{name: sum(part.counts.get(name, 0) for part in parts) for name in names},
-        "copies": sum(dealt.copies.values()),
+        "copies": sum(assigned.copies.values()),
     }

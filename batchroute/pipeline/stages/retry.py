@@ -59,12 +59,12 @@ def _failed(work: Workdir, snapshot: Snapshot, shard: Shard) -> list[Receipt]:
 
 def _touched(part: Span, failed: dict[Shard, list[Receipt]], work: Workdir) -> bool:
     """Whether the part holds rows of a failed piece, or may hold copies of them, which can be anywhere."""
-    dealt = read_partition(work)
-    assert dealt is not None
+    assigned = read_partition(work)
+    assert assigned is not None
     return any(
         found
         and (
-            dealt.copies["small" if shard == "escalated" else side_of(shard)]
+            assigned.copies["small" if shard == "escalated" else side_of(shard)]
             or any(piece.first < part.stop and piece.last >= part.start for piece in found)
         )
         for shard, found in failed.items()

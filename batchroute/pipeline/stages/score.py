@@ -44,8 +44,8 @@ _LANGUAGES = 64
 
 def score(context: Context) -> None:
     """Score all chunks that have no receipt yet."""
-    with context.engine.crew(context, Scorer, "router") as crew:
-        crew.carry_out(layout.SCORE, context.snapshot.chunks())
+    with context.engine.workers(context, Scorer, "router") as workers:
+        workers.run(layout.SCORE, context.snapshot.chunks())
 
 
 class Scorer:

@@ -24,7 +24,7 @@ from batchroute.tables.quality_table import read as read_table
 if TYPE_CHECKING:
     import torch
 
-Rule = Literal["bounded", "empirical"]
+CalibrationRule = Literal["bounded", "empirical"]
 Floats = NDArray[np.float64]
 
 MIN_ROWS = 50
@@ -100,7 +100,7 @@ class Calibration(BaseModel):
         """As `of`; None where there is none."""
         return read_noted(router, CALIBRATION_FILE, cls)
 
-    def within(self, limit: float, rule: Rule) -> Point | None:
+    def within(self, limit: float, rule: CalibrationRule) -> Point | None:
         """The point of the largest cost advantage that keeps the drop within `limit` percent; None when none does.
 
         `empirical` is the rule of "Hybrid LLM" (ICLR 2024, arXiv 2404.14618, section 4.5): the drop on the calibration
@@ -121,7 +121,7 @@ class Calibration(BaseModel):
         """What the two rules make of common limits, a line each; and a warning where the rows are few."""
         lines = [f"{self.rows:,} rows that the router never saw; share of the rows on the small model, by limit:"]
         for limit in _COMMON_LIMITS:
-            found = {rule: self.within(limit, rule) for rule in get_args(Rule)}
+            found = {rule: self.within(limit, rule) for rule in get_args(CalibrationRule)}
             shares = [
                 f"{rule} {'none' if point is None else f'{point.cost_advantage:.0%} (threshold {point.threshold:.4f})'}"
                 for rule, point in found.items()

@@ -93,8 +93,8 @@ def test_a_limit_is_of_all_ranks_together(tmp_path: Path, size: int) -> None:
 def _meet_and_part(environment: dict[str, str]) -> None:
     os.environ.update(environment)
     with joined(World.here()) as ranks:
-        ranks.meet()
-        assert ranks.share(lambda: 7) == 7
+        ranks.barrier()
+        assert ranks.broadcast(lambda: 7) == 7
         ranks.exit_code = 4 if ranks.first else 0
     os._exit(ranks.exit_code)
 

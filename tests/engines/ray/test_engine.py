@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from batchroute.engines.ray import crew as ray_crew
-from batchroute.engines.ray.crew import _Losses
+from batchroute.engines.ray import workers as ray_crew
+from batchroute.engines.ray.capacity import Capacity
 from batchroute.engines.ray.engine import RayEngine
 from batchroute.engines.ray.pools import PoolSpec, RaySpec
-from batchroute.engines.ray.room import Room
+from batchroute.engines.ray.workers import _Losses
 from batchroute.errors import InputError, StoppedError, Terminated
 from batchroute.progress import PlainProgress
 from tests.crash.ranks import wait_for
@@ -68,10 +68,12 @@ def set_pools(engine: RayEngine, **pools: PoolSpec) -> None:
     engine._spec = RaySpec(address=engine._spec.address, **pools)
 
 
-def carry_out(engine: RayEngine, run: TinyRun, units: list[Task], stage: str = "small", recruit: Any = Doer) -> None:
+def run_units(
+    engine: RayEngine, run: TinyRun, units: list[Task], stage: str = "small", make_worker: Any = Doer
+) -> None:
     pool: Any = stage
-    with engine.crew(run, recruit, pool) as crew:
-        crew.carry_out(stage, units)
+    with engine.workers(run, make_worker, pool) as workers:
+        workers.run(stage, units)
 
 
 def told(engine: RayEngine, words: str) -> list[str]:
@@ -84,7 +86,7 @@ def free_cpus(engine: RayEngine) -> float:
 
 
 def test_units_are_shared_by_all_that_the_cluster_has_room_for(engine: RayEngine, run: TinyRun) -> None:
-    carry_out(engine, run, tasks(8, seconds=0.05))
+    run_units(engine, run, tasks(8, seconds=0.05))
     begun = run.begun()
     assert sorted(unit for unit, _ in begun) == sorted(run.done()) == [task.unit for task in tasks(8)]
     assert len({pid for _, pid in begun}) == CPUS
@@ -92,8 +94,8 @@ def test_units_are_shared_by_all_that_the_cluster_has_room_for(engine: RayEngine
 
 
 def test_a_unit_with_a_receipt_is_not_done_again(engine: RayEngine, run: TinyRun) -> None:
-    carry_out(engine, run, tasks(3))
-    carry_out(engine, run, tasks(5))
+    run_units(engine, run, tasks(3))
+    run_units(engine, run, tasks(5))
     assert Counter(unit for unit, _ in run.begun()) == {task.unit: 1 for task in tasks(5)}
 
 
@@ -101,21 +103,21 @@ def test_a_pool_of_one_has_one_worker_whose_place_is_free_again_when_the_stage_e
     engine: RayEngine, run: TinyRun
 ) -> None:
     set_pools(engine, small=PoolSpec(max=1))
-    carry_out(engine, run, tasks(6))
+    run_units(engine, run, tasks(6))
     assert len({pid for _, pid in run.begun()}) == 1
     wait_for(lambda: free_cpus(engine) == CPUS, 10)
 
 
 def test_no_more_workers_are_hired_than_there_are_units(engine: RayEngine, run: TinyRun) -> None:
     set_pools(engine, small=PoolSpec(num_cpus=0.25))
-    carry_out(engine, run, tasks(3, seconds=0.3))
+    run_units(engine, run, tasks(3, seconds=0.3))
     assert len({pid for _, pid in run.begun()}) <= 3
 
 
 def test_workers_that_find_nothing_to_do_are_dismissed_down_to_the_least(engine: RayEngine, run: TinyRun) -> None:
     seen: list[float] = []
     set_pools(engine, small=PoolSpec(min=1, num_cpus=1))
-    working = threading.Thread(target=carry_out, args=(engine, run, [Task("00000"), Task("00001", seconds=2)]))
+    working = threading.Thread(target=run, args=(engine, run, [Task("00000"), Task("00001", seconds=2)]))
     working.start()
     wait_for(lambda: "00000" in run.done(), 20)
     while working.is_alive() and not seen:
@@ -129,7 +131,7 @@ def test_the_unit_of_a_worker_that_is_killed_is_done_by_another_one(engine: RayE
     units = tasks(8, seconds=0.4)
     killing = threading.Thread(target=_kill_who_does, args=(run, "00001"))
     killing.start()
-    carry_out(engine, run, units)
+    run_units(engine, run, units)
     killing.join()
     begun = Counter(unit for unit, _ in run.begun())
     assert begun == {task.unit: 2 if task.unit == "00001" else 1 for task in units}
@@ -150,7 +152,7 @@ def test_the_units_of_a_machine_that_is_lost_are_done_by_another_one(
     machine = two_cpus.add_node(num_cpus=2, object_store_memory=OBJECTS)
     try:
         wait_for(lambda: engine._connected().cluster_resources()["CPU"] == CPUS + 2, 20)
-        working = threading.Thread(target=carry_out, args=(engine, run, tasks(10, seconds=1)))
+        working = threading.Thread(target=run, args=(engine, run, tasks(10, seconds=1)))
         working.start()
         wait_for(lambda: len(run.begun()) >= CPUS + 2, 60)
     finally:
@@ -176,7 +178,7 @@ def test_workers_that_are_lost_at_once_count_as_one() -> None:
 
 def test_a_unit_that_kills_every_worker_stops_the_run_and_all_others_are_done(engine: RayEngine, run: TinyRun) -> None:
     with pytest.raises(StoppedError, match=r"3 workers died of the unit 00002 of small: the actor is dead"):
-        carry_out(engine, run, tasks(4, _2="die"))
+        run_units(engine, run, tasks(4, _2="die"))
     assert Counter(unit for unit, _ in run.begun())["00002"] == 3
     assert "00002" not in run.done()
 
@@ -185,27 +187,27 @@ def test_workers_that_cannot_start_stop_the_run_with_the_reason(engine: RayEngin
     words = "5 workers of small died one after the other, and none did a unit: .*No module named 'lacking'; mend"
     set_pools(engine, small=PoolSpec(max=1))
     with pytest.raises(StoppedError, match=words):
-        carry_out(engine, run, tasks(2), recruit=Unloadable())
+        run_units(engine, run, tasks(2), make_worker=Unloadable())
     wait_for(lambda: free_cpus(engine) == CPUS, 10)
 
 
 def test_what_a_worker_says_is_wrong_is_one_sentence_here(engine: RayEngine, run: TinyRun) -> None:
     with pytest.raises(InputError, match=r"^no model at models/nowhere; mend models.small.model$"):
-        carry_out(engine, run, tasks(2), recruit=BrokenDoer)
+        run_units(engine, run, tasks(2), make_worker=BrokenDoer)
 
 
 def test_when_a_worker_stops_the_run_units_in_hand_are_carried_out(engine: RayEngine, run: TinyRun) -> None:
     set_pools(engine, small=PoolSpec(num_cpus=1, max=2))
     with pytest.raises(StoppedError, match=r"^all rows failed alike; mend it and run again$"):
         # More than one worker does before the other one is there, however late that comes.
-        carry_out(engine, run, [Task("00000", seconds=1), Task("00001", "stop", 0.5), *tasks(200, seconds=0.1)[2:]])
+        run_units(engine, run, [Task("00000", seconds=1), Task("00001", "stop", 0.5), *tasks(200, seconds=0.1)[2:]])
     assert set(run.done()) >= {unit for unit, _ in run.begun()} - {"00001"}
     assert len(run.done()) < 199
 
 
 def test_a_defect_in_a_worker_is_a_traceback_of_the_worker(engine: RayEngine, run: TinyRun) -> None:
     with pytest.raises(KeyError, match="a defect") as caught:
-        carry_out(engine, run, tasks(2, _1="err"))
+        run_units(engine, run, tasks(2, _1="err"))
     assert "ray_jobs.py" in str(caught.value)
     wait_for(lambda: free_cpus(engine) == CPUS, 5)
 
@@ -221,7 +223,7 @@ def test_termination_drops_the_units_in_hand_at_once(engine: RayEngine, run: Tin
     terminating = threading.Thread(target=terminate)
     terminating.start()
     with pytest.raises(Terminated):
-        carry_out(engine, run, tasks(2, seconds=60))
+        run_units(engine, run, tasks(2, seconds=60))
     terminating.join()
     assert time.monotonic() - told_at[0] < 5
     wait_for(lambda: free_cpus(engine) == CPUS, 10)
@@ -246,7 +248,7 @@ def test_a_pool_that_no_machine_has_room_for_says_what_it_waits_for(
     stopping = threading.Thread(target=stop)
     stopping.start()
     with pytest.raises(StoppedError, match="enough"):
-        carry_out(engine, run, tasks(2), "large")
+        run_units(engine, run, tasks(2), "large")
     stopping.join()
     assert len(told(engine, "waiting for room")) == 1
 
@@ -256,10 +258,10 @@ def test_a_pool_that_others_leave_no_room_for_says_so_and_begins_when_they_do(
 ) -> None:
     monkeypatch.setattr(ray_crew, "_SECONDS_TO_START", 0.5)
     set_pools(engine, small=PoolSpec(num_cpus=2), large=PoolSpec(num_cpus=2))
-    holding = threading.Thread(target=carry_out, args=(engine, run, tasks(1, seconds=3)))
+    holding = threading.Thread(target=run, args=(engine, run, tasks(1, seconds=3)))
     holding.start()
     wait_for(lambda: run.begun(), 20)
-    carry_out(engine, run, tasks(1), "large")
+    run_units(engine, run, tasks(1), "large")
     holding.join()
     assert told(
         engine, "large: waiting for room: a worker of large needs 2 CPUs and 0 GPUs; the cluster has 2 CPUs and 0"
@@ -271,17 +273,17 @@ def test_a_cluster_that_cannot_grow_refuses_what_it_has_no_room_for(engine: RayE
     ray = engine._connected()
     for spec in (PoolSpec(num_gpus=1), PoolSpec(num_cpus=3), PoolSpec(accelerator_type="L4")):
         with pytest.raises(InputError, match=r"^a worker of large needs .* which no machine .*; lower what ray.large"):
-            Room(ray, "large", spec, None, can_grow=False)
-    assert Room(ray, "large", PoolSpec(), None, can_grow=False).workers() == CPUS
-    assert Room(ray, "large", PoolSpec(num_cpus=0.5), 8, can_grow=False).workers() == 2 * CPUS
-    assert Room(ray, "large", PoolSpec(num_cpus=0), 8, can_grow=False).workers() == CPUS
-    assert Room(ray, "large", PoolSpec(num_gpus=1), 1, can_grow=True).workers() == 1
+            Capacity(ray, "large", spec, None, can_grow=False)
+    assert Capacity(ray, "large", PoolSpec(), None, can_grow=False).workers() == CPUS
+    assert Capacity(ray, "large", PoolSpec(num_cpus=0.5), 8, can_grow=False).workers() == 2 * CPUS
+    assert Capacity(ray, "large", PoolSpec(num_cpus=0), 8, can_grow=False).workers() == CPUS
+    assert Capacity(ray, "large", PoolSpec(num_gpus=1), 1, can_grow=True).workers() == 1
 
 
 def _both(engine: RayEngine, run: TinyRun, seconds: float) -> tuple[list[float], list[float]]:
     """When the units of the small stage, and those of the large one ahead of its turn, were finished."""
-    with engine.ahead(lambda: carry_out(engine, run, tasks(5, seconds=seconds), "large")):
-        carry_out(engine, run, tasks(5, seconds=seconds))
+    with engine.overlapped(lambda: run_units(engine, run, tasks(5, seconds=seconds), "large")):
+        run_units(engine, run, tasks(5, seconds=seconds))
     small, large = ([receipt.finished for receipt in run.done(stage).values()] for stage in ("small", "large"))
     assert len(small) == len(large) == 5
     return small, large
@@ -301,7 +303,7 @@ def test_the_stage_before_has_the_room_where_there_is_room_for_one(engine: RayEn
 
 
 def test_what_runs_ahead_begins_where_the_stage_before_has_nothing_to_do(engine: RayEngine, run: TinyRun) -> None:
-    with engine.ahead(lambda: carry_out(engine, run, tasks(2), "large")):
+    with engine.overlapped(lambda: run_units(engine, run, tasks(2), "large")):
         pass
     assert len(run.done("large")) == 2
 
@@ -310,9 +312,9 @@ def test_an_error_ahead_ends_the_stage_in_hand(engine: RayEngine, run: TinyRun) 
     set_pools(engine, small=PoolSpec(max=1), large=PoolSpec(max=1))
     with (
         pytest.raises(InputError, match="no model at models/nowhere"),
-        engine.ahead(lambda: carry_out(engine, run, tasks(2), "large", BrokenDoer)),
+        engine.overlapped(lambda: run_units(engine, run, tasks(2), "large", BrokenDoer)),
     ):
-        carry_out(engine, run, tasks(40, seconds=0.4))
+        run_units(engine, run, tasks(40, seconds=0.4))
     assert len(run.done()) < 20
 
 
@@ -320,9 +322,9 @@ def test_an_error_in_the_stage_in_hand_ends_what_runs_ahead(engine: RayEngine, r
     set_pools(engine, small=PoolSpec(max=1), large=PoolSpec(max=1))
     with (
         pytest.raises(StoppedError, match="all rows failed alike"),
-        engine.ahead(lambda: carry_out(engine, run, tasks(40, seconds=0.4), "large")),
+        engine.overlapped(lambda: run_units(engine, run, tasks(40, seconds=0.4), "large")),
     ):
-        carry_out(engine, run, tasks(8, _6="stop", seconds=0.2))
+        run_units(engine, run, tasks(8, _6="stop", seconds=0.2))
     assert len(run.done("large")) < 20
 
 
@@ -331,7 +333,7 @@ def test_a_cluster_is_started_by_the_thread_that_outlives_what_runs_ahead(monkey
     engine = RayEngine(PlainProgress(io.StringIO()), RaySpec())
     threads: list[threading.Thread] = []
     monkeypatch.setattr(engine, "_connected", lambda: threads.append(threading.current_thread()))
-    with engine.ahead(engine._connected):
+    with engine.overlapped(engine._connected):
         pass
     assert threads[0] is threading.main_thread()
     assert len(threads) == 2

@@ -67,7 +67,7 @@ def audit_of(folder: JobFolder) -> dict[str, Any]:
 
 class _UpToTheScores(LocalEngine):
     @contextmanager
-    def ahead(self, do: Callable[[], object]) -> Iterator[None]:
+    def overlapped(self, do: Callable[[], object]) -> Iterator[None]:
         raise StoppedError("all rows are scored")
         yield
 

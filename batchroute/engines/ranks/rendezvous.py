@@ -40,7 +40,7 @@ class Ending:
     died: bool = False
 
 
-class RollCall:
+class Rendezvous:
     """One rank's end of it.
 
     Attributes:

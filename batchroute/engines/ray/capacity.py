@@ -9,7 +9,7 @@ from batchroute.engines.ray.pools import PoolSpec
 from batchroute.errors import InputError
 
 
-class Room:
+class Capacity:
     """Of one pool.
 
     Attributes:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batchroute.engines.ranks.roll_call import Ending, RollCall
+from batchroute.engines.ranks.rendezvous import Ending, Rendezvous
 from tests.crash import forking
 from tests.crash.ranks import wait_for
 
@@ -24,7 +24,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.heard: list[list[Ending]] = [[], [], []]
-        self.calls = [RollCall(rank, 3, self.heard[rank].append) for rank in range(3)]
+        self.calls = [Rendezvous(rank, 3, self.heard[rank].append) for rank in range(3)]
         self.first, self.second, self.third = self.calls
         self.port = self.first.open(HOST, TOKEN)
 
@@ -74,7 +74,7 @@ def test_what_ends_one_rank_is_heard_by_all_others_once(calls: Calls) -> None:
 
 
 def _be_first(ports: Any) -> None:
-    ports.put(RollCall(0, 3, lambda ending: None).open(HOST, TOKEN))
+    ports.put(Rendezvous(0, 3, lambda ending: None).open(HOST, TOKEN))
     threading.Event().wait(60)
 
 
@@ -102,7 +102,7 @@ def test_the_death_of_the_first_rank_is_heard_by_the_others(calls: Calls, leavin
 
 
 def _come_and_die(port: int) -> None:
-    RollCall(1, 3, lambda ending: None).enter(HOST, port, TOKEN, 5)
+    Rendezvous(1, 3, lambda ending: None).enter(HOST, port, TOKEN, 5)
     threading.Event().wait(60)
 
 
@@ -149,7 +149,7 @@ def test_strangers_are_turned_away_and_do_no_harm(calls: Calls, hello: bytes) ->
 def test_a_rank_that_is_there_is_not_replaced_by_another_of_its_number(calls: Calls) -> None:
     calls.come()
     heard: list[Ending] = []
-    twin = RollCall(1, 3, heard.append)
+    twin = Rendezvous(1, 3, heard.append)
     twin.enter(HOST, calls.port, TOKEN, 5)
     wait_for(lambda: heard, 5)
     assert heard[0].rank == 0
@@ -161,4 +161,4 @@ def test_a_first_rank_that_is_not_there_is_an_error() -> None:
     with socket.create_server((HOST, 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(OSError, match="refused"):
-        RollCall(1, 2, lambda ending: None).enter(HOST, port, TOKEN, 5)
+        Rendezvous(1, 2, lambda ending: None).enter(HOST, port, TOKEN, 5)
