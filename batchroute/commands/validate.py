@@ -5,8 +5,8 @@ from __future__ import annotations
 from batchroute import generators, models
 from batchroute.config.job import Job
 from batchroute.fields import SIDES
+from batchroute.pipeline.context import output_folder
 from batchroute.pipeline.identity import Identity, calibrated_limits, identify
-from batchroute.pipeline.run import output_folder
 from batchroute.pipeline.stages import snapshot
 from batchroute.pipeline.stages.decide import check_budget
 from batchroute.storage.workdir import run_ids

@@ -11,16 +11,15 @@ from typing import Any
 
 from batchroute.config.job import Job
 from batchroute.costs.report import CostReport
-from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK
+from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
 from batchroute.pipeline import layout
-from batchroute.pipeline.context import Context
+from batchroute.pipeline.context import Context, output_folder
 from batchroute.pipeline.stages.night import quality
-from batchroute.pipeline.stages.partition import Partition
+from batchroute.pipeline.stages.partition import read_partition
 from batchroute.pipeline.stages.report import read_cost
 from batchroute.reports import night as nights
 from batchroute.reports.night import NightReport
 from batchroute.storage import manifest
-from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import DataFile, Manifest
 
 
@@ -40,12 +39,17 @@ class Outcome:
     exit_code: int
 
 
-def commit(context: Context, assigned: Partition, night: NightReport) -> Manifest:
+def commit(context: Context, night: NightReport) -> Manifest:
     report = night.cost
     frozen, by = context.snapshot, f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     parts = context.work.stage(layout.MERGE).receipts().values()
-    # The last check before anything counts: every row of the input is in the output, once.
-    assert sum(part.rows for part in parts) == frozen.rows
+    merged = sum(part.rows for part in parts)
+    if merged != frozen.rows:
+        # The last check before anything counts: every row of the input is in the output, once.
+        raise InputError(
+            f"run {frozen.run_id}: the parts in {context.work.output}/data hold {merged:,} rows, but the input has "
+            f"{frozen.rows:,}; nothing was committed: report this, and start again with --fresh"
+        )
     committed = Manifest(
         name=context.job.name,
         run_id=frozen.run_id,
@@ -57,7 +61,7 @@ def commit(context: Context, assigned: Partition, night: NightReport) -> Manifes
         committed_by=by,
         rows=frozen.rows,
         counts=report.rows,
-        cutoff=_cutoff(assigned),
+        cutoff=_cutoff(context),
         files=[DataFile(path=f"data/{p.file}", rows=p.rows, bytes=p.bytes, sha256=p.sha256) for p in parts],
         report=[f"report/{name}" for name in nights.FILES if name != nights.AUDIT or night.audit is not None],
         cost=report.model_dump(mode="json", include={"total_cost", "baseline", "savings", "missing_prices"}),
@@ -74,16 +78,18 @@ def commit(context: Context, assigned: Partition, night: NightReport) -> Manifes
     return winner
 
 
-def _cutoff(assigned: Partition) -> dict[str, Any]:
-    """Of all rows, or by group; empty for a budget, which has none."""
-    found = {
+def _cutoff(context: Context) -> dict[str, Any]:
+    """The cut-off of all rows, or by group; empty for a budget, which has none."""
+    assigned = read_partition(context.work)
+    assert assigned is not None
+    cutoffs = {
         decided.group: {} if decided.cutoff is None else decided.cutoff.model_dump() for decided in assigned.decided
     }
-    return found[None] if None in found else {str(group): cutoff for group, cutoff in found.items()}
+    return cutoffs[None] if None in cutoffs else {str(group): cutoff for group, cutoff in cutoffs.items()}
 
 
-def outcome_of(job: Job, output: Folder, committed: Manifest, was_done: bool) -> Outcome:
-    failed, rows = committed.counts["failed"], committed.rows
-    exit_code = EXIT_FAILED_ROWS if failed > job.max_failed * rows else EXIT_OK
+def outcome_of(job: Job, committed: Manifest, was_done: bool) -> Outcome:
+    output, failed = output_folder(job), committed.counts["failed"]
+    exit_code = EXIT_FAILED_ROWS if failed > job.max_failed * committed.rows else EXIT_OK
     night = NightReport.of(output) if f"report/{nights.REPORT}" in committed.report else None
     return Outcome(str(output), committed, read_cost(output), night, was_done, exit_code)

@@ -16,6 +16,7 @@ from batchroute.costs.prices import Price
 from batchroute.engines.base import Engine
 from batchroute.errors import InputError
 from batchroute.pipeline import layout
+from batchroute.storage.folder import Folder
 from batchroute.storage.objects import folder_at
 from batchroute.storage.receipts import FORMAT_VERSION
 from batchroute.storage.units import Span, spans
@@ -60,6 +61,18 @@ class Snapshot(BaseModel):
         return (span for span in self.chunks()[first:] if span.start < part.stop)
 
 
+def output_folder(job: Job) -> Folder:
+    """The folder of `output.uri`.
+
+    Raises:
+        InputError: it is a file.
+    """
+    output = folder_at(job.output.uri, job.output.storage_options, job.output.single_writer)
+    if output.is_file():
+        raise InputError(f"output.uri {output} is a file; name a folder")
+    return output
+
+
 @dataclass(frozen=True)
 class Context:
     """A run under way."""
@@ -80,7 +93,7 @@ def join(job: Job, run_id: str, engine: Engine) -> Context:
     Raises:
         InputError: this machine does not see that folder.
     """
-    work = Workdir(folder_at(job.output.uri, job.output.storage_options, job.output.single_writer), run_id)
+    work = Workdir(output_folder(job), run_id)
     begun = work.read_json(layout.RUN)
     if begun is None:
         raise InputError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError, StoppedError
-from batchroute.fields import Side
+from batchroute.fields import SIDES, Side
 from batchroute.generators.base import Response
 from batchroute.generators.openai.batch_api import ENDED, TOKEN_LIMIT, BatchApi, Outcome, files
 from batchroute.pipeline.batches.ledger import Intent, Ledger
@@ -34,31 +34,33 @@ _FIRST_LOOK_SECONDS, _GROWTH = 1.0, 1.5
 _SECONDS_TO_CANCEL = 30.0
 
 
-def submit(context: Context, side: Side) -> None:
-    """Submit all rows of a model's shards that are in no batch yet, as far as the job's limits allow, and do not wait.
+def submit_batches(context: Context) -> None:
+    """Submit the rows of models behind a batch API that are in no batch yet, as far as the job's limits allow.
 
     Raises:
         InputError: the endpoint, the key or the model is wrong.
         StoppedError: the provider does not answer.
     """
-    with _pending(context, side) as shards:
-        for batches in shards:
-            batches.submit()
+    for side in SIDES:
+        if context.job.models.of(side).backend == "openai_batch":
+            with _pending(context, side) as shards:
+                for batches in shards:
+                    batches.submit()
 
 
-def answer(context: Context, side: Side, wait: bool) -> bool:
-    """Submit what is left of a model's shards, and fetch what has ended.
+def answer_by_batches(context: Context, side: Side, wait: bool) -> bool:
+    """Submit the rest of a model's shards, and fetch the answers of batches that have ended.
 
     Args:
-        wait: until all of it has.
+        wait: until all batches have ended.
 
     Returns:
         Whether all pieces are answered.
 
     Raises:
-        InputError: as `submit`, or the provider refuses a batch.
-        StoppedError: as `submit`; a limit of the job is reached; a batch was cancelled by hand, or no request of one
-            was answered for a reason that the others would meet too.
+        InputError: as `submit_batches`, or the provider refuses a batch.
+        StoppedError: as `submit_batches`; a limit of the job is reached; somebody cancelled a batch by hand; or no
+            request of a batch was answered, for a reason that holds for the other batches too.
     """
     with _pending(context, side) as shards:
         for batches in shards:

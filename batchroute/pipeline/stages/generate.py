@@ -15,7 +15,7 @@ from batchroute.engines.base import Pool
 from batchroute.errors import StoppedError
 from batchroute.fields import Side
 from batchroute.generators.base import Generator, Response
-from batchroute.pipeline.batches import provider as batches
+from batchroute.pipeline.batches.provider import answer_by_batches
 from batchroute.pipeline.batches.rows import limits_of
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.pieces import Pieces
@@ -48,7 +48,7 @@ def generate(context: Context, side: Side, wait: bool = True) -> bool:
         StoppedError: a limit of the job is reached, or the model fails on every row.
     """
     if context.job.models.of(side).backend == "openai_batch":
-        return bool(context.engine.broadcast(lambda: batches.answer(context, side, wait)))
+        return bool(context.engine.broadcast(lambda: answer_by_batches(context, side, wait)))
     _generate(context, side, shards_of(side))
     return True
 

@@ -1,4 +1,4 @@
-"""Loading: a committed output goes into the job's table, whole or not at all, and once."""
+"""Loading: the rows of a committed output go into the job's table, all of them or none, and once."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from batchroute.config.job import Job
 from batchroute.errors import BatchrouteError, StoppedError
+from batchroute.pipeline.context import output_folder
 from batchroute.progress import Progress
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import Manifest
-from batchroute.tables.targets.base import Answers, Target
+from batchroute.tables.targets import target_of
+from batchroute.tables.targets.base import Answers
 
 _READ_ROWS = 8192
 _ATTEMPTS, _LONGEST_WAIT = 5, 20.0
 
 
-def load(job: Job, target: Target, output: Folder, committed: Manifest, progress: Progress) -> None:
-    """Load the rows of the committed files, unless they have been.
+def load(job: Job, committed: Manifest, progress: Progress) -> None:
+    """Load the rows of the committed files into the job's table, unless it has none or holds these rows already.
 
-    Trying again is harmless: the target records the commit with its rows.
+    Another attempt does no harm: the target records the commit together with its rows.
 
     Raises:
         InputError, StoppedError: as the target does; the output stays committed, and the same run loads it later.
     """
+    target = target_of(job.output.table, job.input.id)
+    if target is None:
+        return
+    output = output_folder(job)
     schema = _schema(output, committed)
     answers = Answers(
         committed.load_id, committed.serial, committed.rows, schema, lambda: _rows(output, committed, schema)
@@ -42,8 +48,8 @@ def load(job: Job, target: Target, output: Folder, committed: Manifest, progress
                 target.prepare(schema)
                 loaded = target.load(answers)
     except BatchrouteError as error:
-        told = f"the answers are committed in {output}, but not loaded into the table: {error}"
-        raise type(error)(told) from error
+        message = f"the answers are committed in {output}, but not loaded into the table: {error}"
+        raise type(error)(message) from error
     what = f"{committed.rows:,} rows into {target.public}"
     progress.note("load", f"loaded {what}" if loaded else f"nothing to load: {what} were loaded before")
 

@@ -21,7 +21,7 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
 from batchroute.pipeline.stages.escalate import read_escalation
 from batchroute.pipeline.stages.night import gather
-from batchroute.pipeline.stages.partition import Partition
+from batchroute.pipeline.stages.partition import Partition, read_partition
 from batchroute.reports import night as nights
 from batchroute.reports.export import focus, metrics
 from batchroute.reports.night import NightReport
@@ -30,9 +30,10 @@ from batchroute.reports.page import markdown
 from batchroute.storage.folder import Folder
 
 
-def write_report(context: Context, assigned: Partition) -> NightReport:
-    """Write the report's files, as far as an earlier attempt has not. All others follow from the first two."""
-    output = context.work.output
+def write_report(context: Context) -> NightReport:
+    """Write the files of the report that no earlier attempt wrote. All others follow from the first two."""
+    output, assigned = context.work.output, read_partition(context.work)
+    assert assigned is not None
     folder = output.folder("report")
     there = folder.names("")
 
