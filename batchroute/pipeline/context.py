@@ -1,4 +1,4 @@
-"""What every stage is given."""
+"""The context: the job, the frozen input and the work folder that every stage is given."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Snapshot(BaseModel):
     fingerprint: str
     settings: dict[str, Any]
     source: dict[str, Any] = {}
-    """What was fetched, and which version of it; empty where files are read in place."""
+    """The query or table that was fetched, and its version; empty where files are read in place."""
     files: list[InputFile]
     rows: int
     prompt_kind: PromptKind
@@ -43,7 +43,7 @@ class Snapshot(BaseModel):
     unit_rows: int
     part_rows: int
     prices: dict[str, Resolved]
-    """By `router`, `small` and `large`: what the run began with, also when lists of prices change before it ends."""
+    """Of `router`, `small` and `large`, as they were when the run began: price lists may change before it ends."""
 
     def price(self, name: str) -> Price | None:
         return self.prices[name].price
@@ -53,7 +53,7 @@ class Snapshot(BaseModel):
         return spans(self.rows, self.chunk_rows)
 
     def parts(self) -> list[Span]:
-        """The units of merging, whole chunks each; one empty part when there are no rows, so that there is a schema."""
+        """The units of merging, whole chunks each. Without any rows there is one empty part, which holds the schema."""
         return spans(self.rows, self.part_rows) or [Span("00000", 0, 0)]
 
     def chunks_within(self, part: Span) -> Iterator[Span]:
@@ -75,7 +75,7 @@ def output_folder(job: Job) -> Folder:
 
 @dataclass(frozen=True)
 class Context:
-    """A run under way."""
+    """A run in progress, in this process."""
 
     job: Job
     snapshot: Snapshot
@@ -88,16 +88,16 @@ class Context:
 
 
 def join(job: Job, run_id: str, engine: Engine) -> Context:
-    """A run that another process has begun, from its work folder alone.
+    """Join a run that another process has begun, by its work folder alone.
 
     Raises:
-        InputError: this machine does not see that folder.
+        InputError: this machine does not see the work folder.
     """
     work = Workdir(output_folder(job), run_id)
     begun = work.read_json(layout.RUN)
     if begun is None:
         raise InputError(
-            f"{work.folder} is not to be seen from {socket.gethostname()}: all machines of a run need the same "
+            f"{socket.gethostname()} does not see {work.folder}: all machines of a run need the same "
             "output.uri, in a bucket or on a disk that they share"
         )
     snapshot = Snapshot.model_validate(begun)
@@ -105,7 +105,7 @@ def join(job: Job, run_id: str, engine: Engine) -> Context:
 
 
 def files_of(job: Job, snapshot: Snapshot, work: Workdir) -> Files:
-    """Where the rows of a run are: in the input itself, or in files that it was fetched into."""
+    """The files that hold a run's rows: the input itself, or the files that the input was fetched into."""
     if not snapshot.source:
         return Files(job.input.uri, job.input.storage_options)
     return fetched_files(job, snapshot.source, work)

@@ -1,4 +1,4 @@
-"""What a job's rows are expected to cost and to gain, from its prices and the router's calibration."""
+"""Expectations of a job's rows: their costs and gains, by its prices and the router's calibration."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from batchroute.policy.budget import Priced
 from batchroute.policy.expected_costs import ModelCosts, model_costs
 from batchroute.policy.outlook import Floats, Mask, Outlook, gains_of
 from batchroute.policy.settings import Scores
-from batchroute.router.calibration.calibrate import Calibration
 from batchroute.router.calibration.lengths import Lengths
+from batchroute.router.calibration.points import Calibration
 
 
 def outlook(
@@ -29,11 +29,11 @@ def outlook(
     spent: int,
     whole: int,
 ) -> Outlook:
-    """Of a job's rows, or of a sample of them.
+    """The outlook of a job's rows, or of a sample of them.
 
     Args:
         prices: by side.
-        scores, routable, tokens: shape [rows]; NaN without a score, and tokens by the router's count.
+        scores, routable, tokens: shape [rows]; scores are NaN where there is none; tokens by the router's tokenizer.
         spent, whole: see `Outlook`.
     """
     costs = _costs(job, prices, calibration, tokens)
@@ -66,20 +66,20 @@ def _known(
 
 
 def _with_audit(costs: dict[Side, ModelCosts | None], job: Job) -> dict[Side, ModelCosts | None]:
-    """A row of the small model costs, on top, its chance to be audited times what the large model takes for it."""
+    """Add to each row of the small model the chance that it is audited times its cost on the large model."""
     small, large = costs["small"], costs["large"]
     if job.report.audit is None or small is None or large is None:
         return costs
     share = float(job.report.audit.share)
     picos, least = (
-        mine + np.rint(share * other).astype(np.int64)
-        for mine, other in ((small.picos, large.picos), (small.least, large.least))
+        own + np.rint(share * audited).astype(np.int64)
+        for own, audited in ((small.picos, large.picos), (small.least, large.least))
     )
     return {"small": dataclasses.replace(small, picos=picos, least=least), "large": large}
 
 
 def lengths_of(model: JobModel, side: Side, calibration: Calibration | None) -> Lengths:
-    """As calibrated, or else at the most."""
+    """The calibrated lengths of a model's prompts and responses; without calibration, the longest allowed."""
     if calibration is not None and side in calibration.lengths:
         return calibration.lengths[side]
     around = f"{model.system or ''}{(model.template or '').replace('{prompt}', '')}"
@@ -87,7 +87,7 @@ def lengths_of(model: JobModel, side: Side, calibration: Calibration | None) -> 
 
 
 def assumptions(job: Job, calibration: Calibration | None) -> list[str]:
-    """What a forecast takes for granted, in words, a sentence each."""
+    """The assumptions behind a forecast, a sentence each."""
     lines = []
     for side in SIDES:
         if calibration is None or side not in calibration.lengths:

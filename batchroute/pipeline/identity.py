@@ -1,4 +1,4 @@
-"""What a run is: the settings that its results depend on and its input files, and how two of these differ."""
+"""The identity of a run: its input files and the settings that its results depend on; and how two runs differ."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from batchroute import models
 from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
-from batchroute.generators.settings import NO_RESULTS
+from batchroute.generators.settings import BACKEND_SETTINGS
 from batchroute.policy.settings import Rule
-from batchroute.router.calibration.calibrate import Calibration, Point
+from batchroute.router.calibration.points import Calibration, Point
 from batchroute.router.drift.reference import Reference
 from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.warehouse import Warehouse
 
-# Settings that change how fast results come, not what they are.
+# Settings that affect speed, place or reporting but not results: they are not part of a run's identity.
 _NOT_RESULTS_OF_AN_OUTPUT = {"uri", "table", "storage_options", "single_writer", "keep_work"}
 _NOT_RESULTS = {
     "name": True,
@@ -38,13 +38,13 @@ _NOT_RESULTS = {
 
 
 class Identity(BaseModel):
-    """What tells one run from another: the settings that its results depend on, and its input files as they are."""
+    """The settings that a run's results depend on, and its input files as they are now."""
 
     model_config = ConfigDict(frozen=True)
 
     settings: dict[str, Any]
     files: list[InputFile]
-    """Empty for a query or a table of a lake: these are known by the settings."""
+    """Empty for a query or a table of a lake, which the settings identify."""
 
     @property
     def tree(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def identify(job: Job) -> Identity:
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    """All settings that the results depend on; models by their identity, so that new weights are another run."""
+    """All settings that the results depend on. Models stand by their digest, so that new weights are another run."""
     settings = job.model_dump(mode="json", exclude=_NOT_RESULTS, exclude_none=True)  # type: ignore[arg-type]
     settings["input"] = _input_settings(job)
     for name in ("token_budget", "allow_pickle"):
@@ -83,8 +83,10 @@ def _settings(job: Job) -> dict[str, Any]:
 
 
 def _policy_settings(job: Job) -> dict[str, Any]:
-    """The policy with what it takes from the router's calibration. What drift leads to changes no result but by
-    sending all rows to the large model: a run that stopped on drift goes on with another `on_drift`."""
+    """The policy, with the figures of the router's calibration that it uses.
+
+    `on_drift` counts only as `large`, which changes routes: a run that stopped on drift goes on with another value.
+    """
     policy = job.policy
     settings = policy.model_dump(mode="json", exclude_none=True, exclude={"on_drift"})
     for group, rule in policy.rules():
@@ -93,8 +95,8 @@ def _policy_settings(job: Job) -> dict[str, Any]:
             point = calibrated_point(job, rule)
             own["calibrated"] = "all to large" if point is None else point.model_dump(mode="json")
         if rule.budget is not None:
-            known = known_calibration(job)
-            used = {} if known is None else known.model_dump(mode="json", include={"gain", "lengths"})
+            calibration = known_calibration(job)
+            used = {} if calibration is None else calibration.model_dump(mode="json", include={"gain", "lengths"})
             own["calibrated"] = f"sha256:{fingerprint_of(used)[:16]}"
     if policy.on_drift == "large":
         settings["on_drift"] = policy.on_drift
@@ -105,12 +107,16 @@ def _policy_settings(job: Job) -> dict[str, Any]:
 
 
 def model_settings(model: JobModel) -> dict[str, Any]:
-    """The settings of a model that its responses and their costs depend on; local weights by their identity."""
-    settings = model.model_dump(mode="json", exclude=set(NO_RESULTS), exclude_none=True)
+    """The settings of a model that its responses and costs depend on. Local weights stand by their digest."""
+    backend = model.record
+    no_results = BACKEND_SETTINGS - (backend.settings - backend.speed)
+    settings = model.model_dump(mode="json", exclude=set(no_results), exclude_none=True)
+    # Part of every run's identity since the first version, whatever the backend.
+    settings = {"dtype": "auto", "extra_body": {}, **settings}
     if model.extra_body:
-        # By its digest: nobody promises that there is no secret in it.
+        # As a digest: the body may hold a secret.
         settings["extra_body"] = f"sha256:{fingerprint_of(model.extra_body)[:16]}"
-    if model.backend in ("transformers", "vllm"):
+    if backend.holds_weights:
         settings["identity"] = models.identity(model.model)
         if model.adapter is not None:
             settings["adapter"] = models.identity(model.adapter)
@@ -118,7 +124,7 @@ def model_settings(model: JobModel) -> dict[str, Any]:
 
 
 def _input_settings(job: Job) -> dict[str, Any]:
-    """Not where files are, which stands in their identities, nor options and catalogs, which may hold secrets."""
+    """The input without its place, which the files' identities hold, and without options that may hold secrets."""
     settings = job.input.model_dump(
         mode="json", exclude={"uri", "storage_options", "catalog"}, exclude_defaults=True, exclude_none=True
     )
@@ -130,16 +136,16 @@ def _input_settings(job: Job) -> dict[str, Any]:
 
 
 def known_calibration(job: Job) -> Calibration | None:
-    """The router's calibration, for forecasts; None where there is none that fits the job."""
-    found = Calibration.known(job.router.model)
-    return None if found is None or _unfit(job, found) else found
+    """The router's calibration, for forecasts; None without one that fits the job."""
+    calibration = Calibration.known(job.router.model)
+    return None if calibration is None or _unfit(job, calibration) else calibration
 
 
 def calibrated_point(job: Job, rule: Rule) -> Point | None:
-    """The point of the router's calibration that `max_quality_drop` asks for; None sends all rows to large.
+    """The calibration point that keeps within `max_quality_drop`; None sends all rows to the large model.
 
     Raises:
-        InputError: the router is not calibrated, or it was on other models or on more or less of each prompt.
+        InputError: the router is not calibrated, or was calibrated on other models or with more tokens a prompt.
     """
     calibration = Calibration.of(job.router.model)
     problem = _unfit(job, calibration)
@@ -149,7 +155,7 @@ def calibrated_point(job: Job, rule: Rule) -> Point | None:
 
 
 def _unfit(job: Job, calibration: Calibration) -> str | None:
-    """Why the job cannot go by this calibration; None when it can."""
+    """Why the job cannot use this calibration; None when it can."""
     for side in SIDES:
         name, measured = job.models.of(side).model, calibration.models[side]
         if measured is not None and measured != name:
@@ -172,13 +178,13 @@ def fingerprint_of(tree: dict[str, Any]) -> str:
 
 
 def difference(place: object, what: str, other: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first key that differs between another run and this one, in one sentence.
+    """One sentence that names the first key in which another run differs from this one.
 
     Args:
-        place: what `what` ("holds the unfinished run of") is said of.
+        place, what: the sentence begins with both: "<output>" "holds the unfinished run of".
         other, now: `settings`, a tree, and `files`, identities with a `path`.
     """
-    advice = "choose another output.uri, or start anew with --fresh"
+    advice = "choose another output.uri, or start again with --fresh"
     before, after = _flat(other["settings"]), _flat(now["settings"])
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
@@ -202,7 +208,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def calibrated_limits(job: Job) -> list[str]:
-    """What the router's calibration makes of limits on the drop, in words, a line each."""
+    """The calibrated threshold of each rule that limits the drop, a line each."""
     return [
         ("" if group is None else f"{group}: ") + _limited(job, rule)
         for group, rule in job.policy.rules()

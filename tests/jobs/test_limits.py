@@ -16,9 +16,9 @@ from batchroute import cli, generators
 from batchroute.engines.local import LocalEngine
 from batchroute.errors import EXIT_STOPPED, InputError, StoppedError
 from batchroute.generators.base import Prompt, Response
-from batchroute.generators.echo import EchoGenerator
+from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.pipeline.context import Context, Snapshot
-from batchroute.pipeline.shards.limits import Limits
+from batchroute.pipeline.shards.limits import JobLimits
 from batchroute.pipeline.shards.writer import shard_stage
 from batchroute.progress import PlainProgress
 from batchroute.storage.objects import folder_at
@@ -187,7 +187,7 @@ def begun(job: JobFolder, *overrides: str) -> tuple[Limits, list[Receipt]]:
     table: Any = None
     context = Context(job.load(*overrides), snapshot, table, work, LocalEngine(PlainProgress(io.StringIO())))
     done = work.stage("small").receipts()
-    return Limits(context), [unit for name, unit in shard_stage(work, "small").receipts().items() if name not in done]
+    return JobLimits(context.job, context.snapshot, context.work), [unit for name, unit in shard_stage(work, "small").receipts().items() if name not in done]
 
 
 def test_what_is_begun_counts_until_it_is_done_and_no_unit_counts_twice(

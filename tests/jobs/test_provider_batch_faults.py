@@ -87,7 +87,7 @@ def test_a_batch_that_the_provider_refuses_is_the_users_to_mend(tmp_path: Path, 
         with pytest.raises(
             InputError,
             match=r"127.* refuses the batch batch_0.*: model_not_found: The model `large` does not exist\. \(line 1\); "
-            "mend it and run again",
+            "fix it and run again",
         ):
             job.run()
     server.settings.models = ("large",)

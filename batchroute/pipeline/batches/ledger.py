@@ -1,10 +1,10 @@
-"""The ledger of a shard's provider batches: what was submitted, and what came of it.
+"""The ledger of a shard's provider batches: what was submitted, and the outcome of each row.
 
     <output>.work/<run id>/batches/<shard>/intents/00000.json     before the paid call: rows, uploaded file
     <output>.work/<run id>/batches/<shard>/submitted/00000.json   after it: the provider's batch
-    <output>.work/<run id>/batches/<shard>/00000.parquet + .json  what came of each row, and the receipt
+    <output>.work/<run id>/batches/<shard>/00000.parquet + .json  the outcome of each row, and the receipt
 
-An intent without what was submitted is a crash between the two, or right before: the provider is asked which.
+An intent without a file in submitted/ means a crash before or after the paid call: the provider is asked which.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ SCHEMA = pa.schema([*answers.SCHEMA, _AGAIN])
 
 
 class Intent(BaseModel):
-    """A batch that is to be submitted, or is.
+    """A batch that will be, or has been, submitted.
 
     Attributes:
-        rows: positions of its rows by the unit that they are of.
+        rows: the positions of its rows, by unit.
         created: Unix time.
     """
 
@@ -59,7 +59,14 @@ class Intent(BaseModel):
 
 @dataclass
 class Tries:
-    """What the batches say of one row: its last response, whether another may be better, and how often it was asked."""
+    """The state of one row over all batches.
+
+    Attributes:
+        response: the last one.
+        again: whether another batch may bring a better response.
+        asked: how often the row was submitted and tried.
+        waiting: whether a batch with the row is open.
+    """
 
     response: Response | None = None
     again: bool = True
@@ -69,7 +76,7 @@ class Tries:
 
 @dataclass
 class Ledger:
-    """All batches of one shard, as they were when last loaded."""
+    """All batches of one shard, as of the last `load`."""
 
     work: Workdir
     shard: Shard
@@ -85,7 +92,7 @@ class Ledger:
         self.load()
 
     def load(self) -> None:
-        """Read what other processes have added."""
+        """Read the entries that other processes have added."""
         self._done = self._stage.receipts()
         new = [name for name in self._intents.names(".json") if name.removesuffix(".json") not in self.intents]
         for data in self._intents.read_all(new):
@@ -93,21 +100,19 @@ class Ledger:
             self.intents[intent.name] = intent
 
     def open(self) -> list[Intent]:
-        """Those that nothing has come of yet."""
+        """The intents whose batches have no outcome yet."""
         return [intent for name, intent in sorted(self.intents.items()) if name not in self._done]
 
     def intend(self, rows: Mapping[str, list[int]], file_id: str, host: str, now: float) -> Intent | None:
-        """Write down what is to be submitted. None when another process has written down a batch since `load`, perhaps
-        of the same rows.
-        """
-        mine = Intent(number=len(self.intents), rows=dict(rows), file_id=file_id, host=host, created=now)
-        if not self._intents.put_new(f"{mine.name}.json", mine.model_dump_json().encode()):
+        """Put the intent to submit these rows; None when another process has put one since `load`, perhaps of them."""
+        intent = Intent(number=len(self.intents), rows=dict(rows), file_id=file_id, host=host, created=now)
+        if not self._intents.put_new(f"{intent.name}.json", intent.model_dump_json().encode()):
             return None
-        self.intents[mine.name] = mine
-        return mine
+        self.intents[intent.name] = intent
+        return intent
 
     def batch_id(self, intent: Intent) -> str | None:
-        """The provider's batch; None when it is not known whether there is one."""
+        """The id of the provider's batch; None while it is unknown whether there is one."""
         if intent.name not in self._batch_ids:
             try:
                 self._batch_ids[intent.name] = str(json.loads(self._submitted.read(f"{intent.name}.json"))["batch_id"])
@@ -116,14 +121,14 @@ class Ledger:
         return self._batch_ids[intent.name]
 
     def submitted(self, intent: Intent, batch_id: str) -> str:
-        """Write down the provider's batch; returns the one that is written down, which may be another process's."""
+        """Put the id of the provider's batch; returns the id that stands there, which another process may have put."""
         self._submitted.put_new(f"{intent.name}.json", json.dumps({"batch_id": batch_id}).encode())
-        found = self.batch_id(intent)
-        assert found is not None
-        return found
+        recorded = self.batch_id(intent)
+        assert recorded is not None
+        return recorded
 
     def conclude(self, intent: Intent, outcomes: Mapping[int, Outcome], seconds: float) -> None:
-        """Put what came of each row."""
+        """Put the outcome of each row."""
         positions = sorted(outcomes)
         rows = answers.answers_table(
             positions,
@@ -144,18 +149,18 @@ class Ledger:
         self._done[intent.name] = self._stage.commit(facts, SCHEMA, table.to_batches())
 
     def tries(self, unit: str, committed: Mapping[int, int]) -> dict[int, Tries]:
-        """What is known of rows of a unit.
+        """The state of rows of a unit.
 
         Args:
-            committed: the rows' positions, and how often each had been asked when the unit was last committed. They
-                failed then, and are asked again: those tries count no more.
+            committed: by position, how often each row had been tried when the unit was last committed. The rows failed
+                then and are asked again; those tries no longer count.
         """
-        found = {position: Tries(asked=-before) for position, before in committed.items()}
+        tries = {position: Tries(asked=-before) for position, before in committed.items()}
         for name, intent in sorted(self.intents.items()):
-            mine = [position for position in intent.rows.get(unit, ()) if position in found]
-            rows = self._read(name) if mine and name in self._done else {}
-            for position in mine:
-                row = found[position]
+            positions = [position for position in intent.rows.get(unit, ()) if position in tries]
+            rows = self._read(name) if positions and name in self._done else {}
+            for position in positions:
+                row = tries[position]
                 if name not in self._done:
                     row.waiting = True
                     continue
@@ -163,10 +168,10 @@ class Ledger:
                 row.asked += response.attempts
                 if row.asked > 0:
                     row.response, row.again = response, again
-        return found
+        return tries
 
     def seconds_of(self, unit: str) -> float:
-        """The unit's share of the time of its batches."""
+        """The unit's share of the seconds that its batches took."""
         return sum(
             self._done[name].seconds / len(intent.rows)
             for name, intent in self.intents.items()

@@ -1,8 +1,8 @@
 """Provider batches: a shard is submitted whole, in as few batches as the provider takes, and answered within a day.
 
-Nothing is paid for twice. A batch is begun only after its intent is written down; whether a crash came before or after
-the paid call, the provider is asked by the file that the intent names. Rows that a batch brought no answer to (it
-expired, or lines are missing) go into another one.
+Nothing is paid for twice. Before each paid call an intent is put, which names the uploaded file. After a crash the
+provider is asked whether it has a batch of that file. Rows that a batch did not answer (it expired, or lines are
+missing) go into another batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError, StoppedError
 from batchroute.fields import SIDES, Side
 from batchroute.generators.base import Response
-from batchroute.generators.openai.batch_api import ENDED, TOKEN_LIMIT, BatchApi, Outcome, files
+from batchroute.generators.openai.batch_api import ENDED, TOKEN_LIMIT, Outcome, files
 from batchroute.pipeline.batches.ledger import Intent, Ledger
 from batchroute.pipeline.batches.rows import Rows, custom_id, position_of
 from batchroute.pipeline.context import Context
@@ -42,7 +42,7 @@ def submit_batches(context: Context) -> None:
         StoppedError: the provider does not answer.
     """
     for side in SIDES:
-        if context.job.models.of(side).backend == "openai_batch":
+        if context.job.models.of(side).record.batches is not None:
             with _pending(context, side) as shards:
                 for batches in shards:
                     batches.submit()
@@ -71,7 +71,7 @@ def answer_by_batches(context: Context, side: Side, wait: bool) -> bool:
 
 
 def abandon(job: Job, work: Workdir) -> list[str]:
-    """Cancel the batches of a run that is to be removed, as far as that can be done; a line for each."""
+    """Cancel the batches of a run that is about to be removed, as far as possible; a line for each."""
     return [line for shard in SHARDS for line in _abandon(job.models.of(side_of(shard)), Ledger(work, shard))]
 
 
@@ -95,16 +95,16 @@ def _abandon(model: JobModel, ledger: Ledger) -> Iterator[str]:
 
 
 def _cancel(model: JobModel, batch_id: str | None, intent: Intent) -> str | None:
-    """Cancel a batch; returns what it was, None when it was never submitted."""
-    if model.backend != "openai_batch":
+    """Cancel a batch; returns its state before: running or ended; None when it was never submitted."""
+    if model.record.batches is None:
         raise InputError(f"the backend is {model.backend} now")
-    with closing(BatchApi(model, _SECONDS_TO_CANCEL)) as api:
+    with closing(model.record.batches(model, _SECONDS_TO_CANCEL)) as api:
         if api.host != intent.host:
             raise InputError(f"the endpoint is {api.host} now")
-        found = api.find(intent.file_id, intent.created) if batch_id is None else api.retrieve(batch_id)
-        if found is None or found.status in ENDED:
-            return None if found is None else "ended"
-        api.cancel(found.id)
+        batch = api.find(intent.file_id, intent.created) if batch_id is None else api.retrieve(batch_id)
+        if batch is None or batch.status in ENDED:
+            return None if batch is None else "ended"
+        api.cancel(batch.id)
     return "running"
 
 
@@ -121,12 +121,14 @@ class _Batches:
     def __init__(self, context: Context, pieces: Pieces) -> None:
         self._context, self._pieces = context, pieces
         self._model, self._shard, self._progress = pieces.model, pieces.shard, context.engine.progress
+        open_batches = self._model.record.batches
+        assert open_batches is not None
         self._rows = Rows(context, pieces)
         self._ledger = self._rows.ledger
-        self._api = BatchApi(pieces.model)
+        self._api = open_batches(self._model, None)
         self._mine: set[str] = set()
         self._pace = Pace()
-        # Why the provider did not take a batch, and whether another has brought something meanwhile.
+        # Why the provider refused a batch for now, and whether another batch has brought answers since.
         self._no_room: StoppedError | None = None
         self._brought = False
 
@@ -139,7 +141,7 @@ class _Batches:
             pass
 
     def _submit_rest(self) -> bool:
-        """False when another process has submitted some meanwhile."""
+        """False when another process has submitted rows since the ledger was loaded."""
         self._ledger.load()
         for intent in self._ledger.open():
             self._begin(intent)
@@ -156,7 +158,7 @@ class _Batches:
         return True
 
     def answer(self, wait: bool) -> bool:
-        """Whether all is answered."""
+        """Whether all pieces are answered."""
         done, pending = self._pieces.done(), self._pieces.pending()
         about = attributes(self._model)
         with self._progress.stage(self._shard, len(done) + len(pending), done, about) as report:
@@ -171,27 +173,27 @@ class _Batches:
                     return False
 
     def _begin(self, intent: Intent) -> str:
-        """See to it that the intent's batch is there, and return its id: this is the paid call."""
+        """Create the intent's batch, unless it exists, and return its id. This is the paid call."""
         if self._api.host != intent.host:
             raise InputError(
                 f"a batch of {intent.requests:,} requests was submitted to {intent.host}, but the endpoint is "
-                f"{self._api.host} now; set it back, or start anew with --fresh"
+                f"{self._api.host} now; set it back, or start again with --fresh"
             )
         if intent.name not in self._mine:
             self._leave_to_others(intent)
         batch_id = self._ledger.batch_id(intent)
         if batch_id is not None:
             return batch_id
-        # Another attempt's, which ended before it could say what came of it.
-        found = None if intent.name in self._mine else self._api.find(intent.file_id, intent.created)
-        if found is None:
+        # An earlier attempt may have made the paid call and ended before it put the id.
+        batch = None if intent.name in self._mine else self._api.find(intent.file_id, intent.created)
+        if batch is None:
             name = f"{self._shard}/{intent.name}"
             metadata = {"batchroute_run": self._context.snapshot.run_id, "batchroute_batch": name}
-            found = self._api.create(intent.file_id, metadata)
-        batch_id = self._ledger.submitted(intent, found.id)
-        if batch_id != found.id:
-            # Another process was first, a moment ago: its batch counts.
-            self._api.cancel(found.id)
+            batch = self._api.create(intent.file_id, metadata)
+        batch_id = self._ledger.submitted(intent, batch.id)
+        if batch_id != batch.id:
+            # Another process put its id first: its batch counts.
+            self._api.cancel(batch.id)
         self._progress.note(
             "submitted",
             f"{self._shard}: {intent.requests:,} requests are submitted to {self._api.host} as {batch_id}",
@@ -201,7 +203,7 @@ class _Batches:
         return batch_id
 
     def _leave_to_others(self, intent: Intent) -> None:
-        """Wait while the process that wrote the intent down may still be at the paid call."""
+        """Wait while the process that put the intent may still be at the paid call."""
         now = time.time()
         until = min(intent.created, now) + self._model.timeout
         if self._ledger.batch_id(intent) is None and now < until:
@@ -214,12 +216,12 @@ class _Batches:
             time.sleep(min(1.0, self._model.poll_seconds))
 
     def _fetch(self, report: Report, wait: bool) -> None:
-        """Fetch and commit what came of all batches that have ended; of all, waiting for them."""
+        """Fetch the answers of all batches that have ended, and commit them. With `wait`, until all have ended."""
         seconds = min(_FIRST_LOOK_SECONDS, self._model.poll_seconds)
         self._no_room, self._brought, first = None, False, True
         while True:
             submitted = self._ledger.open()
-            answered = {intent.name: found for intent in submitted if (found := self._look(intent)) is not None}
+            answered = {intent.name: count for intent in submitted if (count := self._look(intent)) is not None}
             if first or len(answered) < len(submitted):
                 self._commit(report)
             if not answered and self._no_room is not None and not self._brought:
@@ -227,11 +229,11 @@ class _Batches:
             if not answered or not wait:
                 return
             if self._pace.is_time():
-                self._tell([intent for intent in submitted if intent.name in answered], sum(answered.values()))
+                self._log_progress([intent for intent in submitted if intent.name in answered], sum(answered.values()))
             time.sleep(seconds)
             seconds, first = min(self._model.poll_seconds, seconds * _GROWTH), False
 
-    def _tell(self, running: Sequence[Intent], answered: int) -> None:
+    def _log_progress(self, running: Sequence[Intent], answered: int) -> None:
         requests, batches = sum(intent.requests for intent in running), len(running)
         self._progress.note(
             "batches",
@@ -243,7 +245,7 @@ class _Batches:
         )
 
     def _look(self, intent: Intent) -> int | None:
-        """How many requests are answered so far; None when the batch has ended, and its answers are in the ledger."""
+        """How many requests are answered so far; None once the batch has ended and its answers are in the ledger."""
         batch = self._api.retrieve(self._begin(intent))
         if batch.status not in ENDED:
             return batch.request_counts.completed if batch.request_counts else 0
@@ -254,37 +256,37 @@ class _Batches:
         return None
 
     def _fail(self, intent: Intent, batch: Batch) -> None:
-        """The provider did not begin the batch: nothing was paid, and all its rows are to be submitted again."""
-        code, words = self._api.refusal(batch)
+        """The provider did not begin the batch: nothing was paid, and all its rows will be submitted again."""
+        code, reason = self._api.refusal(batch)
         self._ledger.conclude(intent, _outcomes(intent, f"the batch was refused: {code}", attempts=0), 0.0)
         if code != TOKEN_LIMIT:
-            raise InputError(f"{self._api.host} refuses the batch {batch.id}: {words}; mend it and run again")
-        # For now: when another one ends there will be room.
+            raise InputError(f"{self._api.host} refuses the batch {batch.id}: {reason}; fix it and run again")
+        # The provider has room again when another batch ends.
         self._no_room = StoppedError(
-            f"{self._api.host} has no room for the batch {batch.id} of {intent.requests:,} requests: {words}; set "
+            f"{self._api.host} has no room for the batch {batch.id} of {intent.requests:,} requests: {reason}; set "
             f"models.{self._pieces.side}.batch_requests to less, or run again when other batches have ended"
         )
 
     def _conclude(self, intent: Intent, batch: Batch) -> None:
-        found = _outcomes(intent, f"the batch is {batch.status}, without an answer to this row")
+        outcomes = _outcomes(intent, f"the batch is {batch.status}, without an answer to this row")
         units = {custom_id(position): unit for unit, positions in intent.rows.items() for position in positions}
         for name, outcome in self._api.outcomes(batch, lambda name: self._rows.prompt(units[name], position_of(name))):
-            # What others' ids say is not ours; of two answers to one row the first stands.
-            if name in units and found[position_of(name)].again:
-                found[position_of(name)] = outcome
-        hopeless = self._api.hopeless(batch, list(found.values()))
+            # Unknown ids are ignored; of two answers to one row the first counts.
+            if name in units and outcomes[position_of(name)].again:
+                outcomes[position_of(name)] = outcome
+        hopeless = self._api.hopeless(batch, list(outcomes.values()))
         if hopeless is not None:
-            # As if it had not been submitted.
-            found = {
+            # Count no attempt: the batch never began.
+            outcomes = {
                 position: Outcome(dataclasses.replace(outcome.response, attempts=0), again=True)
-                for position, outcome in found.items()
+                for position, outcome in outcomes.items()
             }
         ended = batch.completed_at or batch.expired_at or batch.cancelled_at or batch.created_at
-        self._ledger.conclude(intent, found, float(max(0, ended - batch.created_at)))
+        self._ledger.conclude(intent, outcomes, float(max(0, ended - batch.created_at)))
         if hopeless is not None:
             raise hopeless
         self._brought = True
-        kept = sum(not outcome.again for outcome in found.values())
+        kept = sum(not outcome.again for outcome in outcomes.values())
         if batch.status == "cancelled" and kept < intent.requests:
             raise StoppedError(
                 f"the batch {batch.id} was cancelled at {self._api.host}; {kept:,} of its {intent.requests:,} answers "
@@ -292,12 +294,12 @@ class _Batches:
             )
 
     def _commit(self, report: Report) -> None:
-        """Commit all pieces whose rows have their final answers."""
+        """Commit the pieces whose rows all have a final answer."""
         for piece, responses in self._rows.answered():
             report(self._pieces.commit(piece, responses, self._ledger.seconds_of(piece.unit), 0.0))
 
 
-def _outcomes(intent: Intent, nothing: str, attempts: int = 1) -> dict[int, Outcome]:
-    """No answer to any row, and why."""
-    outcome = Outcome(Response(error_type="api_error", error=nothing, attempts=attempts), again=True)
+def _outcomes(intent: Intent, reason: str, attempts: int = 1) -> dict[int, Outcome]:
+    """An outcome without an answer for each row of the intent."""
+    outcome = Outcome(Response(error_type="api_error", error=reason, attempts=attempts), again=True)
     return {position: outcome for positions in intent.rows.values() for position in positions}

@@ -1,4 +1,4 @@
-"""The rows of a shard that provider batches answer: which are to be submitted, and which have their final answers."""
+"""The rows of a shard that provider batches answer: which are still to be submitted, and which have a final answer."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from batchroute.generators.openai.batch_api import BatchApi
 from batchroute.generators.validation import Check, checked
 from batchroute.pipeline.batches.ledger import Ledger, Tries
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.shards.limits import Limits
+from batchroute.pipeline.shards.limits import JobLimits
 from batchroute.pipeline.shards.pieces import Piece, Pieces
 from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage, side_of
 from batchroute.storage.receipts import Receipt
 
 
 class Rows:
-    """Rows by the units of their shard and their positions.
+    """The rows of a shard, by unit and position.
 
     Attributes:
-        over_limit: why the last `lines` left out rows; None when it did not.
+        over_limit: why the last call of `lines` left out rows; None when it left out none.
     """
 
     def __init__(self, context: Context, pieces: Pieces) -> None:
         self._context, self._pieces = context, pieces
-        # Before the ledger is read: what is open there then is of these, also when another process commits them.
-        self._dealt: dict[str, Receipt] = {receipt.unit: receipt for receipt in pieces.pending()}
+        # Read before the ledger: its open batches belong to these units, also when another process commits them.
+        self._pending: dict[str, Receipt] = {receipt.unit: receipt for receipt in pieces.pending()}
         self.ledger = Ledger(context.work, pieces.shard)
         self.over_limit: StoppedError | None = None
         form = pieces.model.response_format
@@ -38,8 +38,8 @@ class Rows:
     def lines(self, api: BatchApi) -> Iterator[tuple[tuple[str, int], bytes]]:
         """The requests for all rows that are in no batch and have no final answer, by unit and position.
 
-        It ends where the limits of the job leave no room for a piece: once open batches have shown what they really
-        take, there may be some.
+        Ends at the first piece that the limits of the job do not allow. They may allow it once the open batches have
+        ended, and their real costs are known.
         """
         limits, self.over_limit = limits_of(self._context), None
         for receipt in self._pieces.pending():
@@ -61,7 +61,7 @@ class Rows:
                 yield (piece.unit, positions[i]), api.line(custom_id(positions[i]), prompts[i], seeds[i])
 
     def answered(self) -> Iterator[tuple[Piece, list[Response]]]:
-        """All pieces whose rows have their final answers, with those."""
+        """The pieces whose rows all have a final answer, with the answers."""
         for receipt in self._pieces.pending():
             piece = self._pieces.read(receipt)
             rows = self._tries(piece).values()
@@ -69,21 +69,21 @@ class Rows:
                 yield piece, [self._final(row) for row in rows]
 
     def prompt(self, unit: str, position: int) -> Prompt:
-        """A piece is read once as long as its rows follow one another."""
+        """The prompt of a row. The piece of the last call stays in memory."""
         if unit != self._unit:
-            todo = self._pieces.read(self._dealt[unit]).todo
+            todo = self._pieces.read(self._pending[unit]).todo
             prompts = zip(todo["position"].to_pylist(), todo["prompt"].to_pylist(), strict=True)
             self._unit, self._prompts = unit, dict(prompts)
         return self._prompts[position]
 
     def _tries(self, piece: Piece) -> dict[int, Tries]:
-        """In the order of the piece's rows that are to be asked."""
+        """The state of the rows of `piece.todo`, in that order."""
         earlier = [piece.answers[i] for i in piece.indices]
         attempts = [0 if answer is None else answer[0].attempts for answer in earlier]
         return self.ledger.tries(piece.unit, dict(zip(piece.todo["position"].to_pylist(), attempts, strict=True)))
 
     def _is_open(self, row: Tries) -> bool:
-        """Whether the row is to be submitted."""
+        """Whether the row has to be submitted."""
         return not row.waiting and row.again and row.asked <= self._pieces.model.retries
 
     def _final(self, row: Tries) -> Response:
@@ -100,9 +100,9 @@ def position_of(custom_id: str) -> int:
     return int(custom_id.removeprefix("row-"))
 
 
-def limits_of(context: Context) -> Limits:
-    """The job's limits, with what all open batches may take reserved."""
-    limits = Limits(context)
+def limits_of(context: Context) -> JobLimits:
+    """The job's limits, with the upper bound of all open batches reserved."""
+    limits = JobLimits(context.job, context.snapshot, context.work)
     if context.job.max_cost is None and context.job.max_tokens is None:
         return limits
     for shard in SHARDS:
@@ -116,7 +116,7 @@ def limits_of(context: Context) -> Limits:
 
 
 def _at_most(context: Context, shard: Shard, piece: Receipt, rows: int) -> tuple[int, int]:
-    """Pico-dollars and tokens that so many rows of a piece may take: a batch has no boundary to stop at."""
+    """Pico-dollars and tokens that `rows` rows of a piece cost at most. A batch cannot be stopped in the middle."""
     written, read = rows * context.job.models.of(side_of(shard)).generation.max_new_tokens, piece.counts["tokens"]
     price = context.snapshot.price(side_of(shard))
     cost = 0 if price is None or not price.by_token else price.of_tokens(read, written)

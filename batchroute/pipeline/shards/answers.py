@@ -1,4 +1,4 @@
-"""Answers: responses with what they cost, as they are written for each piece of a shard."""
+"""Answers: responses and their costs, as the answers of a piece are written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from batchroute.generators.base import Response
 SCHEMA = pa.schema(
     [
         pa.field("position", pa.int64()),
-        pa.field("copy_of", pa.int64()),  # set: all that follows is null, and the row at this position has it
+        pa.field(
+            "copy_of", pa.int64()
+        ),  # not null: the row at that position has the answer; the columns below are null
         pa.field("response", pa.large_string()),
         pa.field("finish_reason", pa.string()),
         pa.field("input_tokens", pa.int32()),
@@ -33,7 +35,7 @@ SCHEMA = pa.schema(
 Answer = tuple[Response, int | None]
 """A response and its cost in pico-dollars, None where no price is set."""
 
-# By the names that a response and the table have for the same.
+# Field of Response → column of SCHEMA.
 _OF_RESPONSES = {
     "text": "response",
     **{field.name: field.name for field in dataclasses.fields(Response) if field.name != "text"},
@@ -43,7 +45,10 @@ _NO_RESPONSE = (None,) * len(_OF_RESPONSES)
 
 
 def priced(price: Price | None, responses: Sequence[Response], seconds: float) -> list[Answer]:
-    """Each response with its cost in pico-dollars: by its tokens, or its share of the unit's time by tokens."""
+    """Each response with its cost in pico-dollars: by its tokens, or by its share of the unit's `seconds`.
+
+    The share follows the tokens read and written.
+    """
     if price is None:
         return [(response, None) for response in responses]
     if price.by_token:
@@ -53,7 +58,7 @@ def priced(price: Price | None, responses: Sequence[Response], seconds: float) -
 
 
 def _by_token(price: Price, response: Response) -> int:
-    # What an endpoint counts is not ours to trust.
+    # An endpoint may report more cached tokens than input tokens.
     cached = min(response.cached_tokens, response.input_tokens)
     return price.of_tokens(response.input_tokens, response.output_tokens, cached)
 
@@ -74,7 +79,7 @@ def answers_table(positions: list[int], copy_of: pa.ChunkedArray, answers: Seque
 
 
 def counts(answers: Sequence[Answer | None]) -> dict[str, int]:
-    """What a receipt counts; an entry that is None is a copy."""
+    """The counts of a receipt. An entry that is None is a copy."""
     responses = [answer[0] for answer in answers if answer is not None]
     answered = [response for response in responses if response.answered]
     return {

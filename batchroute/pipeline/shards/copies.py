@@ -1,7 +1,8 @@
-"""Copies: rows of a shard whose prompt stands earlier in it, so that one response serves them all."""
+"""Copies: rows whose prompt occurs earlier in the same shard. One response serves them all."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from batchroute.fields import SIDES, Side
-from batchroute.pipeline import layout
-from batchroute.pipeline.context import Context
+from batchroute.storage.units import Span, Stage
 
 Positions = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -21,13 +21,18 @@ _DIGESTS_AT_A_TIME = 1 << 21
 
 @dataclass(frozen=True)
 class Copies:
-    """Rows whose prompt stands earlier in the same shard, in rising order, and where it stands first."""
+    """The copies of one shard.
+
+    Attributes:
+        copies: positions, in rising order.
+        originals: for each copy, the position of the first row with the same prompt.
+    """
 
     copies: Positions
     originals: Positions
 
     def of(self, positions: Positions) -> pa.Array:
-        """For each of `positions` the row that it copies, or null."""
+        """For each of `positions` the position of its original; null where the row is no copy."""
         if not len(self.copies):
             return pa.nulls(len(positions), pa.int64())
         at = np.minimum(np.searchsorted(self.copies, positions), len(self.copies) - 1)
@@ -37,37 +42,43 @@ class Copies:
 NO_COPIES = Copies(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
-def find_copies(context: Context, small: Mask) -> dict[Side, Copies]:
-    """The copies within each shard; none where the model samples, since each row then has a response of its own.
+def find_copies(
+    scored: Stage,
+    chunks: Sequence[Span],
+    small: Mask,
+    sides: Collection[Side],
+    digests_at_a_time: int = _DIGESTS_AT_A_TIME,
+) -> dict[Side, Copies]:
+    """The copies within the shard of each model.
+
+    Digests are compared in several passes over the score files, so that memory does not grow with the run. The price is
+    reading 16 bytes a row in each pass: a few seconds for five million rows.
 
     Args:
-        small: shape [rows]; which go to the small model.
-
-    Digests are compared some at a time, in as many passes over the score files, so that memory does not grow with the
-    run. The price is reading 16 bytes a row in each pass: a few seconds for five million rows.
+        scored: the stage whose chunks hold the prompts' digests.
+        small: shape [rows]; which rows go to the small model.
+        sides: the models that decode greedily. A model that samples gives each row a response of its own.
     """
-    found: dict[Side, list[tuple[Positions, Positions]]] = {side: [] for side in SIDES}
-    passes = 1 + context.snapshot.rows // _DIGESTS_AT_A_TIME
+    pairs: dict[Side, list[tuple[Positions, Positions]]] = {side: [] for side in SIDES}
+    passes = 1 + len(small) // digests_at_a_time
     for number in range(passes):
-        digests, positions = _digests(context, number, passes)
-        routes = small[positions]
-        for side in SIDES:
-            if context.job.models.of(side).generation.greedy:
-                mine = routes if side == "small" else ~routes
-                found[side].append(_same(digests[mine], positions[mine]))
-    return {side: _sorted(pairs) for side, pairs in found.items()}
+        digests, positions = _digests(scored, chunks, number, passes)
+        to_small = small[positions]
+        for side in sides:
+            in_shard = to_small if side == "small" else ~to_small
+            pairs[side].append(_same(digests[in_shard], positions[in_shard]))
+    return {side: _sorted(pairs[side]) for side in SIDES}
 
 
-def _digests(context: Context, number: int, passes: int) -> tuple[Any, Positions]:
-    """Of the rows in pass `number`: digests as pairs of integers, shape [rows, 2], and positions."""
-    stage = context.work.stage(layout.SCORE)
+def _digests(scored: Stage, chunks: Sequence[Span], number: int, passes: int) -> tuple[Any, Positions]:
+    """The digests of pass `number` as pairs of integers, shape [rows, 2], and the positions of their rows."""
     digests, positions = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
-    for chunk in context.snapshot.chunks():
-        column = stage.read(chunk.unit, ["digest"])["digest"]
+    for chunk in chunks:
+        column = scored.read(chunk.unit, ["digest"])["digest"]
         pairs = _pairs(column)
-        mine = np.flatnonzero(column.is_valid().to_numpy() & (pairs[:, 0] % passes == number))
-        digests.append(pairs[mine])
-        positions.append(chunk.start + mine)
+        in_pass = np.flatnonzero(column.is_valid().to_numpy() & (pairs[:, 0] % passes == number))
+        digests.append(pairs[in_pass])
+        positions.append(chunk.start + in_pass)
     return np.concatenate(digests), np.concatenate(positions)
 
 
@@ -79,7 +90,7 @@ def _sorted(pairs: list[tuple[Positions, Positions]]) -> Copies:
 
 
 def _same(digests: Any, positions: Positions) -> tuple[Positions, Positions]:
-    """Of rows with equal digests all but the first, and for each of them the first."""
+    """The rows that repeat an earlier digest, and for each of them the first row with that digest."""
     order = np.lexsort((positions, digests[:, 1], digests[:, 0]))
     digests, positions = digests[order], positions[order]
     repeats = np.flatnonzero((digests[1:] == digests[:-1]).all(axis=1)) + 1

@@ -1,7 +1,7 @@
-"""Limits: what a run may cost, and how many tokens it may take, checked before each unit.
+"""Limits: how much a run may cost and how many tokens it may use, checked before each unit.
 
-A unit is begun only when what it is expected to take still fits. Once a shard has shown what its rows take, the whole
-run is projected too: one that would end above its limit stops at once, and not when the money is spent.
+A unit begins only if its expected cost still fits. Once a shard has shown what its rows cost, the whole run is
+projected too: a run that would end above its limit stops at once, and not when the money is spent.
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from batchroute import words
+from batchroute.config.job import Job
 from batchroute.costs import prices
 from batchroute.costs.prices import Price
 from batchroute.errors import StoppedError
 from batchroute.pipeline import layout
-from batchroute.pipeline.context import Context
+from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage, side_of
 from batchroute.storage.receipts import Receipt
+from batchroute.storage.workdir import Workdir
 
-# So many rows say enough of a shard for a projection.
+# A projection needs at least this many answered rows of a shard.
 _EVIDENCE_ROWS = 200
 
 _Begun = dict[tuple[Shard, str], tuple[Receipt, tuple[int, int] | None]]
-"""Units, each with what to reckon with at most while nothing is known of its shard."""
+"""Units with an upper bound of their cost and tokens, used until the shard's real costs are known."""
 
 
 @dataclass
 class _Tally:
-    """What a shard has taken so far, and the prompt tokens, by the router's count, of what is done and what is left."""
+    """The cost and tokens of a shard so far. `prompt_tokens` and `left` count by the router's tokenizer."""
 
     cost: int = 0
     tokens: int = 0
@@ -42,39 +45,39 @@ class _Tally:
         self.prompt_tokens += prompt_tokens
 
     def expected(self, prompt_tokens: int) -> tuple[int, int]:
-        """Pico-dollars and tokens that so many more prompt tokens will take; 0 while nothing is known."""
+        """Pico-dollars and tokens that this many more prompt tokens will take; 0 while no unit is done."""
         if not self.prompt_tokens:
             return 0, 0
         return self.cost * prompt_tokens // self.prompt_tokens, self.tokens * prompt_tokens // self.prompt_tokens
 
 
-class Limits:
-    """What a run has taken of what it may take. Used by all threads that carry out units."""
+class JobLimits:
+    """`max_cost` and `max_tokens` of a job, and how much a run has used. All threads that run units share it."""
 
-    def __init__(self, context: Context) -> None:
-        self._job, self._snapshot = context.job, context.snapshot
+    def __init__(self, job: Job, snapshot: Snapshot, work: Workdir) -> None:
+        self._job, self._snapshot = job, snapshot
         self._lock = threading.Lock()
-        # Not amounts: what a unit is expected to take is known better once others of its shard are done.
+        # Units, not amounts: the expected cost of a unit gets better as other units of its shard end.
         self._reserved: _Begun = {}
-        self._router = self._router_cost(context.work.stage(layout.SCORE).receipts().values())
+        self._router = self._router_cost(work.stage(layout.SCORE).receipts().values())
         self._tallies: dict[Shard, _Tally] = {}
         for shard in SHARDS:
             tally = self._tallies[shard] = _Tally()
-            done = context.work.stage(shard).receipts()
-            for unit, piece in shard_stage(context.work, shard).receipts().items():
+            done = work.stage(shard).receipts()
+            for unit, piece in shard_stage(work, shard).receipts().items():
                 if unit in done:
                     tally.add(done[unit], piece.counts["tokens"], self._snapshot.price(side_of(shard)))
                 else:
                     tally.left[unit] = piece.counts["tokens"]
 
     def before(self, shard: Shard, piece: Receipt, at_most: tuple[int, int] | None = None) -> None:
-        """Reserve what the piece is expected to take.
+        """Reserve the expected cost and tokens of the piece.
 
         Args:
-            at_most: pico-dollars and tokens to reckon with where nothing is known of the shard yet.
+            at_most: pico-dollars and tokens, used while no unit of the shard is done.
 
         Raises:
-            StoppedError: that, or the whole run as projected, would be above a limit.
+            StoppedError: with this piece, or by the projection of the whole run, a limit would be exceeded.
         """
         if self._job.max_cost is None and self._job.max_tokens is None:
             return
@@ -83,7 +86,7 @@ class Limits:
             self._reserved[shard, piece.unit] = piece, at_most
 
     def reserve(self, shard: Shard, piece: Receipt, at_most: tuple[int, int] | None = None) -> None:
-        """Reserve it without a check: the piece is being worked on already."""
+        """Reserve without a check: another worker is at the piece already."""
         with self._lock:
             self._reserved[shard, piece.unit] = piece, at_most
 
@@ -94,11 +97,11 @@ class Limits:
         return tally.expected(piece.counts["tokens"])
 
     def after(self, shard: Shard, piece: Receipt, committed: Receipt) -> None:
-        """Count what the piece took."""
+        """Count the real cost and tokens of the piece."""
         with self._lock:
             self._reserved.pop((shard, piece.unit), None)
             tally = self._tallies[shard]
-            # Another rank's may have been counted as done at the beginning.
+            # A piece of another rank may have been counted as done at the start.
             if tally.left.pop(piece.unit, None) is not None:
                 tally.add(committed, piece.counts["tokens"], self._snapshot.price(side_of(shard)))
 
@@ -126,7 +129,7 @@ class Limits:
                 )
 
     def _left(self) -> list[int]:
-        """What is still to come of the shards that have shown what they take."""
+        """Cost and tokens still to come, of the shards with at least one unit done."""
         expected = [tally.expected(sum(tally.left.values())) for tally in self._tallies.values()]
         return [sum(one[i] for one in expected) for i in (0, 1)]
 
@@ -149,7 +152,7 @@ class Limits:
 
 
 def cost_of(receipt: Receipt, price: Price | None) -> int:
-    """Pico-dollars of a unit, loading the model for it included where time has a price."""
+    """Pico-dollars of a unit. Where time has a price, they include the loading of the model."""
     loading = 0 if price is None or price.by_token else price.of_seconds(receipt.load_seconds)
     return receipt.counts["cost_pico"] + loading
 
@@ -159,4 +162,4 @@ def tokens_of(receipt: Receipt) -> int:
 
 
 def _shown(name: str, amount: int) -> str:
-    return f"{amount:,}" if name == "max_tokens" else prices.money(prices.usd(amount))
+    return f"{amount:,}" if name == "max_tokens" else words.money(prices.usd(amount))

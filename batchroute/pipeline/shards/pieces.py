@@ -1,4 +1,4 @@
-"""The pieces of a shard: which rows of each are still to be asked, and how their answers are committed."""
+"""The pieces of a shard: which of their rows a model still has to answer, and the commit of the answers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from batchroute.storage.receipts import Facts, Receipt
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece, its answers as far as they are there, and the rows that a model is still to be asked for.
+    """One piece with the answers that it has so far.
 
     Attributes:
-        todo: position and prompt, in the order of the piece.
-        indices: of the rows of `todo` in the piece.
+        receipt: of the piece in the shard, without answers.
+        positions: of all rows, shortest prompt first.
+        answers: one for each of `positions`; None where a model still has to answer, and for copies.
+        todo: the rows that a model still has to answer: position and prompt, in the order of the piece.
+        indices: where the rows of `todo` stand in `positions`.
     """
 
     receipt: Receipt
@@ -44,29 +47,29 @@ class Pieces:
         self.context, self.shard = context, shard
         self.side = side_of(shard)
         self.model: JobModel = context.job.models.of(self.side)
-        self._asked, self._stage = shard_stage(context.work, shard), context.work.stage(shard)
+        self._prompts, self._stage = shard_stage(context.work, shard), context.work.stage(shard)
         self._price = context.snapshot.price(self.side)
 
     def done(self) -> list[Receipt]:
         return list(self._stage.receipts().values())
 
     def assigned(self) -> list[Receipt]:
-        """The receipts, of dealing, of all pieces."""
-        return list(self._asked.receipts().values())
+        """The receipts of all pieces as they were written into the shard, without answers."""
+        return list(self._prompts.receipts().values())
 
     def pending(self) -> list[Receipt]:
-        """Those of the pieces that have no answers yet."""
+        """The receipts of the pieces that have no answers yet."""
         done = self._stage.receipts()
         return [piece for piece in self.assigned() if piece.unit not in done]
 
     def read(self, receipt: Receipt) -> Piece:
-        rows = self._asked.read(receipt.unit)
+        rows = self._prompts.read(receipt.unit)
         positions, copies = rows["position"].to_pylist(), rows["copy_of"].to_pylist()
-        before = self._before(receipt.unit)
-        answers: list[Answer | None] = [before.get(position) for position in positions]
+        kept = self._kept(receipt.unit)
+        answers: list[Answer | None] = [kept.get(position) for position in positions]
         todo = [i for i, answer in enumerate(answers) if copies[i] is None and not _ok(answer)]
-        asked = rows.select(["position", "prompt"]).take(pa.array(todo, pa.int64()))
-        return Piece(receipt, positions, rows["copy_of"], answers, todo, asked)
+        to_answer = rows.select(["position", "prompt"]).take(pa.array(todo, pa.int64()))
+        return Piece(receipt, positions, rows["copy_of"], answers, todo, to_answer)
 
     def seeds(self, positions: Sequence[int]) -> list[int]:
         generation = self.model.generation
@@ -75,14 +78,14 @@ class Pieces:
         return [row_seed(generation.seed, position) for position in positions]
 
     def commit(self, piece: Piece, responses: Sequence[Response], seconds: float, load_seconds: float) -> Receipt:
-        """Put the piece's answers, with those that it had, and its receipt.
+        """Put all answers of the piece, old and new, and its receipt.
 
         Args:
-            responses: one a row of `piece.todo`.
+            responses: one for each row of `piece.todo`.
         """
         answers = list(piece.answers)
         for i, answer in zip(piece.indices, priced(self._price, responses, seconds), strict=True):
-            answers[i] = _after(answers[i], answer)
+            answers[i] = _with_earlier(answers[i], answer)
         facts = Facts(
             run_id=piece.receipt.run_id,
             unit=piece.unit,
@@ -96,8 +99,8 @@ class Pieces:
         table = answers_table(piece.positions, piece.copy_of, answers)
         return self._stage.commit(facts, SCHEMA, table.sort_by("position").to_batches())
 
-    def _before(self, unit: str) -> dict[int, Answer]:
-        """The answers of an earlier attempt, by position, when this is a retry of the failed ones among them."""
+    def _kept(self, unit: str) -> dict[int, Answer]:
+        """The answers, by position, that `--retry-failed` put aside when it reopened the unit."""
         table = self._stage.kept(unit)
         rows = [] if table is None else table.to_pylist()
         return {row["position"]: answer_of(row) for row in rows if row["copy_of"] is None}
@@ -107,8 +110,8 @@ def _ok(answer: Answer | None) -> bool:
     return answer is not None and answer[0].error_type is None
 
 
-def _after(earlier: Answer | None, answer: Answer) -> Answer:
-    """The answer with the attempts and the cost of the one that it replaces."""
+def _with_earlier(earlier: Answer | None, answer: Answer) -> Answer:
+    """The answer, with the attempts and the cost of the earlier answer that it replaces added."""
     if earlier is None:
         return answer
     (old, spent), (response, cost) = earlier, answer

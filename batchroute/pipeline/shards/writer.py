@@ -1,7 +1,7 @@
-"""Shards: the rows that one model answers, in pieces, each one unit of generation.
+"""Shards: the rows that one model answers, in pieces. A piece is one unit of generation.
 
-Besides those of the two models there is the escalated shard: rows of the small model's whose answers will not do, and
-which the large model answers after it; and the audited shard: rows that it answers too, to compare the two.
+Two more shards go to the large model: the escalated shard holds rows whose answer by the small model was not good
+enough; the audited shard holds rows that both models answer, so that the answers can be compared.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ import pyarrow.compute as pc
 
 from batchroute.fields import Side
 from batchroute.pipeline import layout
-from batchroute.pipeline.context import Context
+from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards.copies import Copies
 from batchroute.storage.receipts import Facts
 from batchroute.storage.units import Stage
 from batchroute.storage.workdir import Workdir
+from batchroute.tables.parquet import PromptKind
 from batchroute.tables.prompts import BadPrompt, column_type, read_prompts, to_column
 
 Shard = Literal["small", "large", "escalated", "audited"]
 SHARDS: tuple[Shard, ...] = ("small", "large", "escalated", "audited")
 ROUTES: dict[Shard, str] = {"small": "small", "large": "large", "escalated": "small→large"}
-"""What the output's route column says of a row that was answered in a shard; the audited one is in no output."""
+"""The value of the output's route column for each shard. Audited answers are in no output."""
 
-# A shard of mostly copies would otherwise make pieces of thousands of files' worth of rows with little to generate.
+# A piece holds at most this many rows for each row to generate; else a shard of mostly copies makes huge pieces.
 _MOST_COPIES_A_ROW = 16
 
 Mask = npt.NDArray[np.bool_]
 
 
 def side_of(shard: Shard) -> Side:
-    """The model that answers it."""
+    """The model that answers the shard."""
     return "small" if shard == "small" else "large"
 
 
@@ -49,11 +50,11 @@ def shard_stage(work: Workdir, shard: Shard) -> Stage:
     return work.stage(f"{layout.SHARDS}/{shard}")
 
 
-def _schema(context: Context) -> pa.Schema:
+def _schema(kind: PromptKind) -> pa.Schema:
     return pa.schema(
         [
             pa.field("position", pa.int64()),
-            pa.field("prompt", column_type(context.snapshot.prompt_kind)),
+            pa.field("prompt", column_type(kind)),
             pa.field("tokens", pa.int32()),
             pa.field("copy_of", pa.int64()),  # position of the first row of this shard with the same prompt
         ]
@@ -62,9 +63,10 @@ def _schema(context: Context) -> pa.Schema:
 
 @dataclass
 class ShardWriter:
-    """A shard being written: rows gather until they make a piece."""
+    """Writes one shard: rows gather until they make a piece."""
 
-    context: Context
+    work: Workdir
+    snapshot: Snapshot
     name: Shard
     copies: Copies
     rows: int = 0
@@ -74,9 +76,9 @@ class ShardWriter:
     _to_generate: int = 0
 
     def __post_init__(self) -> None:
-        self._stage = shard_stage(self.context.work, self.name)
+        self._stage = shard_stage(self.work, self.name)
         self._done = self._stage.receipts()
-        self._schema = _schema(self.context)
+        self._schema = _schema(self.snapshot.prompt_kind)
         self._begun = time.perf_counter()
 
     def add(self, rows: pa.Table, prompts: pa.ChunkedArray, which: npt.NDArray[np.intp]) -> None:
@@ -85,10 +87,10 @@ class ShardWriter:
         to_generate = copy_of.is_null().to_numpy(zero_copy_only=False)
         start = 0
         while start < len(which):
-            stop = start + self._room(to_generate[start:])
+            stop = start + self._fitting(to_generate[start:])
             piece = which[start:stop]
             taken = rows.select(["position", "tokens"]).take(piece)
-            prompt = _as_shard_prompts(prompts.take(piece), self.context)
+            prompt = _as_shard_prompts(prompts.take(piece), self.snapshot.prompt_kind)
             self._gathered.append(
                 pa.table([taken["position"], prompt, taken["tokens"], copy_of[start:stop]], schema=self._schema)
             )
@@ -102,14 +104,14 @@ class ShardWriter:
         if self._gathered_rows:
             self._write()
 
-    def _room(self, to_generate: Mask) -> int:
-        """How many of the next rows still belong to the piece in hand; at least one."""
-        size = self.context.snapshot.unit_rows
+    def _fitting(self, to_generate: Mask) -> int:
+        """How many of the next rows still go into the current piece; at least one."""
+        size = self.snapshot.unit_rows
         by_work = int(np.searchsorted(np.cumsum(to_generate), size - self._to_generate)) + 1
         return min(by_work, size * _MOST_COPIES_A_ROW - self._gathered_rows, len(to_generate))
 
     def _full(self) -> bool:
-        size = self.context.snapshot.unit_rows
+        size = self.snapshot.unit_rows
         return self._to_generate >= size or self._gathered_rows >= size * _MOST_COPIES_A_ROW
 
     def _write(self) -> None:
@@ -125,7 +127,7 @@ class ShardWriter:
         positions = table["position"]
         copies = table.num_rows - table["copy_of"].null_count
         facts = Facts(
-            run_id=self.context.snapshot.run_id,
+            run_id=self.snapshot.run_id,
             unit=unit,
             rows=table.num_rows,
             first=positions[0].as_py(),
@@ -140,8 +142,8 @@ class ShardWriter:
         self._stage.commit(facts, self._schema, by_length.to_batches())
 
 
-def _as_shard_prompts(column: pa.ChunkedArray, context: Context) -> pa.ChunkedArray:
-    if context.snapshot.prompt_kind == "text":
+def _as_shard_prompts(column: pa.ChunkedArray, kind: PromptKind) -> pa.ChunkedArray:
+    if kind == "text":
         return column.cast(pa.large_string())
     prompts = [prompt for chunk in column.chunks for prompt in read_prompts(chunk, "messages")]
     return pa.chunked_array([to_column((p for p in prompts if not isinstance(p, BadPrompt)), "messages")])

@@ -1,4 +1,4 @@
-"""Deciding: with all scores in hand, whether the night is like the calibration, and which rows go to small."""
+"""Deciding: once all rows are scored, whether tonight's prompts drift from the calibration's, and which go to small."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from batchroute.pipeline.context import Context, Snapshot
 from batchroute.pipeline.expectations import assumptions, lengths_of, outlook
 from batchroute.pipeline.identity import known_calibration
 from batchroute.pipeline.stages.scores import Sample, Stretch, _tables, stored
-from batchroute.policy.decision import Decided, Decision, Groups, Rows, all_large, decide
+from batchroute.policy.decision import Decided, Decision, Groups, RowsToRoute, all_large, decide
 from batchroute.policy.forecast import Curve, Forecast
 from batchroute.policy.outlook import Outlook
 from batchroute.reports.night import Histogram
-from batchroute.router.drift import measure as drift
-from batchroute.router.drift.measure import Drift
+from batchroute.router.drift.measure import Drift, Night, measure
 from batchroute.router.drift.reference import Reference
 from batchroute.storage.workdir import Workdir
 from batchroute.tables.parquet import PromptTable
 from batchroute.tables.types import texts
 
 _BINS = 20
-# Rows for a forecast: with so many, what the drawing leaves open is nothing beside the rest.
+# Rows that a forecast is made of: with this many, the error of sampling is negligible.
 _ENOUGH = 200_000
 
 
 class DecisionRecord(BaseModel):
-    """What was known and decided before anything was generated.
+    """The decision, and the forecast that it was made by, before anything is generated.
 
     Attributes:
         drift: None where the router has no reference.
-        on_drift: what drift led to; None where there was none.
+        on_drift: the consequence of drift; None without drift.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,14 +51,14 @@ class DecisionRecord(BaseModel):
 
 
 def read_decision(work: Workdir) -> DecisionRecord | None:
-    """None until it is decided, and of a run that an earlier version began."""
-    found = work.read_json(layout.DECISION)
-    return None if found is None else DecisionRecord.model_validate(found)
+    """None until the decision is made, and for a run that an earlier version began."""
+    tree = work.read_json(layout.DECISION)
+    return None if tree is None else DecisionRecord.model_validate(tree)
 
 
 def check_budget(job: Job, snapshot: Snapshot) -> None:
     """Raises:
-    InputError: the policy has a budget, and what a row costs cannot be told.
+    InputError: the policy has a budget, but the cost of a row is not known.
     """
     if all(rule.budget is None for _, rule in job.policy.rules()):
         return
@@ -79,27 +78,27 @@ def check_budget(job: Job, snapshot: Snapshot) -> None:
 
 
 def decide_on(context: Context) -> Decision:
-    """The decision on all rows. Deterministic: a second attempt comes to the same.
+    """Decide on all rows. Deterministic: a second attempt decides the same.
 
     Raises:
         InputError: a budget does not pay for the cheapest way to answer all rows.
-        StoppedError: the rows are not like the calibration's, and the job says to stop then.
+        StoppedError: the prompts drift from the calibration's, and `policy.on_drift` is stop.
     """
     policy = context.job.policy
     scored = stored(context)
     groups = None if policy.by is None else groups_of(context.table, policy.by)
     view, shown = _outlook(context, scored)
     whole = len(shown) == len(scored.scores)
-    rows = view.rows(groups) if whole else Rows(scored.scores, scored.routable, groups)
-    found = _drift(context)
-    drifted = found is not None and found.drifted
+    rows = view.rows(groups) if whole else RowsToRoute(scored.scores, scored.routable, groups)
+    drift = _drift(context)
+    drifted = drift is not None and drift.drifted
     on_drift = (policy.on_drift or "warn") if drifted else None
-    if found is not None and drifted:
-        context.engine.progress.note("drift", f"{found.sentence()} {_CONSEQUENCES[policy.on_drift or 'warn']}")
+    if drift is not None and drifted:
+        context.engine.progress.note("drift", f"{drift.sentence()} {_CONSEQUENCES[policy.on_drift or 'warn']}")
         if on_drift == "stop":
             raise StoppedError(
-                f"{found.sentence()} Stopped, since policy.on_drift is stop: look at the input, then run again with "
-                "--set policy.on_drift=warn to go on, or calibrate the router anew"
+                f"{drift.sentence()} Stopped, since policy.on_drift is stop: look at the input, then run again with "
+                "--set policy.on_drift=warn to go on, or calibrate the router again"
             )
     if on_drift == "large":
         decision = all_large(rows, "all to large, on drift")
@@ -111,7 +110,7 @@ def decide_on(context: Context) -> Decision:
         alternatives=view.alternatives(),
         curve=view.curve(),
         scores=histogram(scored, decision.small),
-        drift=found,
+        drift=drift,
         on_drift=on_drift,
         assumptions=assumptions(context.job, view.calibration),
     )
@@ -120,7 +119,7 @@ def decide_on(context: Context) -> Decision:
 
 
 def _outlook(context: Context, scored: Sample) -> tuple[Outlook, npt.NDArray[np.intp]]:
-    """What is expected of all rows, where a budget is decided on it, else of enough of them; and which they are."""
+    """The outlook over all rows where the policy has a budget, else over a sample; and the rows that it is made of."""
     rows = np.arange(len(scored.scores))
     if len(rows) > _ENOUGH and all(rule.budget is None for _, rule in context.job.policy.rules()):
         rows = np.sort(np.random.default_rng(0).choice(len(rows), _ENOUGH, replace=False))
@@ -129,7 +128,7 @@ def _outlook(context: Context, scored: Sample) -> tuple[Outlook, npt.NDArray[np.
 
 
 _CONSEQUENCES = {
-    "warn": "The router may be less right than its calibration says.",
+    "warn": "The router may be less accurate than its calibration says.",
     "large": "All rows go to the large model, since policy.on_drift is large.",
     "stop": "",
 }
@@ -150,7 +149,7 @@ def histogram(scored: Sample, small: npt.NDArray[np.bool_]) -> Histogram:
 
 
 def groups_of(table: PromptTable, column: str, stretches: list[Stretch] | None = None) -> Groups:
-    """The values of a column, as text, of all rows or of those between the given positions."""
+    """The values of a column, as text, in all rows or in the given stretches of positions."""
     reader = table.reader([column])
     numbers: dict[str | None, int] = {}
     codes = [np.empty(0, np.int32)]
@@ -160,13 +159,13 @@ def groups_of(table: PromptTable, column: str, stretches: list[Stretch] | None =
             encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
             names = [*texts(encoded.dictionary), None]
             known = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int32)
-            # Nulls point at the last name, which is none.
+            # Nulls get the last code, whose name is None.
             codes.append(known[encoded.indices.fill_null(len(names) - 1).to_numpy(zero_copy_only=False)])
     return Groups(list(numbers), np.concatenate(codes))
 
 
 def outlook_of(context: Context, scored: Sample) -> Outlook:
-    """What is expected of rows, for those of the whole run."""
+    """The outlook of the whole run, from scored rows."""
     return outlook(
         context.job,
         {side: context.snapshot.price(side) for side in SIDES},
@@ -181,4 +180,4 @@ def outlook_of(context: Context, scored: Sample) -> Outlook:
 
 def _drift(context: Context) -> Drift | None:
     reference = Reference.of(context.job.router.model)
-    return None if reference is None else drift.measure(reference, drift.Night.gather(_tables(context)))
+    return None if reference is None else measure(reference, Night.gather(_tables(context)))

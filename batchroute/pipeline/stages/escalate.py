@@ -1,4 +1,4 @@
-"""Escalation: the small model's answers that will not do are dealt out to the large model, as a shard of their own."""
+"""Escalation: rows whose answer by the small model is not good enough become a shard of the large model."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _COLUMNS = ["position", "copy_of", "response", "finish_reason", "error_type", "c
 
 
 class Escalation(BaseModel):
-    """What went on to the large model; its file is there when the whole shard is.
+    """The escalated rows; the file is written when the whole shard is.
 
     Attributes:
-        reasons: rows by what was wrong with the small model's answer.
-        spent_pico: what these answers had cost, in pico-dollars.
+        reasons: rows by the reason why they went on.
+        spent_pico: the cost of the small model's answers to them, in pico-dollars.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,20 +41,20 @@ class Escalation(BaseModel):
 
 def read_escalation(work: Workdir) -> Escalation | None:
     """None until the stage is done, and in a run without one."""
-    found = work.read_json(layout.ESCALATION)
-    return None if found is None else Escalation.model_validate(found)
+    tree = work.read_json(layout.ESCALATION)
+    return None if tree is None else Escalation.model_validate(tree)
 
 
 def escalate(context: Context) -> Escalation | None:
-    """Deal out the escalated rows, once all pieces of the small shard are answered. Deterministic, as dealing is."""
+    """Write the escalated shard, once all pieces of the small shard are answered. Deterministic."""
     model = context.job.models.small
     if not model.escalates:
         return None
-    found = read_escalation(context.work)
-    if found is not None:
-        return found
+    earlier = read_escalation(context.work)
+    if earlier is not None:
+        return earlier
     answers, shard = context.work.stage("small"), shard_stage(context.work, "small")
-    writer = ShardWriter(context, "escalated", NO_COPIES)
+    writer = ShardWriter(context.work, context.snapshot, "escalated", NO_COPIES)
     reasons: Counter[str] = Counter()
     spent = 0
     for unit in answers.receipts():
@@ -63,9 +63,9 @@ def escalate(context: Context) -> Escalation | None:
         if why:
             reasons.update(why.values())
             spent += sum(prices.pico(row["cost"]) for row in rows if row["position"] in why and row["cost"] is not None)
-            asked = shard.read(unit, ["position", "tokens", "prompt"]).sort_by("position")
-            mine = pc.is_in(asked["position"], pa.array(list(why), pa.int64()))
-            writer.add(asked, asked["prompt"], np.flatnonzero(mine.to_numpy()))
+            prompts = shard.read(unit, ["position", "tokens", "prompt"]).sort_by("position")
+            escalated = pc.is_in(prompts["position"], pa.array(list(why), pa.int64()))
+            writer.add(prompts, prompts["prompt"], np.flatnonzero(escalated.to_numpy()))
     writer.close()
     result = Escalation(rows=writer.rows, units=writer.units, reasons=dict(sorted(reasons.items())), spent_pico=spent)
     context.work.put_json(layout.ESCALATION, result.model_dump(mode="json"))
@@ -78,7 +78,7 @@ def escalate(context: Context) -> Escalation | None:
 
 
 def _reason(model: JobModel, row: Mapping[str, Any]) -> Reason | None:
-    """Why the small model's answer will not do; None when it will, or when it is a copy of another row's."""
+    """Why the row goes on to the large model; None where the answer is good enough or a copy of another row's."""
     if row["copy_of"] is not None:
         return None
     if row["error_type"] == "invalid_response":

@@ -1,4 +1,4 @@
-"""Fetching: rows that cannot be read twice, or in ranges, become files in the work folder."""
+"""Fetching: the rows of a query or of a table become files in the work folder, to be read in ranges."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class Fetched(NamedTuple):
 
     files: Files
     source: dict[str, Any]
-    """What they were fetched from, and which version of it."""
+    """The query or table, and the version that was read."""
 
 
 def fetch(job: Job, work: Workdir, progress: Progress) -> Fetched:
-    """The rows of the job's query or table; asks for them unless an earlier attempt has all of them.
+    """Read the job's query or table into the work folder, unless an earlier attempt has read all of it.
 
-    The rows of two attempts never mix: each attempt has a folder of its own, and the first one that is complete is the
-    run's input. A table is read in the version that the first attempt found. Memory holds one file's worth of rows.
+    Each attempt has a folder of its own; the first complete one is the run's input, so that rows of two attempts never
+    mix. All attempts read a table in the version that the first attempt found. Memory holds the rows of one file.
 
     Raises:
         InputError, StoppedError: as the source does.
     """
-    found = work.read_json(INPUT)
-    if found is None:
+    complete = work.read_json(INPUT)
+    if complete is None:
         source = source_of(job.input)
         pinned = work.read_json(SOURCE)
         if pinned is None:
@@ -55,9 +55,9 @@ def fetch(job: Job, work: Workdir, progress: Progress) -> Fetched:
         rows = _fetch(job, source, pinned, work, attempt, progress)
         fetched_from = {"from": source.public, "attempt": attempt, **pinned}
         work.put_json(INPUT, {"rows": rows, "source": fetched_from})
-        found = work.read_json(INPUT)
-        assert found is not None
-    return Fetched(fetched_files(job, found["source"], work), found["source"])
+        complete = work.read_json(INPUT)
+        assert complete is not None
+    return Fetched(fetched_files(job, complete["source"], work), complete["source"])
 
 
 def _fetch(job: Job, source: Source, pinned: dict[str, Any], work: Workdir, attempt: str, progress: Progress) -> int:
@@ -88,7 +88,7 @@ def _fetch(job: Job, source: Source, pinned: dict[str, Any], work: Workdir, atte
 def _new(
     batches: Iterator[pa.RecordBatch], schema: pa.Schema, job: Job, progress: Progress
 ) -> Iterator[pa.RecordBatch]:
-    """Without the rows that the output table has an answer to."""
+    """The rows to which the output table has no answer."""
     assert job.input.only_new is not None
     by, target = job.input.only_new.by, target_of(job.output.table, job.input.id)
     assert target is not None
@@ -110,7 +110,7 @@ def _new(
 
 
 def _files(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
-    """Batches, as many together as one file holds; one empty file when there are no rows, so that there is a schema."""
+    """Batches, gathered to files. Without any rows there is one empty file, which holds the schema."""
     gathered: list[pa.RecordBatch] = []
     rows = size = files = 0
     for batch in batches:

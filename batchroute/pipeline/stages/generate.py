@@ -1,4 +1,4 @@
-"""Generation: each model answers its shards, piece by piece, one model in memory at a time."""
+"""Generation: each model answers its shards, piece by piece. One model is in memory at a time."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from batchroute.pipeline.shards.telemetry import attributes
 from batchroute.pipeline.shards.writer import Shard, shards_of
 from batchroute.storage.receipts import Receipt
 
-# So many rows one after another with one and the same error of the model: the rest would only burn money.
+# After this many rows with one and the same error, the other rows would only burn money.
 _HOPELESS = 100
 _MODELS_FAULT = ("model_error", "api_error", "bad_request")
 
 
 def generate_ahead(context: Context, side: Side) -> None:
-    """Generate what can be before the other model has answered, where no limit needs to know what both take."""
+    """Generate one model's own shard while the other model answers, unless a limit needs the cost of both in order."""
     model = context.job.models.of(side)
     if _pool(model, side) is not None and not _limited(context):
         _generate(context, side, [side])
@@ -39,15 +39,15 @@ def generate(context: Context, side: Side, wait: bool = True) -> bool:
     """Generate all pieces of one model's shards that have no receipt yet.
 
     Args:
-        wait: for provider batches to end.
+        wait: until provider batches have ended.
 
     Returns:
-        Whether all pieces have their answers.
+        Whether all pieces have answers.
 
     Raises:
         StoppedError: a limit of the job is reached, or the model fails on every row.
     """
-    if context.job.models.of(side).backend == "openai_batch":
+    if context.job.models.of(side).record.batches is not None:
         return bool(context.engine.broadcast(lambda: answer_by_batches(context, side, wait)))
     _generate(context, side, shards_of(side))
     return True
@@ -67,12 +67,12 @@ def _limited(context: Context) -> bool:
 
 
 def _pool(model: JobModel, side: Side) -> Pool | None:
-    """None behind an API: its rate limit is of all processes together."""
-    return side if model.backend in ("transformers", "vllm", "echo") else None
+    """The pool of the workers; None for a model behind an API, whose rate limit all processes share."""
+    return side if not model.record.behind_api else None
 
 
 class GenerateWorker:
-    """Asks a model for pieces."""
+    """A worker that loads a model and generates pieces."""
 
     def __init__(self, context: Context, side: Side) -> None:
         model = context.job.models.of(side)
@@ -83,7 +83,7 @@ class GenerateWorker:
         self.units_at_once = self._generator.units_at_once
         self._pieces = {shard: Pieces(context, shard) for shard in shards_of(side)}
         self._load_seconds = self._generator.load_seconds
-        self._told = 0
+        self._logged = 0
         self._lock = threading.Lock()
 
     def do(self, stage: Shard, assigned: Receipt) -> Receipt:
@@ -97,25 +97,25 @@ class GenerateWorker:
         self._generator.close()
 
     def _responses(self, pieces: Pieces, unit: str, rows: pa.Table) -> list[Response]:
-        """Responses to all rows, asked for some at a time; since pieces are ordered by length, so are the batches."""
+        """Responses to all rows, a batch at a time. Pieces are ordered by length, and so are the batches."""
         responses: list[Response] = []
         for start in range(0, rows.num_rows, self._generator.rows_at_a_time):
-            some = rows.slice(start, self._generator.rows_at_a_time)
-            seeds = pieces.seeds(some["position"].to_pylist())
-            responses += self._generator.generate(some["prompt"].to_pylist(), seeds)
+            batch = rows.slice(start, self._generator.rows_at_a_time)
+            seeds = pieces.seeds(batch["position"].to_pylist())
+            responses += self._generator.generate(batch["prompt"].to_pylist(), seeds)
             pieces.context.engine.progress.pulse(pieces.shard, unit, len(responses), rows.num_rows)
-            self._tell(pieces)
+            self._log_notes(pieces)
         stop_if_hopeless(pieces.model.model, responses)
         return responses
 
-    def _tell(self, pieces: Pieces) -> None:
+    def _log_notes(self, pieces: Pieces) -> None:
         with self._lock:
-            new, self._told = self._generator.notes[self._told :], len(self._generator.notes)
+            new, self._logged = self._generator.notes[self._logged :], len(self._generator.notes)
         for note in new:
             pieces.context.engine.progress.note("model", note)
 
     def _loading(self) -> float:
-        """The seconds of loading, for the first piece that is committed."""
+        """The seconds that loading took, reported once, with the first piece that is committed."""
         with self._lock:
             seconds, self._load_seconds = self._load_seconds, 0.0
         return seconds
@@ -123,10 +123,10 @@ class GenerateWorker:
 
 def stop_if_hopeless(model: str, responses: Sequence[Response]) -> None:
     """Raises:
-    StoppedError: so many rows failed with one and the same error that the rest would only burn money.
+    StoppedError: all rows failed with one and the same error, and there are enough of them.
     """
     errors = [response.error if response.error_type in _MODELS_FAULT else None for response in responses]
     if len(errors) >= _HOPELESS and errors[0] is not None and set(errors) == {errors[0]}:
         raise StoppedError(
-            f"all {len(errors)} rows of a piece failed alike on the model '{model}': {errors[0]}; mend it and run again"
+            f"all {len(errors)} rows of a piece failed alike on the model '{model}': {errors[0]}; fix it and run again"
         )

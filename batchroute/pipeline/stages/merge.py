@@ -1,4 +1,4 @@
-"""Merge: every input row with its answer, in input order, into the files of the output."""
+"""Merge: writes every input row with its answer, in input order, into the files of the output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards import answers
 from batchroute.pipeline.shards.writer import ROUTES, SHARDS, Shard, side_of
 from batchroute.storage.receipts import Facts, Receipt
-from batchroute.storage.units import Span
+from batchroute.storage.units import Span, Stage
 from batchroute.tables.parquet import PromptTable, RowReader
 from batchroute.tables.types import writable
 
@@ -47,7 +47,7 @@ _NOTHING = pa.scalar(usd(0), COST)
 
 
 def result_names(prefix: str) -> list[str]:
-    """The columns that the output has beside those of the input."""
+    """The columns that the output adds to those of the input."""
     return [prefix + name for name in RESULTS.names]
 
 
@@ -58,24 +58,24 @@ def output_schema(job: Job, table: PromptTable) -> pa.Schema:
 
 def merge(context: Context) -> None:
     """Write all parts of the output that have no receipt yet."""
-    # Listed once, before the threads.
+    # Listed here once, and not by each thread.
     for shard in SHARDS:
         context.work.stage(shard).receipts()
-    # Two threads in one row group would each read it from its beginning.
+    # Two threads in one row group would both read it from its beginning.
     threads = min(_THREADS, os.cpu_count() or 1, max(1, context.table.row_groups()))
     with context.engine.workers(context, Merger, "merge", threads) as workers:
         workers.run(layout.MERGE, context.snapshot.parts())
 
 
 class Merger:
-    """Writes parts, with readers of its own."""
+    """A worker that writes parts, with its own readers."""
 
     units_at_once = 1
 
     def __init__(self, context: Context) -> None:
         self._context, self._stage = context, context.work.stage(layout.MERGE)
         self._reader = context.table.reader()
-        self._sides = [_Answers(context, side) for side in SIDES]
+        self._sides = [_ShardAnswers(context, side) for side in SIDES]
         self._schema = output_schema(context.job, context.table)
 
     def do(self, stage: str, part: Span) -> Receipt:
@@ -104,12 +104,13 @@ def _merge_part(
     context: Context,
     part: Span,
     reader: RowReader,
-    sides: list[_Answers],
+    sides: list[_ShardAnswers],
     schema: pa.Schema,
     counts: dict[str, int],
 ) -> Iterator[pa.RecordBatch]:
+    scores = context.work.stage(layout.SCORE)
     for chunk in context.snapshot.chunks_within(part):
-        results = _results(context, chunk, sides)
+        results = _results(scores, chunk, sides)
         _count(results, counts)
         at = 0
         for rows in reader.read(chunk.start, chunk.stop):
@@ -118,14 +119,14 @@ def _merge_part(
             yield pa.RecordBatch.from_arrays([*map(writable, rows.columns), *columns], schema=schema)
 
 
-def _results(context: Context, chunk: Span, sides: list[_Answers]) -> pa.RecordBatch:
+def _results(stage: Stage, chunk: Span, sides: list[_ShardAnswers]) -> pa.RecordBatch:
     """The result columns of a chunk's rows, in row order."""
-    scored = context.work.stage(layout.SCORE).read(chunk.unit, ["score", "error_type", "error"])
-    found = pa.concat_tables([side.within(chunk.start, chunk.stop) for side in sides])
-    # Rows with no usable prompt were never sent to a model: they take nothing from the answers.
+    scored = stage.read(chunk.unit, ["score", "error_type", "error"])
+    answered = pa.concat_tables([side.within(chunk.start, chunk.stop) for side in sides])
+    # Rows without a usable prompt were sent to no model: their index stays null.
     index = np.full(chunk.rows, -1, np.int64)
-    index[found["position"].to_numpy() - chunk.start] = np.arange(found.num_rows)
-    taken = found.take(pa.array(index, mask=index < 0))
+    index[answered["position"].to_numpy() - chunk.start] = np.arange(answered.num_rows)
+    taken = answered.take(pa.array(index, mask=index < 0))
     error_type = pc.coalesce(scored["error_type"], taken["error_type"])
     columns = {
         **{name: taken[name] for name in RESULTS.names if name in taken.column_names},
@@ -145,32 +146,32 @@ def _count(results: pa.RecordBatch, counts: dict[str, int]) -> None:
     routes: dict[str, int] = {
         shard: pc.sum(pc.equal(results["route"], route)).as_py() or 0 for shard, route in ROUTES.items()
     }
-    news: dict[str, int] = {
+    of_chunk: dict[str, int] = {
         "ok": results.num_rows - failed,
         "failed": failed,
         **routes,
         "unrouted": results["route"].null_count,
     }
-    for name, number in news.items():
+    for name, number in of_chunk.items():
         counts[name] = counts.get(name, 0) + number
 
 
-class _Answers:
-    """The answers of one shard, by row position; of the small one with the escalated answers in their places."""
+class _ShardAnswers:
+    """The answers of one shard, by row position. In the small shard, escalated rows have the large model's answer."""
 
     def __init__(self, context: Context, shard: Shard) -> None:
         self._stage = context.work.stage(shard)
         self._route = ROUTES[shard]
         self._model = context.job.models.of(side_of(shard)).model
         escalates = shard == "small" and context.job.models.small.escalates
-        self._escalated = _Answers(context, "escalated") if escalates else None
+        self._escalated = _ShardAnswers(context, "escalated") if escalates else None
         self._pieces = [receipt for receipt in self._stage.receipts().values() if receipt.rows]
-        # Pieces follow one another in row order, so that these are sorted and do not overlap.
+        # Pieces follow one another in row order: their first positions rise, and they do not overlap.
         self._firsts = [piece.first for piece in self._pieces]
         self._read = functools.lru_cache(maxsize=_PIECES_IN_MEMORY)(self._read_piece)
 
     def within(self, start: int, stop: int) -> pa.Table:
-        """The answers of the rows from `start` up to `stop` that are in this shard; copies have their original's."""
+        """The answers of this shard's rows from `start` up to `stop`. A copy has the answer of its original."""
         first = max(bisect.bisect_right(self._firsts, start) - 1, 0)
         last = bisect.bisect_left(self._firsts, stop)
         tables = [_between(self._read(number), start, stop) for number in range(first, last)]
@@ -180,14 +181,14 @@ class _Answers:
         return pa.concat_tables([own, self._copies(copies)]) if copies.num_rows else own
 
     def _copies(self, copies: pa.Table) -> pa.Table:
-        """The originals' answers under the copies' positions; no model was asked again, so they cost nothing."""
+        """The originals' answers at the copies' positions; no model answered again, so that copies cost nothing."""
         table = self._at(copies["copy_of"].to_numpy())
         nothing = pc.if_else(table["cost"].is_valid(), _NOTHING, pa.scalar(None, COST))
         attempts = pa.repeat(pa.scalar(0, pa.int32()), table.num_rows)
         return _with(table, position=copies["position"], attempts=attempts, cost=nothing)
 
     def _at(self, positions: npt.NDArray[np.int64]) -> pa.Table:
-        """The answers at these positions, in their order; every piece that holds some is read once."""
+        """The answers at these positions, in that order. Each piece is read once."""
         numbers = np.searchsorted(np.array(self._firsts), positions, side="right") - 1
         order = np.argsort(numbers, kind="stable")
         tables = []
@@ -210,7 +211,7 @@ class _Answers:
 
 
 def _replaced(small: pa.Table, escalated: pa.Table) -> pa.Table:
-    """The small model's answers, those of escalated rows by the large model's, with the cost and attempts of both."""
+    """The small model's answers; escalated rows have the large model's, with the cost and attempts of both models."""
     if not escalated.num_rows:
         return small
     replaced = pc.is_in(small["position"], escalated["position"].combine_chunks())

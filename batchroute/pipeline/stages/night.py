@@ -1,4 +1,4 @@
-"""The night: what a run's receipts, its decision and its output add up to, for the report."""
+"""The night: gathers the figures of a run for its report, from the receipts, the decision and the output."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _EXAMPLES = 5
 
 
 def gather(context: Context, assigned: Partition, cost: CostReport) -> NightReport:
-    """All that the report shows."""
-    # A run that an earlier version began has no record.
+    """Gather everything that the report shows."""
+    # None for a run that an earlier version began.
     record = read_decision(context.work)
     return NightReport(
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -44,7 +44,7 @@ def gather(context: Context, assigned: Partition, cost: CostReport) -> NightRepo
         drift=None if record is None else record.drift,
         on_drift=None if record is None else record.on_drift,
         stages=list(_stages(context)),
-        # Counted there already: a night without failures has no file to look through.
+        # `cost` has counted them: without failures no output file is read again.
         failures=_failures(context) if cost.failures else [],
         assumptions=[] if record is None else record.assumptions,
         calibration=known_calibration(context.job),
@@ -64,7 +64,7 @@ def _choice(decided: Decided) -> Choice:
 
 
 def _stages(context: Context) -> Iterator[StageTime]:
-    """In their order; those that did nothing are left out."""
+    """The stages in order; stages without units are left out."""
     for name in (layout.SCORE, *SHARDS, layout.MEASURED, layout.MERGE):
         receipts = list(context.work.stage(name).receipts().values())
         if receipts:
@@ -85,7 +85,7 @@ def _count(receipts: list[Receipt], name: str) -> int:
 
 
 def _failures(context: Context) -> list[Failure]:
-    """By error type, the most frequent first, with the first few rows of each."""
+    """Failures by error type, the most frequent first, each with its first few rows."""
     column = context.job.output.prefix + "error_type"
     data = context.work.output.folder("data")
     rows: dict[str, int] = {}
@@ -109,7 +109,7 @@ def _failures(context: Context) -> list[Failure]:
 
 
 def _names(context: Context, part: Receipt, wanted: dict[int, str]) -> Iterator[tuple[str, str]]:
-    """What rows of a part are known by: their id, or file and row."""
+    """The error type and the id of rows of a part; without an id column, file and row number."""
     column = context.job.input.id
     if column is None:
         yield from ((kind, context.table.where(part.first + at)) for at, kind in wanted.items())
@@ -121,7 +121,7 @@ def _names(context: Context, part: Receipt, wanted: dict[int, str]) -> Iterator[
 
 
 def quality(night: NightReport) -> dict[str, object]:
-    """The figures of a night that a trend over many is made of: the manifest's `quality`."""
+    """The manifest's `quality`: the figures of a night from which a trend over many nights is drawn."""
     drift = night.drift
     return {
         "cost_advantage": night.cost.cost_advantage,
@@ -131,8 +131,8 @@ def quality(night: NightReport) -> dict[str, object]:
     }
 
 
-def _range(found: Range | None) -> dict[str, float] | None:
-    return None if found is None else found.model_dump()
+def _range(range_: Range | None) -> dict[str, float] | None:
+    return None if range_ is None else range_.model_dump()
 
 
 def _features(night: NightReport) -> list[dict[str, object]]:

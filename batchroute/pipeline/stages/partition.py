@@ -1,4 +1,4 @@
-"""Partition: decides on all scores, then deals the rows out to the shards of the two models, in pieces to generate."""
+"""Partition: decides by all scores, then writes the rows into the shards of the two models, in pieces to generate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from batchroute.tables.types import plain
 
 
 class Partition(BaseModel):
-    """How the rows were dealt out; its file is there when all shards are."""
+    """How the rows were assigned to the two models; its file is written when all shards are."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,23 +34,25 @@ class Partition(BaseModel):
 
 def read_partition(work: Workdir) -> Partition | None:
     """None until the stage is done."""
-    found = work.read_json(layout.PARTITION)
-    return None if found is None else Partition.model_validate(found)
+    tree = work.read_json(layout.PARTITION)
+    return None if tree is None else Partition.model_validate(tree)
 
 
 def partition(context: Context) -> Partition:
-    """Deal all rows out. Deterministic: a second attempt makes the same pieces, and skips those already there."""
-    found = read_partition(context.work)
-    if found is not None:
-        return found
+    """Assign all rows. Deterministic: a second attempt makes the same pieces, and skips those that are written."""
+    earlier = read_partition(context.work)
+    if earlier is not None:
+        return earlier
     decision = decide_on(context)
-    copies = find_copies(context, decision.small)
-    shards = {side: ShardWriter(context, side, copies[side]) for side in SIDES}
-    stage = context.work.stage(layout.SCORE)
+    work, frozen, models = context.work, context.snapshot, context.job.models
+    stage, chunks = work.stage(layout.SCORE), frozen.chunks()
     scored = stage.receipts()
+    greedy = [side for side in SIDES if models.of(side).generation.greedy]
+    copies = find_copies(stage, chunks, decision.small, greedy)
+    shards = {side: ShardWriter(work, frozen, side, copies[side]) for side in SIDES}
     reader = context.table.reader([context.job.input.prompt])
 
-    def deal(chunk: Span) -> Receipt:
+    def assign(chunk: Span) -> Receipt:
         rows = stage.read(chunk.unit, ["position", "tokens", "error_type"])
         prompts = pa.chunked_array([plain(batch.column(0)) for batch in reader.read(chunk.start, chunk.stop)])
         small = decision.small[chunk.start : chunk.stop]
@@ -59,11 +61,10 @@ def partition(context: Context) -> Partition:
             shards[cast(Side, side)].add(rows, prompts, np.flatnonzero(mask))
         return scored[chunk.unit]
 
-    chunks = context.snapshot.chunks()
     with context.engine.progress.stage("partition", len(chunks), []) as report:
         for chunk in chunks:
             context.engine.check()
-            report(deal(chunk))
+            report(assign(chunk))
     for shard in shards.values():
         shard.close()
     result = Partition(

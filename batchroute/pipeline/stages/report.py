@@ -1,4 +1,4 @@
-"""The report: what a run's receipts and its output add up to, written beside the output before that is committed."""
+"""The report: sums up the receipts and the output of a run; written before the commit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from batchroute.costs.report import CostReport, Escalated
 from batchroute.costs.usage import ModelUsage, model_usage, router_usage
 from batchroute.generators.base import ANSWERED_ALL_THE_SAME
 from batchroute.pipeline import layout
+from batchroute.pipeline.audit.plan import read_audit_plan
 from batchroute.pipeline.audit.results import audit_table
-from batchroute.pipeline.audit.sample import read_audit_plan
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
 from batchroute.pipeline.stages.escalate import read_escalation
@@ -35,10 +35,10 @@ def write_report(context: Context) -> NightReport:
     output, assigned = context.work.output, read_partition(context.work)
     assert assigned is not None
     folder = output.folder("report")
-    there = folder.names("")
+    existing = folder.names("")
 
     def put(name: str, make: Callable[[], bytes | memoryview]) -> None:
-        if name not in there:
+        if name not in existing:
             folder.put_new(name, make())
 
     groups = _groups(context)
@@ -105,11 +105,13 @@ def _usage(context: Context, shard: Shard) -> ModelUsage:
 
 
 def _escalated(context: Context) -> Escalated | None:
-    found = read_escalation(context.work)
-    if found is None:
+    escalation = read_escalation(context.work)
+    if escalation is None:
         return None
-    spent = None if context.snapshot.price("small") is None else usd(found.spent_pico)
-    return Escalated(rows=found.rows, reasons=found.reasons, small_cost=spent, usage=_usage(context, "escalated"))
+    spent = None if context.snapshot.price("small") is None else usd(escalation.spent_pico)
+    return Escalated(
+        rows=escalation.rows, reasons=escalation.reasons, small_cost=spent, usage=_usage(context, "escalated")
+    )
 
 
 def _counts(context: Context, assigned: Partition) -> dict[str, int]:

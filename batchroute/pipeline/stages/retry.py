@@ -1,4 +1,4 @@
-"""Retry: takes back what a run committed of failed rows, so that the next stages do only those again."""
+"""Retry: reopens the units of a committed run that hold failed rows, so that the stages do only those rows again."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from batchroute.storage.workdir import Workdir
 
 
 def reopen_failed(work: Workdir, snapshot: Snapshot) -> int:
-    """Reopen the pieces that hold failed answers, and the parts of the output over them; returns the failed rows.
+    """Reopen the pieces that hold failed answers, and the parts of the output that hold their rows.
 
-    The good answers of a reopened piece are kept and not generated again. What is to be reopened is written down first:
-    a crash in the middle is made good by `finish_reopening`, which every attempt of the run begins with.
+    The good answers of a reopened piece are kept. The list of units to reopen is put first, so that after a crash
+    `finish_reopening`, which every attempt calls at its start, does the rest.
+
+    Returns:
+        The number of failed rows.
     """
     failed: dict[Shard, list[Receipt]] = {shard: _failed(work, snapshot, shard) for shard in SHARDS}
-    rows = sum(piece.counts["failed"] for found in failed.values() for piece in found)
+    rows = sum(piece.counts["failed"] for receipts in failed.values() for piece in receipts)
     if rows:
         parts = [part.unit for part in snapshot.parts() if _touched(part, failed, work)]
-        pieces = {shard: [piece.unit for piece in found] for shard, found in failed.items()}
+        pieces = {shard: [piece.unit for piece in receipts] for shard, receipts in failed.items()}
         work.put_json(layout.RETRY, {"merge": parts, "pieces": pieces})
         finish_reopening(work)
     return rows
 
 
 def finish_reopening(work: Workdir) -> None:
-    """Do what a written-down intent says; nothing when there is none."""
+    """Reopen the units that `reopen_failed` has listed; does nothing without a list."""
     intent = work.read_json(layout.RETRY)
     if intent is None:
         return
@@ -48,24 +51,24 @@ def finish_reopening(work: Workdir) -> None:
 
 
 def _failed(work: Workdir, snapshot: Snapshot, shard: Shard) -> list[Receipt]:
-    # An audited row is in no output, and the audit does without it.
+    # Audited answers are in no output, and the audit leaves failed ones out.
     if shard == "audited":
         return []
-    # Where there is escalation, what failed on the small model goes on to the large one, or has gone already.
+    # With escalation, rows that failed on the small model go on, or have gone on, to the large one.
     if shard == "small" and {"on_failure", "escalate"} & snapshot.settings["models"]["small"].keys():
         return []
     return [receipt for receipt in work.stage(shard).receipts().values() if receipt.counts["failed"]]
 
 
 def _touched(part: Span, failed: dict[Shard, list[Receipt]], work: Workdir) -> bool:
-    """Whether the part holds rows of a failed piece, or may hold copies of them, which can be anywhere."""
+    """Whether the part holds rows of a failed piece, or may hold copies of such rows, which can be in any part."""
     assigned = read_partition(work)
     assert assigned is not None
     return any(
-        found
+        receipts
         and (
             assigned.copies["small" if shard == "escalated" else side_of(shard)]
-            or any(piece.first < part.stop and piece.last >= part.start for piece in found)
+            or any(piece.first < part.stop and piece.last >= part.start for piece in receipts)
         )
-        for shard, found in failed.items()
+        for shard, receipts in failed.items()
     )

@@ -1,4 +1,4 @@
-"""Scoring: the router reads every usable prompt; every other row is marked as failed here, once and for all stages."""
+"""Scoring: the router reads every usable prompt. Rows without one are marked as failed here, for all later stages."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 SCHEMA = pa.schema(
     [
         pa.field("position", pa.int64()),
-        pa.field("score", pa.float32()),  # null: no usable prompt, or a router that gave no number
+        pa.field("score", pa.float32()),  # null: no usable prompt, or the router gave no number
         pa.field("tokens", pa.int32()),  # of the router's tokenizer, before truncation
         pa.field("digest", DIGEST),
         pa.field("error_type", pa.string()),
         pa.field("error", pa.string()),
-        # For drift; null without a reference. Files of earlier versions lack them.
-        pa.field("language", pa.string()),  # null where it was not looked at
-        pa.field("place", pa.int16()),  # number of the reference's group that is nearest
-        pa.field("distance", pa.float32()),  # to its centroid
+        # The columns below serve drift; null without a reference. Files of earlier versions lack them.
+        pa.field("language", pa.string()),  # null in rows that were not sampled
+        pa.field("place", pa.int16()),  # number of the reference's nearest group
+        pa.field("distance", pa.float32()),  # to that group's centroid
     ]
 )
 _LANGUAGES = 64
-"""Rows of a chunk whose language is looked at, which takes longer than all else but the router."""
+"""Rows of a chunk whose language is detected: the slowest step after the router itself."""
 
 
 def score(context: Context) -> None:
@@ -49,10 +49,10 @@ def score(context: Context) -> None:
 
 
 class Scorer:
-    """Scores chunks, with a router that it has loaded.
+    """A worker that loads the router and scores chunks.
 
-    A GPU scores one chunk while another thread reads and tokenises the next one, and commits the one before. On a CPU
-    they would wait for the same cores: tokenising is 1 % of the work there.
+    On a GPU, one thread scores a chunk while another tokenises the next chunk and commits the previous one. On a CPU
+    both threads would wait for the same cores, and tokenising is 1 % of the work.
     """
 
     def __init__(self, context: Context) -> None:
@@ -66,14 +66,14 @@ class Scorer:
         self._reader = context.table.reader([context.job.input.prompt])
 
     def do(self, stage: str, chunk: Span) -> Receipt:
-        from batchroute.router.scoring import encode, once, score_encoded
+        from batchroute.router.scoring import distinct, encode, score_encoded
 
         with self._reading:
             started = time.perf_counter()
             batches = self._reader.read(chunk.start, chunk.stop)
             kind = self._context.snapshot.prompt_kind
             prompts = [prompt for batch in batches for prompt in read_prompts(batch.column(0), kind)]
-            texts, places = once([as_text(prompt) for prompt in prompts if not isinstance(prompt, BadPrompt)])
+            texts, places = distinct([as_text(prompt) for prompt in prompts if not isinstance(prompt, BadPrompt)])
             encoded = encode(self._router, texts)
         with self._scoring:
             # Of chunks that overlap, each counts the time from the end of the one before.
@@ -115,22 +115,26 @@ def load_router(context: Context) -> Router:
 
 
 def _table(
-    prompts: Sequence[Prompt | BadPrompt], found: Scores, start: int, reference: Reference | None
+    prompts: Sequence[Prompt | BadPrompt], scored: Scores, start: int, reference: Reference | None
 ) -> tuple[pa.Table, dict[str, int]]:
-    """A chunk's rows and counts; `found` are the scores of those that can be used."""
+    """The rows and counts of a chunk.
+
+    Args:
+        scored: the scores of the usable prompts.
+    """
     usable = [index for index, prompt in enumerate(prompts) if not isinstance(prompt, BadPrompt)]
     rows = len(prompts)
     scores, tokens = np.full(rows, np.nan, np.float32), np.zeros(rows, np.int32)
-    scores[usable], tokens[usable] = found.scores, found.tokens
+    scores[usable], tokens[usable] = scored.scores, scored.tokens
     bad = [prompt if isinstance(prompt, BadPrompt) else None for prompt in prompts]
     digests = [None if isinstance(prompt, BadPrompt) else digest(prompt) for prompt in prompts]
     languages: list[str | None] = [None] * rows
     if reference is not None:
-        for i in _looked_at(start, usable):
+        for i in _sampled(start, usable):
             prompt = prompts[usable[i]]
             languages[usable[i]] = None if isinstance(prompt, BadPrompt) else language(as_text(prompt))
     content = None if reference is None else reference.content
-    places, distances = _places(content, found.embeddings, rows, usable)
+    places, distances = _places(content, scored.embeddings, rows, usable)
     table = pa.table(
         [
             pa.array(np.arange(start, start + rows, dtype=np.int64)),
@@ -148,21 +152,21 @@ def _table(
     counts = {
         "failed": rows - len(usable),
         "tokens": int(tokens.sum()),
-        "truncated": int(found.truncated.sum()),
-        "unscored": int(np.isnan(found.scores).sum()),
+        "truncated": int(scored.truncated.sum()),
+        "unscored": int(np.isnan(scored.scores).sum()),
     }
     return table, counts
 
 
-def _looked_at(start: int, usable: Sequence[int]) -> npt.NDArray[np.intp]:
-    """Which of a chunk's usable rows have their language looked at: as if by chance, and the same in every attempt."""
+def _sampled(start: int, usable: Sequence[int]) -> npt.NDArray[np.intp]:
+    """The usable rows of a chunk whose language is detected: a random sample, the same in every attempt."""
     return np.random.default_rng(start).permutation(len(usable))[:_LANGUAGES]
 
 
 def _places(
     content: Content | None, embeddings: npt.NDArray[np.float32] | None, rows: int, usable: Sequence[int]
 ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:
-    """The nearest group and the distance to it, of all rows of a chunk; -1 and NaN where there is none."""
+    """The nearest group of the reference and the distance to it, for all rows of a chunk; -1 and NaN where unknown."""
     places, distances = np.full(rows, -1, np.int16), np.full(rows, np.nan, np.float32)
     if content is not None and embeddings is not None:
         finite = np.isfinite(embeddings).all(axis=1)

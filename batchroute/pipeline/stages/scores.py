@@ -1,4 +1,4 @@
-"""A sample of scores: some of a job's rows, drawn evenly over its table, for a look at what a run would do."""
+"""Scores of a job's rows: all that a run has stored, or a sample that `plan` draws evenly over the table and scores."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ Stretch = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Attributes:
-    stretches: of positions, in their order.
-    scores, tokens, routable: shape [rows]; of these stretches, one after the other.
-    spent: pico-dollars that scoring all of the run's rows would take, at this pace.
+    """Scored rows.
+
+    Attributes:
+        stretches: ranges of positions, in rising order.
+        scores, tokens, routable: shape [rows]; the rows of all stretches, in order.
+        spent: pico-dollars for scoring all rows of the run, at the pace of this sample.
     """
 
     stretches: list[Stretch]
@@ -44,17 +46,17 @@ class Sample:
     spent: int
 
     def thinned(self, rows: NDArray[np.intp]) -> Sample:
-        """These rows alone; the stretches stay those that they were drawn from."""
+        """The sample with these rows only; `stretches` stay as they are."""
         return Sample(self.stretches, self.scores[rows], self.tokens[rows], self.routable[rows], self.spent)
 
 
 def draw(context: Context, rows: int) -> Sample:
-    """Score about so many rows of the job's table, or as many of them, drawn at random, as 20 seconds allow."""
+    """Score about `rows` rows of the job's table, or as many as 20 seconds allow, drawn at random."""
     from batchroute.router.scoring import score
 
     job, router = context.job, load_router(context)
     pieces = [piece for stretch in _stretches(context.snapshot.rows, rows) for piece in _pieces(*stretch)]
-    # In their order, so that the table is read once.
+    # Read in rising order: one pass over the table.
     reader = context.table.reader([job.input.prompt])
     prompts = {
         piece: [
@@ -64,30 +66,30 @@ def draw(context: Context, rows: int) -> Sample:
         ]
         for piece in pieces
     }
-    found: dict[Stretch, tuple[Scores, NDArray[np.int32], NDArray[np.bool_]]] = {}
+    scored_pieces: dict[Stretch, tuple[Scores, NDArray[np.int32], NDArray[np.bool_]]] = {}
     started = time.perf_counter()
     for number in np.random.default_rng(_SEED).permutation(len(pieces)).tolist():
-        if found and time.perf_counter() - started > _SECONDS:
+        if scored_pieces and time.perf_counter() - started > _SECONDS:
             break
         texts = [as_text(prompt) for prompt in prompts[pieces[number]] if not isinstance(prompt, BadPrompt)]
         usable = np.array([not isinstance(prompt, BadPrompt) for prompt in prompts[pieces[number]]], np.bool_)
         scores, tokens = np.full(len(usable), np.nan, np.float32), np.zeros(len(usable), np.int32)
         scored = score(router, texts, job.router.token_budget)
         scores[usable], tokens[usable] = scored.scores, scored.tokens
-        found[pieces[number]] = scores, tokens, usable
+        scored_pieces[pieces[number]] = scores, tokens, usable
     seconds = time.perf_counter() - started
     router.close()
-    kept = sorted(found)
-    scores = np.concatenate([np.empty(0, np.float32), *(found[piece][0] for piece in kept)])
-    tokens = np.concatenate([np.empty(0, np.int32), *(found[piece][1] for piece in kept)])
-    usable = np.concatenate([np.empty(0, np.bool_), *(found[piece][2] for piece in kept)])
+    kept = sorted(scored_pieces)
+    scores = np.concatenate([np.empty(0, np.float32), *(scored_pieces[piece][0] for piece in kept)])
+    tokens = np.concatenate([np.empty(0, np.int32), *(scored_pieces[piece][1] for piece in kept)])
+    usable = np.concatenate([np.empty(0, np.bool_), *(scored_pieces[piece][2] for piece in kept)])
     scale = context.snapshot.rows / max(1, len(scores))
     spent = _spent(context, round(int(tokens.sum()) * scale), seconds * scale, router.load_seconds)
     return Sample(kept, scores, tokens, usable, spent)
 
 
 def _stretches(rows: int, sample: int) -> list[Stretch]:
-    """Stretches of rows, evenly over the table, each at a random place within its part: as few row groups are read."""
+    """Up to 50 stretches, each at a random place of an equal part of the table, so that few row groups are read."""
     if rows <= sample:
         return [(0, rows)]
     blocks = min(_BLOCKS, sample)
@@ -113,7 +115,7 @@ def _spent(context: Context, tokens: int, seconds: float, load_seconds: float) -
 
 
 def stored(context: Context) -> Sample:
-    """All scores of a run: 9 bytes a row."""
+    """All scores of a run; 9 bytes of memory a row."""
     rows = context.snapshot.rows
     scores, tokens = np.empty(rows, np.float32), np.zeros(rows, np.int32)
     routable = np.empty(rows, np.bool_)

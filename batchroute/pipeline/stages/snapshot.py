@@ -1,4 +1,4 @@
-"""The snapshot: lists the input once, checks it, and fixes what the run is and how it is cut into units."""
+"""The snapshot: lists the input once, checks it, and fixes the run's identity and unit bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchroute.costs.price_lists import Resolved, resolve
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
 from batchroute.pipeline import layout
-from batchroute.pipeline.audit import sample as audit
+from batchroute.pipeline.audit.metric import check_audit
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.identity import Identity, difference
 from batchroute.pipeline.stages.fetch import Fetched
@@ -26,11 +26,9 @@ from batchroute.tables.files import Files, InputFile
 from batchroute.tables.ids import hash_ids
 from batchroute.tables.parquet import PromptKind, PromptTable
 
-# No unit is more than 0.2 % of a large run, and none is so small that committing it costs more than its work.
+# A unit is at most 0.2 % of a large run, and never so small that its commit costs more than its work.
 _UNITS_A_RUN = 512
 _CHUNK_ROWS, _UNIT_ROWS, _PART_ROWS = 2048, 256, 65536
-# vLLM works on hundreds of rows at a time, and waits for the last of them at the end of each unit.
-_UNIT_ROWS_OF_VLLM = 4096
 _CHUNK_BYTES, _PART_BYTES = 64 << 20, 256 << 20
 _PRICED = {
     "router": ("the router", "router.price"),
@@ -40,10 +38,10 @@ _PRICED = {
 
 
 def inspect(job: Job, identity: Identity, fetched: Fetched | None = None) -> tuple[Snapshot, PromptTable]:
-    """What a run of this job would be: its input as it is now and its unit bounds.
+    """The snapshot of a run that would begin now, and its input table.
 
     Args:
-        fetched: the rows of the job's query or table, where it has one.
+        fetched: the rows of the job's query or table, where the input is one.
 
     Raises:
         InputError: about the input's columns, or a clash of names.
@@ -75,21 +73,23 @@ def _prices(job: Job) -> dict[str, Resolved]:
     """Raises:
     InputError: a list of prices is wrong or missing, or the cost is limited and a price is missing.
     """
-    router = resolve(job.prices, job.router.model, "transformers", None, job.router.price)
-    found = {"router": router}
+    router = resolve(job.prices, job.router.model, None, None, job.router.price)
+    resolved = {"router": router}
     for side in SIDES:
         model = job.models.of(side)
         tier = model.extra_body.get("service_tier")
-        found[side] = resolve(job.prices, model.model, model.backend, model.endpoint, model.price, service_tier=tier)
-    _check_limited(job, found, "set {keys} in the job file, or name a list under prices that has what is missing")
-    return found
+        resolved[side] = resolve(
+            job.prices, model.model, model.record.price_list, model.endpoint, model.price, service_tier=tier
+        )
+    _check_limited(job, resolved, "set {keys} in the job file, or name a list under prices that has what is missing")
+    return resolved
 
 
-def _check_limited(job: Job, found: dict[str, Resolved], advice: str) -> None:
+def _check_limited(job: Job, prices: dict[str, Resolved], advice: str) -> None:
     """Raises:
     InputError: the cost is limited, and a price is missing.
     """
-    missing = {name: resolved.source for name, resolved in found.items() if resolved.price is None}
+    missing = {name: price.source for name, price in prices.items() if price.price is None}
     if job.max_cost is not None and missing:
         what = " and ".join(f"{_PRICED[name][0]} ({why})" for name, why in missing.items())
         keys = " and ".join(_PRICED[name][1] for name in missing)
@@ -97,11 +97,10 @@ def _check_limited(job: Job, found: dict[str, Resolved], advice: str) -> None:
 
 
 def check_columns(job: Job, table: PromptTable) -> PromptKind:
-    """What kind of prompts there are.
+    """Check the columns that the job names; returns the kind of the prompts.
 
     Raises:
-        InputError: a column that the job names is missing or of a wrong type, one has the name of a result, or an
-            audit cannot be measured.
+        InputError: a column is missing, of a wrong type or named like a result column, or the audit cannot be measured.
     """
     kind = table.prompt_kind(job.input.prompt)
     if job.input.id is not None:
@@ -111,7 +110,7 @@ def check_columns(job: Job, table: PromptTable) -> PromptKind:
     if job.policy.by is not None:
         table.check_groupable(job.policy.by, "policy.by")
     _check_result_names(job, table)
-    audit.check(job, table)
+    check_audit(job, table)
     return kind
 
 
@@ -134,25 +133,25 @@ def begin(
         work.put_json(layout.RUN, snapshot.model_dump(mode="json"))
         begun = work.read_json(layout.RUN)
         if claim(output, snapshot.run_id) != snapshot.run_id:
-            # Another job began here at the same moment and was first.
+            # Another job began here at the same moment and won.
             work.folder.remove_all()
             refuse_others(output, identity)
-            raise InputError(f"{output} was claimed by another run that is gone; start anew with --fresh")
+            raise InputError(f"{output} was claimed by another run that is gone; start again with --fresh")
     frozen = Snapshot.model_validate(begun)
-    _check_limited(job, frozen.prices, "the run began without; start anew with --fresh, or leave max_cost out")
+    _check_limited(job, frozen.prices, "the run began without; start again with --fresh, or leave max_cost out")
     return frozen, work
 
 
 def committed(output: Folder, identity: Identity) -> manifest.Manifest | None:
-    """The manifest, when this very run is committed.
+    """The manifest, if this very run is committed.
 
     Raises:
-        InputError: another run is.
+        InputError: another run is committed here.
     """
-    found = manifest.read(output)
-    if found is None or found.fingerprint == identity.fingerprint:
-        return found
-    other = {"settings": found.settings, "files": found.source.get("files", found.input_files)}
+    committed = manifest.read(output)
+    if committed is None or committed.fingerprint == identity.fingerprint:
+        return committed
+    other = {"settings": committed.settings, "files": committed.source.get("files", committed.input_files)}
     raise InputError(difference(output, "holds the committed output of", other, identity.tree))
 
 
@@ -171,18 +170,18 @@ def refuse_others(output: Folder, identity: Identity) -> None:
 
 
 def _refuse_foreign_data(output: Folder) -> None:
-    """Files of others in `data/` would be read as if they were of this run."""
+    """Readers of `data/` would take foreign files for rows of this run."""
     foreign = output.folder("data").names("")
     if foreign:
         raise InputError(
             f"{output}/data holds {len(foreign):,} files of no run that is known here, such as {foreign[0]}; "
-            "choose another output.uri, or, when an earlier run wrote them, start anew with --fresh"
+            "choose another output.uri, or, when an earlier run wrote them, start again with --fresh"
         )
 
 
 def check_ids(table: PromptTable, column: str) -> None:
     """Raises:
-    InputError: an id is null, not valid text, or there twice; the first few are shown.
+    InputError: an id is null, not valid text, or repeated; the first few are named.
     """
     hashes = np.empty(table.rows, np.uint64)
     at = 0
@@ -197,7 +196,7 @@ def check_ids(table: PromptTable, column: str) -> None:
             raise InputError(f"input.id: column '{column}' near {table.where(at)}: {error}") from error
         hashes[at : at + len(ids)] = hash_ids(ids)
         at += len(ids)
-    # In place: 8 bytes a row are all that this check may cost.
+    # In place: this check may use 8 bytes of memory a row.
     hashes.sort()
     repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     if len(repeated):
@@ -244,7 +243,7 @@ def _bounds(job: Job, files: list[InputFile], rows: int) -> tuple[int, int, int]
     row_bytes = max(1, sum(file.bytes for file in files) // max(1, rows))
     large = math.ceil(rows / _UNITS_A_RUN)
     chunk = job.units.score or max(1, min(max(_CHUNK_ROWS, large), _CHUNK_BYTES // row_bytes))
-    fewest = _UNIT_ROWS_OF_VLLM if "vllm" in (job.models.small.backend, job.models.large.backend) else _UNIT_ROWS
+    fewest = max(_UNIT_ROWS, *(job.models.of(side).record.fewest_rows for side in SIDES))
     unit = job.units.generate or max(fewest, large)
     part = job.units.merge or min(max(_PART_ROWS, chunk), max(1, _PART_BYTES // row_bytes))
     return chunk, unit, max(1, part // chunk) * chunk
