@@ -194,6 +194,27 @@ def test_the_way_of_a_row_is_short() -> None:
     assert 10 < len({one or other for one, other in files}) <= MOST_FILES
 
 
+def imported(source: str) -> list[str]:
+    """The folders and files directly in the package that a module imports from."""
+    modules = re.findall(r"^\s*(?:from|import) batchroute\.(\w+)", source, re.MULTILINE)
+    return modules + re.findall(
+        r"\w+", " ".join(re.findall(r"^\s*from batchroute import ([^#\n]+)", source, re.MULTILINE))
+    )
+
+
+def test_imports_point_downward_as_the_page_says() -> None:
+    order = re.findall(r"^\| `batchroute/(\w+)` \|", (ROOT / "batchroute" / "README.md").read_text(), re.MULTILINE)
+    package = ROOT / "batchroute"
+    assert sorted(order) == sorted(path.parent.name for path in package.glob("*/__init__.py"))
+    upward = [
+        f"{path.relative_to(ROOT)} imports {target}"
+        for path in package.glob("*/**/*.py")
+        for target in imported(path.read_text())
+        if target in order and order.index(target) < order.index(path.relative_to(package).parts[0])
+    ]
+    assert upward == []
+
+
 def test_a_work_folder_is_as_the_page_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run of the page: stopped by a limit in the last piece of the large model."""
     (block,) = (b for b in blocks("text") if b.page.parent == ROOT / "batchroute" and "run.json" in b.text)
