@@ -1,20 +1,17 @@
-"""How a model is loaded or reached, and asked: the settings of `models.small` and `models.large` in the job file."""
+"""The settings of one model: `models.small` and `models.large` in the job file."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
+from batchroute.generators import backend as backends
+from batchroute.generators.backend import Backend
 from batchroute.hardware.devices import DType
 
 PLACEHOLDER = "{prompt}"
-
-Backend = Literal["transformers", "vllm", "openai", "openai_batch", "echo"]
-Behind = tuple[Backend, ...]
-_LOADED: Behind = ("transformers", "vllm")
-_BEHIND_AN_API: Behind = ("openai", "openai_batch")
-_KEY = "OPENAI_API_KEY"
 
 
 class Sampling(BaseModel):
@@ -73,7 +70,7 @@ class LoadedModel(BaseModel):
         default=1, ge=1, description="GPUs that one copy of the model is spread over; transformers: by its layers"
     )
     data_parallel: int = Field(default=1, ge=1, description="copies of the model")
-    engine: dict[str, Any] = Field(default_factory=dict, description="further arguments of vLLM's LLM")
+    engine: dict[str, Any] = Field(default_factory=dict, description="further arguments of the engine: vLLM's LLM")
 
     @field_validator("batch_size")
     @classmethod
@@ -87,7 +84,7 @@ class ModelBehindApi(BaseModel):
     """Settings of a model behind an OpenAI-compatible endpoint."""
 
     endpoint: str | None = Field(default=None, description="base URL; OpenAI's own unless set")
-    api_key_env: str = Field(default=_KEY, description="environment variable with the key")
+    api_key_env: str = Field(default="OPENAI_API_KEY", description="environment variable with the key")
     concurrency: int = Field(default=32, ge=1, description="most requests at a time")
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1, description="of prompts and responses together")
@@ -100,7 +97,7 @@ class ModelBehindApi(BaseModel):
     extra_body: dict[str, Any] = Field(default_factory=dict, description="further fields of each request")
     tokenizer: str | None = Field(default=None, description="counts tokens where the endpoint does not")
     batch_requests: int = Field(default=50_000, ge=1, le=50_000, description="most requests in one provider batch")
-    poll_seconds: float = Field(default=60.0, gt=0, description="longest time between two looks at a provider batch")
+    poll_seconds: float = Field(default=60.0, gt=0, description="at most between two polls of a provider batch")
 
     @field_validator("endpoint")
     @classmethod
@@ -110,36 +107,38 @@ class ModelBehindApi(BaseModel):
         return None if value is None else value.rstrip("/")
 
 
+def _known(name: Any) -> Any:
+    known = backends.names()
+    if name not in known:
+        quoted = [f"'{one}'" for one in known]
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(quoted[:-1])} or {quoted[-1]}"})
+    backends.backend_of(name)
+    return name
+
+
 class ModelSpec(LoadedModel, ModelBehindApi):
     """How one model is loaded or reached, and asked."""
 
     model_config = ConfigDict(extra="forbid")
 
-    backend: Backend
+    backend: Annotated[str, BeforeValidator(_known)]
     model: str = Field(default="echo", description="a directory, a hub id, embedded:NAME, or an endpoint's name for it")
     template: str | None = Field(default=None, description="text around the prompt, with {prompt} in it once")
     system: str | None = Field(default=None, description="system message, put before the prompt")
     generation: Sampling = Field(default_factory=Sampling)
     response_format: dict[str, Any] | None = Field(
-        default=None, description="as OpenAI has it: type json_object, or json_schema with its name and schema"
+        default=None, description="in OpenAI's form: type json_object, or json_schema with its name and schema"
     )
 
     @property
-    def behind_api(self) -> bool:
-        return self.backend in _BEHIND_AN_API
-
-    @property
-    def is_spread(self) -> bool:
-        """Whether one copy of the model may be on several devices."""
-        return self.device_map is not None or self.tensor_parallel > 1
+    def record(self) -> Backend:
+        """What the backend is and can do."""
+        return backends.backend_of(self.backend)
 
     @property
     def gpus_of_a_copy(self) -> int | None:
-        """Those that each rank or worker with a copy of the model needs; None for all of its machine."""
-        if self.backend == "vllm":
-            of_one = int(self.engine.get("tensor_parallel_size", self.tensor_parallel))
-            return of_one * int(self.engine.get("pipeline_parallel_size", 1)) * self.data_parallel
-        return None if self.device_map is not None and self.tensor_parallel == 1 else self.tensor_parallel
+        """The GPUs that each rank or worker with the model needs; None for all of its machine."""
+        return self.record.gpus(self)
 
     @field_validator("template")
     @classmethod
@@ -159,37 +158,22 @@ class ModelSpec(LoadedModel, ModelBehindApi):
         return value
 
     @model_validator(mode="after")
-    def _a_real_backend_names_its_model(self) -> Self:
-        if self.backend != "echo" and "model" not in self.model_fields_set:
+    def _model_is_named(self) -> Self:
+        needed = self.record.holds_weights or self.record.behind_api
+        if needed and "model" not in self.model_fields_set:
             raise ValueError("model is missing: name a directory, a hub id, embedded:NAME, or the endpoint's model")
         return self
 
     @model_validator(mode="after")
-    def _keys_are_the_backends(self) -> Self:
-        # A dry run puts `echo` in the place of another backend, and leaves the rest as it is.
-        if self.backend == "echo":
+    def _settings_are_the_backends(self) -> Self:
+        if self.record.any_settings:
             return self
-        for key in sorted(self.model_fields_set & _BACKENDS_OF.keys()):
-            if self.backend not in _BACKENDS_OF[key]:
-                these = " and ".join(_BACKENDS_OF[key])
-                raise ValueError(f"{key} is a setting of the backend {these}, and this one is {self.backend}")
+        for key in sorted((self.model_fields_set & BACKEND_SETTINGS) - self.record.settings):
+            readers = [one for one in backends.own_backends().values() if key in one.settings and not one.any_settings]
+            names = " and ".join(one.name for one in readers)
+            raise ValueError(f"{key} is a setting of the backend {names}, and this one is {self.backend}")
         return self
 
 
-_BACKENDS_OF: dict[str, Behind] = {
-    **dict.fromkeys(LoadedModel.model_fields, _LOADED),
-    **dict.fromkeys(ModelBehindApi.model_fields, _BEHIND_AN_API),
-    **dict.fromkeys(("batch_size", "batching", "device_map", "allow_pickle"), ("transformers",)),
-    **dict.fromkeys(("data_parallel", "engine"), ("vllm",)),
-    **dict.fromkeys(("concurrency", "requests_per_minute", "tokens_per_minute"), ("openai",)),
-    **dict.fromkeys(("batch_requests", "poll_seconds"), ("openai_batch",)),
-}
-
-NO_RESULTS: frozenset[str] = frozenset(
-    {
-        *ModelBehindApi.model_fields,
-        *("batch_size", "batching", "device_map", "trust_remote_code", "allow_pickle"),
-        *("tensor_parallel", "data_parallel", "engine"),
-    }
-) - {"extra_body", "tokenizer"}
-"""Settings that change where and how fast a model answers, not what."""
+BACKEND_SETTINGS = frozenset({*LoadedModel.model_fields, *ModelBehindApi.model_fields})
+"""The settings that only some backends read; `Backend.settings` says which."""

@@ -11,7 +11,7 @@ import transformers.models.bert.tokenization_bert  # noqa: F401
 
 import batchroute.cli
 import batchroute.commands.run
-import batchroute.generators.echo
+import batchroute.generators.echo.generator
 import batchroute.generators.transformers.generator
 import batchroute.pipeline.run
 import batchroute.router.model

@@ -16,23 +16,24 @@ import pytest
 
 from batchroute import generators
 from batchroute.commands import status
-from batchroute.commands.label import pipeline as label
-from batchroute.commands.label.pipeline import LabelOptions
+from batchroute.commands.label.options import LabelOptions
+from batchroute.commands.label.pipeline import label
 from batchroute.commands.validate import validate
 from batchroute.engines.local import LocalEngine
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Prompt, Response
-from batchroute.generators.echo import EchoGenerator
+from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.generators.settings import ModelSpec
 from batchroute.pipeline import layout
 from batchroute.pipeline import run as job
+from batchroute.pipeline.audit.metric import metric_of
+from batchroute.pipeline.audit.plan import AuditPlan, read_audit_plan
 from batchroute.pipeline.audit.results import audit_table, read_audit
-from batchroute.pipeline.audit.sample import AuditPlan, metric_of, read_audit_plan
 from batchroute.pipeline.context import Context, Snapshot
 from batchroute.pipeline.shards.writer import shard_stage
 from batchroute.progress import PlainProgress
 from batchroute.quality.audit import Audit
-from batchroute.router.calibration.calibrate import Calibration
+from batchroute.router.calibration.points import Calibration
 from batchroute.router.training import train as training
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir, run_ids
@@ -251,7 +252,7 @@ class TestTable:
         found.run()
         values = {"metric": {"name": "chrf"}, "output": str(tmp_path / "labelled.parquet"), "id": "id"}
         options = LabelOptions.model_validate({**values, "prompts": table_of(found)})
-        label.label(options, PlainProgress(io.StringIO()))
+        label(options, PlainProgress(io.StringIO()))
         labelled, rows = quality_table.read(str(tmp_path / "labelled.parquet")), rows_of(found)
         assert (labelled.ids, labelled.failed) == (rows["id"].to_list(), 0)
         assert labelled.metadata["metric"] == "chrf"

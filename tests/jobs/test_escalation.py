@@ -17,7 +17,7 @@ from batchroute import generators
 from batchroute.commands import status
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError, StoppedError
 from batchroute.generators.base import Prompt, Response, as_text
-from batchroute.generators.echo import EchoGenerator
+from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.generators.settings import ModelSpec
 from batchroute.pipeline import layout
 from batchroute.storage.objects import folder_at

@@ -12,7 +12,7 @@ import pytest
 from batchroute import generators
 from batchroute.costs.report import CostReport
 from batchroute.errors import StoppedError
-from batchroute.generators.echo import EchoGenerator
+from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.pipeline.identity import identify
 from batchroute.pipeline.stages import snapshot
 from batchroute.reports.console import notes

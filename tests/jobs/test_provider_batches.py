@@ -19,7 +19,7 @@ import pytest
 from batchroute import generators
 from batchroute.errors import StoppedError, WaitingError
 from batchroute.generators.base import Response
-from batchroute.generators.echo import EchoGenerator
+from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.generators.openai import batch_api as openai_batch
 from tests.crash import forking, killing
 from tests.support.jobs import table

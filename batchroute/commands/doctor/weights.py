@@ -1,4 +1,4 @@
-"""Whether a model's weights fit into memory: arithmetic on files' headers, without loading anything."""
+"""Whether a model's weights fit into memory, computed from file headers without loading the model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchroute.commands.doctor.finding import Finding, counted, note, problem, size, well
+from batchroute.commands.doctor.finding import Finding, counted, note, ok, problem, size
 from batchroute.commands.doctor.machine import Machine
 from batchroute.generators.settings import ModelSpec
 from batchroute.hardware.devices import precision
 
-# Weights alone generate nothing: keys and values of the rows in hand, activations, workspaces.
+# Besides weights, memory holds the KV cache, activations and workspaces.
 _ROOM = 1.2
 _HEADER_BYTES = 8
 _QUANTIZED = {"int8": 1.0, "nf4": 0.5, "fp4": 0.5, "bitsandbytes": 0.5, "fp8": 1.0}
@@ -24,8 +24,8 @@ _QUANTIZED = {"int8": 1.0, "nf4": 0.5, "fp4": 0.5, "bitsandbytes": 0.5, "fp8": 1
 class Weights:
     """
     Attributes:
-        parameters: their number; None of files that do not say, or that hold packed values.
-        bytes: of the files.
+        parameters: number of parameters; None if the files do not say, or hold packed values.
+        bytes: size of the files.
     """
 
     parameters: int | None
@@ -33,7 +33,7 @@ class Weights:
 
 
 def weights_in(folder: Path) -> Weights:
-    """What a model's folder holds: safetensors where there are some, else a pickle."""
+    """The weights in a model's folder: safetensors if there are any, else a pickle."""
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         pickles = [path for path in folder.glob("*.bin") if path.name != "training_args.bin"]
@@ -44,7 +44,7 @@ def weights_in(folder: Path) -> Weights:
 
 
 def _parameters(path: Path) -> int:
-    """Of one file, by its header: eight bytes with the header's length, and then JSON."""
+    """Parameters in one safetensors file, from its header: eight bytes with its length, then JSON."""
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(_HEADER_BYTES), "little")
         header: dict[str, Any] = json.loads(stream.read(length))
@@ -52,40 +52,43 @@ def _parameters(path: Path) -> int:
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    found = json.loads((folder / "config.json").read_text())
-    assert isinstance(found, dict)
-    return found
+    config = json.loads((folder / "config.json").read_text())
+    assert isinstance(config, dict)
+    return config
 
 
 def needed(folder: Path, spec: ModelSpec, on_gpu: bool) -> tuple[int, str]:
-    """Bytes of a model's weights as they are loaded, and in which precision, in words."""
+    """Bytes of a model's weights once loaded, and a phrase for their precision."""
     import torch
 
-    found, config = weights_in(folder), _config(folder)
-    if found.parameters is None:
-        return found.bytes, "as it is saved"
+    weights, config = weights_in(folder), _config(folder)
+    if weights.parameters is None:
+        return weights.bytes, "as it is saved"
     if spec.quantization in _QUANTIZED:
-        return int(found.parameters * _QUANTIZED[spec.quantization]), f"in {spec.quantization}"
+        return int(weights.parameters * _QUANTIZED[spec.quantization]), f"in {spec.quantization}"
     saved = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
     device = torch.device("cuda" if on_gpu else "cpu")
     dtype = precision(spec.dtype, device, saved if isinstance(saved, torch.dtype) else None)
-    return found.parameters * dtype.itemsize, f"in {str(dtype).removeprefix('torch.')}"
+    return weights.parameters * dtype.itemsize, f"in {str(dtype).removeprefix('torch.')}"
 
 
 def fit(subject: str, place: str, taken: int, how: str, spec: ModelSpec, machine: Machine, ranks: int = 1) -> Finding:
-    """Whether this machine holds a model, in words.
+    """Whether this machine has the memory for a model.
 
     Args:
-        place: the model, and where it is.
-        taken: bytes of its weights, `how` they are loaded.
-        ranks: of this machine, each of which loads its own copy.
+        place: name of the model.
+        taken: bytes of its weights.
+        how: phrase for their precision.
+        ranks: ranks on this machine; each loads its own copy.
     """
     words = f"{place}: {size(taken)} {how}"
     if machine.gpus.seen:
         return _on_gpus(subject, words, taken * _ROOM, spec, machine)
-    if spec.backend == "vllm":
+    if spec.record.needs_gpu:
         return problem(
-            subject, f"{words}; the backend vllm needs a GPU", "use the backend transformers, or another machine"
+            subject,
+            f"{words}; the backend {spec.backend} needs a GPU",
+            "use the backend transformers, or another machine",
         )
     free, total = machine.memory
     wanted = taken * _ROOM * ranks
@@ -98,32 +101,34 @@ def fit(subject: str, place: str, taken: int, how: str, spec: ModelSpec, machine
         )
     if wanted > free:
         return note(subject, f"{words}, and {size(free)} of memory are free", "end what uses the memory before the run")
-    return well(subject, f"{words}, the CPU's memory holds it")
+    return ok(subject, f"{words}, the CPU's memory holds it")
 
 
 def _on_gpus(subject: str, words: str, wanted: float, spec: ModelSpec, machine: Machine) -> Finding:
-    """`wanted` is in bytes, with room to work in."""
+    """`wanted`: bytes of the weights and of what generation needs besides them."""
     seen, least = len(machine.gpus.seen), machine.gpus.least
     count = math.ceil(wanted / least)
     one = f"a GPU of {size(least)}"
-    if spec.backend == "vllm" and spec.tensor_parallel * spec.data_parallel > seen:
-        asked = counted(spec.tensor_parallel * spec.data_parallel, "GPU")
+    needed = spec.gpus_of_a_copy or seen
+    if spec.record.needs_gpu and needed > seen:
+        asked = counted(needed, "GPU")
         return problem(
             subject,
             f"{words}; tensor_parallel × data_parallel asks for {asked}, of {seen} here",
             "lower them to the GPUs of this machine",
         )
-    spread = spec.tensor_parallel if spec.backend == "vllm" else seen if spec.device_map is not None else 1
+    spread = min(needed, seen) // spec.data_parallel
     if count <= spread:
         free = sum(gpu.free for gpu in machine.gpus.seen[:spread])
         if wanted > free:
             return note(subject, f"{words}, and {size(free)} of the GPU's memory are free", "end what else uses it")
-        return well(
+        return ok(
             subject, f"{words}, " + (f"{one} holds it" if count == 1 else f"{count} GPUs of {size(least)} hold it")
         )
     if count <= seen:
-        key = f"tensor_parallel: {count}" if spec.backend == "vllm" else "device_map: auto"
-        return problem(subject, f"{words}, more than {one} holds with room to work in: {count} do", f"set {key}")
+        return problem(
+            subject, f"{words}, more than {one} holds with room to work in: {count} do", f"set tensor_parallel: {count}"
+        )
     has = f"{counted(count, 'GPU')} of {size(least)} would hold it, of {seen} here"
     remedy = "use a machine with more GPU memory, quantise it (quantization), or name a smaller model"
     return problem(subject, f"{words}: {has}", remedy)

@@ -1,1 +1,71 @@
-"""Models behind an OpenAI-compatible endpoint, asked request by request or in provider batches."""
+"""The backends `openai` and `openai_batch`: models behind an OpenAI-compatible endpoint, by its chat or Batch API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NoReturn
+
+from batchroute.errors import InputError
+from batchroute.generators.backend import Backend
+
+if TYPE_CHECKING:
+    from batchroute.generators.base import Generator
+    from batchroute.generators.openai.batch_api import BatchApi
+    from batchroute.generators.settings import ModelSpec
+
+
+def _check(spec: ModelSpec) -> str:
+    from batchroute.generators.openai.chat_api import ChatApi, ModelEndpoint
+
+    ChatApi(spec).check()
+    return f"{spec.model} at {ModelEndpoint(spec).host}"
+
+
+def _load(spec: ModelSpec, device: object, gpus: object) -> Generator:
+    from batchroute.generators.openai.generator import OpenAIGenerator
+
+    return OpenAIGenerator(spec)
+
+
+def _load_batch(spec: ModelSpec, device: object, gpus: object) -> NoReturn:
+    raise InputError("a provider batch does not answer single rows, as this command needs: use the backend openai")
+
+
+def _batches(spec: ModelSpec, patience: float | None) -> BatchApi:
+    from batchroute.generators.openai.batch_api import BatchApi
+
+    return BatchApi(spec, patience)
+
+
+def _extras(spec: ModelSpec) -> Mapping[str, str]:
+    return {"openai": f"backend is {spec.backend}"}
+
+
+_SPEED = frozenset({"endpoint", "api_key_env", "timeout", "retries", "length_key"})
+_RESULTS = frozenset({"extra_body", "tokenizer"})
+_CHAT_SPEED = _SPEED | {"concurrency", "requests_per_minute", "tokens_per_minute"}
+_BATCH_SPEED = _SPEED | {"batch_requests", "poll_seconds"}
+
+BACKENDS = (
+    Backend(
+        name="openai",
+        settings=_CHAT_SPEED | _RESULTS,
+        speed=_CHAT_SPEED,
+        behind_api=True,
+        price_list="standard",
+        check=_check,
+        load=_load,
+        extras=_extras,
+    ),
+    Backend(
+        name="openai_batch",
+        settings=_BATCH_SPEED | _RESULTS,
+        speed=_BATCH_SPEED,
+        behind_api=True,
+        batches=_batches,
+        price_list="batch",
+        check=_check,
+        load=_load_batch,
+        extras=_extras,
+    ),
+)

@@ -15,7 +15,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Prompt, Response
-from batchroute.generators.openai.chat_api import Endpoint, Failure, Protocol
+from batchroute.generators.openai.chat_api import ChatApi, Failure, ModelEndpoint
 from batchroute.generators.settings import ModelSpec
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class BatchApi:
 
     def __init__(self, spec: ModelSpec, patience: float | None = None) -> None:
         self._spec, self._patience = spec, _PATIENCE if patience is None else patience
-        self._endpoint, self._protocol = Endpoint(spec), Protocol(spec)
+        self._endpoint, self._protocol = ModelEndpoint(spec), ChatApi(spec)
         self._protocol.check()
         self._client = self._endpoint.client()
         self.host = self._endpoint.host
@@ -251,7 +251,7 @@ class BatchApi:
 class _Request(Mapping[str, Any]):
     """A request that is made only when something of it is asked for: most answers can do without."""
 
-    def __init__(self, protocol: Protocol, requests: Callable[[str], Prompt], custom_id: str) -> None:
+    def __init__(self, protocol: ChatApi, requests: Callable[[str], Prompt], custom_id: str) -> None:
         self._protocol, self._requests, self._custom_id = protocol, requests, custom_id
 
     def __getitem__(self, key: str) -> Any:

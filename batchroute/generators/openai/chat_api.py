@@ -4,22 +4,17 @@ the endpoint with its key, the request for a prompt, and what an answer or an er
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
+from batchroute.endpoint import Endpoint
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Prompt, Response
 from batchroute.generators.openai.counting import TokenCounter
 from batchroute.generators.prompting import chat
 from batchroute.generators.settings import ModelSpec
-from batchroute.redaction import Redactor, host, passwords
-
-if TYPE_CHECKING:
-    import openai
 
 _SEEDS = 1 << 31
 _QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
@@ -32,58 +27,29 @@ _TOO_LONG = re.compile(
 _TRANSIENT = {408, 409, 425, 429}
 
 
-class Endpoint:
-    """An OpenAI-compatible endpoint and the key to it."""
+class ModelEndpoint(Endpoint):
+    """The endpoint of a model, and what its errors mean for the row that was sent."""
 
     def __init__(self, spec: ModelSpec) -> None:
         """Raises:
-        InputError: the `openai` package is missing, there is no key in the environment variable, or the endpoint is no
-            URL.
+        InputError: as `Endpoint`. A key is needed for OpenAI's own endpoint, and if the job file names its variable.
         """
-        try:
-            import openai
-        except ImportError as error:
-            raise InputError(f"the backend {spec.backend} needs a package: pip install 'batchroute[openai]'") from error
-        self._openai = openai
+        names_key = "api_key_env" in spec.model_fields_set
+        super().__init__(
+            f"the model '{spec.model}'",
+            spec.endpoint,
+            spec.api_key_env,
+            needs_key=spec.endpoint is None or names_key,
+            # The client does not retry: retries are counted and paced in `generator`.
+            timeout=spec.timeout,
+            hint="" if names_key else ", or name another as api_key_env",
+        )
         self._spec = spec
-        self.errors = openai.OpenAIError
-        # Keys come out of files that end in a line break; as a header it would be refused, and repeated.
-        self._key = os.environ.get(spec.api_key_env, "").strip()
-        if not self._key and (spec.endpoint is None or "api_key_env" in spec.model_fields_set):
-            raise InputError(
-                f"the model '{spec.model}' needs a key: set the environment variable {spec.api_key_env}"
-                + ("" if "api_key_env" in spec.model_fields_set else ", or name another as api_key_env")
-            )
-        if not (self._key.isascii() and self._key.isprintable()):
-            raise InputError(
-                f"what the environment variable {spec.api_key_env} holds is no key: "
-                "it has line breaks or characters beyond ASCII in it"
-            )
-        url = spec.endpoint or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        if not _is_url(url):
-            # Not its words: there may be a password in them.
-            raise InputError(
-                f"the endpoint of the model '{spec.model}' is no base URL such as https://api.example.com/v1; "
-                "in a user and a password before the host, characters such as / # @ are written %2F %23 %40"
-            )
-        self._passwords = passwords(url)
-        self.redactor = Redactor((self._key, *self._passwords))
-        self.host = host(url)
-
-    def client(self) -> openai.OpenAI:
-        return self._openai.OpenAI(**self._options())
-
-    def async_client(self) -> openai.AsyncOpenAI:
-        return self._openai.AsyncOpenAI(**self._options())
-
-    def _options(self) -> dict[str, Any]:
-        # A server of one's own asks for no key, but the client does. Retries are ours: they are counted and paced.
-        url, timeout = self._spec.endpoint, self._spec.timeout
-        return {"api_key": self._key or "none", "base_url": url, "timeout": timeout, "max_retries": 0}
+        self.errors = self.openai.OpenAIError
 
     def failure(self, error: Exception) -> Failure:
         """What an exception of the client means."""
-        openai = self._openai
+        openai = self.openai
         if isinstance(error, openai.APIStatusError):
             body = error.body if isinstance(error.body, Mapping) else {}
             return self.status_failure(error.status_code, body, _message(body, error))
@@ -135,10 +101,10 @@ class Endpoint:
         return None
 
     def _refusal_of_the_key(self) -> str:
-        if self._passwords:
+        if self.passwords:
             return "refuses the user and the password in the endpoint"
         variable = f"the environment variable {self._spec.api_key_env}"
-        return f"refuses the key in {variable}" if self._key else f"wants a key, and {variable} is not set"
+        return f"refuses the key in {variable}" if self.key else f"wants a key, and {variable} is not set"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +130,7 @@ class Failure:
         return Response(error_type=self.error_type, error=self.words, attempts=attempts)
 
 
-class Protocol:
+class ChatApi:
     """Requests for prompts and responses out of answers, for one model."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -243,15 +209,6 @@ def _fixed(spec: ModelSpec) -> dict[str, Any]:
     if spec.response_format is not None:
         body["response_format"] = spec.response_format
     return body
-
-
-def _is_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        # A port that is no number is found when it is asked for.
-        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        return False
 
 
 def _text(content: Any) -> str:

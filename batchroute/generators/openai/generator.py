@@ -13,7 +13,7 @@ from typing import Any
 
 from batchroute.errors import StoppedError
 from batchroute.generators.base import Prompt, Response
-from batchroute.generators.openai.chat_api import Endpoint, Failure, Protocol
+from batchroute.generators.openai.chat_api import ChatApi, Failure, ModelEndpoint
 from batchroute.generators.openai.pacing import Pacer, Turn
 from batchroute.generators.settings import ModelSpec
 
@@ -39,7 +39,7 @@ class OpenAIGenerator:
         InputError: no package, no key, or a named tokenizer that is not there.
         """
         self._spec = spec
-        self._endpoint, self._protocol = Endpoint(spec), Protocol(spec)
+        self._endpoint, self._protocol = ModelEndpoint(spec), ChatApi(spec)
         self._protocol.check()
         self.rows_at_a_time, self.units_at_once = max(256, 8 * spec.concurrency), 2 + spec.concurrency // 32
         self._pacer = Pacer(spec.concurrency, spec.requests_per_minute, spec.tokens_per_minute)

@@ -1,1 +1,45 @@
-"""Models in this process, by transformers."""
+"""The backend `transformers`: Hugging Face models in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from batchroute.generators.backend import Backend, check_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from batchroute.generators.base import Generator
+    from batchroute.generators.settings import ModelSpec
+
+
+def _load(spec: ModelSpec, device: Callable[[], torch.device], gpus: Sequence[int] | None) -> Generator:
+    from batchroute.generators.transformers.generator import TransformersGenerator
+
+    return TransformersGenerator(spec, device(), gpus)
+
+
+def _gpus(spec: ModelSpec) -> int | None:
+    return None if spec.device_map is not None and spec.tensor_parallel == 1 else spec.tensor_parallel
+
+
+def _extras(spec: ModelSpec) -> Mapping[str, str]:
+    needed = {"quantization": ("quantization", spec.quantization), "adapters": ("adapter", spec.adapter)}
+    return {extra: key for extra, (key, value) in needed.items() if value is not None}
+
+
+_SPEED = frozenset({"batch_size", "batching", "device_map", "tensor_parallel", "trust_remote_code", "allow_pickle"})
+
+BACKENDS = (
+    Backend(
+        name="transformers",
+        settings=_SPEED | {"dtype", "quantization", "adapter"},
+        speed=_SPEED,
+        holds_weights=True,
+        check=check_weights,
+        load=_load,
+        gpus=_gpus,
+        extras=_extras,
+    ),
+)

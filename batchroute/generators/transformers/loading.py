@@ -126,7 +126,7 @@ def _placement(
         placed["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True, bnb_4bit_quant_type=spec.quantization, bnb_4bit_compute_dtype=dtype
         )
-    if spec.is_spread:
+    if spec.device_map is not None or spec.tensor_parallel > 1:
         placed["device_map"] = spec.device_map or "auto"
         if gpus is None and spec.tensor_parallel > 1:
             gpus = range(torch.cuda.device_count())[: spec.tensor_parallel]

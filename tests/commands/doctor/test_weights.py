@@ -56,11 +56,12 @@ def test_packed_weights_and_pickles_take_what_their_files_take(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("gibibytes", "gpus", "model", "mark", "words", "remedy"),
     [
-        (15, 1, spec(), "well", "a GPU of 40.0 GiB holds it", ""),
-        (60, 2, spec(), "problem", "more than a GPU of 40.0 GiB holds", "set device_map: auto"),
-        (60, 2, spec(device_map="auto"), "well", "2 GPUs of 40.0 GiB hold it", ""),
+        (15, 1, spec(), "ok", "a GPU of 40.0 GiB holds it", ""),
+        (60, 2, spec(), "problem", "more than a GPU of 40.0 GiB holds", "set tensor_parallel: 2"),
+        (60, 2, spec(device_map="auto"), "ok", "2 GPUs of 40.0 GiB hold it", ""),
+        (60, 2, spec(tensor_parallel=2), "ok", "2 GPUs of 40.0 GiB hold it", ""),
         (60, 2, spec("vllm"), "problem", "more than a GPU of 40.0 GiB holds", "set tensor_parallel: 2"),
-        (60, 2, spec("vllm", tensor_parallel=2), "well", "2 GPUs of 40.0 GiB hold it", ""),
+        (60, 2, spec("vllm", tensor_parallel=2), "ok", "2 GPUs of 40.0 GiB hold it", ""),
         (60, 1, spec(), "problem", "2 GPUs of 40.0 GiB would hold it, of 1 here", "use a machine with"),
         (1, 1, spec("vllm", data_parallel=2), "problem", "asks for 2 GPUs, of 1 here", "lower them"),
         (1, 0, spec("vllm"), "problem", "the backend vllm needs a GPU", "use the backend transformers"),

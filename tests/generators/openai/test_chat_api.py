@@ -11,7 +11,7 @@ import pytest
 
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
-from batchroute.generators.openai.chat_api import Endpoint, Failure, Protocol
+from batchroute.generators.openai.chat_api import ChatApi, Failure, ModelEndpoint
 from tests.generators.openai.openai_generators import spec
 
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
@@ -28,12 +28,12 @@ def answer(message: Any, reason: str | None = "stop", **more: Any) -> dict[str, 
 
 
 def response(body: Any, **settings: Any) -> Response | Failure:
-    protocol = Protocol(spec(**settings))
+    protocol = ChatApi(spec(**settings))
     return protocol.response(body, protocol.request("one two", 1), attempts=2)
 
 
 def test_a_greedy_request_has_no_seed_and_no_sampling() -> None:
-    assert Protocol(spec()).request("a prompt", 7) == {
+    assert ChatApi(spec()).request("a prompt", 7) == {
         "model": "small",
         "messages": [{"role": "user", "content": "a prompt"}],
         "max_tokens": 256,
@@ -42,12 +42,12 @@ def test_a_greedy_request_has_no_seed_and_no_sampling() -> None:
 
 
 def test_a_seed_that_was_asked_for_is_sent_though_greedy() -> None:
-    assert Protocol(spec(generation={"seed": 5})).request("a", 7)["seed"] == 5
+    assert ChatApi(spec(generation={"seed": 5})).request("a", 7)["seed"] == 5
 
 
 def test_sampling_is_sent_with_the_rows_own_seed_in_31_bits() -> None:
     sampling = {"temperature": 0.5, "top_p": 0.9, "top_k": 40, "stop": ["a", "b"], "max_new_tokens": 3}
-    found = Protocol(spec(generation=sampling, response_format=SCHEMA, extra_body={"min_p": 0.1})).request("x", 2**40)
+    found = ChatApi(spec(generation=sampling, response_format=SCHEMA, extra_body={"min_p": 0.1})).request("x", 2**40)
     del found["messages"]
     assert found == {
         "model": "small",
@@ -71,16 +71,16 @@ def test_sampling_is_sent_with_the_rows_own_seed_in_31_bits() -> None:
     ],
 )
 def test_the_limit_has_the_name_that_the_endpoint_knows(settings: dict[str, Any], name: str) -> None:
-    found = Protocol(spec(**settings)).request("a", 0)
+    found = ChatApi(spec(**settings)).request("a", 0)
     assert {key for key in found if key.startswith("max_")} == {name}
 
 
 def test_extra_fields_have_the_last_word() -> None:
-    assert Protocol(spec(extra_body={"temperature": 1})).request("a", 0)["temperature"] == 1
+    assert ChatApi(spec(extra_body={"temperature": 1})).request("a", 0)["temperature"] == 1
 
 
 def test_system_message_and_template_are_put_around_the_prompt() -> None:
-    protocol = Protocol(spec(system="Be brief.", template="Q: {prompt} A:"))
+    protocol = ChatApi(spec(system="Be brief.", template="Q: {prompt} A:"))
     system = {"role": "system", "content": "Be brief."}
     assert protocol.request("why {x}?", 0)["messages"] == [system, {"role": "user", "content": "Q: why {x}? A:"}]
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
@@ -88,7 +88,7 @@ def test_system_message_and_template_are_put_around_the_prompt() -> None:
 
 
 def test_what_a_request_may_take_is_its_prompt_and_all_new_tokens() -> None:
-    protocol = Protocol(spec(generation={"max_new_tokens": 100}))
+    protocol = ChatApi(spec(generation={"max_new_tokens": 100}))
     assert protocol.tokens(protocol.request("x" * 40, 0)) == 4 + 10 + 100
 
 
@@ -192,7 +192,7 @@ def test_what_is_no_chat_completion_may_pass(body: Any, words: str) -> None:
     ],
 )
 def test_a_status_has_its_meaning(status: int, body: dict[str, Any], message: str, kind: str, error_type: str) -> None:
-    found = Endpoint(spec()).status_failure(status, body, message)
+    found = ModelEndpoint(spec()).status_failure(status, body, message)
     assert (found.kind, found.error_type, found.words) == (kind, error_type, f"HTTP {status}: {message}")
     assert found.may_pass == (kind in ("refused", "transient"))
 
@@ -244,13 +244,13 @@ def test_a_status_has_its_meaning(status: int, body: dict[str, Any], message: st
 def test_failures_that_every_request_would_meet_end_the_run(
     settings: dict[str, Any], failure: Any, answered: bool, kind: type[Exception] | None, sentence: str
 ) -> None:
-    found = Endpoint(spec(**settings)).fatal(Failure(failure[0], "api_error", failure[1]), answered)
+    found = ModelEndpoint(spec(**settings)).fatal(Failure(failure[0], "api_error", failure[1]), answered)
     assert (type(found), str(found)) == (kind or type(None), sentence or "None")
 
 
 def test_a_server_of_ones_own_needs_no_key_and_may_want_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    endpoint = Endpoint(spec())
+    endpoint = ModelEndpoint(spec())
     with endpoint.client() as client:
         assert client.api_key == "none"
     assert str(endpoint.fatal(Failure("key", "api_error", "HTTP 401: Who?"), False)) == (
@@ -278,7 +278,7 @@ def test_a_missing_key_is_one_sentence(
         if value is not None:
             monkeypatch.setenv(name, value)
     with pytest.raises(InputError) as found:
-        Endpoint(spec(**settings))
+        ModelEndpoint(spec(**settings))
     assert str(found.value) == sentence
 
 
@@ -286,7 +286,7 @@ def test_a_missing_key_is_one_sentence(
 def test_a_key_that_no_header_can_hold_is_one_sentence_without_it(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", value)
     with pytest.raises(InputError) as found:
-        Endpoint(spec())
+        ModelEndpoint(spec())
     assert str(found.value) == (
         "what the environment variable OPENAI_API_KEY holds is no key: "
         "it has line breaks or characters beyond ASCII in it"
@@ -296,8 +296,8 @@ def test_a_key_that_no_header_can_hold_is_one_sentence_without_it(monkeypatch: p
 def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(InputError) as found:
-        Endpoint(spec())
-    assert str(found.value) == "the backend openai needs a package: pip install 'batchroute[openai]'"
+        ModelEndpoint(spec())
+    assert str(found.value) == "the model 'small' needs a package: pip install 'batchroute[openai]'"
 
 
 @pytest.mark.parametrize(
@@ -305,26 +305,26 @@ def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_an_endpoint_that_is_no_url_is_one_sentence_without_its_words(url: str) -> None:
     with pytest.raises(InputError, match=r"^the endpoint of the model 'small' is no base URL such as") as found:
-        Endpoint(spec(url))
+        ModelEndpoint(spec(url))
     assert "word" not in str(found.value).replace("password", "")
 
 
 def test_the_client_has_the_key_the_address_and_the_time_and_never_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THE_KEY", "sk-other\n")
-    with Endpoint(spec(api_key_env="THE_KEY", timeout=7)).client() as client:
+    with ModelEndpoint(spec(api_key_env="THE_KEY", timeout=7)).client() as client:
         assert (client.api_key, str(client.base_url)) == ("sk-other", "http://127.0.0.1:9/v1/")
         assert (client.timeout, client.max_retries) == (7, 0)
 
 
 def test_an_address_in_the_environment_is_openais_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Endpoint(spec(None)).host == "api.openai.com"
+    assert ModelEndpoint(spec(None)).host == "api.openai.com"
     monkeypatch.setenv("OPENAI_BASE_URL", "http://me:hidden@other/v1")
-    endpoint = Endpoint(spec(None))
+    endpoint = ModelEndpoint(spec(None))
     assert (endpoint.host, endpoint.redactor.line("at http://me:hidden@other")) == ("other", "at http://me:***@other")
 
 
 def test_exceptions_of_the_client_are_failures_without_secrets() -> None:
-    endpoint = Endpoint(spec(timeout=3))
+    endpoint = ModelEndpoint(spec(timeout=3))
     request: Any = None
     timeout = openai.APITimeoutError(request)
     assert endpoint.failure(timeout) == Failure("transient", "api_error", "no answer within 3 s")
@@ -349,5 +349,5 @@ def test_exceptions_of_the_client_are_failures_without_secrets() -> None:
 )
 def test_the_words_of_an_error_are_found_wherever_a_server_puts_them(body: Any, words: str) -> None:
     reply: Any = SimpleNamespace(status_code=400, headers={}, request=None)
-    found = Endpoint(spec()).failure(openai.BadRequestError("whole", response=reply, body=body))
+    found = ModelEndpoint(spec()).failure(openai.BadRequestError("whole", response=reply, body=body))
     assert found == Failure("row", "bad_request", f"HTTP 400: {words}")
