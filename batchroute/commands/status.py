@@ -1,4 +1,4 @@
-"""How far a run is, from its receipts alone: it may be running, stopped, or on another machine."""
+"""`batchroute status`: the progress of a run, read from its receipts; the run may be on another machine, or stopped."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from rich.table import Table
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
 from batchroute.pipeline import layout
-from batchroute.pipeline.audit import sample as audit
+from batchroute.pipeline.audit.plan import AuditPlan, read_audit_plan
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage
 from batchroute.pipeline.stages.escalate import read_escalation
 from batchroute.pipeline.stages.fetch import SOURCE
 from batchroute.pipeline.stages.partition import read_partition
-from batchroute.progress import duration
 from batchroute.storage import manifest
 from batchroute.storage.objects import folder_at
 from batchroute.storage.receipts import Receipt
 from batchroute.storage.workdir import Workdir, run_ids
+from batchroute.words import duration
 
 
 def show(uri: str, storage_options: Mapping[str, Any] | None = None) -> None:
-    """Print it.
+    """Print the progress of every run of an output.
 
     Raises:
-        InputError: nothing is or was running on this output.
+        InputError: no run has begun there.
     """
     output = folder_at(uri, storage_options)
     if output.is_file():
@@ -56,7 +56,7 @@ def _table(work: Workdir, committed: bool) -> Table | str:
         snapshot = Snapshot.model_validate(tree)
     except ValidationError as error:
         raise InputError(
-            f"{work.folder} holds no run of a job; a labelling tells how far it is while it works"
+            f"{work.folder} holds no run of a job; `batchroute label` shows its progress itself while it runs"
         ) from error
     state = "committed" if committed else "not committed"
     table = Table(title=f"run {work.run_id}: {snapshot.rows:,} rows, {state}", title_justify="left")
@@ -69,30 +69,30 @@ def _table(work: Workdir, committed: bool) -> Table | str:
 
 
 def _stages(work: Workdir, snapshot: Snapshot) -> list[tuple[str, Sequence[Receipt], int | None]]:
-    """Name, receipts and number of units; None while that is not known yet."""
-    assigned, escalation, audited = read_partition(work), read_escalation(work), audit.read_audit_plan(work)
+    """Each stage's name, receipts and number of units; None while the number is not known."""
+    partitioned, escalation, audited = read_partition(work), read_escalation(work), read_audit_plan(work)
     units: dict[Shard, int | None] = {
         "escalated": None if escalation is None else escalation.units,
         "audited": None if audited is None else audited.units,
     }
     for side in SIDES:
-        units[side] = None if assigned is None else assigned.units[side]
-    # Those of the two models, and the others once it is known that there are any.
+        units[side] = None if partitioned is None else partitioned.units[side]
+    # Always the two models; escalated and audited rows once there are any.
     shown = [shard for shard in SHARDS if shard in SIDES or units[shard] is not None]
     shards = [receipt for shard in shown for receipt in shard_stage(work, shard).receipts().values()]
     return [
         (layout.SCORE, list(work.stage(layout.SCORE).receipts().values()), len(snapshot.chunks())),
-        ("partition", shards, None if assigned is None else sum(units[shard] or 0 for shard in shown)),
+        ("partition", shards, None if partitioned is None else sum(units[shard] or 0 for shard in shown)),
         *((shard, list(work.stage(shard).receipts().values()), units[shard]) for shard in shown),
         (layout.MERGE, list(work.stage(layout.MERGE).receipts().values()), len(snapshot.parts())),
         *_audit(work, audited),
     ]
 
 
-def _audit(work: Workdir, assigned: audit.AuditPlan | None) -> list[tuple[str, Sequence[Receipt], int | None]]:
-    if assigned is None:
+def _audit(work: Workdir, plan: AuditPlan | None) -> list[tuple[str, Sequence[Receipt], int | None]]:
+    if plan is None:
         return []
-    units = sum(map(len, assigned.spans()))
+    units = sum(map(len, plan.spans()))
     return [(layout.MEASURED, list(work.stage(layout.MEASURED).receipts().values()), units)]
 
 

@@ -7,7 +7,9 @@ from batchroute.engines.base import Engine
 from batchroute.engines.local import LocalEngine
 from batchroute.errors import WaitingError
 from batchroute.pipeline import opening
-from batchroute.pipeline.audit.sample import check_metric, draw_audit, measure_audit
+from batchroute.pipeline.audit.measure import measure_audit
+from batchroute.pipeline.audit.metric import check_metric
+from batchroute.pipeline.audit.sample import draw_audit
 from batchroute.pipeline.batches.provider import submit_batches
 from batchroute.pipeline.commit import Outcome, commit, outcome_of
 from batchroute.pipeline.context import Context, join

@@ -1,4 +1,4 @@
-"""Quality metrics: one file a family behind one interface. Higher is better for all."""
+"""Quality metrics: one module per family, behind one interface. Higher is better for all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from batchroute.quality.base import Metric, MetricSpec
+from batchroute.errors import InputError
+from batchroute.quality.base import Item, Metric, MetricSpec
 
 if TYPE_CHECKING:
     import torch
@@ -17,49 +18,46 @@ _DESCRIBED = re.compile(r"(?P<name>\w+)(?: \((?P<model>.+?)(?:, direction (?P<di
 
 
 def load(spec: MetricSpec, device: Callable[[], torch.device]) -> Metric:
-    """Load the metric that `spec` names. Imports only the family that is asked for, and torch only where that needs it.
+    """Load the metric. `device` is called, and torch imported, only if the metric runs on a device.
 
     Raises:
         InputError: its model or endpoint is not there or cannot be used, or an optional package is missing.
     """
-    if spec.name == "bartscore":
-        from batchroute.quality.bartscore import BartScore
+    try:
+        return spec.record.load(spec, device)
+    except ImportError as error:
+        if spec.record.extra is None:
+            raise
+        package = f"batchroute[{spec.record.extra}]"
+        raise InputError(f"the metric {spec.name} needs a package: pip install '{package}'") from error
 
-        return BartScore(spec, device())
-    if spec.name == "likelihood":
-        from batchroute.quality.likelihood import Likelihood
 
-        return Likelihood(spec, device())
-    if spec.name == "embedding":
-        from batchroute.quality.embedding import Embedding
+def check(spec: MetricSpec, device: Callable[[], torch.device]) -> None:
+    """Measure one sentence, before any model answers: hours of generation must not end at a metric that cannot work.
 
-        return Embedding(spec, device())
-    if spec.name == "judge":
-        from batchroute.quality.judge import Judge
-
-        return Judge(spec)
-    from batchroute.quality.text import load_text_metric
-
-    return load_text_metric(spec.name)
+    Raises:
+        InputError: as `load`, or as `measure` of the metric.
+    """
+    metric = load(spec, device)
+    try:
+        metric.measure([Item("What is 2 + 2?", "4", "4")])
+    finally:
+        metric.close()
 
 
 def describe(spec: MetricSpec) -> str:
-    """The metric in words for a quality table's metadata: equal for equal ones, and without anything secret."""
+    """The metric for a quality table's metadata: the same text for equal metrics, without anything secret."""
     about = [part for part in (spec.model, spec.direction and f"direction {spec.direction}") if part]
     return f"{spec.name} ({', '.join(about)})" if about else spec.name
 
 
 def named(description: str) -> MetricSpec | None:
-    """The metric that `describe` says this of; None for an unknown one, and for a judge: its endpoint is left out."""
-    found = _DESCRIBED.fullmatch(description)
-    if found is None or found["name"] == "judge":
+    """The metric that `describe` gave this text for; None if it is unknown or behind an endpoint, which it omits."""
+    match = _DESCRIBED.fullmatch(description)
+    if match is None:
         return None
     try:
-        return MetricSpec.model_validate({key: value for key, value in found.groupdict().items() if value is not None})
+        spec = MetricSpec.model_validate({key: value for key, value in match.groupdict().items() if value is not None})
     except ValidationError:
         return None
-
-
-def needs_reference(spec: MetricSpec) -> bool:
-    """Known without loading it."""
-    return spec.name != "judge"
+    return None if spec.record.behind_api else spec

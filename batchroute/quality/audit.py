@@ -1,4 +1,4 @@
-"""The audit: the night's real quality drop, from a sample of rows that the large model answered too."""
+"""The audit's settings and results: the night's quality drop, from a sample of rows that both models answered."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from batchroute.quality.base import MetricSpec
 
 
 class AuditSpec(BaseModel):
-    """How many rows of the small model the large one answers too, and how both answers are compared.
+    """How many of the small model's rows the large model answers too, and how the answers are compared.
 
-    A share alone, `audit: 1%`, is short for `audit: {share: 1%}`.
+    `audit: 1%` is short for `audit: {share: 1%}`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -31,16 +31,17 @@ class AuditSpec(BaseModel):
 
 
 class Audit(BaseModel):
-    """What an audit found. Drops in percent; the interval is of 95 %.
+    """The results of an audit.
 
     Attributes:
-        rows: rows of the small model that the large one answered too; `measured` of them have both qualities.
-        of: rows that were answered by the small model alone, of which these were drawn.
-        large_rows: rows of the large model whose quality was measured, for the mean that the drop is relative to.
-        small_quality, large_quality: means over the audited rows, by their strata's weights.
-        drop, low, high: of all of the night's answered rows.
+        rows: the audited rows: drawn from the small model's rows, and answered by the large model too.
+        of: the rows that they were drawn from: answered by the small model alone.
+        measured: audited rows with both qualities.
+        large_rows: measured rows of the large model, for the mean that the drop is relative to.
+        small_quality, large_quality: means over the audited rows, weighted by stratum.
+        drop, low, high: the drop over all answered rows of the night in percent, and its 95 % interval.
         as_good: share of the audited rows whose small answer was at least as good.
-        cost: of the large model's answers to audited rows, USD; None where the price is missing.
+        cost: USD, of the large model's answers to audited rows; None if its price is missing.
         failures: audited rows without both qualities, by error type.
     """
 

@@ -1,43 +1,54 @@
-"""BARTScore: how likely a sequence-to-sequence model finds one text given the other.
+"""BARTScore: how likely one text is given the other, by a sequence-to-sequence model.
 
 After "BARTScore: Evaluating Generated Text as Text Generation" (NeurIPS 2021, arXiv 2106.11520), the metric of
-"Hybrid LLM". Qualities are mean log-probabilities of a token, below 0.
+"Hybrid LLM". A quality is the mean log-probability of a token, below 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from transformers import AutoModelForSeq2SeqLM
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from batchroute.quality.base import MetricSpec
-from batchroute.quality.loaded import LoadedModel, Prediction, mean_log_likelihood
+from batchroute.quality.loaded import Prediction, ScoringModel, mean_log_likelihood
+from batchroute.quality.metric import MetricRecord
+
+if TYPE_CHECKING:
+    import torch
 
 _Pair = tuple[list[int], list[int]]
 
 
 class BartScore(Prediction):
-    """Direction `reference`, the usual one: log p(reference | response), with every token of the reference, its end
-    included, counted alike. `response` is the other way round (faithfulness to the reference), `both` their mean.
+    """Direction `reference`, the default: log p(reference | response), the mean over the reference's tokens and its end
+    token. `response`: log p(response | reference), how faithful the response is. `both`: their mean.
 
-    Texts are cut to what the model reads. An empty response has a quality in direction `reference` alone.
+    Texts are cut to the length that the model reads.
     """
 
-    def __init__(self, spec: MetricSpec, device: torch.device) -> None:
-        super().__init__(LoadedModel(spec, AutoModelForSeq2SeqLM, device), spec.direction)
-
     def likelihoods(self, texts: Sequence[tuple[str, str, str]]) -> list[float]:
-        pairs = [(self._encode(given), self._encode(target)) for _, given, target in texts]
-        return self._loaded.in_batches(pairs, lambda pair: len(pair[0]) + len(pair[1]), self._compute)
-
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._loaded.tokenizer(text, truncation=True, max_length=self._loaded.max_length)["input_ids"]
-        return ids
+        pairs = [(self._model.encode(given), self._model.encode(target)) for _, given, target in texts]
+        return self._model.in_batches(pairs, lambda pair: len(pair[0]) + len(pair[1]), self._compute)
 
     def _compute(self, batch: list[_Pair]) -> list[float]:
-        sources, source_mask = self._loaded.padded([source for source, _ in batch])
-        targets, target_mask = self._loaded.padded([target for _, target in batch])
+        sources, source_mask = self._model.padded([source for source, _ in batch])
+        targets, target_mask = self._model.padded([target for _, target in batch])
         labels = targets.masked_fill(target_mask == 0, -100)
-        logits = self._loaded.model(input_ids=sources, attention_mask=source_mask, labels=labels).logits
+        logits = self._model(input_ids=sources, attention_mask=source_mask, labels=labels).logits
         return mean_log_likelihood(logits, targets, target_mask)
+
+
+def _load(spec: MetricSpec, device: Callable[[], torch.device]) -> BartScore:
+    from transformers import AutoModelForSeq2SeqLM
+
+    return BartScore(ScoringModel(spec, AutoModelForSeq2SeqLM, device()), spec.direction)
+
+
+METRICS = (
+    MetricRecord(
+        name="bartscore",
+        load=_load,
+        settings=frozenset({"model", "direction"}),
+        defaults={"model": "facebook/bart-large-cnn", "direction": "reference"},
+    ),
+)

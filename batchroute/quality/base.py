@@ -1,4 +1,4 @@
-"""What every quality metric shares: its settings, what it measures and what it gives back."""
+"""What every quality metric shares: its settings, what it measures and what it returns."""
 
 from __future__ import annotations
 
@@ -6,33 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from batchroute.hardware.devices import DType
+from batchroute.quality.metric import MetricRecord, metric_records
 
-MetricName = Literal["bartscore", "likelihood", "rouge", "bleu", "chrf", "exact_match", "embedding", "judge"]
 Direction = Literal["reference", "response", "both"]
 
-_SETTINGS: dict[MetricName, tuple[str, ...]] = {
-    "bartscore": ("model", "direction"),
-    "likelihood": ("model", "direction"),
-    "embedding": ("model",),
-    "judge": ("model", "endpoint"),
-    "rouge": (),
-    "bleu": (),
-    "chrf": (),
-    "exact_match": (),
-}
-_DEFAULTS = {("bartscore", "model"): "facebook/bart-large-cnn"}
-_DEFAULTS |= {(name, "direction"): "reference" for name in ("bartscore", "likelihood")}
+_NOT_OF_ALL = ("model", "direction", "endpoint")
 
 
 class MetricSpec(BaseModel):
-    """Which metric, and what it needs; a setting that the metric does not have is refused."""
+    """Which metric, and its settings; a setting that the metric does not have is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: MetricName
+    name: str
     model: str | None = Field(
         default=None, description="of a metric that uses one: a directory, hub id, embedded:NAME; judge: its name there"
     )
@@ -44,17 +33,28 @@ class MetricSpec(BaseModel):
     batch_size: int = Field(default=16, ge=1, description="texts at a time, or judge's requests at a time")
     dtype: DType = "auto"
 
+    @property
+    def record(self) -> MetricRecord:
+        return metric_records()[self.name]
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in metric_records():
+            raise ValueError(f"there is no metric '{value}': name one of {', '.join(metric_records())}")
+        return value
+
     @model_validator(mode="after")
     def _has_its_settings(self) -> Self:
-        for key in ("model", "direction", "endpoint"):
-            given, has = getattr(self, key), key in _SETTINGS[self.name]
+        for key in _NOT_OF_ALL:
+            given, has = getattr(self, key), key in self.record.settings
             if given is not None and not has:
                 raise ValueError(f"the metric {self.name} has no {key}: leave it out")
             if given is None and has:
-                default = _DEFAULTS.get((self.name, key))
+                default = self.record.defaults.get(key)
                 if default is None and key == "model":
                     raise ValueError(f"the metric {self.name} needs a model: name one")
-                # Frozen for others; what is not given becomes what it means.
+                # Frozen for callers only: a setting that was not given gets its default.
                 object.__setattr__(self, key, default)
         return self
 
@@ -82,13 +82,12 @@ EMPTY = Measurement(error_type="empty_response", error="the response is empty: i
 
 
 class Metric(Protocol):
-    """A loaded metric. Higher is better for all. Made by `batchroute.quality.load`; `close` gives its memory back."""
+    """A loaded metric. Higher is better for all. `batchroute.quality.load` makes it; `close` frees its memory."""
 
-    needs_reference: bool
     load_seconds: float
 
     def measure(self, items: Sequence[Item]) -> list[Measurement]:
-        """One measurement an item, in their order. An item that cannot be measured does not stop the others."""
+        """One measurement per item, in the same order. An item that cannot be measured does not stop the others."""
         ...
 
     def close(self) -> None: ...

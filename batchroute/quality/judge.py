@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
+from batchroute.endpoint import Endpoint
 from batchroute.errors import InputError
 from batchroute.quality.base import Item, Measurement, MetricSpec
-from batchroute.redaction import Redactor, host, passwords
+from batchroute.quality.metric import MetricRecord
+
+if TYPE_CHECKING:
+    import torch
 
 _INSTRUCTION = (
     "You rate how well a response answers a prompt. 1 is useless or wrong, 10 is correct, complete and clear. Length "
@@ -23,38 +27,32 @@ _MOST_TOKENS = 16
 
 
 class Judge:
-    """Ratings from 1 to 10, by one fixed prompt at temperature 0; with the reference in it where there is one.
+    """Ratings from 1 to 10, by one fixed prompt at temperature 0, which contains the reference if the row has one.
 
-    An answer that is not exactly a rating gives none (`unparsable`), and so does a refusal (`refused`) and a request
-    that fails after retries (`api_error`). Requests are made `batch_size` at a time.
+    There is no quality if the answer is not exactly a rating (`unparsable`), if the model refuses (`refused`), or if
+    the request fails after retries (`api_error`). `batch_size` requests are sent at a time.
     """
 
-    needs_reference = False
     load_seconds = 0.0
 
     def __init__(self, spec: MetricSpec) -> None:
         """Raises:
-        InputError: no `openai` package, or no key for an endpoint that is not local.
+        InputError: as `Endpoint`. OpenAI's own endpoint needs a key.
         """
-        try:
-            import openai
-        except ImportError as error:
-            raise InputError("the metric judge needs a package: pip install 'batchroute[openai]'") from error
-        key = os.environ.get(spec.api_key_env)
-        if not key and spec.endpoint is None:
-            raise InputError(f"the metric judge needs a key: set the environment variable {spec.api_key_env}")
         self._spec = spec
-        self._openai = openai
-        self._host = "its usual endpoint" if spec.endpoint is None else host(spec.endpoint)
-        self._redactor = Redactor((key, *passwords(spec.endpoint or "")))
-        # A server of one's own asks for no key, but the client does.
-        self._client = openai.OpenAI(
-            api_key=key or "none", base_url=spec.endpoint, timeout=_TIMEOUT_SECONDS, max_retries=_RETRIES
+        self._endpoint = Endpoint(
+            "the metric judge",
+            spec.endpoint,
+            spec.api_key_env,
+            needs_key=spec.endpoint is None,
+            timeout=_TIMEOUT_SECONDS,
+            retries=_RETRIES,
         )
+        self._client = self._endpoint.client()
 
     def measure(self, items: Sequence[Item]) -> list[Measurement]:
         """Raises:
-        InputError: what would fail for every item: the endpoint, the key or the model.
+        InputError: every item would fail: the endpoint, the key or the model is wrong.
         """
         with ThreadPoolExecutor(max_workers=self._spec.batch_size) as pool:
             return list(pool.map(self._rate, items))
@@ -63,7 +61,7 @@ class Judge:
         self._client.close()
 
     def _rate(self, item: Item) -> Measurement:
-        openai, spec = self._openai, self._spec
+        openai, redactor, spec = self._endpoint.openai, self._endpoint.redactor, self._spec
         assert spec.model is not None
         try:
             answer = self._client.chat.completions.create(
@@ -73,20 +71,22 @@ class Judge:
                 max_tokens=_MOST_TOKENS,
             )
         except openai.APITimeoutError as error:
-            return Measurement(error_type="api_error", error=self._redactor.line(error))
+            return Measurement(error_type="api_error", error=redactor.line(error))
         except openai.APIConnectionError as error:
-            raise InputError(f"the judge at {self._host} cannot be reached: is the endpoint right, and up?") from error
+            raise InputError(
+                f"the judge at {self._endpoint.host} cannot be reached: is the endpoint right, and up?"
+            ) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise InputError(f"the judge refuses the key in the environment variable {spec.api_key_env}") from error
         except openai.NotFoundError as error:
             raise InputError(f"the judge's endpoint has no model '{spec.model}'") from error
         except openai.APIStatusError as error:
-            return Measurement(error_type="api_error", error=f"HTTP {error.status_code}: {self._redactor.line(error)}")
+            return Measurement(error_type="api_error", error=f"HTTP {error.status_code}: {redactor.line(error)}")
         return _read(answer)
 
 
 def question(item: Item) -> str:
-    """What the judge is asked about one item."""
+    """The user message of the request for one item."""
     parts = [f"Prompt:\n{item.prompt}"]
     if item.reference:
         parts.append(f"Reference answer:\n{item.reference}")
@@ -100,7 +100,23 @@ def _read(answer: object) -> Measurement:
     message, reason = choices[0].message, choices[0].finish_reason
     if getattr(message, "refusal", None) or reason == "content_filter":
         return Measurement(error_type="refused", error="the judge refused to rate the response")
-    found = _RATING.fullmatch((message.content or "").strip())
-    if found is None:
+    rating = _RATING.fullmatch((message.content or "").strip())
+    if rating is None:
         return Measurement(error_type="unparsable", error="the judge's answer is not a rating from 1 to 10")
-    return Measurement(float(found[1]))
+    return Measurement(float(rating[1]))
+
+
+def _load(spec: MetricSpec, device: Callable[[], torch.device]) -> Judge:
+    return Judge(spec)
+
+
+METRICS = (
+    MetricRecord(
+        name="judge",
+        load=_load,
+        needs_reference=False,
+        behind_api=True,
+        settings=frozenset({"model", "endpoint"}),
+        extra="openai",
+    ),
+)

@@ -5,110 +5,131 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
-
-import torch
-from transformers import AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchroute import models
 from batchroute.hardware.devices import out_of_memory, precision
 from batchroute.quality.base import EMPTY, NO_REFERENCE, Direction, Item, Measurement, MetricSpec
 
-Pair = TypeVar("Pair")
+if TYPE_CHECKING:
+    import torch
+
+Input = TypeVar("Input")
 Result = TypeVar("Result")
 
 _NO_LIMIT = 10**9
 _DEFAULT_LENGTH = 1024
 
 
-class LoadedModel:
-    """A model and its tokenizer.
+class ScoringModel:
+    """A model that measures, and its tokenizer. Calling it is a forward pass.
 
     Attributes:
         max_length: tokens that it reads at once.
     """
 
-    def __init__(self, spec: MetricSpec, family: Any, device: torch.device) -> None:
+    def __init__(self, spec: MetricSpec, auto_class: Any, device: torch.device) -> None:
+        """Args:
+            auto_class: the class of transformers that loads the model.
+
+        Raises:
+            InputError: the model is not there or cannot be loaded.
+        """
+        from transformers import AutoTokenizer
+        from transformers.utils import logging
+
         started = time.perf_counter()
         assert spec.model is not None
         path = models.resolve(spec.model)
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         with models.loading(f"the model '{spec.model}' of the metric {spec.name}", path, keys=models.NO_KEYS):
             self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            model = family.from_pretrained(
+            model = auto_class.from_pretrained(
                 path, dtype=precision(spec.dtype, device), use_safetensors=True, trust_remote_code=False
             )
-            self.model: Any = model.to(device).eval()
-        self.device = device
-        self.batch_size = spec.batch_size
+            self._model: Any = model.to(device).eval()
+        self._device = device
+        self._batch_size = spec.batch_size
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         limits = [limit for limit in (positions, self.tokenizer.model_max_length) if limit and limit < _NO_LIMIT]
         self.max_length = int(min(limits, default=_DEFAULT_LENGTH))
-        self.pad = next(
+        self._pad = next(
             (i for i in (self.tokenizer.pad_token_id, model.config.pad_token_id, self.tokenizer.eos_token_id) if i), 0
         )
         self.load_seconds = time.perf_counter() - started
 
-    @torch.inference_mode()
+    def __call__(self, **inputs: torch.Tensor) -> Any:
+        return self._model(**inputs)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids with special tokens, cut to `max_length`."""
+        ids: list[int] = self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"]
+        return ids
+
     def in_batches(
-        self, items: Sequence[Pair], length: Callable[[Pair], int], compute: Callable[[list[Pair]], Sequence[Result]]
+        self, items: Sequence[Input], length: Callable[[Input], int], compute: Callable[[list[Input]], Sequence[Result]]
     ) -> list[Result]:
-        """`compute` on batches of similar lengths, the longest first; when memory runs out, on smaller ones."""
+        """The results of `compute` in the order of the items. A batch holds items of similar length; the longest come
+        first. When memory runs out, the batch size is halved, for good."""
+        import torch
+
         order = sorted(range(len(items)), key=lambda i: length(items[i]), reverse=True)
-        found: dict[int, Result] = {}
+        results: dict[int, Result] = {}
         start = 0
         while start < len(order):
-            batch = order[start : start + self.batch_size]
+            batch = order[start : start + self._batch_size]
             try:
-                found.update(zip(batch, compute([items[i] for i in batch]), strict=True))
+                with torch.inference_mode():
+                    results.update(zip(batch, compute([items[i] for i in batch]), strict=True))
             except Exception as error:
                 if len(batch) == 1 or not out_of_memory(error):
                     raise
-                self.batch_size = len(batch) // 2
+                self._batch_size = len(batch) // 2
                 continue
             start += len(batch)
-        return [found[i] for i in range(len(items))]
+        return [results[i] for i in range(len(items))]
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids, padded on the right, and their mask: int64, shape [rows, longest], on the device."""
+        import torch
+
         width = max(len(row) for row in rows)
-        ids = torch.tensor([[*row, *[self.pad] * (width - len(row))] for row in rows])
+        ids = torch.tensor([[*row, *[self._pad] * (width - len(row))] for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        return ids.to(self.device), mask.to(self.device)
+        return ids.to(self._device), mask.to(self._device)
 
     def close(self) -> None:
-        del self.model
+        import torch
+
+        del self._model
         gc.collect()
-        if self.device.type == "cuda":
+        if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 class Prediction:
-    """A metric by how likely a model finds one text given the other: what its two kinds share.
+    """A metric by how likely a model finds one text given the other: what BARTScore and likelihood share.
 
-    Direction `reference` predicts the reference from the response, `response` the other way round; `both` is their
-    mean. An empty response has a quality in direction `reference` alone.
+    Direction `reference` predicts the reference from the response, `response` the response from the reference; `both`
+    is the mean of the two. An empty response has a quality in direction `reference` alone.
     """
 
-    needs_reference = True
-
-    def __init__(self, loaded: LoadedModel, direction: Direction | None) -> None:
-        self._loaded = loaded
+    def __init__(self, model: ScoringModel, direction: Direction | None) -> None:
+        self._model = model
         self._direction = direction
-        self.load_seconds = loaded.load_seconds
+        self.load_seconds = model.load_seconds
 
     def measure(self, items: Sequence[Item]) -> list[Measurement]:
-        found = [self._unusable(item) for item in items]
-        usable = [item for item, bad in zip(items, found, strict=True) if bad is None]
+        reasons = [self._unusable(item) for item in items]
+        usable = [item for item, reason in zip(items, reasons, strict=True) if reason is None]
         qualities = iter(self._qualities(usable))
-        return [bad or Measurement(next(qualities)) for bad in found]
+        return [reason or Measurement(next(qualities)) for reason in reasons]
 
     def close(self) -> None:
-        self._loaded.close()
+        self._model.close()
 
     def likelihoods(self, texts: Sequence[tuple[str, str, str]]) -> list[float]:
-        """Of prompt, given text and target: the mean log-probability of the target's tokens."""
+        """The mean log-probability of the target's tokens, for each (prompt, given text, target)."""
         raise NotImplementedError
 
     def _unusable(self, item: Item) -> Measurement | None:
@@ -129,7 +150,8 @@ def mean_log_likelihood(logits: torch.Tensor, targets: torch.Tensor, counts: tor
 
     Args:
         logits: shape [rows, length, vocabulary]; position i predicts `targets[:, i]`.
-        targets, counts: shape [rows, length]; where `counts` is 0 a target does not count.
+        targets: shape [rows, length], token ids.
+        counts: shape [rows, length]; 1 where a target counts, else 0.
     """
     chosen = logits.float().log_softmax(dim=-1).gather(2, targets[:, :, None])[:, :, 0]
     means: list[float] = ((chosen * counts).sum(dim=1) / counts.sum(dim=1)).tolist()

@@ -1,4 +1,4 @@
-"""Metrics that compare the words of response and reference; none needs a model."""
+"""Metrics that compare the words of response and reference, all in [0, 1]; none needs a model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import string
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 
-from batchroute.errors import InputError
-from batchroute.quality.base import NO_REFERENCE, Item, Measurement, Metric, MetricName
+from batchroute.quality.base import NO_REFERENCE, Item, Measurement
+from batchroute.quality.metric import MetricRecord
 
 Compare = Callable[[str, str], float]
-"""From response and reference to a quality."""
+"""The quality of a response, given response and reference."""
 
 _NUMBER = re.compile(r"[-−]?\$?\d[\d,]*(?:\.\d+)?%?|[-−]?\$?\.\d+")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -20,7 +20,6 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 class TextMetric:
     """A metric that is a function of two texts."""
 
-    needs_reference = True
     load_seconds = 0.0
 
     def __init__(self, compare: Compare) -> None:
@@ -38,31 +37,17 @@ class TextMetric:
         pass
 
 
-def load_text_metric(name: MetricName) -> Metric:
-    """`rouge`, `bleu`, `chrf` or `exact_match`, all in [0, 1].
-
-    Raises:
-        InputError: the package of the first three is not installed.
-    """
-    if name == "exact_match":
-        return TextMetric(exact_match)
-    try:
-        return TextMetric(rouge_l() if name == "rouge" else _sacrebleu(name))
-    except ImportError as error:
-        raise InputError(f"the metric {name} needs a package: pip install 'batchroute[quality]'") from error
-
-
 def exact_match(response: str, reference: str) -> float:
-    """1 when the response says the reference, else 0.
+    """1 if the response says the reference, else 0.
 
-    It does when both are equal apart from case, punctuation, articles and white space. A reference that is a number is
-    also said by a response whose last number equals it: "So it is $1,000." says "1000.0". Signs and percent signs
-    count: "5%" is not "5".
+    It does if both are equal apart from case, punctuation, articles and white space. If the reference is a number, the
+    last number of the response must equal it: "So it is $1,000." says "1000.0". Signs and percent signs count: "5%" is
+    not "5".
     """
     number = _as_number(reference)
     if number is not None:
-        said = [_as_number(found) for found in _NUMBER.findall(response)]
-        return float(bool(said) and said[-1] == number)
+        numbers = _NUMBER.findall(response)
+        return float(bool(numbers) and _as_number(numbers[-1]) == number)
     return float(_normalised(response) == _normalised(reference))
 
 
@@ -74,17 +59,24 @@ def rouge_l() -> Compare:
     return lambda response, reference: float(scorer.score(reference, response)["rougeL"].fmeasure)
 
 
-def _sacrebleu(name: MetricName) -> Compare:
-    """Sentence BLEU (with effective order, as sentences are short) or chrF, divided by 100."""
+def bleu() -> Compare:
+    """Sentence BLEU divided by 100, with effective order because sentences are short: `sacrebleu`."""
     from sacrebleu.metrics.bleu import BLEU
+
+    scorer = BLEU(effective_order=True)
+    return lambda response, reference: scorer.sentence_score(response, [reference]).score / 100
+
+
+def chrf() -> Compare:
+    """chrF, the F-score of character n-grams, divided by 100: `sacrebleu`."""
     from sacrebleu.metrics.chrf import CHRF
 
-    scorer = BLEU(effective_order=True) if name == "bleu" else CHRF()
+    scorer = CHRF()
     return lambda response, reference: scorer.sentence_score(response, [reference]).score / 100
 
 
 def _as_number(text: str) -> tuple[Decimal, bool] | None:
-    """The number that the whole text is, and whether it is a percentage."""
+    """The number, and whether it is a percentage; None if the text is anything but one number."""
     text = text.strip().rstrip(".")
     if not _NUMBER.fullmatch(text):
         return None
@@ -98,3 +90,11 @@ def _as_number(text: str) -> tuple[Decimal, bool] | None:
 def _normalised(text: str) -> str:
     text = text.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+METRICS = (
+    MetricRecord(name="exact_match", load=lambda spec, device: TextMetric(exact_match)),
+    MetricRecord(name="rouge", load=lambda spec, device: TextMetric(rouge_l()), extra="quality"),
+    MetricRecord(name="bleu", load=lambda spec, device: TextMetric(bleu()), extra="quality"),
+    MetricRecord(name="chrf", load=lambda spec, device: TextMetric(chrf()), extra="quality"),
+)

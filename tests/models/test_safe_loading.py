@@ -13,12 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from batchroute import models
+from batchroute import models, quality
 from batchroute.errors import InputError
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.generator import TransformersGenerator
-from batchroute.quality.base import MetricSpec
-from batchroute.quality.likelihood import Likelihood
+from batchroute.quality.base import Metric, MetricSpec
 from batchroute.router.model import Router
 from batchroute.router.scoring import score
 from batchroute.router.training.encoders import untrained_router
@@ -55,8 +54,8 @@ def generator(folder: Path, **settings: Any) -> TransformersGenerator:
     return TransformersGenerator(ModelSpec.model_validate(spec), CPU)
 
 
-def metric(folder: Path) -> Likelihood:
-    return Likelihood(MetricSpec(name="likelihood", model=str(folder)), CPU)
+def metric(folder: Path) -> Metric:
+    return quality.load(MetricSpec(name="likelihood", model=str(folder)), lambda: CPU)
 
 
 LOADERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any], str]] = {

@@ -64,12 +64,6 @@ class TestSettings:
     def test_what_describes_no_metric_that_can_be_loaded_names_none(self, words: str) -> None:
         assert quality.named(words) is None
 
-    def test_which_metrics_need_a_reference_is_known_before_they_are_loaded(self) -> None:
-        for name in ("chrf", "exact_match"):
-            spec = MetricSpec.model_validate({"name": name})
-            assert quality.needs_reference(spec) == quality.load(spec, lambda: pytest.fail("a device")).needs_reference
-        assert not quality.needs_reference(MetricSpec(name="judge", model="m"))
-
 
 class TestDraw:
     @pytest.mark.parametrize(

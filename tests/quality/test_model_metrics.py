@@ -142,7 +142,7 @@ def test_running_out_of_memory_makes_smaller_batches(tmp_path: Path) -> None:
         if rows[-1] > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    metric._loaded.model.register_forward_pre_hook(too_large, with_kwargs=True)  # type: ignore[attr-defined]
+    metric._model._model.register_forward_pre_hook(too_large, with_kwargs=True)  # type: ignore[attr-defined]
     assert [one.quality for one in metric.measure(ITEMS)] == pytest.approx(expected, abs=1e-5)
     assert rows == [4, 2, 1, 1, 1, 1]
 

@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 from batchroute import quality
 from batchroute.errors import InputError
-from batchroute.quality.base import Item, MetricName, MetricSpec
+from batchroute.quality.base import Item, MetricSpec
 from batchroute.quality.text import exact_match
 
 
-def measured(name: MetricName, response: str, reference: str) -> float:
+def measured(name: str, response: str, reference: str) -> float:
     metric = quality.load(MetricSpec(name=name), lambda: torch.device("cpu"))
     (found,) = metric.measure([Item("p", response, reference)])
     assert found.quality is not None
@@ -70,8 +70,8 @@ def test_chrf_is_the_f2_of_character_grams() -> None:
 
 
 @pytest.mark.parametrize("name", ["rouge", "bleu", "chrf"])
-def test_a_missing_package_is_one_line(name: MetricName, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("rouge_score", "rouge_score.rouge_scorer", "sacrebleu", "sacrebleu.metrics.bleu"):
+def test_a_missing_package_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("rouge_score", "rouge_score.rouge_scorer", "sacrebleu.metrics.bleu", "sacrebleu.metrics.chrf"):
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=r"needs a package: pip install 'batchroute\[quality\]'"):
         quality.load(MetricSpec(name=name), lambda: torch.device("cpu"))
@@ -84,6 +84,8 @@ def test_settings_that_a_metric_does_not_have_are_refused() -> None:
         MetricSpec(name="embedding", model="m", direction="both")
     with pytest.raises(ValidationError, match="the metric likelihood needs a model"):
         MetricSpec(name="likelihood")
+    with pytest.raises(ValidationError, match="there is no metric 'meteor': name one of bartscore, embedding, judge"):
+        MetricSpec(name="meteor")
 
 
 def test_a_metric_in_words_tells_its_model_and_direction() -> None:

@@ -1,4 +1,4 @@
-"""What labelling took: rows, responses, tokens, seconds and money; `<table>.report.json`."""
+"""The report of a labelling, `<table>.report.json`: rows, responses, tokens, seconds and costs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from batchroute.storage.receipts import Receipt
 
 
 class LabelReport(BaseModel):
-    """All money in USD, exact; null where a price is missing.
+    """Costs are in USD, exact; null if a price is missing.
 
     Attributes:
-        failures: rows without qualities, by the type of their error.
-        unmeasured: responses that the metric gave no quality, by the type of its error.
-        models: by side; empty when the responses were recorded before. `rows` are responses.
-        mean_quality: by side, over the rows that have one; null when none has.
-        total_cost: of the models; what a judge or the metric's own model costs is not known here.
+        failures: rows without qualities, by error type.
+        unmeasured: responses without a quality, by error type.
+        models: by side; empty for recorded responses. `rows` are responses.
+        mean_quality: by side, over the rows that have one; null if no row has.
+        total_cost: of the two models; the cost of a judge or of the metric's model is not known.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,7 +46,7 @@ class LabelReport(BaseModel):
         return self.rows - self.labelled
 
     def sentences(self) -> list[str]:
-        """The report in words, a line each."""
+        """The report for people, one sentence per line."""
         lines = [f"{self.labelled:,} of {self.rows:,} rows labelled by {self.metric}"]
         for side, usage in self.models.items():
             cost = "cost not known" if usage.cost is None else f"${usage.cost:,.6f}"
@@ -69,10 +69,15 @@ class LabelReport(BaseModel):
         return lines
 
 
-def report(
+def label_report(
     run_id: str, metric: str, labelled: pa.Table, usages: Mapping[str, ModelUsage], measured: Collection[Receipt]
 ) -> LabelReport:
-    """The report of all units; `usages` are empty for recorded responses."""
+    """Args:
+    metric: the text of `quality.describe`.
+    labelled: the measured rows of all units.
+    usages: by side; empty for recorded responses.
+    measured: the receipts of measuring.
+    """
     failures = Counter(kind for kind in labelled["error_type"].to_pylist() if kind is not None)
     unmeasured: Counter[str] = Counter()
     for receipt in measured:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from batchroute.config.job import JobModel
-from batchroute.costs import prices
-from batchroute.costs.prices import COST
+from batchroute.costs.prices import COST, usd
 from batchroute.fields import Side
 from batchroute.generators.base import Generator, row_seed
 from batchroute.pipeline.shards.answers import counts, priced
@@ -24,7 +23,7 @@ from batchroute.tables.prompts import BadPrompt, read_prompts
 SCHEMA = pa.schema(
     [
         pa.field("position", pa.int64()),
-        pa.field("response", pa.large_string()),  # null: the model gave none, and the error says why
+        pa.field("response", pa.large_string()),  # null: the model failed, and the error says why
         pa.field("finish_reason", pa.string()),
         pa.field("input_tokens", pa.int32()),
         pa.field("output_tokens", pa.int32()),
@@ -37,9 +36,9 @@ SCHEMA = pa.schema(
 
 @dataclass
 class Sampler:
-    """Carries out units of one model: `samples` rows for each usable prompt, one after the other.
+    """Does units of one model: `samples` consecutive rows for each usable prompt.
 
-    A prompt's samples differ by their seeds alone, so that a unit done again gives the same responses.
+    The samples of a prompt differ by their seeds alone, so a unit that is repeated gives the same responses.
     """
 
     side: Side
@@ -60,23 +59,23 @@ class Sampler:
     def do(self, stage: str, span: Span) -> Receipt:
         started = time.perf_counter()
         batches = self._reader.read(span.start, span.stop)
-        found = [prompt for batch in batches for prompt in read_prompts(batch.column(0), self.kind)]
-        asked = [
+        prompts = [prompt for batch in batches for prompt in read_prompts(batch.column(0), self.kind)]
+        requests = [
             (span.start + offset, prompt, sample)
-            for offset, prompt in enumerate(found)
+            for offset, prompt in enumerate(prompts)
             if not isinstance(prompt, BadPrompt)
             for sample in range(self.samples)
         ]
         self.progress.pulse(self.side, span.unit, 0, span.rows)
         seed = self.model.generation.seed
-        seeds = [row_seed(seed, position, sample) for position, _, sample in asked]
-        responses = self.generator.generate([prompt for _, prompt, _ in asked], seeds)
+        seeds = [row_seed(seed, position, sample) for position, _, sample in requests]
+        responses = self.generator.generate([prompt for _, prompt, _ in requests], seeds)
         stop_if_hopeless(self.model.model, responses)
         seconds = time.perf_counter() - started
         answers = priced(self.model.price, responses, seconds)
-        costs = [None if cost is None else prices.usd(cost) for _, cost in answers]
+        costs = [None if cost is None else usd(cost) for _, cost in answers]
         columns: list[Sequence[object]] = [
-            [position for position, _, _ in asked],
+            [position for position, _, _ in requests],
             [response.text for response in responses],
             [response.finish_reason for response in responses],
             [response.input_tokens for response in responses],
@@ -89,7 +88,7 @@ class Sampler:
         facts = Facts(
             run_id=self.stage.run_id,
             unit=span.unit,
-            rows=len(asked),
+            rows=len(requests),
             first=span.start,
             last=span.stop - 1,
             seconds=seconds,

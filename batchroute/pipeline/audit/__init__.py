@@ -1,1 +1,1 @@
-"""The audit: a sample of the easy rows is answered by the large model too, to measure what the small one loses."""
+"""The audit: the large model also answers a sample of the small model's rows, and a metric measures the difference."""

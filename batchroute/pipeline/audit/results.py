@@ -1,4 +1,4 @@
-"""What an audit found: the night's real quality drop, and its rows as a quality table."""
+"""Results of an audit: the measured quality drop, and the audited rows as a quality table."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from batchroute.costs.usage import model_usage
 from batchroute.fields import SIDES
 from batchroute.pipeline import layout
-from batchroute.pipeline.audit import rows as audit_rows
-from batchroute.pipeline.audit.rows import OF_LARGE, Positions, Scores
-from batchroute.pipeline.audit.sample import AuditPlan, audited_rows, read_audit_plan
+from batchroute.pipeline.audit.measure import audited_rows
+from batchroute.pipeline.audit.plan import AuditPlan, read_audit_plan
+from batchroute.pipeline.audit.rows import OF_LARGE, Positions, Scores, scores_of, shard_positions
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.writer import shard_stage
 from batchroute.quality import drop
 from batchroute.quality.audit import Audit
-from batchroute.quality.measuring import columns as collect
+from batchroute.quality.measuring.columns import input_columns, with_qualities, with_responses
 from batchroute.quality.measuring.measurer import SCHEMA
 from batchroute.storage.units import Span
 from batchroute.storage.workdir import Workdir
@@ -28,16 +28,15 @@ from batchroute.tables.parquet import PickedTable
 
 
 def read_audit(context: Context) -> Audit | None:
-    """What the audit found, from its units alone; None where the job asks for none, or it is not complete."""
+    """The audit's results, from its units alone; None if the job asks for no audit or it is not complete."""
     plan = _complete(context)
     if plan is None:
         return None
     work, (audited, of_large) = context.work, plan.spans()
-    measured, of_the_large = _measured(work, audited), _measured(work, of_large)
-    positions = audit_rows.dealt_to(context, ["audited"])
-    strata = _strata(plan, positions, audit_rows.scores_of(context, positions), measured)
-    baseline = _qualities(of_the_large, "large")
-    found = drop.estimate(strata, baseline[~np.isnan(baseline)], _answered_by_large(work))
+    measured, baseline = _measured(work, audited), _qualities(_measured(work, of_large), "large")
+    positions = shard_positions(context, ["audited"])
+    strata = _strata(plan, positions, scores_of(context, positions), measured)
+    estimate = drop.estimate(strata, baseline[~np.isnan(baseline)], _answered_by_large(work))
     model, price = context.job.models.large.model, context.snapshot.price("large")
     shard, answered = (stage.receipts().values() for stage in (shard_stage(work, "audited"), work.stage("audited")))
     failures = Counter(kind for kind in measured["error_type"].to_pylist() if kind is not None)
@@ -49,39 +48,39 @@ def read_audit(context: Context) -> Audit | None:
         of=plan.of,
         measured=plan.drawn - failures.total(),
         large_rows=int((~np.isnan(baseline)).sum()),
-        small_quality=found.small,
-        large_quality=found.large,
-        drop=found.drop,
-        low=found.low,
-        high=found.high,
-        as_good=found.as_good,
+        small_quality=estimate.small,
+        large_quality=estimate.large,
+        drop=estimate.drop,
+        low=estimate.low,
+        high=estimate.high,
+        as_good=estimate.as_good,
         cost=model_usage(model, price, shard, answered).cost,
         failures=dict(sorted(failures.items())),
     )
 
 
 def audit_table(context: Context) -> pa.Table | None:
-    """The audited rows with both answers and both qualities: a quality table, and recorded responses for `label`.
+    """The audited rows with both answers and qualities: a quality table, which `label` can measure by another metric.
 
-    None as for `read_audit`. Memory holds all of them.
+    None as for `read_audit`. All rows are in memory.
     """
     plan = _complete(context)
     if plan is None:
         return None
-    positions = audit_rows.dealt_to(context, ["audited"])
+    positions = shard_positions(context, ["audited"])
     rows = audited_rows(context, plan)(Span("", 0, len(positions)))
     picked = PickedTable.of(context.table, positions)
-    table = collect.input_columns(picked, rows, context.job.input.id)
-    table = table.append_column("score", pa.array(audit_rows.scores_of(context, positions)))
-    table = collect.with_responses(table, rows)
+    table = input_columns(picked, rows, context.job.input.id)
+    table = table.append_column("score", pa.array(scores_of(context, positions)))
+    table = with_responses(table, rows)
     if plan.reference is None:
         table = table.drop_columns("reference")
-    table = collect.with_qualities(table, _measured(context.work, plan.spans()[0]))
+    table = with_qualities(table, _measured(context.work, plan.spans()[0]))
     return table.replace_schema_metadata(_metadata(context, plan))
 
 
 def _metadata(context: Context, plan: AuditPlan) -> dict[str, str]:
-    """As `label` has it."""
+    """The same keys as `label` writes."""
     models = {side: context.job.models.of(side) for side in SIDES}
     sampling = {
         "samples": 1,
@@ -93,7 +92,7 @@ def _metadata(context: Context, plan: AuditPlan) -> dict[str, str]:
 
 
 def _complete(context: Context) -> AuditPlan | None:
-    """What was dealt out, when all of it is measured."""
+    """The plan, once all units are measured."""
     plan = read_audit_plan(context.work)
     if plan is None or context.job.report.audit is None:
         return None
@@ -106,19 +105,19 @@ def _measured(work: Workdir, spans: list[Span]) -> pa.Table:
 
 
 def _qualities(measured: pa.Table, side: str) -> NDArray[np.float64]:
-    """NaN where there is none."""
+    """NaN for a row without a quality."""
     lists = measured[f"{side}_quality"].to_pylist()
-    return np.array([found[0] if found else np.nan for found in lists], np.float64)
+    return np.array([qualities[0] if qualities else np.nan for qualities in lists], np.float64)
 
 
 def _strata(plan: AuditPlan, positions: Positions, scores: Scores, measured: pa.Table) -> list[drop.Stratum]:
     ends = [(stratum.score, stratum.position) for stratum in plan.strata]
     rows = zip(scores.tolist(), positions.tolist(), strict=True)
-    at = np.array([min(bisect.bisect_left(ends, row), len(ends) - 1) for row in rows], np.int64)
+    stratum_of = np.array([min(bisect.bisect_left(ends, row), len(ends) - 1) for row in rows], np.int64)
     small, large = _qualities(measured, "small"), _qualities(measured, "large")
     known = ~np.isnan(small) & ~np.isnan(large)
     return [
-        drop.Stratum(stratum.rows, small[known & (at == number)], large[known & (at == number)])
+        drop.Stratum(stratum.rows, small[known & (stratum_of == number)], large[known & (stratum_of == number)])
         for number, stratum in enumerate(plan.strata)
     ]
 

@@ -1,4 +1,4 @@
-"""Rows of an audit: which there are, by position, and what both models answered to them."""
+"""Rows of an audit by their positions in the snapshot: which rows, their scores, and the models' answers to them."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ Positions = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
 
 OF_LARGE: tuple[Literal["large"], Literal["escalated"]] = ("large", "escalated")
-"""The shards whose answers are the large model's in the output."""
+"""The shards that the large model answers for the output."""
 
 
 def small_alone(context: Context) -> Positions:
-    """Rows whose final answer is the small model's own, copies of others aside; rising, 8 bytes a row."""
+    """Rows that the small model answered and that did not escalate, without copies; ascending, 8 bytes per row."""
     stage = context.work.stage("small")
-    found = [np.empty(0, np.int64)]
+    positions = [np.empty(0, np.int64)]
     for unit in stage.receipts():
         rows = stage.read(unit, ["position", "copy_of", "error_type"])
-        good = pc.and_(rows["copy_of"].is_null(), rows["error_type"].is_null())
-        found.append(rows["position"].filter(good).to_numpy())
-    positions = np.concatenate(found)
-    return positions[~np.isin(positions, dealt_to(context, ["escalated"]))]
+        answered = pc.and_(rows["copy_of"].is_null(), rows["error_type"].is_null())
+        positions.append(rows["position"].filter(answered).to_numpy())
+    answered_rows = np.concatenate(positions)
+    return answered_rows[~np.isin(answered_rows, shard_positions(context, ["escalated"]))]
 
 
-def dealt_to(context: Context, shards: Sequence[Shard]) -> Positions:
-    """The rows of these shards, copies aside; rising."""
-    found = [np.empty(0, np.int64)]
+def shard_positions(context: Context, shards: Sequence[Shard]) -> Positions:
+    """The rows of the shards, without copies; ascending."""
+    positions = [np.empty(0, np.int64)]
     for stage in (shard_stage(context.work, shard) for shard in shards):
         for unit in stage.receipts():
             rows = stage.read(unit, ["position", "copy_of"])
-            found.append(rows["position"].filter(rows["copy_of"].is_null()).to_numpy())
-    return np.sort(np.concatenate(found))
+            positions.append(rows["position"].filter(rows["copy_of"].is_null()).to_numpy())
+    return np.sort(np.concatenate(positions))
 
 
 def scores_of(context: Context, positions: Positions) -> Scores:
-    """Their scores, 0 where there is none. Of a chunk without such rows nothing is read."""
+    """The scores of the rows, 0 for a row without one. Chunks that hold none of the rows are not read."""
     scores = np.zeros(len(positions), np.float32)
     for chunk in context.snapshot.chunks():
         first, last = np.searchsorted(positions, [chunk.start, chunk.stop])
@@ -58,33 +58,33 @@ def scores_of(context: Context, positions: Positions) -> Scores:
     return scores
 
 
-class Answers:
-    """The one answer of each model to some rows, out of the stages of their shards: a source to measure."""
+class AuditAnswers:
+    """One answer of each model to each of `positions`, from the stages of its shards: a `ResponseSource`."""
 
     def __init__(self, positions: Positions, stages: Mapping[Side, Sequence[Stage]]) -> None:
         self._positions, self._stages = positions, stages
 
     def responses(self, span: Span) -> Mapping[Side, list[Responses]]:
-        """An entry a row from `span.start` up to `span.stop` of the positions."""
+        """`span` counts the audit's rows: it is a slice of `positions`."""
         positions = self._positions[span.start : span.stop]
-        return {side: self._of(stages, positions) for side, stages in self._stages.items()}
+        return {side: _responses(stages, positions) for side, stages in self._stages.items()}
 
-    @staticmethod
-    def _of(stages: Sequence[Stage], positions: Positions) -> list[Responses]:
-        found: dict[int, Responses] = {}
-        for stage in stages:
-            found |= {row["position"]: _response(row) for row in _rows(stage, positions).to_pylist()}
-        return [found[position] for position in positions.tolist()]
+
+def _responses(stages: Sequence[Stage], positions: Positions) -> list[Responses]:
+    by_position: dict[int, Responses] = {}
+    for stage in stages:
+        by_position |= {row["position"]: _response(row) for row in _answers(stage, positions).to_pylist()}
+    return [by_position[position] for position in positions.tolist()]
 
 
 def _response(row: Mapping[str, str | None]) -> Responses:
     kind = row["error_type"]
-    # An answer that failed is none, also where there is a text.
+    # A failed answer may have a text, which counts for nothing.
     return ([row["response"]], None) if kind is None else ([None], (kind, row["error"] or ""))
 
 
-def _rows(stage: Stage, positions: Positions) -> pa.Table:
-    """The answers of those of `positions` that are in the stage, each of its pieces read once."""
+def _answers(stage: Stage, positions: Positions) -> pa.Table:
+    """The stage's answers to rows in `positions`. Only the pieces that hold such rows are read, each once."""
     pieces = [piece for piece in stage.receipts().values() if piece.rows]
     firsts = np.array([piece.first for piece in pieces], np.int64)
     columns, wanted = ["position", "response", "error_type", "error"], pa.array(positions)

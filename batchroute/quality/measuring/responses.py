@@ -1,4 +1,4 @@
-"""Where the responses to be measured come from: sampled by the two models, or recorded in the input."""
+"""The responses to be measured: sampled from the two models, or recorded in the input."""
 
 from __future__ import annotations
 
@@ -10,46 +10,47 @@ import pyarrow as pa
 from batchroute.errors import InputError
 from batchroute.fields import Side
 from batchroute.generators.base import as_text
-from batchroute.quality.measuring.measurer import Answered
+from batchroute.quality.base import NO_REFERENCE
+from batchroute.quality.measuring.measurer import AnsweredRow, Reason
 from batchroute.storage.units import Span, Stage
 from batchroute.tables.parquet import PromptKind, PromptTable
 from batchroute.tables.prompts import BadPrompt, read_prompts
 
 RECORDED: dict[Side, str] = {"small": "small_responses", "large": "large_responses"}
 
-Responses = tuple[list[str | None], tuple[str, str] | None]
-"""The responses of one model to one prompt, None where it failed; and the first failure's type and words."""
+Responses = tuple[list[str | None], Reason | None]
+"""The responses of one model to one prompt, None where it failed; and the reason of the first failure."""
 
 
-class Source(Protocol):
+class ResponseSource(Protocol):
     def responses(self, span: Span) -> Mapping[Side, list[Responses]]:
-        """By side, an entry a row of the unit; without a side that is not to be measured."""
+        """By side, one entry per row of the unit; a side that is not measured is left out."""
         ...
 
 
-class Sampled:
-    """Out of the units that the models have finished."""
+class SampledResponses:
+    """The responses in finished units of generation, by side."""
 
     def __init__(self, stages: Mapping[Side, Stage]) -> None:
         self._stages = stages
 
     def responses(self, span: Span) -> Mapping[Side, list[Responses]]:
-        return {side: self._of(stage, span) for side, stage in self._stages.items()}
-
-    @staticmethod
-    def _of(stage: Stage, span: Span) -> list[Responses]:
-        texts: list[list[str | None]] = [[] for _ in range(span.rows)]
-        errors: list[tuple[str, str] | None] = [None] * span.rows
-        for row in stage.read(span.unit, ["position", "response", "error_type", "error"]).to_pylist():
-            at = row["position"] - span.start
-            texts[at].append(row["response"])
-            if row["error_type"] is not None and errors[at] is None:
-                errors[at] = (row["error_type"], row["error"])
-        return list(zip(texts, errors, strict=True))
+        return {side: _sampled(stage, span) for side, stage in self._stages.items()}
 
 
-class Recorded:
-    """Out of the input's columns `small_responses` and `large_responses`: lists of text, or one text a row."""
+def _sampled(stage: Stage, span: Span) -> list[Responses]:
+    texts: list[list[str | None]] = [[] for _ in range(span.rows)]
+    errors: list[Reason | None] = [None] * span.rows
+    for row in stage.read(span.unit, ["position", "response", "error_type", "error"]).to_pylist():
+        index = row["position"] - span.start
+        texts[index].append(row["response"])
+        if row["error_type"] is not None and errors[index] is None:
+            errors[index] = (row["error_type"], row["error"])
+    return list(zip(texts, errors, strict=True))
+
+
+class RecordedResponses:
+    """The input's columns `small_responses` and `large_responses`: a list of texts or one text per row."""
 
     def __init__(self, table: PromptTable) -> None:
         """Raises:
@@ -66,29 +67,36 @@ class Recorded:
     def responses(self, span: Span) -> Mapping[Side, list[Responses]]:
         batches = list(self._reader.read(span.start, span.stop))
         return {
-            side: [_texts(value) for batch in batches for value in batch.column(column)]
+            side: [_recorded(value) for batch in batches for value in batch.column(column)]
             for side, column in RECORDED.items()
         }
 
 
-class Rows:
-    """The rows to measure: prompts and references of the input with the responses of a source."""
+class AnsweredRows:
+    """The rows to measure: prompts and references from the input, responses from a source."""
 
     def __init__(
-        self, table: PromptTable, prompt: str, kind: PromptKind, reference: str | None, source: Source, needed: bool
+        self,
+        table: PromptTable,
+        prompt: str,
+        kind: PromptKind,
+        reference: str | None,
+        source: ResponseSource,
+        needs_reference: bool,
     ) -> None:
         """Args:
-        reference: the column; None when the input has none.
-        needed: whether the metric needs a reference.
+        prompt: the column of prompts.
+        reference: the column of references; None if the input has none.
+        needs_reference: whether a row without a reference is bad.
         """
         self._kind, self._prompt, self._reference = kind, prompt, reference
-        self._source, self._needed = source, needed
+        self._source, self._needs_reference = source, needs_reference
         self._reader = table.reader([prompt, *([] if reference is None else [reference])])
 
-    def __call__(self, span: Span) -> list[Answered]:
-        responses = self._source.responses(span)
+    def __call__(self, span: Span) -> list[AnsweredRow]:
+        by_side = self._source.responses(span)
         return [
-            self._row(prompt, reference, {side: found[row] for side, found in responses.items()})
+            self._row(prompt, reference, {side: responses[row] for side, responses in by_side.items()})
             for row, (prompt, reference) in enumerate(self._inputs(span))
         ]
 
@@ -98,33 +106,33 @@ class Rows:
             if self._reference is None:
                 yield from ((prompt, None) for prompt in prompts)
             else:
-                yield from zip(prompts, map(_text, batch.column(self._reference)), strict=True)
+                yield from zip(prompts, map(_reference, batch.column(self._reference)), strict=True)
 
-    def _row(self, prompt: Any, reference: str | None, responses: dict[Side, Responses]) -> Answered:
+    def _row(self, prompt: Any, reference: str | None, responses: dict[Side, Responses]) -> AnsweredRow:
         if isinstance(prompt, BadPrompt):
-            return Answered("", None, {}, {}, (prompt.error_type, prompt.error))
+            return AnsweredRow("", None, {}, {}, (prompt.error_type, prompt.error))
         bad = None
-        if self._needed and not (reference and reference.strip()):
-            bad = ("no_reference", "the metric needs a reference, and the row has none")
-        errors = {side: found[1] for side, found in responses.items() if found[1] is not None}
-        return Answered(as_text(prompt), reference, {side: found[0] for side, found in responses.items()}, errors, bad)
+        if self._needs_reference and not (reference and reference.strip()):
+            bad = (NO_REFERENCE.error_type or "", NO_REFERENCE.error or "")
+        texts = {side: texts for side, (texts, _) in responses.items()}
+        errors = {side: error for side, (_, error) in responses.items() if error is not None}
+        return AnsweredRow(as_text(prompt), reference, texts, errors, bad)
 
 
-def _text(value: pa.Scalar) -> str | None:
-    """A reference; one that is not valid text is none."""
+def _reference(value: pa.Scalar) -> str | None:
+    """Text that is not valid UTF-8 counts as no reference."""
     try:
-        found = value.as_py()
+        reference = value.as_py()
     except UnicodeDecodeError:
         return None
-    return None if found is None else str(found)
+    return None if reference is None else str(reference)
 
 
-def _texts(value: pa.Scalar) -> Responses:
-    """The recorded responses of one row."""
+def _recorded(value: pa.Scalar) -> Responses:
     try:
-        found = value.as_py()
+        recorded = value.as_py()
     except UnicodeDecodeError as error:
         return [], ("bad_text", f"a recorded response is not valid UTF-8: {error.reason}")
-    if found is None:
+    if recorded is None:
         return [], None
-    return ([found] if isinstance(found, str) else list(found)), None
+    return ([recorded] if isinstance(recorded, str) else list(recorded)), None

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchroute.commands.label import pipeline as label
-from batchroute.commands.label.pipeline import LabelOptions, Outcome
+from batchroute.commands.label.options import LabelOptions
+from batchroute.commands.label.pipeline import LabelOutcome, label
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError, StoppedError
 from batchroute.progress import PlainProgress
 from batchroute.quality import text
@@ -49,9 +49,9 @@ def options(table: Path, **more: Any) -> LabelOptions:
     return LabelOptions.model_validate(values | {"models": MODELS, "samples": 3, "id": "key"} | more)
 
 
-def run(given: LabelOptions, fresh: bool = False) -> tuple[Outcome, str]:
+def run(given: LabelOptions, fresh: bool = False, responses_a_unit: int = 256) -> tuple[LabelOutcome, str]:
     stream = io.StringIO()
-    return label.label(given, PlainProgress(stream), fresh), stream.getvalue()
+    return label(given, PlainProgress(stream), fresh, responses_a_unit), stream.getvalue()
 
 
 def test_every_row_is_labelled_in_order_with_as_many_qualities_as_samples(table: Path) -> None:
@@ -229,15 +229,14 @@ def slow_metric(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return left
 
 
-def test_what_is_done_is_not_done_again(table: Path, slow_metric: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label, "_RESPONSES_A_UNIT", 30)
+def test_what_is_done_is_not_done_again(table: Path, slow_metric: list[int]) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(options(table))
+        run(options(table), responses_a_unit=30)
     assert slow_metric == [-1]
     work = next((table.parent / "q.parquet.work").iterdir())
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*.parquet")}
     assert len(before) == 9
-    outcome, log = run(options(table))
+    outcome, log = run(options(table), responses_a_unit=30)
     assert "loading the small model" not in log
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert pl.read_parquet(outcome.output)["small_quality"].to_list() == [[1.0] * 3, [0.0] * 3] * 20
