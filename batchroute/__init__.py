@@ -16,7 +16,7 @@ def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pl.La
 
     Args:
         output: the `output.uri` of a job.
-        storage_options: of the fsspec filesystem, as in the job file.
+        storage_options: for the fsspec filesystem, as in the job file.
 
     Raises:
         InputError: the output is not committed.

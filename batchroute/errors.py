@@ -1,4 +1,4 @@
-"""What can end a command, each with the exit code that a scheduler sees."""
+"""The errors that end a command, each with the exit code that a scheduler sees."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXIT_TERMINATED = 143
 
 
 class BatchrouteError(Exception):
-    """Ends the command with one sentence and no traceback."""
+    """Ends the command with its message as one sentence, without a traceback."""
 
     exit_code = EXIT_BAD_INPUT
 
@@ -22,27 +22,27 @@ class InputError(BatchrouteError):
 
 
 class StoppedError(BatchrouteError):
-    """The run stopped by itself and can be resumed: the message says why."""
+    """The run stopped itself and can be resumed: the message says why."""
 
     exit_code = EXIT_STOPPED
 
 
 class DiedError(StoppedError):
-    """Another process of the run died: the message says which. Started anew, the run goes on."""
+    """Another process of the run died: the message says which one. The run can be resumed."""
 
 
 class WaitingError(BatchrouteError):
-    """The rest waits for a provider: the message says for what. A later run picks it up."""
+    """The run waits for a provider, as the message says. A later run continues it."""
 
     exit_code = EXIT_WAITING
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. Not an `Exception`, so that no handler for a model's errors swallows it."""
+    """SIGTERM arrived. Not an `Exception`, so that handlers of a model's errors do not catch it."""
 
 
 def error_of(exit_code: int, message: str) -> BaseException:
-    """The error with which another process has ended."""
+    """The error that another process ended with, from its exit code and message."""
     if exit_code == EXIT_TERMINATED:
         return Terminated()
     if exit_code == EXIT_INTERRUPTED:

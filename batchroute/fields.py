@@ -1,4 +1,4 @@
-"""A share: a number from 0 to 1 that people write as a percentage."""
+"""Field types of the job file: shares, and the two sides of a job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 
 def _share(value: Any) -> Any:
-    """`60%`, `0.6` and `"0.6"` are the same share."""
+    """Read `60%`, `0.6` or `"0.6"`. A float goes through its text, which is exact."""
     if not isinstance(value, str):
         return str(value) if isinstance(value, float) else value
     number = value.strip()
@@ -20,9 +20,9 @@ def _share(value: Any) -> Any:
 
 
 Share = Annotated[Decimal, BeforeValidator(_share), Field(ge=0, le=1)]
-"""A share of a whole, from 0 to 1, exact."""
-
+"""A share of a whole, an exact number from 0 to 1; written `60%` or `0.6`."""
 
 Side = Literal["small", "large"]
+"""One of a job's two models."""
 
 SIDES: tuple[Side, Side] = ("small", "large")

@@ -1,4 +1,4 @@
-"""The commands. Thin: each imports what it needs only when it is called, so that `--help` answers at once."""
+"""The command line. Each command imports what it needs when it is called, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from batchroute.errors import (
     Terminated,
 )
 
-# By Python's default a tenth of the start goes into looking for garbage among modules that stay, and then among the
-# rows of each piece. Price: what refers to itself stays some megabytes longer.
+# With Python's default, garbage collection takes a tenth of the start-up time, and more for the rows of each piece.
+# Price: cyclic garbage takes some megabytes longer.
 _GARBAGE_THRESHOLDS = 50_000, 10, 10
 
-# What threads are given to end, once a command has ended early and all is said.
+# How long threads may take to end once a command has failed and reported why.
 _SECONDS_TO_LEAVE = 5.0
 
 app = typer.Typer(
@@ -45,7 +45,7 @@ app.add_typer(models_app, name="models")
 tables_app = typer.Typer(help="Tables of prompts.", no_args_is_help=True)
 app.add_typer(tables_app, name="tables")
 
-# Of a pair of models, once; the same level of commands, as a user sees it.
+# The commands that make a router, on the same level as the others.
 app.add_typer(router_app)
 
 
@@ -53,8 +53,8 @@ def main() -> None:
     """The entry point: runs the command, and ends the process."""
     code = command()
     if code:
-        # A pool that a signal has interrupted as it started a thread does not know of it: the thread waits for work
-        # for ever, and Python for the thread.
+        # A signal may interrupt a thread pool just as it starts a thread. The pool then forgets the thread, which waits
+        # for work for ever, and Python waits for the thread.
         guard = threading.Timer(_SECONDS_TO_LEAVE, os._exit, [code])
         guard.daemon = True
         guard.start()
@@ -62,15 +62,15 @@ def main() -> None:
 
 
 def command() -> int:
-    """Run the command; what ends it is turned into one sentence and an exit code, which is returned."""
+    """Run the command and return its exit code; an error that ends it is printed as one sentence."""
     collector.set_threshold(*_GARBAGE_THRESHOLDS)
-    # Libraries' own chatter would bury the progress lines.
+    # Messages of libraries would bury the progress lines.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # Else torch prints pages about a connection to a rank that has died, beside the sentence that says so.
+    # Otherwise torch prints pages about the connection to a dead rank, next to the line that names the rank.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # As the first process of a container, which ignores signals that it has no handler for.
+    # A container's first process ignores signals without a handler.
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
@@ -100,7 +100,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     pass
 
@@ -109,7 +109,7 @@ def _options(
 def run(
     job_file: JobFile,
     overrides: Overrides = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what the output holds, and start anew.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what the output holds, and start again.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again for the rows that failed.")] = False,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="End when provider batches are submitted; run again to pick them up.")
@@ -124,28 +124,29 @@ def run(
     ] = None,
     master: Annotated[str | None, typer.Option("--master", metavar="HOST:PORT", help="Where machine 0 is.")] = None,
     max_restarts: Annotated[
-        int, typer.Option("--max-restarts", min=0, help="How often to start ranks anew when one died.")
+        int, typer.Option("--max-restarts", min=0, help="How often to start all ranks again when one died.")
     ] = 0,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option("--engine", help="Who carries units out: ranks, or a Ray cluster.")
+        Literal["local", "ray"], typer.Option("--engine", help="Where units run: on ranks, or on a Ray cluster.")
     ] = "local",
 ) -> None:
     """Run a job, or go on with one that was stopped. Run it again after success: nothing is done twice."""
-    from batchroute.commands import run as attempt
+    from batchroute.commands.run import Options
+    from batchroute.commands.run import run as run_command
 
-    options = attempt.Attempt(
+    options = Options(
         fresh, retry_failed, not no_wait, json_logs, processes, nodes, node_rank, master, max_restarts, engine
     )
-    raise typer.Exit(attempt.run(job_file, overrides or (), options))
+    raise typer.Exit(run_command(job_file, overrides or (), options))
 
 
 @app.command()
 def validate(job_file: JobFile, overrides: Overrides = None) -> None:
     """Check a job's file, input, columns, models and output without running it."""
-    from batchroute.commands import validate as validation
+    from batchroute.commands.validate import validate as check
     from batchroute.config import loading
 
-    for line in validation.validate(loading.load(job_file, overrides or ())):
+    for line in check(loading.load(job_file, overrides or ())):
         typer.echo(line)
 
 
@@ -156,12 +157,12 @@ def plan(
     sample: Annotated[int, typer.Option("--sample", min=1, help="Rows to score, unless all are scored.")] = 1000,
 ) -> None:
     """Show what a run would do, cost and lose, without generating anything."""
-    from batchroute.commands import plan as plans
+    from batchroute.commands.plan import make_plan, show
     from batchroute.config import loading
     from batchroute.progress import for_this_terminal
 
     job = loading.load(job_file, overrides or ())
-    plans.show(plans.plan(job, for_this_terminal(False), sample), job)
+    show(make_plan(job, for_this_terminal(False), sample), job)
 
 
 @app.command(name="what-if")
@@ -172,50 +173,51 @@ def what_if(
     ],
     storage: StorageOptions = None,
 ) -> None:
-    """Show what other policies would have made of a committed run, from its scores."""
-    from batchroute.commands import what_if as alternatives
+    """Show what a committed run would have cost and lost with other policies."""
+    from batchroute.commands.what_if import show
+    from batchroute.commands.what_if import what_if as decide
     from batchroute.config import loading
 
-    alternatives.show(alternatives.what_if(output, policy, loading.options_of(storage or ())))
+    show(decide(output, policy, loading.options_of(storage or ())))
 
 
 @app.command()
 def status(output: Output, storage: StorageOptions = None) -> None:
     """Show how far a run is: stages, units, failures, rate and time left."""
-    from batchroute.commands import status as statuses
+    from batchroute.commands.status import show
     from batchroute.config import loading
 
-    statuses.show(output, loading.options_of(storage or ()))
+    show(output, loading.options_of(storage or ()))
 
 
 @app.command()
 def verify(output: Output, storage: StorageOptions = None) -> None:
     """Check a committed output: every hash and row count, and ids, prompts and their order against the input."""
-    from batchroute.commands import verify as verification
+    from batchroute.commands.verify import verify as check
     from batchroute.config import loading
 
-    found = verification.verify(output, loading.options_of(storage or ()))
-    for line in found.checked:
-        typer.echo(f"well: {line}")
-    for line in found.unchecked:
+    findings = check(output, loading.options_of(storage or ()))
+    for line in findings.checked:
+        typer.echo(f"ok: {line}")
+    for line in findings.unchecked:
         typer.echo(f"not checked: {line}")
-    for line in found.wrong:
+    for line in findings.wrong:
         typer.echo(f"wrong: {line}", err=True)
-    raise typer.Exit(EXIT_FAILED_ROWS if found.wrong else EXIT_OK)
+    raise typer.Exit(EXIT_FAILED_ROWS if findings.wrong else EXIT_OK)
 
 
 @app.command()
 def gc(
     output: Output,
     storage: StorageOptions = None,
-    older_than: Annotated[float, typer.Option("--older-than", min=0, help="Hours; younger puts are left.")] = 24,
+    older_than: Annotated[float, typer.Option("--older-than", min=0, help="Hours; younger files are left.")] = 24,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
 ) -> None:
-    """Remove what runs left behind: the work of committed ones, files of none, uploads that never ended."""
-    from batchroute.commands import gc as garbage
+    """Remove what runs left behind: work folders of committed runs, files of no run, uploads that never ended."""
+    from batchroute.commands.gc import collect
     from batchroute.config import loading
 
-    lines = garbage.collect(output, older_than * 3600, dry_run, loading.options_of(storage or ()))
+    lines = collect(output, older_than * 3600, dry_run, loading.options_of(storage or ()))
     for line in lines:
         typer.echo(f"{'would remove' if dry_run else 'removed'} {line}")
     if not lines:
@@ -227,29 +229,33 @@ def report(
     outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT", help="The output.uri of a job, night by night.")],
     target: Annotated[
         str | None,
-        typer.Option("--output", metavar="DIR", help="Where it goes; else OUTPUT/report, and a trend here."),
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="Folder to write to; else OUTPUT/report, for a trend this folder.",
+        ),
     ] = None,
     storage: StorageOptions = None,
 ) -> None:
     """Rebuild the report of a committed output, or draw the trend over several."""
-    from batchroute.commands import report as rebuild
+    from batchroute.commands.report import write
     from batchroute.config import loading
 
-    for path in rebuild.rebuild(outputs, target, loading.options_of(storage or ())):
+    for path in write(outputs, target, loading.options_of(storage or ())):
         typer.echo(f"report   {path}")
 
 
 @app.command()
 def doctor(
-    job_file: Annotated[str | None, typer.Argument(metavar="JOB.yaml", help="A job that is to run here.")] = None,
+    job_file: Annotated[str | None, typer.Argument(metavar="JOB.yaml", help="A job to check this machine for.")] = None,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
 ) -> None:
-    """Look at this machine, and at what a job needs of it: each problem with its remedy."""
-    from batchroute.commands import doctor as doctors
+    """Check this machine, and whether it has what a job needs; show a remedy for each problem."""
+    from batchroute.commands.doctor import examine, show
 
-    diagnosis = doctors.examine(job_file, overrides or ())
-    doctors.show(diagnosis, as_json)
+    diagnosis = examine(job_file, overrides or ())
+    show(diagnosis, as_json)
     raise typer.Exit(diagnosis.exit_code)
 
 

@@ -1,4 +1,4 @@
-"""What runs leave behind: work folders of committed runs, files without a receipt, uploads that never ended."""
+"""`batchroute gc`: remove work folders of committed runs, files of no run, and uploads that never ended."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from batchroute.storage.workdir import work_root
 def collect(
     uri: str, older_than: float, dry_run: bool = False, storage_options: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Remove what no run needs any more; returns what that is, one line each.
+    """Remove what no run needs any more; returns one line for each removed thing.
 
-    A committed output is the manifest and the files that it names: everything else of a run goes. Of a run that is not
-    committed everything stays that it can go on with; only pieces of puts that never ended go.
+    A committed output is its manifest and the files that the manifest names; everything else of the run is removed. A
+    run that is not committed keeps everything that it can resume from; only parts of unfinished puts are removed.
 
     Args:
-        older_than: in seconds. What is younger may be a put under way.
+        older_than: seconds; a younger file may belong to a put that is still running.
+        dry_run: remove nothing.
     """
     output = folder_at(uri, storage_options)
     lines = []
@@ -34,7 +35,7 @@ def collect(
     if committed is None:
         return lines
     data = output.folder("data")
-    for name in _strangers(data, committed, older_than):
+    for name in _unlisted(data, committed, older_than):
         lines.append(f"{data}/{name}: not in the manifest")
         if not dry_run:
             data.remove(name)
@@ -46,7 +47,7 @@ def collect(
     return lines
 
 
-def _strangers(data: Folder, committed: Manifest, older_than: float) -> list[str]:
+def _unlisted(data: Folder, committed: Manifest, older_than: float) -> list[str]:
     known = {file.path for file in committed.files}
     names = [name for name in data.names(".parquet") if f"data/{name}" not in known]
     return [name for name in names if data.age(name) >= older_than and is_ours(data, name)]

@@ -1,4 +1,4 @@
-"""The plan: what a run would do and cost, from all stored scores or a scored sample of its rows; generates nothing."""
+"""`batchroute plan`: what a run would do and cost, from stored scores or a scored sample; generates nothing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context, Snapshot
 from batchroute.pipeline.expectations import assumptions
 from batchroute.pipeline.identity import identify
-from batchroute.pipeline.stages import decide as deciding
 from batchroute.pipeline.stages import snapshot
+from batchroute.pipeline.stages.decide import check_budget, groups_of, outlook_of, policy_words
 from batchroute.pipeline.stages.fetch import fetch
 from batchroute.pipeline.stages.partition import read_partition
 from batchroute.pipeline.stages.scores import draw, stored
@@ -26,9 +26,9 @@ from batchroute.policy.decision import Decided, decide
 from batchroute.policy.forecast import Forecast
 from batchroute.progress import Progress
 from batchroute.reports.console import policies
-from batchroute.reports.words import share
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir
+from batchroute.words import share
 
 SAMPLE_ROWS = 1_000
 _EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -40,11 +40,11 @@ class Plan:
     """What a run would do.
 
     Attributes:
-        done: what is done already, in words, a line each.
-        scored: rows that the figures are of; all of the run's, or a sample.
-        stored: whether a run had scored them.
-        tokens: shape [rows]; of the usable prompts among them, by the router's count.
-        bad: rows among them without a usable prompt.
+        done: lines that say what an earlier run has done.
+        scored: number of rows that the figures are based on: all rows, or a sample.
+        stored: whether a run scored them before.
+        tokens: shape [usable rows], the router's token count of each usable prompt.
+        bad: number of rows without a usable prompt.
     """
 
     snapshot: Snapshot
@@ -59,13 +59,15 @@ class Plan:
     assumptions: list[str]
 
 
-def plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
-    """Look at the job's rows. Stored scores are used where a run has all of them; else some rows are scored, drawn
-    evenly over the table, for no more than about 20 seconds. Rows of a query or a lake are fetched as a run would do
-    it, which then finds them.
+def make_plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
+    """Plan a run, from stored scores if a run has scored all rows. Otherwise score a sample, drawn evenly over the
+    table, for about 20 seconds at most. Rows of a query or a lake are fetched and kept: a later run uses them.
+
+    Args:
+        sample: the most rows to score.
 
     Raises:
-        InputError: the job or its input is wrong; a budget does not pay for the cheapest way to answer all rows.
+        InputError: the job or its input is wrong, or the budget is less than the cheapest way to answer all rows.
     """
     output = folder_at(job.output.uri, job.output.storage_options, job.output.single_writer)
     identity = identify(job)
@@ -74,15 +76,15 @@ def plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
     snapshot.refuse_others(output, identity)
     fetched = None if job.input.in_place else fetch(job, work, progress)
     frozen, table = snapshot.inspect(job, identity, fetched)
-    deciding.check_budget(job, frozen)
+    check_budget(job, frozen)
     begun = work.read_json(layout.RUN)
     frozen = frozen if begun is None else Snapshot.model_validate(begun)
     context = Context(job, frozen, table, work, LocalEngine(progress))
     done = _done(context) if committed is None else [f"committed at {committed.committed_at}: a run has nothing to do"]
     is_scored = len(work.stage(layout.SCORE).receipts()) == len(frozen.chunks())
     scored = stored(context) if is_scored else draw(context, sample)
-    view = deciding.outlook_of(context, scored)
-    groups = None if job.policy.by is None else deciding.groups_of(table, job.policy.by, scored.stretches)
+    view = outlook_of(context, scored)
+    groups = None if job.policy.by is None else groups_of(table, job.policy.by, scored.stretches)
     part = len(view.scores) / frozen.rows if frozen.rows else 1.0
     decision = decide(job.policy, view.rows(groups), view.calibration, view.spent, part)
     return Plan(
@@ -93,7 +95,7 @@ def plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
         tokens=scored.tokens[scored.routable],
         bad=int((~view.routable).sum()),
         decided=decision.decided,
-        expected=view.forecast(decision.small, deciding.policy_words(decision)),
+        expected=view.forecast(decision.small, policy_words(decision)),
         alternatives=view.alternatives(),
         assumptions=assumptions(job, view.calibration),
     )
@@ -105,42 +107,42 @@ def _done(context: Context) -> list[str]:
     if not scored:
         return []
     lines = [f"{len(scored):,} of {len(frozen.chunks()):,} chunks are scored"]
-    assigned = read_partition(work)
-    if assigned is not None:
+    partitioned = read_partition(work)
+    if partitioned is not None:
         lines += [
-            f"{len(work.stage(side).receipts()):,} of {assigned.units[side]:,} units of the {side} model are answered"
-            for side in SIDES
+            f"{len(work.stage(side).receipts()):,} of {units:,} units of the {side} model are answered"
+            for side, units in ((side, partitioned.units[side]) for side in SIDES)
         ]
     return lines
 
 
-def show(found: Plan, job: Job) -> None:
-    """Print it."""
+def show(plan: Plan, job: Job) -> None:
+    """Print a plan."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=130)
-    frozen = found.snapshot
+    frozen = plan.snapshot
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    of = "all rows" if found.scored == frozen.rows else f"a sample of {found.scored:,} rows"
-    of += ", by their stored scores" if found.stored else ""
+    of = "all rows" if plan.scored == frozen.rows else f"a sample of {plan.scored:,} rows"
+    of += ", by their stored scores" if plan.stored else ""
     say(f"{job.name}: {frozen.rows:,} rows in {len(frozen.files):,} files; figures are of {of}")
     say(
         f"units: {len(frozen.chunks()):,} to score, pieces of {frozen.unit_rows:,} rows to generate, "
         f"{len(frozen.parts()):,} files to write"
     )
-    for line in found.done or ["nothing is done yet"]:
+    for line in plan.done or ["nothing is done yet"]:
         say(line)
-    if found.bad:
-        say(f"{found.bad:,} of the {found.scored:,} rows have no usable prompt")
-    console.print(_tokens(found.tokens))
-    if len(found.decided) > 1:
-        for decided in found.decided:
+    if plan.bad:
+        say(f"{plan.bad:,} of the {plan.scored:,} rows have no usable prompt")
+    console.print(_tokens(plan.tokens))
+    if len(plan.decided) > 1:
+        for decided in plan.decided:
             say(f"{decided.group}: {decided.policy}: {_part(decided)} of its rows to small")
-    console.print(policies([found.expected, *found.alternatives]))
-    for line in found.assumptions:
+    console.print(policies([plan.expected, *plan.alternatives]))
+    for line in plan.assumptions:
         say(line)
 
 

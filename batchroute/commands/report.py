@@ -1,4 +1,4 @@
-"""Reports anew: of one night from its `report.json`, and the trend over many from their manifests."""
+"""`batchroute report`: one night's report from its `report.json`, or the trend over several nights' manifests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from batchroute.errors import InputError
-from batchroute.reports import words
 from batchroute.reports.headline import headline
 from batchroute.reports.night import PAGE, TEXT, NightReport
 from batchroute.reports.page import html as page
@@ -21,21 +20,22 @@ from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import Manifest
 from batchroute.storage.objects import folder_at
+from batchroute.words import cut
 
 _LOG_WIDTH = 150
 
 
-def rebuild(uris: Sequence[str], target: str | None, storage_options: Mapping[str, Any] | None = None) -> list[str]:
-    """Write the pages of these outputs: of one its report, beside its other reports, of several the trend.
+def write(uris: Sequence[str], target: str | None, storage_options: Mapping[str, Any] | None = None) -> list[str]:
+    """Write the report of one output, or the trend over several outputs.
 
     Args:
-        target: the folder to write into; None: an output's own for its report, the current one for a trend.
+        target: folder to write to; None: the output's folder `report`, and for a trend the current folder.
 
     Returns:
-        the URIs of what was written.
+        URIs of the written files.
 
     Raises:
-        InputError: an output is missing, not committed or damaged, or the folder may not be written.
+        InputError: an output is missing, not committed or damaged, or the folder is not writable.
     """
     outputs = [_output(uri, storage_options) for uri in uris]
     committed = [_committed(output) for output in outputs]
@@ -58,19 +58,19 @@ def _output(uri: str, storage_options: Mapping[str, Any] | None) -> Folder:
 
 
 def _committed(output: Folder) -> Manifest:
-    found = manifest.read(output)
-    if found is not None:
-        return found
+    committed = manifest.read(output)
+    if committed is not None:
+        return committed
     if output.is_empty():
         raise InputError(f"{output}: there is no output; give the output.uri of a job that has run")
-    raise InputError(f"{output} is not committed: run its job again to finish it, and report then")
+    raise InputError(f"{output} is not committed: run its job again to finish it, then report")
 
 
 def _put(folder: Folder, files: Mapping[str, str]) -> list[str]:
     if folder.is_file():
         raise InputError(f"{folder} is a file; name a folder that the report can go into")
     for name, text in files.items():
-        # A put never replaces: the page that was there goes first.
+        # A put never replaces a file: remove the old page first.
         try:
             folder.remove(name)
         except PermissionError as error:
@@ -80,12 +80,12 @@ def _put(folder: Folder, files: Mapping[str, str]) -> list[str]:
 
 
 def _show(jobs: Sequence[trend.Series]) -> None:
-    """Print the trend. Where there is no terminal to fit, lines are as long as the table needs."""
+    """Print the trend, in a log with lines wide enough for the table."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
     for shown in jobs:
-        table = Table(title=Text(words.cut(shown.job, 100)), title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(title=Text(cut(shown.job, 100)), title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("night", no_wrap=True)
         for heading in ("rows", "cost", "large alone", "saved", "small", "expected drop", "audited drop"):
             table.add_column(heading, justify="right")

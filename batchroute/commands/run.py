@@ -1,4 +1,4 @@
-"""An attempt: what `batchroute run` does, as the only process, as one of several ranks, or as their launcher."""
+"""`batchroute run`: a job in one process, as one of several ranks, or as the launcher of ranks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from batchroute.config import loading
 from batchroute.config.job import Job
 from batchroute.engines.local import LocalEngine
 from batchroute.engines.ranks import launcher
-from batchroute.engines.ranks.engine import Ranks, exit_code, joined
+from batchroute.engines.ranks.ending import exit_code
+from batchroute.engines.ranks.engine import Ranks, joined
 from batchroute.engines.ranks.world import DIED, World
 from batchroute.errors import EXIT_OK, BatchrouteError, DiedError, InputError, Terminated
-from batchroute.pipeline import run as job
 from batchroute.pipeline.commit import Outcome
+from batchroute.pipeline.opening import is_committed
+from batchroute.pipeline.run import follow
+from batchroute.pipeline.run import run as run_job
 from batchroute.progress import NoProgress, Progress, for_this_terminal
 from batchroute.reports import console
 from batchroute.reports.export import notify
@@ -27,8 +30,8 @@ from batchroute.reports.headline import headline
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """The options of the command: see its help."""
+class Options:
+    """The options of the command, see its help."""
 
     fresh: bool = False
     retry_failed: bool = False
@@ -42,111 +45,71 @@ class Attempt:
     engine: Literal["local", "ray"] = "local"
 
 
-def run(job_file: str, overrides: Sequence[str], attempt: Attempt) -> int:
-    """Run the job, and tell of its end; returns the exit code.
+def run(job_file: str, overrides: Sequence[str], options: Options) -> int:
+    """Run the job and report how it ended; returns the exit code.
 
     Raises:
-        BatchrouteError, Terminated, KeyboardInterrupt: what ended it, where it is still to be said.
+        BatchrouteError, Terminated, KeyboardInterrupt: the run failed, and the command line has to print why.
     """
-    telling = _Telling(for_this_terminal(attempt.json_logs), attempt.json_logs)
+    reporter = _Reporter(for_this_terminal(options.json_logs), options.json_logs)
     world, ranks = World(), None
     try:
-        world = World.here()
-        asked = telling.asked = loading.load(job_file, overrides)
-        wanted = launcher.asked_for(attempt.processes, attempt.nodes, attempt.node_rank, attempt.master, world)
-        if (wanted or world.size > 1) and not (attempt.fresh or attempt.retry_failed) and job.is_committed(asked):
-            # Nothing to wait for the others for: those of a finished run may have ended, and never come.
-            if not (world.first and (wanted is None or wanted.node_rank == 0)):
+        world = World.from_environment()
+        job = reporter.job = loading.load(job_file, overrides)
+        plan = launcher.plan_launch(options.processes, options.nodes, options.node_rank, options.master, world)
+        several = plan is not None or world.size > 1
+        if several and not (options.fresh or options.retry_failed) and is_committed(job):
+            # Rank 0 alone says so: the other ranks of a finished run may have ended, and never join.
+            if not (world.is_rank_zero and (plan is None or plan.node_rank == 0)):
                 return EXIT_OK
-            wanted, world = None, World()
-        if attempt.engine == "ray" and (wanted is not None or world.size > 1):
+            plan, world, several = None, World(), False
+        if options.engine == "ray" and several:
             raise InputError("--engine ray is one process, which hands units out: leave out --processes and --nodes")
-        if wanted is not None:
-            note = telling.progress.note
-            return launcher.launch(wanted, sys.argv[1:], attempt.max_restarts, lambda line: note("restart", line))
+        if plan is not None:
+            note = reporter.progress.note
+            return launcher.launch(plan, sys.argv[1:], options.max_restarts, lambda line: note("restart", line))
         with joined(world) as ranks:
-            if ranks.first:
-                _lead(asked, telling, ranks, attempt)
+            if ranks.is_rank_zero:
+                _run_on_rank_zero(job, reporter, ranks, options)
             else:
-                job.follow(asked, LocalEngine(NoProgress(), ranks), attempt.wait)
+                follow(job, LocalEngine(NoProgress(), ranks), options.wait)
         return ranks.exit_code
     except (BatchrouteError, KeyboardInterrupt, Terminated) as error:
-        if ranks is not None and not ranks.speaks:
+        if ranks is not None and not ranks.reports_end:
             return exit_code(error, world)
-        return telling.end(error, world)
+        return reporter.end(error, world)
     except Exception as error:
-        if ranks is None or ranks.first:
-            telling.of_failure(error)
+        if ranks is None or ranks.is_rank_zero:
+            reporter.failed(error)
         raise
 
 
-def _lead(asked: Job, telling: _Telling, ranks: Ranks, attempt: Attempt) -> None:
+def _run_on_rank_zero(job: Job, reporter: _Reporter, ranks: Ranks, options: Options) -> None:
     try:
-        with _engine(asked, telling.progress, ranks, attempt) as engine:
-            outcome = job.run(asked, telling.progress, attempt.fresh, attempt.retry_failed, attempt.wait, engine)
+        with _engine(job, reporter.progress, ranks, options) as engine:
+            outcome = run_job(job, reporter.progress, options.fresh, options.retry_failed, options.wait, engine)
     except BaseException as error:
-        # The others stop at once, and not when whom the job notifies has answered.
+        # Stop the other ranks before the notification, which may take long.
         ranks.stop(error)
-        telling.of_failure(error)
+        reporter.failed(error)
         raise
-    tell(outcome, asked, telling.progress, attempt.json_logs)
+    report_outcome(outcome, job, reporter.progress, options.json_logs)
     ranks.exit_code = outcome.exit_code
 
 
 @contextmanager
-def _engine(asked: Job, progress: Progress, ranks: Ranks, attempt: Attempt) -> Iterator[LocalEngine]:
-    if attempt.engine == "local":
+def _engine(job: Job, progress: Progress, ranks: Ranks, options: Options) -> Iterator[LocalEngine]:
+    if options.engine == "local":
         yield LocalEngine(progress, ranks)
         return
     from batchroute.engines.ray.engine import RayEngine
 
-    with closing(RayEngine(progress, asked.ray)) as engine:
+    with closing(RayEngine(progress, job.ray)) as engine:
         yield engine
 
 
-@dataclass
-class _Telling:
-    """Tells once how an attempt has failed."""
-
-    progress: Progress
-    json_logs: bool
-    asked: Job | None = None
-    _told: bool = False
-
-    def end(self, error: BaseException, world: World) -> int:
-        """The exit code, when all is said; else raises the error, for the command line to say."""
-        self.of_failure(error)
-        code = exit_code(error, world)
-        if not self.json_logs and code != DIED:
-            raise error
-        if not self.json_logs:
-            self.progress.note("died", f"error: {error}")
-        return code
-
-    def of_failure(self, error: BaseException) -> None:
-        if self._told or (isinstance(error, DiedError) and launcher.restarts_left()):
-            return
-        self._told = True
-        tell_of_failure(error, self.asked, self.progress, self.json_logs)
-
-
-def tell_of_failure(error: BaseException, asked: Job | None, progress: Progress, json_logs: bool) -> None:
-    """Tell the log and whom the job notifies.
-
-    Args:
-        asked: None when the job file could not be read.
-    """
-    event, exit_code, message = notify.ending(error)
-    record: dict[str, Any] = {"event": event, "message": message, "exit_code": exit_code}
-    if asked is not None:
-        record |= {"job_name": asked.name, "output": asked.output.uri}
-        _warn(notify.send(asked.notify, event, record), progress)
-    if json_logs:
-        progress.note(**record)
-
-
-def tell(outcome: Outcome, asked: Job, progress: Progress, json_logs: bool) -> None:
-    """Tell the outcome. The last line is one sentence, and with JSON logs the record that a webhook is sent."""
+def report_outcome(outcome: Outcome, job: Job, progress: Progress, json_logs: bool) -> None:
+    """Print the report and notify. The last line is one sentence; with JSON logs it is the record of the webhook."""
     committed, output, night = outcome.manifest, outcome.output, outcome.night
     nothing = f"nothing to do: run {committed.run_id} was committed at {committed.committed_at}"
     sentence = nothing if night is None else headline(night)
@@ -170,12 +133,49 @@ def tell(outcome: Outcome, asked: Job, progress: Progress, json_logs: bool) -> N
         **summary(outcome.report, night),
     }
     if night is not None:
-        _warn(notify.publish(asked.notify, night), progress)
-    _warn(notify.send(asked.notify, event, record), progress)
+        _warn(notify.publish(job.notify, night), progress)
+    _warn(notify.send(job.notify, event, record), progress)
     if json_logs:
         progress.note(**record)
     elif night is not None:
         typer.echo(sentence)
+
+
+@dataclass
+class _Reporter:
+    """Reports a failed run, once.
+
+    Attributes:
+        job: None while the job file has not been read.
+    """
+
+    progress: Progress
+    json_logs: bool
+    job: Job | None = None
+    _reported: bool = False
+
+    def end(self, error: BaseException, world: World) -> int:
+        """Report the failure and return the exit code, or raise the error if the command line has to print it."""
+        self.failed(error)
+        code = exit_code(error, world)
+        if not self.json_logs and code != DIED:
+            raise error
+        if not self.json_logs:
+            self.progress.note("died", f"error: {error}")
+        return code
+
+    def failed(self, error: BaseException) -> None:
+        """Write the failure to the JSON log and notify, unless that is done or the launcher starts the ranks again."""
+        if self._reported or (isinstance(error, DiedError) and launcher.restarts_left()):
+            return
+        self._reported = True
+        event, code, message = notify.ending(error)
+        record: dict[str, Any] = {"event": event, "message": message, "exit_code": code}
+        if self.job is not None:
+            record |= {"job_name": self.job.name, "output": self.job.output.uri}
+            _warn(notify.send(self.job.notify, event, record), self.progress)
+        if self.json_logs:
+            self.progress.note(**record)
 
 
 def _warn(warnings: list[str], progress: Progress) -> None:

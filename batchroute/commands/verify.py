@@ -1,4 +1,4 @@
-"""Verification of a committed output: its files against the manifest, its rows against the input."""
+"""`batchroute verify`: compare the files of a committed output with its manifest, and its rows with the input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _READ_ROWS = 4096
 
 @dataclass
 class Findings:
-    """What was checked and is well, what is not, and what could not be checked."""
+    """One line for each check that passed, that failed, and that could not be made."""
 
     checked: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -31,10 +31,10 @@ class Findings:
 
 
 def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Findings:
-    """Check every hash, every row count, and that ids and prompts are the input's, in its order.
+    """Check every hash and row count, and that ids and prompts equal the input's, in its order.
 
     Args:
-        storage_options: of both the output's and the input's filesystem.
+        storage_options: for the filesystems of both output and input.
 
     Raises:
         InputError: the output is not committed.
@@ -43,45 +43,45 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Findin
     committed = manifest.read(output)
     if committed is None:
         raise InputError(f"{output} is not committed: it has no {manifest.MANIFEST}")
-    found = Findings()
-    damaged = [file for file in committed.files if not _check_file(output, file, found)]
+    findings = Findings()
+    damaged = [file for file in committed.files if not _check_file(output, file, findings)]
     rows = sum(file.rows for file in committed.files)
     if rows != committed.rows:
-        found.wrong.append(f"the files of the manifest have {rows:,} rows, and it says {committed.rows:,}")
-    _check_strangers(output, committed, found)
+        findings.wrong.append(f"the files of the manifest have {rows:,} rows, but the manifest says {committed.rows:,}")
+    _check_unlisted(output, committed, findings)
     if not damaged:
-        found.checked.append(f"{len(committed.files):,} files, {rows:,} rows: sizes, hashes and row counts")
-        _check_rows(output, committed, storage_options, found)
-    return found
+        findings.checked.append(f"{len(committed.files):,} files, {rows:,} rows: sizes, hashes and row counts")
+        _check_rows(output, committed, storage_options, findings)
+    return findings
 
 
-def _check_file(output: Folder, file: DataFile, found: Findings) -> bool:
+def _check_file(output: Folder, file: DataFile, findings: Findings) -> bool:
     try:
         data = output.read(file.path)
     except FileNotFoundError:
-        found.wrong.append(f"{file.path} is missing")
+        findings.wrong.append(f"{file.path} is missing")
         return False
     if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
-        found.wrong.append(f"{file.path} is damaged: its hash is not the manifest's")
+        findings.wrong.append(f"{file.path} is damaged: its hash is not the manifest's")
         return False
     rows = pq.read_metadata(pa.BufferReader(data)).num_rows
     if rows != file.rows:
-        found.wrong.append(f"{file.path} has {rows:,} rows, and the manifest says {file.rows:,}")
+        findings.wrong.append(f"{file.path} has {rows:,} rows, and the manifest says {file.rows:,}")
         return False
     return True
 
 
-def _check_strangers(output: Folder, committed: Manifest, found: Findings) -> None:
+def _check_unlisted(output: Folder, committed: Manifest, findings: Findings) -> None:
     known = {file.path for file in committed.files}
     for name in output.folder("data").names(".parquet"):
         if f"data/{name}" not in known:
-            found.wrong.append(f"data/{name} is not in the manifest, but readers of data/*.parquet would read it")
+            findings.wrong.append(f"data/{name} is not in the manifest, but readers of data/*.parquet would read it")
 
 
 def _check_rows(
-    output: Folder, committed: Manifest, storage_options: Mapping[str, Any] | None, found: Findings
+    output: Folder, committed: Manifest, storage_options: Mapping[str, Any] | None, findings: Findings
 ) -> None:
-    """Every row of the output against the same row of the input, by the columns that tell rows apart."""
+    """Compare id and prompt of every row of the output with the same row of the input."""
     files = [InputFile.model_validate(file) for file in committed.input_files]
     source = Files(files[0].path, None if is_local(files[0].path) else storage_options)
     try:
@@ -89,7 +89,7 @@ def _check_rows(
             source.check_unchanged(file)
         table = PromptTable.open(files, source)
     except InputError as error:
-        found.unchecked.append(f"the rows were not compared with the input: {error}")
+        findings.unchecked.append(f"the rows were not compared with the input: {error}")
         return
     settings = committed.settings["input"]
     names = [settings[key] for key in ("id", "prompt") if settings.get(key) in table.schema.names]
@@ -99,10 +99,10 @@ def _check_rows(
         rows = pa.Table.from_batches(expected.read(at, at + batch.num_rows), expected.schema)
         for name in expected.schema.names:
             if not _same(rows[name], pa.chunked_array([batch.column(name)])):
-                found.wrong.append(f"column '{name}' is not the input's from row {at:,} to {at + batch.num_rows:,}")
+                findings.wrong.append(f"column '{name}' is not the input's from row {at:,} to {at + batch.num_rows:,}")
                 return
         at += batch.num_rows
-    found.checked.append(f"{at:,} rows: {' and '.join(expected.schema.names)} as in the input, in its order")
+    findings.checked.append(f"{at:,} rows: {' and '.join(expected.schema.names)} as in the input, in its order")
 
 
 def _batches(output: Folder, committed: Manifest, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -1,4 +1,4 @@
-"""What if: what another policy would have cost and lost, from the scores and the costs of a committed output."""
+"""`batchroute what-if`: cost and quality drop of other policies, from the scores and costs of a committed output."""
 
 from __future__ import annotations
 
@@ -35,49 +35,47 @@ _COLUMNS = ("route", "score", "cost", "input_tokens", "output_tokens", "attempts
 @dataclass(frozen=True)
 class WhatIf:
     """Attributes:
-    night: as it came out.
-    forecasts: of the other policies, in the order that they were asked for.
+    night: the report of the run.
+    forecasts: one for each other policy, in the caller's order.
     """
 
     night: NightReport
     forecasts: list[Forecast]
 
 
-def what_if(uri: str, asked: Sequence[str], storage_options: Mapping[str, Any] | None = None) -> WhatIf:
-    """Decide anew by other policies, each `key=value`. Rows that would stay where they are keep their real cost; for
-    those that would move the other model is taken to read and write as it did on its own rows that night.
+def what_if(uri: str, rules: Sequence[str], storage_options: Mapping[str, Any] | None = None) -> WhatIf:
+    """Decide again by other policies, each `key=value`. A row that keeps its model keeps its real cost; for a row that
+    changes models, the other model is assumed to read and write as many tokens as on its own rows of that night.
 
     Raises:
-        InputError: the output is not committed, or a policy is wrong, or needs what the output does not tell.
+        InputError: the output is not committed, or a policy is wrong or needs a calibration or price that is missing.
     """
-    rules = [_way(policy) for policy in asked]
+    checked = [_rule_of(rule) for rule in rules]
     output = folder_at(uri, storage_options)
     committed = manifest.read(output)
     if committed is None:
-        raise InputError(f"{output} is not committed: 'batchroute plan JOB.yaml' tells what a run would do")
+        raise InputError(f"{output} is not committed: 'batchroute plan JOB.yaml' shows what a run would do")
     night = NightReport.of(output)
     view = _outlook(read(uri, storage_options), committed, night)
-    return WhatIf(night, [_forecast(view, rule, night) for rule in rules])
+    return WhatIf(night, [_forecast_of(view, rule, night) for rule in checked])
 
 
-def _way(asked: str) -> Rule:
-    key, equals, value = asked.partition("=")
+def _rule_of(text: str) -> Rule:
+    key, equals, value = text.partition("=")
     if not equals or key not in RULES:
         raise InputError(
-            f"--policy {asked}: write it as key=value, for example small_share=70%; keys: {', '.join(RULES)}"
+            f"--policy {text}: write it as key=value, for example small_share=70%; keys: {', '.join(RULES)}"
         )
     try:
         return Rule.model_validate({key: value})
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise InputError(f"--policy {asked}: {reason[0].lower()}{reason[1:]}") from error
+        raise InputError(f"--policy {text}: {reason[0].lower()}{reason[1:]}") from error
 
 
-def _forecast(view: Outlook, rule: Rule, night: NightReport) -> Forecast:
+def _forecast_of(view: Outlook, rule: Rule, night: NightReport) -> Forecast:
     if rule.max_quality_drop is not None and night.calibration is None:
-        raise InputError(
-            f"--policy {rule.words}: the run had no calibration to go by; calibrate the router for the next"
-        )
+        raise InputError(f"--policy {rule.words}: the run had no calibration; calibrate the router before the next run")
     if rule.budget is not None and None in view.costs.values():
         raise InputError(
             f"--policy {rule.words}: the run has no price of one of the models, or no time for one by the hour"
@@ -87,11 +85,11 @@ def _forecast(view: Outlook, rule: Rule, night: NightReport) -> Forecast:
 
 
 def _outlook(frame: pl.LazyFrame, committed: Manifest, night: NightReport) -> Outlook:
-    """Of the rows of the output, with their real costs where they ran."""
+    """The rows of the output; on the model that answered it, each row has its real cost."""
     prefix = committed.settings.get("output", {}).get("prefix", "")
     rows = frame.select(pl.col(prefix + name).alias(name) for name in _COLUMNS).collect()
     routable = rows["route"].is_not_null().to_numpy()
-    # A score that is missing is a row that the router gave no number.
+    # The router gave rows without a score no number.
     scores = rows["score"].fill_null(float("nan")).to_numpy().astype(np.float32)
     on_small = (rows["route"] != "large").fill_null(False).to_numpy()
     paid = np.array([0 if cost is None else pico(cost) for cost in rows["cost"]], np.int64)
@@ -118,16 +116,16 @@ def _costs(
     copies: NDArray[np.bool_],
 ) -> ModelCosts | None:
     longest = committed.settings["models"][side]["generation"]["max_new_tokens"]
-    found = model_costs(night.prices.get(side), _lengths(night, side, longest), tokens, longest)
-    if found is None:
+    expected = model_costs(night.prices.get(side), _lengths(night, side, longest), tokens, longest)
+    if expected is None:
         return None
-    # A copy costs nothing on either model, as long as its original goes where it goes.
-    real = np.where(copies, 0, np.where(ran, paid, found.picos))
-    return ModelCosts(real, found.error, found.spread, found.measured, np.minimum(real, found.least))
+    # A copy costs nothing on either model, since its original goes to the same model.
+    real = np.where(copies, 0, np.where(ran, paid, expected.picos))
+    return ModelCosts(real, expected.error, expected.spread, expected.measured, np.minimum(real, expected.least))
 
 
 def _lengths(night: NightReport, side: Side, longest: int) -> Lengths:
-    """As the model's own rows were that night; of a model that had none, as calibrated, or else at the most."""
+    """Token counts from the model's own rows that night; without such rows the calibration's, or else the limit."""
     usage = _usages(night)[side]
     answered, read_and_written = usage.answered, usage.input_tokens + usage.output_tokens
     if answered and usage.router_tokens:
@@ -144,7 +142,7 @@ def _lengths(night: NightReport, side: Side, longest: int) -> Lengths:
 def _router_tokens(
     rows: pl.DataFrame, on_small: NDArray[np.bool_], usages: dict[Side, ModelUsage]
 ) -> NDArray[np.int32]:
-    """About what the router counted in each prompt: what the row's own model read, by that model's rate."""
+    """Estimate the router's token count of each prompt: the tokens that the row's model read, divided by its rate."""
     rates = {side: usage.input_tokens / max(1, usage.router_tokens) or 1.0 for side, usage in usages.items()}
     read = rows["input_tokens"].fill_null(0).to_numpy().astype(np.float64)
     return np.rint(read / np.where(on_small, rates["small"], rates["large"])).astype(np.int32)
@@ -154,17 +152,17 @@ def _usages(night: NightReport) -> dict[Side, ModelUsage]:
     return {side: night.cost.models[side] for side in SIDES}
 
 
-def show(found: WhatIf) -> None:
-    """Print it: the night as it was, and the other policies below."""
+def show(result: WhatIf) -> None:
+    """Print the night as it was, and the other policies below."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=130)
-    night = found.night
+    night = result.night
     console.print(f"{night.name}, run {night.run_id}: the night as it was, and as it would have been", highlight=False)
-    console.print(policies([_as_it_was(night), *found.forecasts]))
+    console.print(policies([_as_it_was(night), *result.forecasts]))
     console.print(
-        "Rows that stay where they were keep their real cost; for the others the other model reads and writes as it "
-        "did on its own rows.",
+        "Rows that keep their model keep their real cost; for the others, the other model is assumed to read and write "
+        "as it did on its own rows.",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 

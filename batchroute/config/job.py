@@ -1,4 +1,4 @@
-"""The job file: what a run reads, decides, calls and writes."""
+"""The job file's sections and keys."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from batchroute.costs import report
 from batchroute.costs.price_lists import PricesSpec
 from batchroute.costs.prices import Money, Price
+from batchroute.costs.report import COLUMNS
 from batchroute.engines.ray.pools import RaySpec
 from batchroute.fields import Share, Side
 from batchroute.generators.settings import ModelSpec
@@ -22,7 +22,7 @@ from batchroute.tables.targets.base import TableSpec
 
 
 class OutputSpec(BaseModel):
-    """Where the answers go."""
+    """The section `output`: where the answers go."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +48,7 @@ class RouterSpec(BaseModel):
 
 
 class JobModel(ModelSpec):
-    """One of the two models of a job, with its price, and what becomes of rows that the small one does not manage."""
+    """A model of the job with its price, and for the small model which of its rows go on to the large one."""
 
     price: Price | None = None
     on_failure: Literal["large"] | None = Field(
@@ -88,7 +88,7 @@ class ReportSpec(BaseModel):
     @classmethod
     def _no_column_twice(cls, value: list[str]) -> list[str]:
         for number, name in enumerate(value):
-            if name in report.COLUMNS:
+            if name in COLUMNS:
                 raise ValueError(f"'{name}' is a column of cost.parquet itself: rename the input's, or leave it out")
             if name in value[:number]:
                 raise ValueError(f"'{name}' is there twice")
@@ -96,7 +96,7 @@ class ReportSpec(BaseModel):
 
 
 class Units(BaseModel):
-    """How many rows are committed at a time. A crash repeats at most one unit."""
+    """Rows of a unit in each stage. A crash repeats at most one unit per process."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,1 +1,1 @@
-"""Engines carry units of work out: in this process, over several processes, over a cluster."""
+"""Engines run units of work: in this process, on several ranks, or on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""What an engine is: it lets workers carry out the units of a stage, wherever it has them."""
+"""The engine's interface: an engine makes workers, and its workers do the units of a stage."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     import torch
 
 Pool = Literal["router", "small", "large", "merge"]
-"""What workers are of one kind, so that an engine may have a pool of machines for them."""
+"""The kinds of workers; an engine may keep a pool of machines for each."""
 
 
 class Unit(Protocol):
-    """A unit of work, known by its name; the same in every process of a run."""
+    """A unit of work. Its name is the same in every process of a run."""
 
     @property
     def unit(self) -> str: ...
 
 
 class Worker(Protocol):
-    """Carries out units of one kind, with what it has loaded for them.
+    """Does units of one kind with the model that it has loaded.
 
     Attributes:
-        units_at_once: how many to carry out side by side, from as many threads.
+        units_at_once: number of units to do concurrently, each from a thread of its own.
     """
 
     @property
@@ -37,43 +37,43 @@ class Worker(Protocol):
     def do(self, stage: Any, unit: Any) -> Receipt: ...
 
     def close(self) -> None:
-        """Safe from another thread: units in hand end at once, by an exception or their receipt."""
+        """May be called from another thread: every running unit then ends at once, by an exception or a receipt."""
         ...
 
 
 class BudgetGuard(Protocol):
-    """Lets units begin, and counts what they took."""
+    """Decides whether a unit may start, and adds up what finished units cost."""
 
     def before(self, stage: Any, unit: Any) -> None:
         """Raises:
-        StoppedError: the unit must not begin.
+        StoppedError: the unit must not start.
         """
         ...
 
     def reserve(self, stage: Any, unit: Any) -> None:
-        """Another worker is at it."""
+        """Set money and tokens aside for a unit that another worker is doing."""
         ...
 
     def after(self, stage: Any, unit: Any, receipt: Receipt) -> None: ...
 
 
 class Run(Protocol):
-    """The run whose units are carried out."""
+    """The run that units belong to."""
 
     @property
     def work(self) -> Workdir: ...
 
 
 class ElsewhereRun(Run, Protocol):
-    """A run that other processes can take part in."""
+    """A run that other processes can join."""
 
     def elsewhere(self) -> Callable[[Any], Run]:
-        """Makes this run in another process, given the engine of that process; can be pickled."""
+        """A picklable function that makes this run in another process, given that process's engine."""
         ...
 
 
 class Workers(Protocol):
-    """The workers of one kind. What they load stays loaded from one stage to the next."""
+    """The workers of one kind. Their models stay loaded from one stage to the next."""
 
     def run(
         self, stage: str, units: Sequence[Unit], about: About = nothing_more, guard: BudgetGuard | None = None
@@ -81,12 +81,12 @@ class Workers(Protocol):
         """Do all units of a stage that have no receipt yet.
 
         Args:
-            units: all of the stage, done or not.
-            about: what else a log collector is told of a unit.
+            units: all units of the stage, done or not.
+            about: further fields for a unit's log record.
 
         Raises:
             Terminated: SIGTERM arrived.
-            BatchrouteError: a worker's, or the gate's.
+            BatchrouteError: a worker or the guard raised it.
         """
         ...
 
@@ -101,45 +101,45 @@ class Engine(Protocol):
         ...
 
     def gpus(self, each: int | None) -> list[int] | None:
-        """Numbers of the GPUs of this process, for a worker that needs so many; None for whatever is there."""
+        """Indices of this process's GPUs for a worker that needs `each` of them; None: use any visible GPU."""
         ...
 
     def workers(
         self, run: Any, make_worker: Callable[[Any], Worker], pool: Pool | None, threads: int = 1, gpus: int | None = 1
     ) -> AbstractContextManager[Workers]:
-        """Workers of one kind, none of which is made before there is something to do.
+        """Workers of one kind. Each is made when it gets its first unit.
 
         Args:
-            recruit: makes one, of a run; has no state of its own, so that it can be called anywhere.
-            pool: None for what one process alone must do, such as asking an endpoint that allows so many requests.
-            threads: workers in one process, each with a thread and a stretch of the units.
-            gpus: of each worker, where there are some; None for all of its machine.
+            make_worker: makes a worker for a run; holds no state, so that any process can call it.
+            pool: None: only one process does these units, for example because an endpoint limits requests.
+            threads: workers in one process, each with its own thread and consecutive units.
+            gpus: GPUs for each worker, if the machine has any; None: all GPUs of its machine.
         """
         ...
 
     def on_rank_zero(self, do: Callable[[], object]) -> None:
-        """Let one process do this for all, while the others wait."""
+        """Call `do` on rank 0; the other ranks wait until it returns."""
         ...
 
-    def broadcast(self, find: Callable[[], Any]) -> Any:
-        """What one process finds, for all of them: a value that JSON can hold."""
+    def broadcast(self, compute: Callable[[], Any]) -> Any:
+        """Call `compute` on rank 0 and return its result on every rank. The result must be JSON-serialisable."""
         ...
 
     def barrier(self) -> None:
-        """Wait until every process has done its part of the stage."""
+        """Wait until every rank has called this."""
         ...
 
     def overlapped(self, do: Callable[[], object]) -> AbstractContextManager[None]:
-        """Within, and where there are machines to spare, begin what would come later, and end it with the context."""
+        """While the context is open, run `do`, a later stage, on free machines; leaving waits for `do` to return."""
         ...
 
     def check(self) -> None:
         """Raises:
         Terminated: SIGTERM arrived.
-        BatchrouteError: another process has ended the run.
+        BatchrouteError: another rank has ended the run.
         """
         ...
 
     def terminable(self) -> AbstractContextManager[None]:
-        """Within, SIGTERM raises `Terminated` where the main thread stands."""
+        """While the context is open, SIGTERM raises `Terminated` in the main thread."""
         ...

@@ -1,4 +1,4 @@
-"""Claims: which units of a stage this process does, and what it knows of those that others do."""
+"""Claims: which units of a stage this rank does, and which units the other ranks have done."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from batchroute.storage.receipts import Receipt
 
 
 class Claims:
-    """The units of one stage, taken from the counter that all ranks share. Used by all threads of this process.
+    """The units of one stage, claimed from a counter that all ranks share. All threads of this rank use one object.
 
-    Every unit is announced once by the rank that claims it, done now or before: so the first rank knows when all are.
+    The rank that claims a unit publishes its receipt once, even if the unit was done before: so rank 0 can count
+    receipts to know when the stage is done.
     """
 
     def __init__(
@@ -25,61 +26,61 @@ class Claims:
         done: Mapping[str, Receipt],
         report: Report,
         guard: BudgetGuard | None = None,
-        stretch: int = 1,
+        claim_size: int = 1,
     ) -> None:
         """
         Args:
-            units: all of the stage, the same in each rank, in the same order.
-            done: the receipts that there are.
-            report: told of each unit that gets done; on the first rank of all of them.
-            stretch: how many units, one after the other, are claimed at a time.
+            units: all units of the stage, in the same order on every rank.
+            done: the receipts that exist.
+            report: called on rank 0 for each unit that another rank has done.
+            claim_size: number of consecutive units in a claim.
         """
         self._ranks, self._stage, self._units, self._done = ranks, stage, units, dict(done)
-        self._report, self._guard, self._stretch = report, guard, stretch
+        self._report, self._guard, self._claim_size = report, guard, claim_size
         self._lock = threading.Lock()
-        self._numbers = ranks.claims(stage, -(-len(units) // stretch))
+        self._numbers = ranks.claims(stage, -(-len(units) // claim_size))
         self._by_name = {unit.unit: unit for unit in units}
-        self._mine: set[str] = set()
-        self._announced = 0
+        self._claimed_here: set[str] = set()
+        self._published = 0
         self._reserved = 0
 
     def take(self) -> list[Unit]:
-        """The next units to do; none when all are claimed."""
+        """Claim the next units that are not done; empty when all units are claimed."""
         with self._lock:
             for number in self._numbers:
-                claimed = self._units[number * self._stretch : (number + 1) * self._stretch]
+                claimed = self._units[number * self._claim_size : (number + 1) * self._claim_size]
                 for unit in claimed:
                     if unit.unit in self._done:
-                        self._ranks.announce(self._stage, self._done[unit.unit])
-                self._reserve(number * self._stretch)
+                        self._ranks.publish(self._stage, self._done[unit.unit])
+                self._reserve(number * self._claim_size)
                 pending = [unit for unit in claimed if unit.unit not in self._done]
-                self._mine.update(unit.unit for unit in pending)
+                self._claimed_here.update(unit.unit for unit in pending)
                 if pending:
                     return pending
         return []
 
     def begin(self, unit: Unit) -> None:
         """Raises:
-        StoppedError: the gate does not let it begin.
+        StoppedError: the guard does not let the unit start.
         """
         if self._guard is not None:
-            self.hear()
+            self.sync()
             self._guard.before(self._stage, unit)
 
     def end(self, unit: Unit, receipt: Receipt) -> None:
-        self._ranks.announce(self._stage, receipt)
+        self._ranks.publish(self._stage, receipt)
         if self._guard is not None:
             self._guard.after(self._stage, unit, receipt)
 
-    def hear(self) -> None:
-        """Take in what the other ranks have announced."""
-        if self._ranks.alone or not (self._ranks.first or self._guard is not None):
+    def sync(self) -> None:
+        """Read the receipts that other ranks have published. Only rank 0 and guards need them."""
+        if self._ranks.alone or not (self._ranks.is_rank_zero or self._guard is not None):
             return
         with self._lock:
-            for receipt in self._ranks.announced(self._stage):
-                self._announced += 1
+            for receipt in self._ranks.new_receipts(self._stage):
+                self._published += 1
                 name = receipt.unit
-                if name in self._mine or name in self._done:
+                if name in self._claimed_here or name in self._done:
                     continue
                 self._done[name] = receipt
                 if self._guard is not None:
@@ -87,16 +88,16 @@ class Claims:
                 self._report(receipt)
 
     def wait(self) -> None:
-        """On the first rank, until all units of all ranks are done."""
-        while self._ranks.first and not self._ranks.alone and self._announced < len(self._units):
-            self.hear()
+        """On rank 0, wait until all ranks have done all units. Other ranks return at once."""
+        while self._ranks.is_rank_zero and not self._ranks.alone and self._published < len(self._units):
+            self.sync()
             self._ranks.pause()
 
     def _reserve(self, before: int) -> None:
-        """Others are at the units before this one that nobody has announced: the counter hands them out in order."""
+        """Reserve the cost of unfinished units below index `before`: the counter goes up, so other ranks do them."""
         if self._guard is None:
             return
         for unit in self._units[self._reserved : before]:
-            if unit.unit not in self._done and unit.unit not in self._mine:
+            if unit.unit not in self._done and unit.unit not in self._claimed_here:
                 self._guard.reserve(self._stage, unit)
         self._reserved = before

@@ -1,4 +1,4 @@
-"""The local engine: units in this process, on its accelerator, shared with the other ranks where there are some."""
+"""The local engine: this process does units on its accelerator, and shares the stage with the other ranks, if any."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from batchroute.storage.receipts import Receipt
 if TYPE_CHECKING:
     import torch
 
-_SECONDS_BETWEEN_LOOKS = 0.5
-# Of a rank's threads: enough that a slow one holds up nobody for long.
-_SHARES = 4
+_POLL_SECONDS = 0.5
+# Claims of each thread per stage when there are several ranks. More claims: a slow thread delays the stage less.
+_CLAIMS_PER_THREAD = 4
 
 
 class LocalEngine:
-    """Carries units out in their order. SIGTERM drops the unit in hand: it was never committed, so nothing is lost."""
+    """Does units in order. SIGTERM drops the running unit: it has no receipt, so the next run does it again."""
 
     def __init__(self, progress: Progress, ranks: Ranks | None = None) -> None:
         self.progress = progress
@@ -63,23 +63,23 @@ class LocalEngine:
             workers.close()
 
     def on_rank_zero(self, do: Callable[[], object]) -> None:
-        if self.ranks.first:
+        if self.ranks.is_rank_zero:
             do()
         self.ranks.barrier()
 
-    def broadcast(self, find: Callable[[], Any]) -> Any:
-        return self.ranks.broadcast(find)
+    def broadcast(self, compute: Callable[[], Any]) -> Any:
+        return self.ranks.broadcast(compute)
 
     def barrier(self) -> None:
         self.ranks.barrier()
 
     @contextmanager
     def overlapped(self, do: Callable[[], object]) -> Iterator[None]:
-        """Nothing: a process has one accelerator, and room for one model."""
+        """Does nothing: a process has one accelerator, which holds one model at a time."""
         yield
 
     def check(self) -> None:
-        # Where the handler's own exception was swallowed.
+        # The handler's exception may have been swallowed.
         if self.stopped_by is not None:
             raise self.stopped_by
         self.ranks.check()
@@ -87,33 +87,33 @@ class LocalEngine:
     @contextmanager
     def terminable(self) -> Iterator[None]:
         def stop(signum: int, frame: FrameType | None) -> None:
-            # Kept as well: an exception raised inside a destructor or a callback is swallowed by Python.
-            self.stopped_by = self.ranks.told_to_stop()
+            # `check` raises it again: Python swallows an exception raised inside a destructor or a callback.
+            self.stopped_by = self.ranks.reason_of_sigterm()
             raise self.stopped_by
 
-        def swallowed(what: sys.UnraisableHookArgs) -> None:
-            # No news, and its traceback would bury the sentence that says why the run ends.
+        def report_unraisable(what: sys.UnraisableHookArgs) -> None:
+            # A traceback of `stopped_by` would bury the line that says why the run ends.
             if what.exc_value is None or what.exc_value is not self.stopped_by:
                 hook(what)
 
-        before, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
-        sys.unraisablehook = swallowed
+        handler, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+        sys.unraisablehook = report_unraisable
         self.ranks.interruptible = True
         try:
             yield
         except BaseException as error:
-            # What a library makes of it: an error of an import, or a panic of Rust's, which is no Exception.
+            # A library may turn `stopped_by` into an ImportError, or into a Rust panic, which is a BaseException.
             if self.stopped_by is None or isinstance(error, BatchrouteError):
                 raise
             raise self.stopped_by from None
         finally:
             self.ranks.interruptible = False
             sys.unraisablehook = hook
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, handler)
 
 
 class _LocalWorkers:
-    """The workers of this process: one, which several threads may use, or one for each of several threads."""
+    """The workers of this process: one worker that threads share, or one worker for each thread."""
 
     def __init__(
         self,
@@ -125,10 +125,10 @@ class _LocalWorkers:
         gpus: int | None,
     ) -> None:
         self._engine, self._run, self._make_worker, self._threads = engine, run, make_worker, threads
-        # What is not shared is all the first rank's.
+        # Rank 0 alone does units that are not shared.
         self._ranks = engine.ranks if shared else Ranks(World())
-        # A rank without GPUs of its own waits for those whose model is spread over them.
-        self._idle = engine.gpus(gpus) == [] if shared else not engine.ranks.first
+        # A rank without GPUs takes no units: the other ranks' models are spread over all GPUs.
+        self._takes_no_units = engine.gpus(gpus) == [] if shared else not engine.ranks.is_rank_zero
         self._worker: Worker | None = None
 
     def close(self) -> None:
@@ -138,20 +138,20 @@ class _LocalWorkers:
     def run(
         self, stage: str, units: Sequence[Unit], about: About = nothing_more, guard: BudgetGuard | None = None
     ) -> None:
-        if self._idle or not units:
+        if self._takes_no_units or not units:
             return
         done = self._run.work.stage(stage).receipts()
-        before = self._ranks.before(stage, done)
-        done = {name: receipt for name, receipt in done.items() if name in before}
+        agreed = self._ranks.done_at_start(stage, done)
+        done = {name: receipt for name, receipt in done.items() if name in agreed}
         if self._ranks.alone:
             units = [unit for unit in units if unit.unit not in done]
             if not units:
                 return
         pending = [unit for unit in units if unit.unit not in done]
         with self._engine.progress.stage(stage, len(pending) + len(done), list(done.values()), about) as report:
-            claims = Claims(self._ranks, stage, units, done, report, guard, self._stretch(len(units)))
+            claims = Claims(self._ranks, stage, units, done, report, guard, self._claim_size(len(units)))
             if self._threads > 1:
-                self._beside(stage, claims, report, [], self._threads)
+                self._run_in_threads(stage, claims, report, [], self._threads)
             else:
                 self._run_units(stage, claims, report)
             claims.wait()
@@ -160,40 +160,41 @@ class _LocalWorkers:
         while units := claims.take():
             for unit in units:
                 self._engine.check()
-                # Before anything is loaded: that may take minutes.
+                # Before the model is loaded, which may take minutes.
                 claims.begin(unit)
                 if self._worker is None:
                     self._worker = self._make_worker(self._run)
                 if self._worker.units_at_once > 1:
-                    self._beside(stage, claims, report, units, self._worker.units_at_once)
+                    self._run_in_threads(stage, claims, report, units, self._worker.units_at_once)
                     return
                 receipt = self._worker.do(stage, unit)
                 claims.end(unit, receipt)
                 report(receipt)
-                claims.hear()
+                claims.sync()
 
-    def _beside(self, stage: str, claims: Claims, report: Report, begun: list[Unit], threads: int) -> None:
-        """In `threads` threads, with the worker that all of them share, or else one for each.
+    def _run_in_threads(self, stage: str, claims: Claims, report: Report, claimed: list[Unit], threads: int) -> None:
+        """Do units in several threads, which share the worker if it exists, and otherwise make one each.
 
-        Units in hand are made to end when this ends early; they are carried out first when one of them stops the run,
-        since they are half done and may be paid for.
+        A StoppedError lets the running units finish, since they are half done and may be paid for. Any other error
+        closes the shared worker, which ends the running units at once.
 
         Args:
-            begun: already claimed.
+            claimed: units that are claimed already; the guard has let the first one start.
         """
         results: queue.SimpleQueue[Receipt | BaseException | None] = queue.SimpleQueue()
         stopped = threading.Event()
 
-        def work(units: list[Unit], begun: bool) -> None:
+        def work(units: list[Unit]) -> None:
             worker = self._worker
+            may_start = bool(units)
             try:
                 worker = worker or self._make_worker(self._run)
                 while units := units or claims.take():
                     while units and not stopped.is_set():
                         unit = units.pop(0)
-                        if not begun:
+                        if not may_start:
                             claims.begin(unit)
-                        begun = False
+                        may_start = False
                         receipt = worker.do(stage, unit)
                         claims.end(unit, receipt)
                         results.put(receipt)
@@ -208,13 +209,13 @@ class _LocalWorkers:
 
         with ThreadPoolExecutor(threads) as pool:
             for number in range(threads):
-                pool.submit(work, begun if number == 0 else [], bool(begun) and number == 0)
+                pool.submit(work, claimed if number == 0 else [])
             try:
                 while threads:
                     self._engine.check()
-                    claims.hear()
+                    claims.sync()
                     with contextlib.suppress(queue.Empty):
-                        result = results.get(timeout=_SECONDS_BETWEEN_LOOKS)
+                        result = results.get(timeout=_POLL_SECONDS)
                         if isinstance(result, BaseException):
                             raise result
                         if result is None:
@@ -227,9 +228,9 @@ class _LocalWorkers:
                     self._worker.close()
                 raise
 
-    def _stretch(self, units: int) -> int:
-        """Several threads take units that follow one another, since a row group is read from its beginning."""
+    def _claim_size(self, units: int) -> int:
+        """Threads claim consecutive units, because reading the middle of a row group reads its beginning too."""
         if self._threads == 1:
             return 1
-        shares = self._threads * (1 if self._ranks.alone else _SHARES * self._ranks.world.size)
-        return max(1, -(-units // shares))
+        claims = self._threads * (1 if self._ranks.alone else _CLAIMS_PER_THREAD * self._ranks.world.size)
+        return max(1, -(-units // claims))

@@ -1,4 +1,4 @@
-"""What a container may use of its machine: the limits of its control group, of version 2 or of version 1."""
+"""A container's CPU and memory limits, from its control group of version 2 or 1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-# Version 1 writes a number near 2^63 for no limit.
+# Version 1 writes a number near 2^63 if there is no limit.
 _NO_LIMIT = 1 << 60
 
 
@@ -16,9 +16,9 @@ _NO_LIMIT = 1 << 60
 class Limits:
     """
     Attributes:
-        cores: whole ones and parts of one; None without a limit.
+        cores: may have a fraction; None without a limit.
         memory: bytes; None without a limit.
-        used: bytes that are taken of `memory`, without the files' cache, which gives way.
+        used: bytes of `memory` in use, without the page cache, which the kernel can free.
     """
 
     cores: float | None = None
@@ -27,7 +27,7 @@ class Limits:
 
 
 def limits(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> Limits:
-    """The tightest limits of the group of this process and of those above it.
+    """The tightest limits among this process's control group and its parents.
 
     Args:
         root: where control groups are mounted.
@@ -48,21 +48,21 @@ def limits(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> Limits:
             for folder in _chain(root / "memory", groups.get("memory", "/"))
         ),
     ]
-    tightest = min((found for found in memory if found is not None), default=(None, 0))
-    return Limits(min((found for found in cores if found is not None), default=None), *tightest)
+    tightest = min((limit for limit in memory if limit is not None), default=(None, 0))
+    return Limits(min((limit for limit in cores if limit is not None), default=None), *tightest)
 
 
 def _groups(membership: Path) -> dict[str, str]:
-    """The path of the group of this process for each controller; of version 2 under the empty name."""
-    found: dict[str, str] = {}
+    """The path of this process's group for each controller of version 1; under "" for version 2."""
+    groups: dict[str, str] = {}
     for line in _text(membership).splitlines():
         _, controllers, path = line.split(":", 2)
-        found |= dict.fromkeys(controllers.split(","), path)
-    return found
+        groups |= dict.fromkeys(controllers.split(","), path)
+    return groups
 
 
 def _chain(root: Path, group: str) -> Iterator[Path]:
-    """The folder of a group and those above it. In a container only `root` may be there, which is then the group."""
+    """The folder of a group, then its parents. In a container only `root` may exist, which then is the group."""
     folder = root / group.strip("/")
     yield folder
     while folder != root:
@@ -85,12 +85,12 @@ def _memory(folder: Path, limit: str, usage: str, cache: str) -> tuple[int, int]
     if most is None or most >= _NO_LIMIT:
         return None
     fields = (line.split() for line in _text(folder / "memory.stat").splitlines())
-    gives_way = next((int(value) for name, value in fields if name == cache), 0)
-    return most, max(0, (_number(folder / usage) or 0) - gives_way)
+    page_cache = next((int(value) for name, value in fields if name == cache), 0)
+    return most, max(0, (_number(folder / usage) or 0) - page_cache)
 
 
 def _number(path: Path) -> int | None:
-    """None where there is no such file, or no number in it: `max`, or -1 for no limit."""
+    """None if the file is missing or has no number: `max` or -1 mean no limit."""
     text = _text(path).strip()
     return int(text) if text.isdigit() else None
 
@@ -103,5 +103,5 @@ def _text(path: Path) -> str:
 
 
 def whole_cores(cores: float) -> int:
-    """How many threads these cores carry."""
+    """The number of threads to run on so many cores."""
     return max(1, math.floor(cores))

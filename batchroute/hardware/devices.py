@@ -1,4 +1,4 @@
-"""What a device asks of a model: its precision, and how it says that memory has run out."""
+"""A rank's device: which one, the precision of models on it, and its out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ if TYPE_CHECKING:
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
-"""As `DType`, or the weights and inputs of linear layers in 8 bits, on a CPU."""
+"""As `DType`, or int8: weights and inputs of linear layers in 8 bits, on a CPU."""
 
 
 def precision(name: DType, device: torch.device, checkpoint: torch.dtype | None = None) -> torch.dtype:
     """The precision to load a model in.
 
-    `auto` is float32 on CPU, where half precision is slower. On a GPU it is the checkpoint's own where that is a half
-    precision that the GPU has, since a model trained in bfloat16 can overflow in float16; else bfloat16, or float16 on
-    GPUs that only emulate bfloat16.
+    `auto` is float32 on a CPU, where half precision is slower. On a GPU it is float16 if the checkpoint is saved in
+    float16 or the GPU only emulates bfloat16, else bfloat16: a model trained in bfloat16 can overflow in float16.
 
     Args:
-        checkpoint: what the weights are saved in, where that is known.
+        checkpoint: precision of the saved weights, if known.
     """
     import torch
 
@@ -36,26 +35,26 @@ def precision(name: DType, device: torch.device, checkpoint: torch.dtype | None 
 
 
 def of_rank(local_rank: int) -> torch.device:
-    """The accelerator of the rank of that number on this machine, or the CPU where there is none."""
+    """The accelerator of this machine's rank number `local_rank`, or the CPU if there is none."""
     import torch
 
-    found = torch.accelerator.current_accelerator(check_available=True)
-    if found is None:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
         return torch.device("cpu")
-    # What libraries take unless told.
+    # The default device of libraries.
     torch.accelerator.set_device_index(local_rank)
-    return torch.device(found.type, local_rank)
+    return torch.device(accelerator.type, local_rank)
 
 
 def gpus_of_rank(local_rank: int, local_size: int, each: int | None) -> list[int] | None:
-    """The GPUs of a rank whose model is spread over several: as many copies on a machine as its GPUs hold.
+    """The GPUs of a rank whose model is spread over several GPUs. A machine has as many copies as its GPUs allow.
 
     Args:
-        each: GPUs of a copy; None for all of the machine.
+        each: GPUs of a copy; None for all GPUs of the machine.
 
     Returns:
-        Numbers of visible GPUs; none where they are all others'. None for whatever is there: of the only rank of a
-        machine, and without GPUs.
+        Indices of visible GPUs; empty if other ranks use all of them. None, for any visible GPU, if the machine has one
+        rank or no GPUs.
     """
     if local_size == 1:
         return None
@@ -72,6 +71,6 @@ def gpus_of_rank(local_rank: int, local_size: int, each: int | None) -> list[int
 def out_of_memory(error: Exception) -> bool:
     import torch
 
-    # Of memory that the CPU lacks torch speaks only in words, which differ by platform.
+    # For CPU memory, torch raises a RuntimeError whose message differs by platform.
     words = ("can't allocate memory", "not enough memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)

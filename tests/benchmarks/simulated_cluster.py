@@ -3,7 +3,7 @@
     python -m tests.benchmarks.simulated_cluster [--repetitions 200] [--quick]
 
 Time is simulated; who gets which unit is decided by the code that runs: `Claims` over the ranks' shared counter, and
-`RayCrew` on a cluster whose machines are simulated. `static` is what a job without either does: unit i belongs to
+`RayWorkers` on a cluster whose machines are simulated. `static` is what a job without either does: unit i belongs to
 worker i * workers // units. Of ranks one death stops all, and all start anew, without the units that were in hand; of
 the other two only the dead worker's unit is lost. All three ways get the same units, speeds and deaths in a repetition.
 Prints the finishing time over the ideal one, all work by the speed of all workers: median / 95th percentile.
@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from batchroute.engines.claims import Claims
 from batchroute.engines.local import LocalEngine
 from batchroute.engines.ranks.engine import Ranks
-from batchroute.engines.ranks.store import Memory
+from batchroute.engines.ranks.store import MemoryStore
 from batchroute.engines.ranks.world import World
 from batchroute.engines.ray.capacity import Capacity
 from batchroute.engines.ray.pools import PoolSpec
-from batchroute.engines.ray.worker import Said
+from batchroute.engines.ray.worker import UnitResult
 from batchroute.engines.ray.workers import RayWorkers
 from batchroute.progress import NoProgress
 from batchroute.storage.receipts import Receipt
@@ -130,7 +130,7 @@ def ranks(night: Night) -> float:
 
 def _attempt(night: Night, done: dict[str, Receipt], begins: float, death: float) -> float | None:
     """The units of all ranks until one dies, which are added to `done`; when the last one was done if none dies."""
-    store, units, heard = Memory(), night.units, len(done)
+    store, units, heard = MemoryStore(), night.units, len(done)
 
     def hear(receipt: Receipt) -> None:
         nonlocal heard
@@ -154,7 +154,7 @@ def _attempt(night: Night, done: dict[str, Receipt], begins: float, death: float
             heapq.heappush(events, (now + night.takes(rank, unit), rank, unit))
     if events:
         return None
-    claims[0].hear()
+    claims[0].sync()
     assert len(done) == heard + own == len(units)
     return now
 
@@ -213,13 +213,13 @@ class _Method:
 class _Answer:
     """What an actor will have said."""
 
-    says: Said | None = None
+    says: UnitResult | None = None
     died: bool = False
     there: bool = False
 
 
 class Cluster:
-    """What `RayCrew` uses of the module `ray`; each machine has room for one worker."""
+    """What `RayWorkers` uses of the module `ray`; each machine has room for one worker."""
 
     exceptions = SimpleNamespace(RayError=_DiedError, RayTaskError=_RaisedError)
 
@@ -238,7 +238,7 @@ class Cluster:
         return [{"Alive": True, "Resources": {"CPU": float(len(self._night.speeds))}}]
 
     def remote(self, worker: type) -> Any:
-        return SimpleNamespace(options=lambda **needs: SimpleNamespace(remote=lambda *arguments: self._hire()))
+        return SimpleNamespace(options=lambda **needs: SimpleNamespace(remote=lambda *arguments: self._start_worker()))
 
     def wait(self, answers: Sequence[_Answer], timeout: float) -> tuple[list[_Answer], list[_Answer]]:
         """Until one of them is there, however long that takes: before that nothing can change."""
@@ -248,7 +248,7 @@ class Cluster:
         first = next(answer for answer in answers if answer.there)
         return [first], [answer for answer in answers if answer is not first]
 
-    def get(self, answer: _Answer) -> Said | None:
+    def get(self, answer: _Answer) -> UnitResult | None:
         if answer.died:
             raise _DiedError
         return answer.says
@@ -264,14 +264,14 @@ class Cluster:
         return self._answers(actor, self.now and self._night.start_up, None)
 
     def work(self, actor: _Actor, stage: str, unit: Unit) -> _Answer:
-        return self._answers(actor, self._night.takes(actor.machine, unit), Said(_receipt(unit), []))
+        return self._answers(actor, self._night.takes(actor.machine, unit), UnitResult(_receipt(unit), []))
 
-    def _hire(self) -> _Actor:
+    def _start_worker(self) -> _Actor:
         actor = _Actor(self, self._free.pop(0))
         self._at[actor.machine] = actor
         return actor
 
-    def _answers(self, actor: _Actor, seconds: float, says: Said | None) -> _Answer:
+    def _answers(self, actor: _Actor, seconds: float, says: UnitResult | None) -> _Answer:
         answer = _Answer(says, died=actor.dead, there=actor.dead)
         if actor.dead:
             return answer

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batchroute.commands import plan as plans
-from batchroute.commands.plan import Plan
+from batchroute.commands.plan import Plan, make_plan, show
 from batchroute.errors import InputError, StoppedError
 from batchroute.pipeline.stages.scores import _stretches
 from batchroute.progress import PlainProgress
@@ -25,7 +24,7 @@ def folder(tmp_path: Path) -> JobFolder:
 
 
 def plan(folder: JobFolder, *overrides: str, sample: int = 200) -> Plan:
-    return plans.plan(folder.load(*overrides), PlainProgress(), sample)
+    return make_plan(folder.load(*overrides), PlainProgress(), sample)
 
 
 def test_what_it_expects_comes_true(folder: JobFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +43,7 @@ def test_what_it_expects_comes_true(folder: JobFolder, capsys: pytest.CaptureFix
     assert outcome.night.expected is not None
     assert outcome.night.expected.drop is not None
     assert found.expected.drop.value == pytest.approx(outcome.night.expected.drop.value, abs=5)
-    plans.show(found, folder.load())
+    show(found, folder.load())
     printed = capsys.readouterr().out
     assert "600 rows in 1 files; figures are of a sample of" in printed
     assert "nothing is done yet" in printed

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from batchroute.cli import app
-from batchroute.commands.report import rebuild
+from batchroute.commands.report import write
 from batchroute.errors import InputError
 from batchroute.reports.headline import headline
 from batchroute.reports.page import html as page
@@ -41,7 +41,7 @@ def test_the_report_of_one_output_is_written_anew_beside_its_figures(output: Pat
 
 
 def test_the_report_of_one_output_can_go_elsewhere(output: Path, tmp_path: Path) -> None:
-    assert rebuild([str(output)], str(tmp_path / "there")) == [
+    assert write([str(output)], str(tmp_path / "there")) == [
         f"{tmp_path}/there/report.html",
         f"{tmp_path}/there/report.md",
     ]
@@ -54,7 +54,7 @@ def test_of_several_outputs_the_trend_is_drawn(
     outputs = [str(committed(tmp_path / f"2026-11-{day}", day)) for day in (20, 19, 18)]
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        assert rebuild(outputs, None) == [f"{tmp_path}/trend.html", f"{tmp_path}/trend.md"]
+        assert write(outputs, None) == [f"{tmp_path}/trend.html", f"{tmp_path}/trend.md"]
     shown = capsys.readouterr().out
     assert [line.split()[0] for line in shown.splitlines() if " UTC" in line] == [
         "2026-11-18",
@@ -77,18 +77,18 @@ def test_an_output_that_cannot_be_reported_is_one_sentence(output: Path, tmp_pat
         ([str(tmp_path / "none")], "none: there is no output"),
         ([str(output), str(tmp_path / "begun")], "begun is not committed: run its job again"),
         ([str(output / "manifest.json")], "is a file; give the output.uri of a job"),
-        ([str(old)], "report.json is missing: the output is of an earlier batchroute"),
-        ([str(damaged)], "report.json is damaged, or of a newer batchroute"),
+        ([str(old)], "report.json is missing: an earlier batchroute wrote this output"),
+        ([str(damaged)], "report.json is damaged, or a newer batchroute wrote it"),
     ):
         with pytest.raises(InputError, match=sentence) as caught:
-            rebuild(uris, str(tmp_path / "to"))
+            write(uris, str(tmp_path / "to"))
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "to").exists()
     with pytest.raises(InputError, match="is a file; name a folder"):
-        rebuild([str(output)], str(output / "manifest.json"))
+        write([str(output)], str(output / "manifest.json"))
 
 
 def test_an_output_without_a_report_has_its_place_in_the_trend(tmp_path: Path) -> None:
     outputs = [committed(tmp_path / str(day), day) for day in (3, 4)]
     (outputs[0] / "report" / "report.json").unlink()
-    assert len(rebuild([str(path) for path in outputs], str(tmp_path))) == 2
+    assert len(write([str(path) for path in outputs], str(tmp_path))) == 2

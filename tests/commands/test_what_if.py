@@ -84,5 +84,5 @@ def test_a_wrong_policy_is_one_sentence(folder: JobFolder, policy: str, words: s
 
 
 def test_an_output_that_is_not_committed_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is not committed: 'batchroute plan JOB.yaml' tells what a run would do"):
+    with pytest.raises(InputError, match=r"is not committed: 'batchroute plan JOB.yaml' shows what a run would do"):
         what_if(str(tmp_path), ["threshold=0.5"])

@@ -1,6 +1,6 @@
-"""Attempts at a job in processes that start in milliseconds, and end where a test wants them to.
+"""Attempts at a job in processes that start in milliseconds and end where a test wants.
 
-They are forked from a server process that has imported all that a job needs, and done nothing with it.
+A server process, which has imported all that a job needs, forks them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def start(job: str, log: Path, environment: dict[str, str] | None = None, crash:
 
 
 def run(job: str, log: Path, environment: dict[str, str] | None = None, crash: Crash | None = None) -> int:
-    """An attempt to its end; its exit code, negative for a signal."""
+    """Run an attempt to its end; returns its exit code, negative for a signal."""
     process = start(job, log, environment, crash)
     process.join(120)
     assert process.exitcode is not None, "an attempt hangs"
@@ -55,7 +55,7 @@ def command(
     """Start `batchroute WORDS`.
 
     Args:
-        printed: gets what the command writes to stderr, and a file beside it that ends in .out what to stdout.
+        printed: gets the command's stderr; the file next to it that ends in .out gets its stdout.
         log: as of `start`; several commands may share one.
         prepare: called in the process before the command, to plant a fault.
     """
@@ -108,7 +108,7 @@ def _attempt(path: str, log: str, environment: dict[str, str], crash: Crash | No
             code = error.exit_code
         except Terminated:
             code = EXIT_TERMINATED
-    # Nothing is to be tidied up: what counts is on disk.
+    # No clean-up: only files on disk count.
     os._exit(code)
 
 
@@ -121,7 +121,7 @@ def _command(
 ) -> None:
     for descriptor, name in ((1, Path(printed).with_suffix(".out")), (2, Path(printed))):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    # Where one hangs, its stacks are the only witness.
+    # SIGUSR1 prints the stacks of a process that hangs.
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     os.environ.update({**environment, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
     sys.argv = ["batchroute", *words]

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import polars as pl
 
 @dataclass
 class Damage:
-    """What was found after the last resume."""
+    """What the last attempt has left."""
 
     kills: int = 0
     attempts: int = 0
@@ -29,12 +29,23 @@ class Damage:
 
 
 def run_with_kills(
-    job: str, overrides: Sequence[str], work: Path, kills: int, units: int, seconds: float, seed: int
+    job: str,
+    overrides: Sequence[str],
+    work: Path,
+    kills: int,
+    units: int,
+    seconds: float,
+    seed: int,
+    remove: Callable[[], object] | None = None,
 ) -> Damage:
     """Run `job` and kill it `kills` times; then let it end.
 
     An attempt does a random number of units, at most `units`, and is killed a random time later, at most `seconds`:
     so kills fall all over the job, on a quick machine and on a slow one.
+
+    Args:
+        remove: removes the output, so that the job begins again, if it ends before there were so many kills: on a busy
+            machine kills come late. Unless given the job ends with fewer kills.
     """
     chance, damage = random.Random(seed), Damage()
     while True:
@@ -48,7 +59,10 @@ def run_with_kills(
         damage.kills += process.returncode == -signal.SIGKILL
         _inspect(damage, before, _receipts(work), log)
         if process.returncode == 0:
-            return damage
+            if damage.kills >= kills or remove is None:
+                return damage
+            remove()
+            continue
         assert process.returncode == -signal.SIGKILL, log
 
 
@@ -85,7 +99,7 @@ def _receipts(work: Path) -> dict[str, bytes]:
 def _inspect(damage: Damage, before: dict[str, bytes], after: dict[str, bytes], log: str) -> None:
     damage.changed += [name for name, receipt in before.items() if after.get(name) != receipt]
     events = [json.loads(line) for line in log.splitlines() if line.startswith("{") and line.endswith("}")]
-    # Dealing rows out goes through all chunks again after a crash; it is no unit of its own and commits nothing twice.
+    # After a crash, partition goes through all chunks again; it commits nothing twice.
     done = [f"{event['stage']}/{event['unit']}.json" for event in events if event["event"] == "unit"]
     known = {name.split("/", 1)[1] for name in before}
     damage.redone += [unit for unit in done if unit in known and not unit.startswith("partition/")]

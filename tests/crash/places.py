@@ -76,13 +76,13 @@ class Place:
     def files(self, folder: str = "") -> dict[str, bytes]:
         """Every file of the output and its work folder that is under `folder`, and what it holds."""
         filesystem = self.filesystem()
-        found: dict[str, bytes] = {}
+        contents: dict[str, bytes] = {}
         for root in (self.output, f"{self.output}.work"):
             entries = filesystem.find(f"{root}/{folder}".rstrip("/"), detail=True).items()
             # The server lists an emptied folder as an entry of its own.
             names = [name for name, entry in entries if entry["type"] == "file" and entry["size"] > 0]
-            found |= {name: filesystem.cat_file(name) for name in names}
-        return found
+            contents |= {name: filesystem.cat_file(name) for name in names}
+        return contents
 
     def receipts(self) -> dict[str, bytes]:
         """Of the units, by the name that the log has for them."""
@@ -99,9 +99,9 @@ class Place:
     def check(self, expected: pl.DataFrame) -> None:
         """The output is committed, whole, and row by row what an undisturbed run writes."""
         assert self.rows().equals(expected)
-        found = verify(self.output)
-        assert (found.wrong, found.unchecked) == ([], [])
-        assert len(found.checked) == 2
+        findings = verify(self.output)
+        assert (findings.wrong, findings.unchecked) == ([], [])
+        assert len(findings.checked) == 2
 
 
 def place(tmp_path: Path, server: SeaweedFS | None) -> Place:

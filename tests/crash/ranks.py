@@ -17,7 +17,7 @@ from tests.crash import forking
 from tests.support.jobs import JobFolder
 
 PROMISED = 15.0
-"""Seconds from the death of a rank to the end of all others."""
+"""Seconds from the death of a rank to the end of the other ranks, on a machine that is not busy."""
 
 
 @dataclass
@@ -59,8 +59,8 @@ class World:
 
     ranks: list[Rank]
 
-    def join(self, seconds: float = 60.0) -> list[int]:
-        """Wait for all to end; their exit codes."""
+    def join(self, seconds: float = 120.0) -> list[int]:
+        """Wait until all ranks have ended; returns their exit codes."""
         until = time.monotonic() + seconds
         for rank in self.ranks:
             rank.process.join(max(0.0, until - time.monotonic()))
@@ -72,7 +72,7 @@ class World:
         return [code for code in codes if code is not None]
 
     def show_stacks(self) -> None:
-        """Have those that still run write to what they have said where each of their threads is."""
+        """Make the ranks that still run print the stack of each of their threads."""
         for rank in self.ranks:
             if rank.exit_code is None:
                 rank.signal(signal.SIGUSR1)
@@ -135,8 +135,8 @@ class Ranks:
         """Start one process, whose environment says which rank it is."""
         return self._start(self.job.path, environment, words, fault)
 
-    def run(self, size: int, *words: str, seconds: float = 60.0) -> World:
-        """All ranks of an attempt to their end, which must be a good one."""
+    def run(self, size: int, *words: str, seconds: float = 120.0) -> World:
+        """Start all ranks of an attempt and wait until they end with exit code 0."""
         world = self.start(size, *words)
         codes = world.join(seconds)
         assert codes == [0] * size, (codes, world.said())
@@ -175,26 +175,33 @@ def free_port() -> int:
 
 
 def hashes(output: Path) -> dict[str, str]:
-    """The sha256 of every file of the answers, and of nothing that a killed put has left beside them."""
+    """The sha256 of every data file, without the temporary files that a killed put left next to them."""
     left = LocalFolder(output / "data").leftovers(older_than=0)
     files = sorted(file for file in (output / "data").iterdir() if str(file) not in left)
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def receipts(output: Path) -> dict[str, bytes]:
-    """Of the units, by the name that the log has for them."""
+    """The receipts of all units, by their name in the log."""
     work = output.with_name(output.name + ".work")
     return {str(path): path.read_bytes() for path in work.glob("*/**/*.json") if path.stem.isdigit()}
 
 
-def wait_for(done: Callable[[], object], seconds: float = 30.0) -> None:
+def wait_for(done: Callable[[], object], seconds: float = 120.0) -> None:
+    """Wait until `done()` is true. `seconds` is a limit for a test that hangs, not a promise."""
     until = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.01)
 
 
-def sleep_deaf(seconds: float = 60.0) -> None:
-    """As a long computation that does not return to Python: no signal is heard."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    time.sleep(seconds)
+def hold(begun: Path, deaf: bool = False) -> None:
+    """Make the file `begun`, then sleep for longer than any test waits.
+
+    Args:
+        deaf: block signals, as a long computation that does not return to Python.
+    """
+    if deaf:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    begun.touch()
+    time.sleep(600)

@@ -25,14 +25,14 @@ POINTS = (
 
 @pytest.fixture
 def where(tmp_path: Path) -> Place:
-    """On disk alone: puts of these stages are as those of others, which are tried on S3 too."""
-    found = place(tmp_path, None)
+    """On disk only: other tests try puts on S3."""
+    made = place(tmp_path, None)
     # The small model is right about short prompts.
-    found.folder.settings["models"]["small"]["generation"] = {"max_new_tokens": 8}
-    found.folder.settings["report"] = {
+    made.folder.settings["models"]["small"]["generation"] = {"max_new_tokens": 8}
+    made.folder.settings["report"] = {
         "audit": {"share": "80%", "metric": {"name": "exact_match"}, "reference": "prompt"}
     }
-    return found
+    return made
 
 
 def audited(where: Place) -> tuple[dict[str, Any], pl.DataFrame]:
@@ -56,8 +56,8 @@ def test_a_crash_between_dealing_and_measuring_is_made_good(where: Place) -> Non
         done = len(forking.lines(where.log, "unit"))
         assert where.run() == 0, (point, forking.lines(where.log, "error"))
         where.check(calm)
-        found, again = audited(where)
-        assert found == figures
+        figures_again, again = audited(where)
+        assert figures_again == figures
         assert again.equals(rows)
         after = where.receipts()
         assert {name: after[name] for name in before} == before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -16,24 +15,30 @@ from tests.crash.places import ROWS, Place
 
 @pytest.mark.crash
 def test_a_reader_never_sees_part_of_a_file_or_of_a_committed_output(somewhere: Place, calm: pl.DataFrame) -> None:
-    stop, results = forking.event(), forking.results()
+    begun, stop, results = forking.event(), forking.event(), forking.results()
     somewhere.new_output()
-    reader = forking.in_process(poll, somewhere.output, ROWS, somewhere.environment, stop, results)
+    reader = forking.in_process(poll, somewhere.output, ROWS, somewhere.environment, stop, results, begun)
+    assert begun.wait(120)
     processes = [somewhere.start() for _ in range(2)]
     for process in processes:
         process.join(120)
-    time.sleep(0.2)
     stop.set()
-    polls, files, wrong = results.get(timeout=30)
-    reader.join(30)
+    polls, files, wrong = results.get(timeout=120)
+    reader.join(120)
     assert wrong == []
-    assert polls > 3
+    assert polls > 1
     assert files > 0
     somewhere.check(calm)
 
 
-def poll(output: str, rows: int, environment: dict[str, str], stop: Event, results: Any) -> None:
-    """Read the output again and again, as a reader who lists too early does."""
+def poll(
+    output: str, rows: int, environment: dict[str, str], stop: Event, results: Any, begun: Event | None = None
+) -> None:
+    """Read the output again and again, as a reader who lists too early does, and once more after `stop`.
+
+    Args:
+        begun: set after the first poll.
+    """
     os.environ.update(environment)
     import fsspec
     import pyarrow as pa
@@ -46,7 +51,9 @@ def poll(output: str, rows: int, environment: dict[str, str], stop: Event, resul
     filesystem = fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
     polls = files = 0
     wrong: list[str] = []
-    while not stop.is_set():
+    stopping = False
+    while not stopping:
+        stopping = stop.is_set()
         polls += 1
         for name in filesystem.glob(f"{output}/data/*.parquet"):
             try:
@@ -55,12 +62,14 @@ def poll(output: str, rows: int, environment: dict[str, str], stop: Event, resul
             except Exception as error:
                 wrong.append(f"{name}: {error}")
         try:
-            found = batchroute.read(output).collect()
-            if found.height != rows or found["id"].n_unique() != rows:
-                wrong.append(f"{found.height} rows by the manifest")
+            frame = batchroute.read(output).collect()
+            if frame.height != rows or frame["id"].n_unique() != rows:
+                wrong.append(f"{frame.height} rows by the manifest")
         except InputError as error:
             if "is not committed" not in str(error):
                 wrong.append(str(error))
+        if begun is not None:
+            begun.set()
     results.put((polls, files, wrong))
     results.close()
     results.join_thread()

@@ -13,14 +13,14 @@ from tests.crash.places import Place, place
 
 @pytest.fixture
 def where(tmp_path: Path) -> Place:
-    """On disk alone: puts of this stage are as those of others, which are tried on S3 too."""
-    found = place(tmp_path, None)
+    """On disk only: other tests try puts on S3."""
+    made = place(tmp_path, None)
     # Of the small model's rows some are cut, and some do not begin with such a word.
-    found.folder.settings["models"]["small"] |= {
+    made.folder.settings["models"]["small"] |= {
         "on_failure": "large", "escalate": {"regex": "[a-m].*"}, "generation": {"max_new_tokens": 12},
     }  # fmt: skip
-    found.folder.settings["units"]["generate"] = 30
-    return found
+    made.folder.settings["units"]["generate"] = 30
+    return made
 
 
 @pytest.mark.crash
@@ -32,7 +32,7 @@ def test_a_crash_at_every_put_of_the_escalation_is_made_good(where: Place) -> No
     assert escalated["response"].to_list() == escalated["prompt"].to_list()
     names = [put.split(".work/", 1)[-1].split("/", 1)[-1] for put in forking.lines(where.log, "put")]
     puts = [n for n, name in enumerate(names) if name.startswith(("shards/escal", "escalated/"))]
-    # Two pieces with their receipts, dealt out and answered, and between the two the escalation's own file.
+    # Two pieces, partitioned and answered, each with its receipt; in between the file of the escalation.
     assert len(puts) == 9, names
     # Before a put there is what there was after the one before it.
     for crash in [Crash(puts[0], "before"), *(Crash(put, "after") for put in puts)]:

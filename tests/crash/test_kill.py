@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import time
@@ -20,7 +21,13 @@ KILLS = 10
 @pytest.mark.crash
 def test_kill_at_random_moments_loses_nothing_and_repeats_no_unit(tmp_path: Path) -> None:
     folder = _slow_job(tmp_path, rows=300)
-    damage = run_with_kills(folder.path, [], work_of(folder.output), KILLS, units=7, seconds=0.05, seed=1)
+    work = work_of(folder.output)
+
+    def remove() -> None:
+        shutil.rmtree(work)
+        shutil.rmtree(folder.output)
+
+    damage = run_with_kills(folder.path, [], work, KILLS, units=7, seconds=0.05, seed=1, remove=remove)
     assert damage.kills == KILLS
     assert damage.redone == []
     assert damage.changed == []
@@ -37,7 +44,7 @@ def test_sigterm_ends_with_143_and_can_be_resumed(tmp_path: Path) -> None:
     process = start(folder.path, [])
     _wait_for_unit(work_of(folder.output), process)
     process.send_signal(signal.SIGTERM)
-    log = process.communicate(timeout=20)[1]
+    log = process.communicate(timeout=120)[1]
     assert process.returncode == EXIT_TERMINATED
     assert "run the same command again" in log
     assert not (folder.output / "manifest.json").exists()

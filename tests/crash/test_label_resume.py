@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,8 +29,15 @@ def test_kills_at_random_moments_repeat_no_unit_and_change_nothing(
 ) -> None:
     monkeypatch.setattr(killing, "start", _start)
     job = _job(tmp_path)
+    work = tmp_path / "t.parquet.work"
+
+    def remove() -> None:
+        shutil.rmtree(work)
+        for file in tmp_path.glob("t.*"):
+            file.unlink()
+
     damage = killing.run_with_kills(
-        job, [str(tmp_path / "t.parquet")], tmp_path / "t.parquet.work", KILLS, units=3, seconds=0.05, seed=1
+        job, [str(tmp_path / "t.parquet")], work, KILLS, units=3, seconds=0.05, seed=1, remove=remove
     )
     assert damage.kills == KILLS
     assert damage.redone == []
@@ -56,7 +64,7 @@ def test_sigterm_ends_with_143_and_the_same_command_goes_on(tmp_path: Path) -> N
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    log = process.communicate(timeout=30)[1]
+    log = process.communicate(timeout=120)[1]
     assert process.returncode == EXIT_TERMINATED, log
     assert not output.exists()
     assert _start(job, [str(output)]).wait() == 0

@@ -41,8 +41,8 @@ def ids_in(target: dict[str, Any]) -> list[str]:
             return sorted(row[0] for row in cursor.fetchall())
     from deltalake import DeltaTable
 
-    found = DeltaTable(target["delta"]).to_pyarrow_table(columns=["id"])
-    return sorted(found["id"].to_pylist())
+    table_of_ids = DeltaTable(target["delta"]).to_pyarrow_table(columns=["id"])
+    return sorted(table_of_ids["id"].to_pylist())
 
 
 def wait_for(log: Path, name: str, process: Any) -> None:

@@ -24,7 +24,7 @@ _KILLS_OF_AN_OUTPUT = 4
 
 @dataclass
 class Damage:
-    """What was found after all kills."""
+    """What all kills have left."""
 
     kills: int = 0
     attempts: int = 0
@@ -69,8 +69,8 @@ def kill_often(where: Place, calm: pl.DataFrame, kills: int, seed: int) -> Damag
             assert process.exitcode == -9, forking.lines(where.log, "error")
             here, damage.kills = here + 1, damage.kills + 1
         stop.set()
-        polls, _, wrong = results.get(timeout=30)
-        reader.join(30)
+        polls, _, wrong = results.get(timeout=120)
+        reader.join(120)
         damage.polls += polls
         damage.half_reads += wrong
         rows = where.rows()

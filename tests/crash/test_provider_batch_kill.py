@@ -56,8 +56,8 @@ class BatchPlace(Place):
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path / "server", batch_seconds=getattr(request, "param", 0.1)) as found:
-        yield found
+    with ServerProcess(tmp_path / "server", batch_seconds=getattr(request, "param", 0.1)) as started:
+        yield started
 
 
 def place_of(folder: Path, server: ServerProcess, batch_requests: int = 9) -> tuple[BatchPlace, pl.DataFrame]:
@@ -90,10 +90,10 @@ def test_a_crash_at_every_put_of_the_ledger_is_made_good(tmp_path: Path, server:
 @pytest.mark.crash
 def test_kills_at_random_moments_submit_nothing_twice_and_lose_no_row(tmp_path: Path, server: ServerProcess) -> None:
     where, calm = place_of(tmp_path, server)
-    found = kill_often(where, calm, KILLS, seed=1, states=6)
-    assert found.kills >= KILLS
-    assert len(found.states) >= 6, found.states
-    assert problems(server, found.outputs) == []
+    tally = kill_often(where, calm, KILLS, seed=1, states=6)
+    assert tally.kills >= KILLS
+    assert len(tally.states) >= 6, tally.states
+    assert problems(server, tally.outputs) == []
 
 
 @dataclass
@@ -113,13 +113,13 @@ def kill_often(where: BatchPlace, calm: pl.DataFrame, kills: int, seed: int, sta
         states: in how many different ones kills must have fallen, or three times as many kills: a busy machine is
             slow to make them.
     """
-    chance, found = random.Random(seed), Kills()
+    chance, tally = random.Random(seed), Kills()
     # From the first intent until all answers are committed: before and after it, there is no provider to deal with.
     dealing = [n for n, line in enumerate(forking.lines(where.log, "put")) if "/batches/" in line or "/large/" in line]
     first, last = dealing[0], dealing[-1] + 1
-    while found.kills < kills or (len(found.states) < states and found.kills < 3 * kills):
+    while tally.kills < kills or (len(tally.states) < states and tally.kills < 3 * kills):
         where.new_output()
-        found.outputs += 1
+        tally.outputs += 1
         here = 0
         while True:
             process, spared = where.start(), here >= _KILLS_OF_AN_OUTPUT
@@ -137,20 +137,20 @@ def kill_often(where: BatchPlace, calm: pl.DataFrame, kills: int, seed: int, sta
             if process.exitcode == 0:
                 break
             assert process.exitcode == -9, forking.lines(where.log, "error")
-            here, found.kills = here + 1, found.kills + 1
-            found.states[where.state()] += 1
+            here, tally.kills = here + 1, tally.kills + 1
+            tally.states[where.state()] += 1
         where.check_answers(calm)
-    return found
+    return tally
 
 
 def problems(server: ServerProcess, outputs: int) -> list[str]:
     """What the provider saw that it should not have seen."""
     submitted, completed = server.submitted(), server.completed()
-    found = [f"{prompt}: submitted {count} times" for prompt, count in submitted.items() if count != 1]
-    found += [f"{prompt}: answered {count} times" for prompt, count in completed.items() if count != 1]
+    wrong = [f"{prompt}: submitted {count} times" for prompt, count in submitted.items() if count != 1]
+    wrong += [f"{prompt}: answered {count} times" for prompt, count in completed.items() if count != 1]
     if len(submitted) != outputs * ROWS:
-        found.append(f"{len(submitted)} rows submitted, of {outputs * ROWS}")
-    return found + [f"{batch['id']}: {batch['status']}" for batch in server.batches() if batch["status"] != "completed"]
+        wrong.append(f"{len(submitted)} rows submitted, of {outputs * ROWS}")
+    return wrong + [f"{batch['id']}: {batch['status']}" for batch in server.batches() if batch["status"] != "completed"]
 
 
 def main() -> None:
@@ -164,10 +164,10 @@ def main() -> None:
         folder = Path(temporary)
         with ServerProcess(folder / "server", batch_seconds=0.1) as server:
             where, calm = place_of(folder, server)
-            found = kill_often(where, calm, arguments.kills, arguments.seed)
-            wrong = problems(server, found.outputs)
-    print(f"{found.kills} kills over {found.outputs} outputs, {time.time() - started:.0f} s: {len(wrong)} problems")
-    for state, count in sorted(found.states.items()):
+            tally = kill_often(where, calm, arguments.kills, arguments.seed)
+            wrong = problems(server, tally.outputs)
+    print(f"{tally.kills} kills over {tally.outputs} outputs, {time.time() - started:.0f} s: {len(wrong)} problems")
+    for state, count in sorted(tally.states.items()):
         print(f"  {count:4} kills at intents/submitted/concluded/committed {state}")
     if wrong:
         sys.exit("\n".join(wrong))

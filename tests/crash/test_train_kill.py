@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from batchroute.errors import EXIT_TERMINATED
-from batchroute.router.training.train import TrainOptions, train
+from batchroute.router.training.learner import TrainOptions
+from batchroute.router.training.train import train
 from tests.router.training.test_processes import command, launch
 from tests.router.training.trainings import options, weights, write_table
 from tests.support.tiny_models import tiny_router

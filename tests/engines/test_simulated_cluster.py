@@ -12,11 +12,11 @@ NIGHTS = 8
 
 @pytest.mark.parametrize(("units", "at_most"), [(8, 1.45), (32, 1.15)])
 def test_workers_that_take_units_from_a_counter_end_together(units: int, at_most: float) -> None:
-    found = measure(Scenario(units, sigma=0.5), NIGHTS)
-    assert np.array_equal(found["ranks"], found["ray"])
-    assert (found["ranks"] < found["static"]).all()
-    assert found["ranks"].min() > 1
-    assert found["ranks"].max() < at_most
+    ends = measure(Scenario(units, sigma=0.5), NIGHTS)
+    assert np.array_equal(ends["ranks"], ends["ray"])
+    assert (ends["ranks"] < ends["static"]).all()
+    assert ends["ranks"].min() > 1
+    assert ends["ranks"].max() < at_most
 
 
 def test_slow_workers_hold_up_nobody_but_in_static_slices() -> None:
@@ -39,5 +39,5 @@ def test_a_death_costs_ranks_the_units_in_hand_and_a_ray_cluster_one() -> None:
 
 
 def test_many_deaths_lose_no_unit_and_repeat_none() -> None:
-    found = measure(Scenario(4, sigma=1.0, slow=0.2, die=0.25, workers=16), NIGHTS)
-    assert all((found[rule] > 1).all() for rule in ("ranks", "ray", "static"))
+    ends = measure(Scenario(4, sigma=1.0, slow=0.2, die=0.25, workers=16), NIGHTS)
+    assert all((ends[rule] > 1).all() for rule in ("ranks", "ray", "static"))

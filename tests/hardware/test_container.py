@@ -27,7 +27,7 @@ def test_a_container_of_version_2_has_its_limits_at_the_root(tmp_path: Path) -> 
         "memory.current": f"{3 * GIB}\n",
         "memory.stat": f"anon 5\ninactive_file {GIB}\n",
     }
-    # What gives way when memory runs out, the cache of files, is not used.
+    # The page cache, which the kernel can free, does not count as used.
     assert groups(tmp_path, "0::/\n", files) == Limits(1.5, 4 * GIB, 2 * GIB)
 
 

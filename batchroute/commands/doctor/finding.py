@@ -1,4 +1,4 @@
-"""What a checkup finds: a line that is well, a note, or a problem with its remedy."""
+"""A checkup and its findings: ok, a note, or a problem with a remedy."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from typing import Literal
 from batchroute.commands.doctor.network import within
 from batchroute.errors import BatchrouteError, first_line
 
-Mark = Literal["well", "note", "problem"]
+Mark = Literal["ok", "note", "problem"]
 
-# Sentences of errors say first what is wrong, and then what to do.
+# An error message says first what is wrong, then what to do.
 _WRONG_AND_REMEDY = re.compile(
     r"(?P<wrong>.+?)(?:; |: (?=(?:check|choose|install|make|name|pip|run|save|set) ))(?P<remedy>.+)"
 )
-# A storage or a server that does not answer must not hold up what else there is to say.
+# The longest wait for a storage or a server.
 _SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line about one thing.
+    """One line about one subject.
 
     Attributes:
-        subject: the thing, in a word or two.
-        remedy: what to do, in one sentence; of every problem, and of notes where there is something to do.
-        group: what it is a part of.
+        subject: one or two words.
+        remedy: one sentence that says what to do; every problem has one, a note may.
+        group: heading under which the finding is shown.
     """
 
     subject: str
     text: str
-    mark: Mark = "well"
+    mark: Mark = "ok"
     remedy: str = ""
     group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkup:
-    """A look at one thing.
+    """A check of one subject.
 
     Attributes:
-        remedy: for what goes wrong without saying what to do.
-        bounded: whether it may wait for others, and is given up after a while.
+        look: returns the findings.
+        remedy: for an error that has none of its own.
+        bounded: whether `look` may wait for a server; it is abandoned after ten seconds.
     """
 
     group: str
@@ -53,23 +54,23 @@ class Checkup:
     bounded: bool = False
 
     def findings(self) -> list[Finding]:
-        """What it finds. Whatever it raises is a problem, and no other checkup's."""
+        """The findings; an error that `look` raises becomes a problem."""
         try:
-            found = within(_SECONDS, self._listed) if self.bounded else self._listed()
+            findings = within(_SECONDS, self._listed) if self.bounded else self._listed()
         except TimeoutError:
-            found = [problem(self.subject, f"no answer within {_SECONDS:g} s", self.remedy)]
+            findings = [problem(self.subject, f"no answer within {_SECONDS:g} s", self.remedy)]
         except BatchrouteError as error:
-            found = [self._wrong(str(error))]
+            findings = [self._problem_of(str(error))]
         except Exception as error:
-            words = f"it could not be looked at: {type(error).__name__}: {first_line(error)}"
-            found = [problem(self.subject, words, self.remedy)]
-        return [replace(finding, group=self.group) for finding in found]
+            words = f"it could not be checked: {type(error).__name__}: {first_line(error)}"
+            findings = [problem(self.subject, words, self.remedy)]
+        return [replace(finding, group=self.group) for finding in findings]
 
     def _listed(self) -> list[Finding]:
-        found = self.look()
-        return [found] if isinstance(found, Finding) else list(found)
+        result = self.look()
+        return [result] if isinstance(result, Finding) else list(result)
 
-    def _wrong(self, sentence: str) -> Finding:
+    def _problem_of(self, sentence: str) -> Finding:
         sentence = " ".join(sentence.split())
         parts = _WRONG_AND_REMEDY.fullmatch(sentence)
         if parts is None:
@@ -77,7 +78,7 @@ class Checkup:
         return problem(self.subject, parts["wrong"], parts["remedy"])
 
 
-def well(subject: str, text: str) -> Finding:
+def ok(subject: str, text: str) -> Finding:
     return Finding(subject, text)
 
 
@@ -90,7 +91,7 @@ def problem(subject: str, text: str, remedy: str) -> Finding:
 
 
 def size(count: float) -> str:
-    """Of bytes, in words: `15.3 GiB`, `64 MiB`."""
+    """A number of bytes as `15.3 GiB` or `64 MiB`."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 

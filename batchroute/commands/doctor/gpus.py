@@ -1,4 +1,4 @@
-"""The GPUs that torch sees, and why it sees none."""
+"""The GPUs that torch sees, or why it sees none."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from batchroute.commands.doctor.finding import Finding, note, problem, size, well
+from batchroute.commands.doctor.finding import Finding, note, ok, problem, size
 from batchroute.errors import first_line
 
 _SUBJECT = "gpu"
 _HIDDEN = ("", "-1")
-# Of a GPU that is free; the driver and the display take some of it.
+# Free memory of an unused GPU: the driver and the display take some.
 _FREE_SHARE = 0.9
 
 
@@ -22,8 +22,8 @@ class Gpu:
     """
     Attributes:
         total, free: bytes.
-        bf16: whether it computes in bfloat16 itself.
-        supported: whether this torch has code for it.
+        bf16: whether it computes in bfloat16 without emulation.
+        supported: whether this torch build has code for it.
     """
 
     number: int
@@ -43,9 +43,9 @@ class Gpu:
 class Gpus:
     """
     Attributes:
-        build: what torch was built for: `CUDA 12.8`, `ROCm 6.4`, or empty for the CPU alone.
-        error: why torch sees no GPU, in its words.
-        sign: what says that there is one all the same: a device file, or the driver's command.
+        build: the platform of the torch build: `CUDA 12.8`, `ROCm 6.4`, or empty for a CPU build.
+        error: torch's message if it sees no GPU.
+        sign: evidence of a GPU that torch does not need: a device file or the command nvidia-smi.
     """
 
     seen: tuple[Gpu, ...] = ()
@@ -55,7 +55,7 @@ class Gpus:
 
     @property
     def least(self) -> int:
-        """Bytes of the smallest one."""
+        """Bytes of the GPU with the least memory."""
         return min(gpu.total for gpu in self.seen)
 
 
@@ -66,7 +66,7 @@ def look() -> Gpus:
     build = f"ROCm {torch.version.hip}" if torch.version.hip else build
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
-        # Without it, a process whose GPUs are all hidden has none and no error.
+        # Without `init`, hidden GPUs give a count of 0 and no error.
         seen = tuple(_gpu(number, bool(torch.version.hip)) for number in range(torch.cuda.device_count()))
     except (AssertionError, RuntimeError) as error:
         return Gpus(build=build, error=first_line(error), sign=_sign())
@@ -88,7 +88,7 @@ def _gpu(number: int, is_rocm: bool) -> Gpu:
 def runs_on(architectures: list[str], capability: tuple[int, int]) -> bool:
     """Whether a build for these architectures (`sm_90`, `compute_90`) runs on a GPU of this compute capability.
 
-    Machine code runs on later minor versions of its major one; `compute_` is translated for whatever comes later.
+    `sm_` code runs on GPUs of the same major and the same or a later minor version; `compute_` code on all later GPUs.
     """
     for architecture in architectures:
         kind, _, number = architecture.partition("_")
@@ -109,10 +109,10 @@ def _sign() -> str:
 
 
 def findings(gpus: Gpus, environment: Mapping[str, str]) -> list[Finding]:
-    """One line for all GPUs of a kind, and one for each thing that is wrong with them."""
+    """One line for all GPUs of a kind, and one for each problem."""
     if not gpus.seen:
         return [_none(gpus, environment.get("CUDA_VISIBLE_DEVICES"))]
-    found = []
+    findings = []
     for _, group in groupby(gpus.seen, key=lambda gpu: gpu.kind):
         same = list(group)
         one = same[0]
@@ -120,15 +120,15 @@ def findings(gpus: Gpus, environment: Mapping[str, str]) -> list[Finding]:
         precision = "bf16" if one.bf16 else "no bf16: models run in float16"
         free = min(gpu.free for gpu in same)
         words = f"{many}{one.name}, {size(free)} of {size(one.total)} free, compute capability "
-        found.append(well(_SUBJECT, f"{words}{one.capability[0]}.{one.capability[1]}, {precision}"))
-        found += _wrong(same, gpus.build)
-    return found
+        findings.append(ok(_SUBJECT, f"{words}{one.capability[0]}.{one.capability[1]}, {precision}"))
+        findings += _wrong(same, gpus.build)
+    return findings
 
 
 def _wrong(same: list[Gpu], build: str) -> list[Finding]:
-    found = []
+    findings = []
     if not same[0].supported:
-        found.append(
+        findings.append(
             problem(
                 _SUBJECT,
                 f"this torch ({build}) has no code for a {same[0].name}",
@@ -138,14 +138,14 @@ def _wrong(same: list[Gpu], build: str) -> list[Finding]:
     taken = [gpu for gpu in same if gpu.free < _FREE_SHARE * gpu.total]
     if taken:
         numbers = ", ".join(str(gpu.number) for gpu in taken)
-        found.append(
+        findings.append(
             note(
                 _SUBJECT,
-                f"others use the memory of GPU {numbers}",
-                "see by nvidia-smi who they are, and end them or choose other GPUs by CUDA_VISIBLE_DEVICES",
+                f"other processes use the memory of GPU {numbers}",
+                "find them with nvidia-smi, and end them, or choose other GPUs by CUDA_VISIBLE_DEVICES",
             )
         )
-    return found
+    return findings
 
 
 def _none(gpus: Gpus, visible: str | None) -> Finding:
@@ -160,7 +160,7 @@ def _none(gpus: Gpus, visible: str | None) -> Finding:
     if not gpus.build:
         return problem(
             _SUBJECT,
-            f"none is used, though {gpus.sign} is there: this torch is a build for the CPU alone",
+            f"none is used, though {gpus.sign} is there: this torch is a CPU build",
             "install a CUDA build of torch: https://pytorch.org/get-started/locally",
         )
     if "driver" in gpus.error and "old" in gpus.error:
@@ -172,6 +172,6 @@ def _none(gpus: Gpus, visible: str | None) -> Finding:
     return problem(
         _SUBJECT,
         f"none is used, though {gpus.sign} is there: {gpus.error or 'torch finds no device'}",
-        "look at what nvidia-smi says; a container gets GPUs by `docker run --gpus all`, or by nvidia.com/gpu in "
+        "see what nvidia-smi says; a container gets GPUs by `docker run --gpus all`, or by nvidia.com/gpu in "
         "the limits of its pod",
     )

@@ -1,4 +1,4 @@
-"""Where models come from: the hub and what is in its cache, and the embedded ones."""
+"""Where models come from: the hub, its cache, and the embedded models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchroute import models
-from batchroute.commands.doctor.finding import Finding, counted, note, well
+from batchroute.commands.doctor.finding import Finding, counted, note, ok
 from batchroute.commands.doctor.network import unreached_url
 from batchroute.models import embedded
 from batchroute.redaction import host
@@ -22,8 +22,8 @@ _INDEXES = ("*.safetensors.index.json", "*.bin.index.json")
 class Located:
     """
     Attributes:
-        folder: on this machine; None for a model that is not.
-        whole: whether its weights are there too.
+        folder: None if the model is not on this machine.
+        whole: whether the folder has all weights.
     """
 
     folder: Path | None
@@ -31,7 +31,7 @@ class Located:
 
 
 class Hub:
-    """The model hub, as this process is set to use it."""
+    """The model hub, with the settings of this process."""
 
     @property
     def offline(self) -> bool:
@@ -41,19 +41,19 @@ class Hub:
 
     @functools.cached_property
     def unreached(self) -> str:
-        """Why it cannot be reached, in words; empty when it can."""
+        """Why the hub cannot be reached; empty if it can."""
         from huggingface_hub import constants
 
         return unreached_url(constants.ENDPOINT)
 
     def locate(self, name: str, marker: str = "config.json") -> Located:
-        """Where a model is: a directory, an embedded one, or a hub id in the hub's cache.
+        """Find a model: a directory, an embedded model, or a hub id in the hub's cache.
 
         Args:
             marker: the file that makes a directory a model.
 
         Raises:
-            InputError: a path or an embedded model that is not there.
+            InputError: the path or the embedded model does not exist.
         """
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
@@ -62,17 +62,17 @@ class Hub:
         if resolved.is_dir():
             return Located(resolved, whole=True)
         try:
-            found = try_to_load_from_cache(name, marker)
+            cached = try_to_load_from_cache(name, marker)
         except HFValidationError:
-            found = None
-        if not isinstance(found, str):
+            cached = None
+        if not isinstance(cached, str):
             return Located(None)
-        folder = Path(found).parent
+        folder = Path(cached).parent
         return Located(folder, _whole(folder))
 
 
 def _whole(folder: Path) -> bool:
-    """Whether the weights are in a folder of the cache, all their parts."""
+    """Whether a folder of the cache has all parts of the weights."""
     indexes = [path for pattern in _INDEXES for path in folder.glob(pattern)]
     if indexes:
         parts = {part for path in indexes[:1] for part in json.loads(path.read_text())["weight_map"].values()}
@@ -87,14 +87,14 @@ def hub(hub: Hub, environment: Mapping[str, str]) -> Finding:
     held = counted(len(list(cache.glob("models--*"))), "model")
     words = f"{held} in {cache}" + (", by HF_HOME" if environment.get("HF_HOME") else "")
     if hub.offline:
-        return well("hub", f"off by HF_HUB_OFFLINE; {words}")
+        return ok("hub", f"off by HF_HUB_OFFLINE; {words}")
     if hub.unreached:
         return note(
             "hub",
             f"{host(constants.ENDPOINT)} cannot be reached ({hub.unreached}); {words}",
-            "set HF_HUB_OFFLINE=1 so that nothing waits for it, or mend the network, HF_ENDPOINT or the proxy",
+            "set HF_HUB_OFFLINE=1 so that nothing waits for it, or fix the network, HF_ENDPOINT or the proxy",
         )
-    return well("hub", f"{host(constants.ENDPOINT)} answers; {words}")
+    return ok("hub", f"{host(constants.ENDPOINT)} answers; {words}")
 
 
 def embedded_models() -> Iterator[Finding]:
@@ -103,4 +103,4 @@ def embedded_models() -> Iterator[Finding]:
         remedy = "run `batchroute models fetch demo` where you want them; nothing else needs them"
         yield note("embedded", f"{', '.join(missing)}: not fetched", remedy)
     else:
-        yield well("embedded", f"all {len(embedded.SOURCES)} in {models.cache_dir() / 'models'}")
+        yield ok("embedded", f"all {len(embedded.SOURCES)} in {models.cache_dir() / 'models'}")

@@ -1,4 +1,4 @@
-"""Who started this process, and whether the others of the run can be reached: ranks, or a Ray cluster."""
+"""Which launcher started this process, and whether rank 0 or the Ray cluster can be reached."""
 
 from __future__ import annotations
 
@@ -6,47 +6,47 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from batchroute.commands.doctor.finding import Finding, note, problem, well
+from batchroute.commands.doctor.finding import Finding, note, ok, problem
 from batchroute.commands.doctor.network import REFUSED, unreached
+from batchroute.engines.ranks.launcher import INDEX
 from batchroute.engines.ranks.world import World
 
-_INDEX = "JOB_COMPLETION_INDEX"
 _CLUSTER = Path("ray_current_cluster")
 _RAY_PORT = 6379
 
 
 def ranks(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """What the launcher says of this process, and whether its ranks can meet.
+    """The launcher's description of this process, and whether rank 0 can be reached.
 
     Raises:
-        InputError: the launcher's variables are no description of a rank.
+        InputError: the launcher's variables are incomplete or contradict each other.
     """
-    here = World.here(environment)
-    if here.launcher == "none":
-        yield well("launcher", "none: one process, or as many as --processes asks for")
+    world = World.from_environment(environment)
+    if world.launcher == "none":
+        yield ok("launcher", "none: one process, or as many as --processes asks for")
     else:
-        yield well("launcher", f"{here.launcher}: rank {here.rank} of {here.size}, {here.local_size} on this machine")
-    if here.launcher == "none" and environment.get(_INDEX):
+        yield ok("launcher", f"{world.launcher}: rank {world.rank} of {world.size}, {world.local_size} on this machine")
+    if world.launcher == "none" and environment.get(INDEX):
         yield note(
             "launcher",
-            f"this is pod {environment[_INDEX]} of an Indexed Job ({_INDEX}), and a run here is one of its own",
+            f"this is pod {environment[INDEX]} of an Indexed Job ({INDEX}), and a run here is one of its own",
             "start it by `batchroute run JOB.yaml --nodes N --master HOST:PORT`, which takes its number from there",
         )
-    if here.master is not None:
-        yield _master(here, *_address(here.master))
+    if world.master is not None:
+        yield _master(world, *_address(world.master))
 
 
-def _master(here: World, host: str, port: int) -> Finding:
+def _master(world: World, host: str, port: int) -> Finding:
     why = unreached(host, port)
     if why == REFUSED:
-        # As it should be before a run: its machine is there, and the first rank has not opened the port yet.
-        return well("master", f"{host} is there; nobody listens at port {port} yet")
+        # Normal before a run: the machine answers, and rank 0 has not opened the port yet.
+        return ok("master", f"{host} is there; nobody listens at port {port} yet")
     if not why:
-        return well("master", f"{host}:{port} answers")
-    of = "this rank" if here.first else "rank 0"
+        return ok("master", f"{host}:{port} answers")
+    of = "this rank" if world.is_rank_zero else "rank 0"
     return problem(
         "master",
-        f"{host}:{port}, where the ranks meet, cannot be reached: {why}",
+        f"{host}:{port}, the address of rank 0, cannot be reached: {why}",
         f"set MASTER_ADDR to the machine of {of}, and let its firewall or network policy pass MASTER_PORT",
     )
 
@@ -55,8 +55,8 @@ def ray(address: str, needed: bool, temporary: Path = Path("/tmp/ray")) -> Findi
     """
     Args:
         address: `auto`, `HOST:PORT` or `ray://HOST:PORT`.
-        needed: whether a job names it.
-        temporary: where Ray notes the cluster that this machine is part of.
+        needed: whether a job uses Ray.
+        temporary: folder in which Ray records the cluster of this machine.
     """
     remedy = "start a cluster (`ray start --head`), or name one by RAY_ADDRESS or ray.address"
     if address == "auto":
@@ -67,7 +67,7 @@ def ray(address: str, needed: bool, temporary: Path = Path("/tmp/ray")) -> Findi
     why = unreached(*_address(address))
     if why:
         return (problem if needed else note)("ray", f"the cluster at {address} cannot be reached: {why}", remedy)
-    return well("ray", f"the cluster at {address} answers")
+    return ok("ray", f"the cluster at {address} answers")
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Whether a machine can be reached: by a connection that says nothing, within two seconds."""
+"""Whether a server can be reached: a connection that sends nothing is tried for two seconds."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Result = TypeVar("Result")
 
 
 def within(seconds: float, do: Callable[[], Result]) -> Result:
-    """`do()` in a thread of its own, which is left behind when it takes longer.
+    """Run `do()` in a thread, which is abandoned after so many seconds.
 
     Raises:
-        TimeoutError: it did.
+        TimeoutError: `do` has not returned by then.
     """
     ended: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
 
@@ -44,9 +44,9 @@ def within(seconds: float, do: Callable[[], Result]) -> Result:
 
 
 def unreached(name: str, port: int, seconds: float = _SECONDS) -> str:
-    """Why no connection can be made to this host and port, in words; empty when one can."""
+    """Why no connection can be made to this host and port; empty if one can."""
     try:
-        # Looking the name up has no time-out of its own.
+        # A name lookup has no time-out of its own.
         within(seconds, lambda: socket.create_connection((name, port), timeout=seconds).close())
     except TimeoutError:
         return f"it does not answer within {seconds:g} s"
@@ -60,7 +60,7 @@ def unreached(name: str, port: int, seconds: float = _SECONDS) -> str:
 
 
 def unreached_url(url: str) -> str:
-    """As `unreached`, of the host of a URL, or of the proxy that this machine reaches it by."""
+    """As `unreached`, for the host of a URL, or for the proxy that this machine uses for it."""
     parts = urlsplit(url)
     proxy = getproxies().get(parts.scheme)
     if proxy and parts.hostname and not proxy_bypass(parts.hostname):

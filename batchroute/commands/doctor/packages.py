@@ -1,4 +1,4 @@
-"""Python and the packages: their versions, what is missing, and which extras bring it."""
+"""Python and the packages: versions, missing packages, and the extras that install them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from collections.abc import Iterator
 from packaging.requirements import Requirement
 
 from batchroute import __version__
-from batchroute.commands.doctor.finding import Finding, counted, problem, well
+from batchroute.commands.doctor.finding import Finding, counted, ok, problem
 from batchroute.commands.doctor.gpus import Gpus
 
 _SHOWN = ("torch", "transformers", "accelerate", "polars", "pyarrow")
-# For those who change batchroute itself.
+# Only for developers of batchroute.
 _NOT_OF_USERS = {"dev"}
 
 
 def python() -> Finding:
-    return well("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    return ok("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
 def versions(gpus: Gpus) -> Iterator[Finding]:
-    """The versions of what results depend on, and a problem for each package that is missing or too old."""
-    found = {name: _version(name) for name in _SHOWN}
-    words = [f"{name} {version}" for name, version in found.items() if version is not None]
+    """The versions of packages that affect results, and a problem for each missing or too old package."""
+    installed = {name: _version(name) for name in _SHOWN}
+    words = [f"{name} {version}" for name, version in installed.items() if version is not None]
     torch = next((number for number, name in enumerate(words) if name.startswith("torch ")), None)
     if torch is not None:
         words[torch] += f" ({gpus.build or 'CPU build'})"
-    yield well("packages", ", ".join([f"batchroute {__version__}", *words]))
+    yield ok("packages", ", ".join([f"batchroute {__version__}", *words]))
     for requirement in requirements(""):
         wrong = _wrong(requirement)
         if wrong:
@@ -37,29 +37,29 @@ def versions(gpus: Gpus) -> Iterator[Finding]:
 
 def extras() -> Finding:
     """Which extras are installed, and which are not."""
-    here = [name for name in _extras() if not missing(name)]
-    others = [name for name in _extras() if name not in here]
-    words = [f"{', '.join(here) or 'none'} installed"]
+    installed = [name for name in _extras() if not missing(name)]
+    others = [name for name in _extras() if name not in installed]
+    words = [f"{', '.join(installed) or 'none'} installed"]
     if others:
         words.append(f"{', '.join(others)} not (pip install 'batchroute[NAME]')")
-    return well("extras", "; ".join(words))
+    return ok("extras", "; ".join(words))
 
 
 def missing(extra: str) -> list[str]:
-    """What is wrong with the packages of an extra, in words; empty when all are there. Unknown extras have none."""
+    """A phrase for each package of an extra that is missing or too old. An unknown extra has no packages."""
     return [wrong for requirement in requirements(extra) if (wrong := _wrong(requirement))]
 
 
 def requirements(extra: str) -> list[Requirement]:
-    """Those of an extra, or with an empty name those of batchroute itself, by the installed package's own words."""
-    found = []
+    """The requirements of an extra, or of batchroute itself for the name "", from the installed package's metadata."""
+    needed = []
     for line in importlib.metadata.requires("batchroute") or ():
         requirement = Requirement(line)
-        needed = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
         always = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if needed and (always == (not extra)):
-            found.append(requirement)
-    return found
+        if applies and (always == (not extra)):
+            needed.append(requirement)
+    return needed
 
 
 def _extras() -> list[str]:
@@ -84,10 +84,10 @@ def _version(name: str) -> str | None:
 
 
 def needed(why: dict[str, str]) -> Iterator[Finding]:
-    """Whether the extras that a job needs are there.
+    """Whether the extras that a job needs are installed.
 
     Args:
-        why: what needs it, by the extra's name.
+        why: the setting that needs an extra, by the extra's name.
     """
     absent = {extra: missing(extra) for extra in why}
     wanting = [extra for extra, packages in absent.items() if packages]
@@ -96,4 +96,4 @@ def needed(why: dict[str, str]) -> Iterator[Finding]:
         packages = ", ".join(package for extra in wanting for package in absent[extra])
         yield problem("extras", f"{reasons}: {packages}", f"pip install 'batchroute[{','.join(sorted(wanting))}]'")
     elif why:
-        yield well("extras", f"{', '.join(sorted(why))}: the job needs {counted(len(why), 'extra')}, installed")
+        yield ok("extras", f"{', '.join(sorted(why))}: the job needs {counted(len(why), 'extra')}, installed")

@@ -1,4 +1,4 @@
-"""The doctor's findings on a terminal, grouped, and as JSON."""
+"""The doctor's findings as lines for a terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import typer
 
 from batchroute.commands.doctor.finding import Finding, Mark, counted
 
-_COLOURS: dict[Mark, str] = {"well": "green", "note": "yellow", "problem": "red"}
+_COLOURS: dict[Mark, str] = {"ok": "green", "note": "yellow", "problem": "red"}
 _MARK, _SUBJECT, _INDENT = 8, 11, 2
 
 
 def verdict(findings: Sequence[Finding], job_file: str | None = None) -> str:
     """
     Args:
-        job_file: of the job that is to run here; none for the machine alone.
+        job_file: None if only the machine was checked.
     """
     what = "" if job_file is None else f" for {job_file}"
     problems = sum(finding.mark == "problem" for finding in findings)
     notes = sum(finding.mark == "note" for finding in findings)
     if problems:
-        return f"This machine is not ready{what}: {counted(problems, 'problem')} to mend first."
+        return f"This machine is not ready{what}: {counted(problems, 'problem')} to fix first."
     return f"This machine is ready{what}" + (f", with {counted(notes, 'note')} to read." if notes else ".")
 
 
@@ -34,7 +34,7 @@ def lines(findings: Sequence[Finding], closing: str, width: int = 100, colour: b
     """
     Args:
         closing: the verdict.
-        width: columns, at which lines are wrapped.
+        width: columns to wrap lines at.
     """
     shown = []
     for group, of_group in groupby(findings, key=lambda finding: finding.group):
@@ -61,7 +61,7 @@ def _line(finding: Finding, width: int, colour: bool) -> list[str]:
 
 def as_json(findings: Sequence[Finding], closing: str) -> str:
     tree: dict[str, Any] = {
-        "well": all(finding.mark != "problem" for finding in findings),
+        "ok": all(finding.mark != "problem" for finding in findings),
         "verdict": closing,
         "findings": [asdict(finding) for finding in findings],
     }

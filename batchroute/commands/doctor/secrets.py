@@ -1,28 +1,26 @@
-"""What the screen must not show: secrets of the environment and of the job file, whatever an error repeats."""
+"""Secrets of the environment and of the job file, which an error message may repeat and the doctor must hide."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batchroute.config.job import Job
 from batchroute.fields import SIDES
-from batchroute.redaction import Redactor, passwords
+from batchroute.redaction import Redactor, is_secret_variable, passwords
 
-_NAMES = re.compile(r"(?i)(?:^|[_.-])(?:api_?key|key|secret|token|passw(?:or)?d|credentials?|auth)(?:$|[_.-])")
-# A value such as `true` would be hidden in words that have nothing to do with it.
+# Shorter values, such as `true`, also occur in harmless words.
 _SHORTEST = 6
 
 
 def redactor(environment: Mapping[str, str], job: Job | None) -> Redactor:
-    """Of the secrets that are known: variables and options by their names, passwords in URLs, keys of the models."""
-    found = [*_of_mapping(environment)]
-    found += [secret for value in environment.values() if "://" in value for secret in _in_url(value)]
+    """Hides variables and options with secret names, passwords in URLs, and API keys of the models."""
+    secrets = [*_of_mapping(environment)]
+    secrets += [secret for value in environment.values() if "://" in value for secret in _in_url(value)]
     if job is not None:
-        found += _of_job(job, environment)
-    return Redactor(found)
+        secrets += _of_job(job, environment)
+    return Redactor(secrets)
 
 
 def _of_job(job: Job, environment: Mapping[str, str]) -> Iterator[str]:
@@ -49,7 +47,12 @@ def _of_mapping(values: Mapping[str, Any]) -> Iterator[str]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _of_mapping(value)
-        elif isinstance(value, str) and _NAMES.search(name) and len(value) >= _SHORTEST and not os.path.exists(value):
+        elif (
+            isinstance(value, str)
+            and is_secret_variable(name)
+            and len(value) >= _SHORTEST
+            and not os.path.exists(value)
+        ):
             yield value.strip()
 
 

@@ -1,4 +1,4 @@
-"""Whether a job's input can be listed, its output written and kept from a second run, and its table asked."""
+"""Whether a job's input can be listed, its output can be written create-only, and its table can be reached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from fsspec.core import split_protocol
 
-from batchroute.commands.doctor.finding import Finding, counted, note, problem, size, well
+from batchroute.commands.doctor.finding import Finding, counted, note, ok, problem, size
 from batchroute.commands.doctor.network import unreached_url
 from batchroute.commands.doctor.pair import router_is_there
 from batchroute.config.job import Job
@@ -30,36 +30,36 @@ _PROBE = ".probe-"
 
 
 def input_of(job: Job) -> Finding:
-    """Lists files and reads their footers, or asks for a query's columns: no row is read.
+    """List files and read their footers, or ask for a query's columns; read no row.
 
     Raises:
-        InputError, StoppedError: it cannot be read, or is no table of prompts.
+        InputError, StoppedError: the input cannot be read, or has no prompts.
     """
     if job.input.uri:
         _reach(job.input.uri, job.input.storage_options)
         source = Files(job.input.uri, job.input.storage_options)
         table = PromptTable.open(source.find(), source)
         words = f"{table.rows:,} rows in {counted(len(table.files), 'file')}"
-        words += "" if job.input.in_place else ", of which those that are new are fetched"
+        words += "" if job.input.in_place else ", of which a run fetches the new ones"
     else:
-        asked = source_of(job.input)
-        table = PromptTable([], portable_schema(asked.schema(asked.pin())), [0], Files())
-        words = f"{asked.public} can be asked"
-    return well("input", f"{words}, prompts are {snapshot.check_columns(_without_router(job), table)}")
+        source_table = source_of(job.input)
+        table = PromptTable([], portable_schema(source_table.schema(source_table.pin())), [0], Files())
+        words = f"{source_table.public} can be asked"
+    return ok("input", f"{words}, prompts are {snapshot.check_columns(_without_router(job), table)}")
 
 
 def _without_router(job: Job) -> Job:
-    """Without an audit whose metric is the router's, when that is not there."""
+    """The job without its audit, if the audit uses the router's metric and the router is missing."""
     if job.report.audit is None or job.report.audit.metric is not None or router_is_there(job):
         return job
     return job.model_copy(update={"report": job.report.model_copy(update={"audit": None})})
 
 
 def output_of(job: Job) -> Iterator[Finding]:
-    """Writes a probe and removes it.
+    """Write a probe and remove it.
 
     Raises:
-        InputError, StoppedError: it cannot be written, or puts there are not create-only.
+        InputError, StoppedError: the output is not writable, or puts are not create-only.
     """
     _reach(job.output.uri, job.output.storage_options)
     output = folder_at(job.output.uri, job.output.storage_options, job.output.single_writer)
@@ -71,15 +71,15 @@ def output_of(job: Job) -> Iterator[Finding]:
         return
     warning = output.check_create_only()
     if warning is None:
-        yield well("output", f"{output} is writable, and puts are create-only: two runs at once stay apart")
+        yield ok("output", f"{output} is writable, and puts are create-only: two runs at once stay apart")
     else:
         yield note(
-            "output", warning, "use a storage with conditional writes, or see to it that one run writes at a time"
+            "output", warning, "use a storage with conditional writes, or make sure that one run writes at a time"
         )
 
 
 def _local(output: LocalFolder) -> Finding:
-    """Puts are create-only by hard links, which not every disk has. The folder itself is not made by asking."""
+    """Create-only puts need hard links, which some disks lack. Probes an existing parent: the output is not created."""
     place = output.path
     while not place.exists():
         place = place.parent
@@ -95,27 +95,27 @@ def _local(output: LocalFolder) -> Finding:
     free = shutil.disk_usage(place).free
     words = f"{output} is writable, puts are create-only; {size(free)} free"
     return (
-        note("output", words, "make room for the input's size three times over")
+        note("output", words, "make room for three times the size of the input")
         if free < _LITTLE_DISK
-        else well("output", words)
+        else ok("output", words)
     )
 
 
 def table_of(job: Job) -> Iterator[Finding]:
     """Raises:
-    InputError, StoppedError: the table's driver is missing, or its server is not there or refuses.
+    InputError, StoppedError: the table's driver is missing, or its server does not answer or refuses.
     """
     target = target_of(job.output.table, job.input.id)
     if target is not None:
         target.loads("")
-        yield well("table", f"{target.public} can be asked")
+        yield ok("table", f"{target.public} can be asked")
 
 
 def _reach(uri: str, options: Mapping[str, Any]) -> None:
-    """An endpoint that does not answer is said at once, before a client's own patience is spent on it.
+    """Try an S3 endpoint first: the S3 client would wait long for one that does not answer.
 
     Raises:
-        InputError: it does not.
+        InputError: the endpoint does not answer.
     """
     if split_protocol(uri)[0] not in ("s3", "s3a"):
         return
@@ -126,5 +126,5 @@ def _reach(uri: str, options: Mapping[str, Any]) -> None:
     why = unreached_url(str(endpoint)) if endpoint else ""
     if why:
         raise InputError(
-            f"the storage at {host(str(endpoint))} cannot be reached: {why}; start it, or mend AWS_ENDPOINT_URL"
+            f"the storage at {host(str(endpoint))} cannot be reached: {why}; start it, or fix AWS_ENDPOINT_URL"
         )

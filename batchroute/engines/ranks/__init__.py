@@ -1,1 +1,1 @@
-"""Ranks: several processes, on one machine or more, that share the units of a run."""
+"""Ranks: processes, on one or more machines, that share the units of a run."""

@@ -1,7 +1,7 @@
-"""The launcher: starts the ranks of a run on this machine, by torch's elastic agent, and says how they ended.
+"""The launcher: starts the ranks of a run on this machine with torch's elastic agent, and reports how they ended.
 
-As torchrun, but with the run's own exit code instead of 1, so that a scheduler can tell what a retry may help. Ranks
-are started anew only when one died: a wrong job file, or a limit that is reached, would only be met again.
+Unlike torchrun it ends with the run's own exit code instead of 1, so that a scheduler knows whether a retry may help.
+It starts ranks again only when one died: another attempt would meet a wrong job file or a reached limit again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from batchroute.engines.ranks.world import DIED, MASTER, NODE_RANK, NODES, OURS, World, cores, share_threads
+from batchroute.engines.ranks.world import DIED, LAUNCHED, MASTER, NODE_RANK, NODES, World, cores, thread_limits
 from batchroute.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STOPPED, EXIT_TERMINATED, InputError, StoppedError
 
 INDEX = "JOB_COMPLETION_INDEX"
@@ -23,39 +23,39 @@ _DEFAULT_PORT = "29500"
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
-    """What ranks a command line asks for.
+class LaunchPlan:
+    """The ranks that a command line asks for.
 
     Attributes:
-        each: on each machine.
-        node_rank: which machine this is, from 0.
-        master: `host:port` at machine 0; None on a single one.
+        per_machine: ranks on each machine.
+        node_rank: number of this machine, from 0.
+        master: `host:port` on machine 0; None if there is one machine.
     """
 
-    each: int
+    per_machine: int
     nodes: int = 1
     node_rank: int = 0
     master: str | None = None
 
     @property
     def size(self) -> int:
-        return self.each * self.nodes
+        return self.per_machine * self.nodes
 
 
-def asked_for(
+def plan_launch(
     processes: str | None, nodes: int, node_rank: int | None, master: str | None, world: World
-) -> Ranks | None:
-    """The ranks to start; None when this process is the only one, or one of those that were started.
+) -> LaunchPlan | None:
+    """The ranks to start; None if this process is the only rank, or a rank that was started.
 
     Args:
-        processes: a number, or `auto` for one on each GPU that is visible.
+        processes: a number, or `auto` for one rank per visible GPU.
 
     Raises:
         InputError: the options contradict each other, the machine, or the launcher that started this process.
     """
     if world.launcher == "batchroute":
         return None
-    each = _each(processes)
+    each = _ranks_per_machine(processes)
     if world.size > 1:
         if processes not in (None, "auto"):
             world.expect(each * nodes)
@@ -64,7 +64,7 @@ def asked_for(
         for name, value in (("--node-rank", node_rank), ("--master", master)):
             if value is not None:
                 raise InputError(f"{name} is for several machines: give --nodes too")
-        return Ranks(each) if each > 1 else None
+        return LaunchPlan(each) if each > 1 else None
     if node_rank is None:
         index = os.environ.get(INDEX)
         if index is None or not index.isdigit():
@@ -79,27 +79,27 @@ def asked_for(
         host, port = master, _DEFAULT_PORT
     if not port.isdigit():
         raise InputError(f"--master {master}: '{port}' is no port; write HOST:PORT")
-    return Ranks(each, nodes, node_rank, f"{host}:{port}")
+    return LaunchPlan(each, nodes, node_rank, f"{host}:{port}")
 
 
-def launch(ranks: Ranks, words: list[str], max_restarts: int, say: Callable[[str], None]) -> int:
-    """Start the ranks of this machine with the words of a command, wait for them, and return their exit code.
+def launch(plan: LaunchPlan, words: list[str], max_restarts: int, log: Callable[[str], None]) -> int:
+    """Start the ranks of this machine, each with the command line `words`; wait for them; return their exit code.
 
     Args:
-        max_restarts: how often to start all of them anew when one died.
+        max_restarts: how often to start all ranks again when one died.
 
     Raises:
-        StoppedError: a rank died, and the first one has not said it.
+        StoppedError: a rank died, and rank 0 has not reported it.
     """
-    # Only told of what goes wrong, which is said here in a sentence.
+    # Only errors are logged there, and this launcher reports them in one line.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    os.environ |= share_threads(ranks.each, os.environ)
-    if ranks.nodes > 1:
-        assert ranks.master is not None
-        os.environ |= {NODES: str(ranks.nodes), NODE_RANK: str(ranks.node_rank), MASTER: ranks.master}
+    os.environ |= thread_limits(plan.per_machine, os.environ)
+    if plan.nodes > 1:
+        assert plan.master is not None
+        os.environ |= {NODES: str(plan.nodes), NODE_RANK: str(plan.node_rank), MASTER: plan.master}
     while True:
-        os.environ[OURS] = str(max_restarts)
-        code, died = _launch(ranks, words)
+        os.environ[LAUNCHED] = str(max_restarts)
+        code, died = _launch(plan, words)
         if code != DIED:
             return code
         if not max_restarts:
@@ -107,29 +107,29 @@ def launch(ranks: Ranks, words: list[str], max_restarts: int, say: Callable[[str
                 raise StoppedError(f"{died}; run again to go on")
             return EXIT_STOPPED
         max_restarts -= 1
-        say(f"{died or 'a rank died'}: starting all ranks of this machine anew ({max_restarts} more times at most)")
-        # Those of other machines hear of it in this time.
-        time.sleep(1 if ranks.nodes == 1 else 5)
+        log(f"{died or 'a rank died'}: starting all ranks of this machine again (at most {max_restarts} more times)")
+        # Time for ranks on other machines to hear of the death.
+        time.sleep(1 if plan.nodes == 1 else 5)
 
 
 def restarts_left() -> int:
-    """How often the launcher that started this rank will start all of them anew, when one dies."""
-    left = os.environ.get(OURS, "0")
+    """How often the launcher that started this rank may start all ranks again."""
+    left = os.environ.get(LAUNCHED, "0")
     return int(left) if left.isdigit() else 0
 
 
-def _launch(ranks: Ranks, words: list[str]) -> tuple[int, str]:
-    """The exit code, `DIED` when a rank died here or elsewhere; and which one, unless another has said so."""
+def _launch(plan: LaunchPlan, words: list[str]) -> tuple[int, str]:
+    """The exit code, `DIED` if a rank died on any machine; and which rank died, unless rank 0 has reported that."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # An agent is of one machine, and the ranks of all machines meet at the first of them. Were it the agents that met,
-    # one that is started anew could meet one that is about to end, and wait for it until it gives up.
+    # Each machine's agent starts that machine's ranks only; rank 0 connects the ranks of all machines. If agents had a
+    # rendezvous, a restarted agent could join one that is about to end, and would wait for it until a time-out.
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=ranks.each,
+        nproc_per_node=plan.per_machine,
         run_id="batchroute",
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
@@ -140,30 +140,30 @@ def _launch(ranks: Ranks, words: list[str]) -> tuple[int, str]:
     try:
         elastic_launch(config, sys.executable)("-m", "batchroute", *words)
     except ChildFailedError as error:
-        return _ended(ranks, {rank: failure.exitcode for rank, failure in error.failures.items()})
+        return exit_of(plan, {rank: failure.exitcode for rank, failure in error.failures.items()})
     except SignalException as error:
         return (EXIT_INTERRUPTED if error.sigval == signal.SIGINT else EXIT_TERMINATED), ""
     return EXIT_OK, ""
 
 
-def _ended(ranks: Ranks, codes: dict[int, int]) -> tuple[int, str]:
-    """As `_launch`, by the exit codes of the ranks that failed, in the order in which they ended."""
-    # When one has ended, the agent terminates the others.
+def exit_of(plan: LaunchPlan, codes: dict[int, int]) -> tuple[int, str]:
+    """As `_launch`, from the exit codes of the ranks that failed, in the order in which they ended."""
+    # When one rank has ended, the agent sends SIGTERM to the others.
     first = next((code for code in codes.values() if code != -signal.SIGTERM), -signal.SIGTERM)
     if first > 0 and first != DIED:
         return first, ""
     if first == -signal.SIGTERM:
         return EXIT_TERMINATED, ""
     killed = [rank for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM]
-    # The first rank tells of a death that it has heard of.
-    if not killed or (ranks.node_rank == 0 and codes.get(0) == DIED):
+    # Rank 0 reports a death that it hears of.
+    if not killed or (plan.node_rank == 0 and codes.get(0) == DIED):
         return DIED, ""
-    rank, number = ranks.node_rank * ranks.each + killed[0], -codes[killed[0]]
+    rank, number = plan.node_rank * plan.per_machine + killed[0], -codes[killed[0]]
     why = " (out of memory?)" if number == signal.SIGKILL else ""
-    return DIED, f"rank {rank} of {ranks.size} was killed by {signal.Signals(number).name}{why}"
+    return DIED, f"rank {rank} of {plan.size} was killed by {signal.Signals(number).name}{why}"
 
 
-def _each(processes: str | None) -> int:
+def _ranks_per_machine(processes: str | None) -> int:
     if processes is None:
         return 1
     import torch

@@ -1,4 +1,4 @@
-"""The store that the ranks of a run share: a few counters and short texts by key."""
+"""The key-value store that the ranks of a run share: a few counters and short texts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from datetime import timedelta
 from typing import Protocol, TypeVar
 
 from batchroute.engines.ranks.world import NODES, World
-from batchroute.errors import StoppedError
+from batchroute.errors import StoppedError, first_line
 
 Answer = TypeVar("Answer")
 
 
 class Store(Protocol):
-    """What ranks share: torch's `TCPStore`, or the memory of the only rank."""
+    """torch's `TCPStore`, or memory if there is one rank."""
 
     def add(self, key: str, amount: int, /) -> int: ...
     def set(self, key: str, value: str, /) -> None: ...
@@ -25,8 +25,8 @@ class Store(Protocol):
     def check(self, keys: list[str], /) -> bool: ...
 
 
-class Memory:
-    """The store of a world of one, or of threads."""
+class MemoryStore:
+    """A store inside one process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -49,30 +49,32 @@ class Memory:
         return all(key in self._values for key in keys)
 
 
-class Shared:
-    """torch's key-value store, at the first rank or at its launcher."""
+class TorchStore:
+    """torch's `TCPStore`, served by rank 0 or by its launcher."""
 
-    def __init__(self, world: World, until: float, is_gone: Callable[[Exception], BaseException]) -> None:
+    def __init__(self, world: World, until: float, on_lost: Callable[[Exception], BaseException]) -> None:
         """
         Args:
-            until: of `time.monotonic`; so long it is tried to reach it.
-            is_gone: the error to raise when it does not answer any more.
+            until: deadline for the first connection, by `time.monotonic`.
+            on_lost: makes the error to raise when the store stops answering.
 
         Raises:
-            StoppedError: it was not reached in time.
+            StoppedError: the store was not reached in time.
         """
         from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
-        self._errors, self._is_gone = DistError, is_gone
+        self._errors, self._lost_store = DistError, on_lost
         assert world.master is not None
         host, _, port = world.master.rpartition(":")
-        # The agent's store, where there is one, is that of a single machine.
-        serves = world.first and (NODES in os.environ or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True")
+        # An elastic agent's store serves the ranks of one machine only.
+        serves = world.is_rank_zero and (
+            NODES in os.environ or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        )
         while True:
-            # In short tries, so that a signal is not left waiting.
+            # Short attempts: Python handles a signal only between them.
             try:
                 if not serves:
-                    # torch prints pages about a host that does not answer yet.
+                    # Otherwise torch prints pages about a host that does not answer yet.
                     socket.create_connection((host, int(port)), timeout=5).close()
                 self._store = TCPStore(
                     host,
@@ -86,27 +88,25 @@ class Shared:
             except (DistError, OSError) as error:
                 if serves or time.monotonic() > until:
                     what = "listen" if serves else "reach rank 0"
-                    raise StoppedError(f"rank {world.rank} cannot {what} at {world.master}: {_first(error)}") from error
+                    raise StoppedError(
+                        f"rank {world.rank} cannot {what} at {world.master}: {first_line(error)}"
+                    ) from error
                 time.sleep(0.2)
 
     def add(self, key: str, amount: int, /) -> int:
-        return self._ask(lambda: self._store.add(key, amount))
+        return self._call(lambda: self._store.add(key, amount))
 
     def set(self, key: str, value: str, /) -> None:
-        self._ask(lambda: self._store.set(key, value))
+        self._call(lambda: self._store.set(key, value))
 
     def get(self, key: str, /) -> bytes:
-        return self._ask(lambda: self._store.get(key))
+        return self._call(lambda: self._store.get(key))
 
     def check(self, keys: list[str], /) -> bool:
-        return self._ask(lambda: self._store.check(keys))
+        return self._call(lambda: self._store.check(keys))
 
-    def _ask(self, question: Callable[[], Answer]) -> Answer:
+    def _call(self, request: Callable[[], Answer]) -> Answer:
         try:
-            return question()
+            return request()
         except self._errors as error:
-            raise self._is_gone(error) from error
-
-
-def _first(error: Exception) -> str:
-    return str(error).splitlines()[0]
+            raise self._lost_store(error) from error

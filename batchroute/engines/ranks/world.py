@@ -1,4 +1,4 @@
-"""The world: the ranks of a run, as the launcher that started this process describes them in its environment."""
+"""The world: this process's rank and the number of ranks, from the environment that its launcher set."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from batchroute.hardware.container import limits, whole_cores
 
 Launcher = Literal["none", "batchroute", "torchrun", "accelerate launch", "environment"]
 
-OURS = "BATCHROUTE_LAUNCHED"
-"""Set for the ranks that `--processes` starts: their ends are read by batchroute, not by a scheduler."""
+LAUNCHED = "BATCHROUTE_LAUNCHED"
+"""Set in ranks that `--processes` starts: batchroute's launcher reads their exit codes. Holds the restarts left."""
 NODE_RANK, NODES, MASTER = "BATCHROUTE_NODE_RANK", "BATCHROUTE_NODES", "BATCHROUTE_MASTER"
-"""Set as well where there are several machines, of which torch's agent on each of them knows nothing."""
+"""Set in those ranks too if there are several machines: torch's agent knows the ranks of its own machine only."""
 DIED = 75
-"""With this code such a rank says that another one died, and that starting all of them anew may help."""
+"""Exit code of a rank that batchroute launched, when another rank died: the launcher may start all ranks again."""
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _THREADS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Which rank this process is, of how many, here and on all machines.
+    """This process's rank among all ranks and among those of its machine.
 
     Attributes:
-        master: `host:port` at which the ranks meet; None when there is one.
+        master: `host:port` of rank 0's store; None if there is one rank.
     """
 
     rank: int = 0
@@ -40,12 +40,12 @@ class World:
     launcher: Launcher = "none"
 
     @classmethod
-    def here(cls, environment: Mapping[str, str] = os.environ) -> World:
-        """The world that this process is part of.
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> World:
+        """The world that this process belongs to.
 
         Raises:
-            InputError: the launcher's variables are incomplete or contradict each other, or it was asked for several
-                processes and has started one.
+            InputError: the launcher's variables are incomplete or contradict each other, or the launcher started one
+                process although the user asked for several.
         """
         launcher = _launcher(environment)
         if "RANK" not in environment and "WORLD_SIZE" not in environment:
@@ -70,13 +70,13 @@ class World:
         return cls(rank, size, local_rank, local_size, master, launcher)
 
     @property
-    def first(self) -> bool:
-        """Whether this rank speaks for all, and does what is done once."""
+    def is_rank_zero(self) -> bool:
+        """Whether this rank reports for all ranks and does the work that only one rank may do."""
         return self.rank == 0
 
     def expect(self, size: int) -> None:
         """Raises:
-        InputError: the launcher started another number of ranks than the command line expects.
+        InputError: the launcher started more or fewer ranks than the command line asks for.
         """
         if self.size != size:
             started = f"{self.launcher} has started {self.size}" if self.launcher != "none" else f"there is {self.size}"
@@ -86,24 +86,24 @@ class World:
             )
 
 
-def share_threads(local_size: int, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that keep the ranks of a machine from using each other's cores, where they are not set yet.
+def thread_limits(local_size: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables, unless set already, that limit each rank to its share of the machine's cores.
 
-    Two ranks with two threads each on two cores are several times slower than with one each.
+    On two cores, two ranks with two threads each are several times slower than two ranks with one thread each.
     """
     each = str(max(1, cores() // local_size))
     return {name: each for name in _THREADS if name not in environment}
 
 
 def cores() -> int:
-    """Whole ones that this process may use, by its affinity and its container's quota."""
+    """Number of whole cores that this process may use, by its affinity and its container's quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = limits().cores
     return allowed if quota is None else min(allowed, whole_cores(quota))
 
 
 def _launcher(environment: Mapping[str, str]) -> Launcher:
-    if OURS in environment:
+    if LAUNCHED in environment:
         return "batchroute"
     if "ACCELERATE_MIXED_PRECISION" in environment:
         return "accelerate launch"
@@ -120,10 +120,10 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _refuse_silent_single(command: Sequence[str]) -> None:
-    """`accelerate launch` on a machine without GPUs starts one process, however many it is asked for.
+    """`accelerate launch` starts one process on a machine without GPUs, whatever --num_processes says.
 
     Raises:
-        InputError: this is such a process.
+        InputError: `command`, which started this process, asked for several.
     """
     words = [word.replace("-", "_") for part in command for word in part.split("=", 1)]
     asked = next((after for word, after in itertools.pairwise(words) if word == "__num_processes"), "1")

@@ -1,1 +1,1 @@
-"""Ray: the same units of work on the actors of a cluster."""
+"""The Ray engine: actors of a Ray cluster do the units."""

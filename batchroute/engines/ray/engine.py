@@ -1,8 +1,8 @@
-"""The Ray engine: units by workers on a cluster, in a pool for the router and one for each model.
+"""The Ray engine: workers on a Ray cluster, in one pool for the router and one for each model.
 
-This process hands the units out and shows progress; what must be one process's (partition, endpoints, merge, commit) it
-does itself. A worker or a machine that dies costs the unit in hand, and another worker does it. When this process dies
-its workers end with it, and the next attempt goes on by the receipts.
+This process, the driver, assigns units to workers and shows progress. It does itself what one process must do:
+partition, requests to endpoints, merge, commit. When a worker or a machine dies, another worker does its unit. When the
+driver dies, its workers end too, and the next attempt resumes from the receipts.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from batchroute.engines.ray.workers import RayWorkers
 from batchroute.errors import InputError
 from batchroute.progress import Progress
 
-_SECONDS_BETWEEN_LOOKS = 0.5
-# Results go to the storage, and only receipts through Ray.
+_POLL_SECONDS = 0.5
+# Workers write results to the storage; only receipts pass through Ray.
 _OBJECT_STORE_BYTES = 100 << 20
 _ON_THIS_MACHINE = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-# Ray's own, read as it is imported. It would try for a quarter of an hour to reach a cluster that is not there.
-_WITH_A_CLUSTER = {"RAY_NUM_REDIS_GET_RETRIES": "2", "RAY_py_gcs_connect_timeout_s": "5"}
-# A cluster of one's own is on the loopback alone, as by default on systems where Ray has no others.
+# Ray reads these when it is imported. Without them it tries to reach an absent cluster for a quarter of an hour.
+_FOR_A_CLUSTER = {"RAY_NUM_REDIS_GET_RETRIES": "2", "RAY_py_gcs_connect_timeout_s": "5"}
+# Keeps a cluster that the driver starts on the loopback interface.
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-# It tells its makers of its use, unless told not to, and prints what this engine says of dead workers in its own words.
+# No usage statistics to Ray's makers; no messages of Ray about dead workers, which the driver reports itself.
 _ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 _SECONDS_TO_ANSWER = 10.0
 
 
 class RayEngine(LocalEngine):
-    """Used by one thread, and a second one ahead of it. Connects to the cluster when there is something to do."""
+    """Two threads may use it: one for the current stage, one for the overlapped stage. Connects at the first unit."""
 
     def __init__(self, progress: Progress, spec: RaySpec) -> None:
         """Raises:
@@ -74,31 +74,31 @@ class RayEngine(LocalEngine):
         def capacity() -> Capacity:
             return Capacity(self._connected(), str(pool), spec, gpus, can_grow=not self._is_own)
 
-        ray_crew = RayWorkers(self, capacity, run, make_worker, self._placed.set)
+        ray_workers = RayWorkers(self, capacity, run, make_worker, self._placed.set)
         try:
-            yield ray_crew
+            yield ray_workers
         finally:
-            ray_crew.close()
+            ray_workers.close()
 
     @contextmanager
     def overlapped(self, do: Callable[[], object]) -> Iterator[None]:
-        """In a thread. Its workers look for room in the cluster when those of the stage before have found theirs."""
+        """Runs `do` in a thread, which starts once the workers of the current stage have been placed on machines."""
         errors: list[BaseException] = []
         self._placed.clear()
-        # Here, since a cluster of its own ends with the thread that started it.
+        # This thread connects, because a cluster that the driver starts ends with the thread that started it.
         self._connected()
 
         def work() -> None:
             try:
-                while not self._placed.wait(_SECONDS_BETWEEN_LOOKS):
+                while not self._placed.wait(_POLL_SECONDS):
                     self.check()
                 do()
             except BaseException as error:
                 errors.append(error)
-                # The stage in hand ends too.
+                # Ends the current stage too.
                 self.stopped_by = self.stopped_by or error
 
-        thread = threading.Thread(target=work, name="ahead")
+        thread = threading.Thread(target=work, name="overlapped")
         thread.start()
         try:
             yield
@@ -108,13 +108,13 @@ class RayEngine(LocalEngine):
             raise
         finally:
             while thread.is_alive():
-                # Not for ever at once, so that a signal is not left waiting.
-                thread.join(_SECONDS_BETWEEN_LOOKS)
+                # Short waits: Python handles a signal only between them.
+                thread.join(_POLL_SECONDS)
         if errors:
             raise errors[0]
 
     def _pool(self, pool: Pool | None) -> PoolSpec | None:
-        """None for what this process does itself."""
+        """None: the driver does the units itself."""
         pools = {"router": self._spec.router, "small": self._spec.small, "large": self._spec.large}
         return None if pool is None else pools.get(pool)
 
@@ -122,7 +122,7 @@ class RayEngine(LocalEngine):
         """The module `ray`, connected to the cluster that the job names, or to a new one on this machine.
 
         Raises:
-            InputError: there is no cluster at this address.
+            InputError: no cluster answers at the address, or none can be started.
         """
         with self._connecting:
             if self._ray is None:
@@ -130,18 +130,18 @@ class RayEngine(LocalEngine):
         return self._ray
 
     def _connect(self, address: str | None) -> Any:
-        settings = _ALWAYS | (_WITH_A_CLUSTER if address else _of_its_own())
+        settings = _ALWAYS | (_FOR_A_CLUSTER if address else _own_cluster_settings())
         for name, value in settings.items():
             os.environ.setdefault(name, value)
         ray = importlib.import_module("ray")
-        # Its warnings speak of its settings, and not of what a job does.
+        # Ray's warnings are about its settings, not about the job.
         logging.getLogger("ray").setLevel(logging.ERROR)
         options = {} if address else _ON_THIS_MACHINE
         try:
             if address:
-                _knock(address)
-            with _our_handlers():
-                # Without an address it would take whatever cluster was started here last.
+                _check_reachable(address)
+            with _sigterm_handler_kept():
+                # Without an address Ray would join the cluster that was last started on this machine.
                 ray.init(
                     address or "local",
                     logging_level=logging.ERROR,
@@ -150,7 +150,7 @@ class RayEngine(LocalEngine):
                     **options,
                 )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise InputError(_not_there(address, error)) from error
+            raise InputError(_unreachable(address, error)) from error
         self._is_own = not address
         machines = sum(node["Alive"] for node in ray.nodes())
         total = ray.cluster_resources()
@@ -163,36 +163,36 @@ class RayEngine(LocalEngine):
         return ray
 
 
-def _of_its_own() -> dict[str, str]:
-    """Settings of a new cluster: no other machine reaches it, and nothing is written to the home directory."""
+def _own_cluster_settings() -> dict[str, str]:
+    """Environment of a new cluster: no other machine can reach it, and Ray writes no token to the home directory."""
     return _ALONE | {"RAY_AUTH_TOKEN": secrets.token_hex(16)}
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raises:
-    OSError: nobody listens at this address. Ray would take half a minute to find out, and write much on the console.
+    OSError: nothing listens at this address. Ray would find out after half a minute, with many lines on the console.
     """
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "://" not in address:
         socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
 
 
-def _not_there(address: str | None, error: Exception) -> str:
+def _unreachable(address: str | None, error: Exception) -> str:
     words = getattr(error, "strerror", None) or str(error).strip().splitlines()[0].rstrip(".")
     if address is None:
         return f"no Ray cluster can be started on this machine: {words}"
     return (
-        f"no Ray cluster at {address}: {words}; mend ray.address or RAY_ADDRESS, or unset them to start one on this "
+        f"no Ray cluster at {address}: {words}; fix ray.address or RAY_ADDRESS, or unset them to start one on this "
         "machine"
     )
 
 
 @contextmanager
-def _our_handlers() -> Iterator[None]:
-    """Ray sets one for SIGTERM as it starts, where that can be set."""
-    before = signal.getsignal(signal.SIGTERM)
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Restores the handler of SIGTERM, which Ray replaces when it starts in the main thread."""
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, handler)

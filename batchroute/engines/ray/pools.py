@@ -1,4 +1,4 @@
-"""Pools: what machines of a Ray cluster the workers of each kind get, as the job file says it."""
+"""The job file's section `ray`: the cluster, and the resources of each pool of workers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PoolSpec(BaseModel):
 
 
 class RaySpec(BaseModel):
-    """The Ray cluster that `--engine ray` uses, and the pools on it. No part of what a run is."""
+    """The Ray cluster that `--engine ray` uses, and its pools. Not part of a run's identity."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""One worker of a pool: the part of the Ray engine that runs on the cluster's machines."""
+"""A worker of a pool: the part of the Ray engine that runs on the cluster's machines."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Note = tuple[str, str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a worker says of a unit.
+class UnitResult:
+    """What a worker returns for a unit.
 
     Attributes:
-        notes: event, message and fields of each.
-        error: exit code and words of what ends the run, instead of a receipt.
+        notes: progress notes, each with event, message and fields.
+        error: exit code and message of an error that ends the run; then there is no receipt.
     """
 
     receipt: Receipt | None
@@ -33,7 +33,7 @@ class Said:
 
 
 class RayWorker:
-    """An actor. Loads what it needs with its first unit, and keeps it."""
+    """An actor. It loads its model with its first unit and keeps it loaded."""
 
     def __init__(
         self,
@@ -44,11 +44,11 @@ class RayWorker:
     ) -> None:
         """
         Args:
-            folder: the driver's working directory, which relative paths of the job are of.
-            environment: set where it is not set here.
+            folder: the driver's working directory; relative paths of the job start there.
+            environment: variables to set unless this machine sets them.
         """
         os.environ.update({name: value for name, value in environment.items() if name not in os.environ})
-        # On another machine it need not be there: then the job has no relative paths.
+        # The folder may be missing on another machine; a job with absolute paths does not need it.
         with contextlib.suppress(OSError):
             os.chdir(folder)
         self._elsewhere, self._make_worker = elsewhere, make_worker
@@ -56,20 +56,20 @@ class RayWorker:
         self._worker: Worker | None = None
 
     def ready(self) -> None:
-        """Answers when the worker has a place."""
+        """Returns once the cluster has placed the worker on a machine."""
 
-    def do(self, stage: str, unit: Any) -> Said:
+    def do(self, stage: str, unit: Any) -> UnitResult:
         try:
             if self._worker is None:
                 self._worker = self._make_worker(self._elsewhere(LocalEngine(self._notes)))
-            return Said(self._worker.do(stage, unit), self._notes.take())
+            return UnitResult(self._worker.do(stage, unit), self._notes.take())
         except BatchrouteError as error:
-            return Said(None, self._notes.take(), (error.exit_code, str(error)))
+            return UnitResult(None, self._notes.take(), (error.exit_code, str(error)))
 
 
 @dataclass
 class _Notes:
-    """Progress that the driver shows."""
+    """Progress notes, kept for the driver to show."""
 
     kept: list[Note] = field(default_factory=list)
 

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from batchroute.cli import app
 from batchroute.commands import doctor
 from batchroute.commands.doctor import Diagnosis, finding, screen
-from batchroute.commands.doctor.finding import Checkup, Finding, note, problem, well
+from batchroute.commands.doctor.finding import Checkup, Finding, note, ok, problem
 from batchroute.storage.store import _store
 from tests.storage.test_remote import Forgetful
 from tests.support.jobs import JobFolder, table
@@ -34,8 +35,8 @@ def job(tmp_path: Path) -> JobFolder:
 
 def of(diagnosis: Diagnosis, subject: str) -> Finding:
     """The finding about a part of the job; there is one."""
-    (found,) = [one for one in diagnosis.findings if one.subject == subject and one.group == "job"]
-    return found
+    (match,) = [one for one in diagnosis.findings if one.subject == subject and one.group == "job"]
+    return match
 
 
 def api(port: int | str, **settings: Any) -> dict[str, Any]:
@@ -49,13 +50,13 @@ def closed_port() -> int:
 
 def test_a_job_that_is_well_is_ready_and_nothing_is_left_of_the_look(job: JobFolder) -> None:
     path, before = job.path, sorted(job.folder.rglob("*"))
-    found = doctor.examine(path)
-    assert [one for one in found.findings if one.mark == "problem"] == []
-    assert (found.exit_code, found.verdict.startswith(f"This machine is ready for {path}")) == (0, True)
-    assert of(found, "input").text == "20 rows in 1 file, prompts are text"
-    assert "puts are create-only" in of(found, "output").text
-    assert "in float32" in of(found, "router").text
-    assert of(found, "processes").text.startswith("--processes auto starts 1 process")
+    diagnosis = doctor.examine(path)
+    assert [one for one in diagnosis.findings if one.mark == "problem"] == []
+    assert (diagnosis.exit_code, diagnosis.verdict.startswith(f"This machine is ready for {path}")) == (0, True)
+    assert of(diagnosis, "input").text == "20 rows in 1 file, prompts are text"
+    assert "puts are create-only" in of(diagnosis, "output").text
+    assert "in float32" in of(diagnosis, "router").text
+    assert of(diagnosis, "processes").text.startswith("--processes auto starts 1 process")
     assert sorted(job.folder.rglob("*")) == before
 
 
@@ -65,8 +66,8 @@ def test_a_screen_of_forty_lines_holds_a_machine_that_is_well_and_most_that_is_w
     monkeypatch.chdir(job.folder)
     job.settings["output"]["uri"], job.settings["router"]["model"] = "out", "./router"
     _ = job.path
-    found = doctor.examine("job.yaml")
-    assert 20 < len(screen.lines(found.findings, found.verdict, width=100)) <= 40
+    diagnosis = doctor.examine("job.yaml")
+    assert 20 < len(screen.lines(diagnosis.findings, diagnosis.verdict, width=100)) <= 40
     job.settings["input"]["uri"] = "none/*.parquet"
     job.settings["output"]["uri"] = "in.parquet/out"
     job.settings["router"]["model"] = "./absent"
@@ -74,19 +75,19 @@ def test_a_screen_of_forty_lines_holds_a_machine_that_is_well_and_most_that_is_w
     # Both need the router, whose own line is enough.
     job.settings["policy"], job.settings["report"] = {"max_quality_drop": "1%"}, {"audit": "1%"}
     _ = job.path
-    found = doctor.examine("job.yaml")
-    lines = screen.lines(found.findings, found.verdict, width=100)
-    wrong = [one for one in found.findings if one.mark == "problem"]
+    diagnosis = doctor.examine("job.yaml")
+    lines = screen.lines(diagnosis.findings, diagnosis.verdict, width=100)
+    wrong = [one for one in diagnosis.findings if one.mark == "problem"]
     assert {one.subject for one in wrong} == {"input", "output", "extras", "router", "small", "large"}
     assert all(one.remedy for one in wrong)
-    assert (len(lines) <= 50, max(map(len, lines)) <= 100, found.exit_code) == (True, True, 2)
-    assert found.verdict == "This machine is not ready for job.yaml: 6 problems to mend first."
+    assert (len(lines) <= 50, max(map(len, lines)) <= 100, diagnosis.exit_code) == (True, True, 2)
+    assert diagnosis.verdict == "This machine is not ready for job.yaml: 6 problems to fix first."
 
 
-def test_a_job_file_that_is_wrong_is_one_problem_beside_the_machines_lines(tmp_path: Path) -> None:
-    found = doctor.examine(str(tmp_path / "none.yaml"))
-    assert of(found, "file").text == f"cannot read the job file {tmp_path}/none.yaml: No such file or directory"
-    assert {"software", "machine", "ranks", "models"} < {one.group for one in found.findings}
+def test_a_job_file_that_is_wrong_is_one_problem_next_to_the_machines_lines(tmp_path: Path) -> None:
+    diagnosis = doctor.examine(str(tmp_path / "none.yaml"))
+    assert of(diagnosis, "file").text == f"cannot read the job file {tmp_path}/none.yaml: No such file or directory"
+    assert {"software", "machine", "ranks", "models"} < {one.group for one in diagnosis.findings}
 
 
 @pytest.mark.parametrize("place", ["a/file/out", "/proc/out"])
@@ -94,16 +95,16 @@ def test_an_output_that_cannot_be_written_is_a_problem(job: JobFolder, place: st
     (job.folder / "a").mkdir()
     (job.folder / "a" / "file").touch()
     job.settings["output"]["uri"] = place if place.startswith("/") else str(job.folder / place)
-    found = of(doctor.examine(job.path), "output")
-    assert (found.mark, found.text.startswith("cannot write")) == ("problem", True)
-    assert found.remedy
+    result = of(doctor.examine(job.path), "output")
+    assert (result.mark, result.text.startswith("cannot write")) == ("problem", True)
+    assert result.remedy
 
 
 def test_a_storage_without_conditional_puts_is_a_problem_and_with_one_writer_a_note(job: JobFolder) -> None:
     job.settings["output"]["uri"] = "forgetful://base/doctor"
-    found = of(doctor.examine(job.path), "output")
-    assert (found.mark, "has no create-only puts (If-None-Match)" in found.text) == ("problem", True)
-    assert "output.single_writer: true" in found.remedy
+    result = of(doctor.examine(job.path), "output")
+    assert (result.mark, "has no create-only puts (If-None-Match)" in result.text) == ("problem", True)
+    assert "output.single_writer: true" in result.remedy
     assert of(doctor.examine(job.path, ["output.single_writer=true"]), "output").mark == "note"
     assert not any("doctor" in name for name in Forgetful.store)
 
@@ -118,9 +119,9 @@ def test_a_bucket_is_well_while_its_server_is_up_and_said_at_once_when_it_is_not
         server.filesystem().put_file(str(job.input), "bucket/in/a.parquet")
         job.settings["input"]["uri"] = "s3://bucket/in/*.parquet"
         job.settings["output"]["uri"] = "s3://bucket/out"
-        found = doctor.examine(job.path)
-        assert of(found, "input").text == "20 rows in 1 file, prompts are text"
-        assert of(found, "output").text.startswith("s3://bucket/out is writable, and puts are create-only")
+        diagnosis = doctor.examine(job.path)
+        assert of(diagnosis, "input").text == "20 rows in 1 file, prompts are text"
+        assert of(diagnosis, "output").text.startswith("s3://bucket/out is writable, and puts are create-only")
         assert not any(".probe" in name for name in server.filesystem().find("bucket"))
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PASSWORD)
         _store.cache_clear()
@@ -140,30 +141,30 @@ def test_models_that_are_not_here_are_problems_each_with_its_remedy(
         "small": {"backend": "transformers", "model": "embedded:gemma-3-270m"},
         "large": {"backend": "transformers", "model": "org/never-heard-of"},
     }
-    found = doctor.examine(job.path)
-    assert of(found, "small").remedy == "run 'batchroute models fetch demo'"
-    large = of(found, "large")
+    diagnosis = doctor.examine(job.path)
+    assert of(diagnosis, "small").remedy == "run 'batchroute models fetch demo'"
+    large = of(diagnosis, "large")
     assert large.text == "org/never-heard-of: not on this machine, and HF_HUB_OFFLINE is set"
     assert (large.mark, "unset HF_HUB_OFFLINE" in large.remedy) == ("problem", True)
-    (embedded,) = [one for one in found.findings if one.subject == "embedded"]
+    (embedded,) = [one for one in diagnosis.findings if one.subject == "embedded"]
     assert (embedded.mark, "batchroute models fetch demo" in embedded.remedy) == ("note", True)
 
 
 def test_a_model_without_weights_and_an_untrained_router_are_problems(job: JobFolder) -> None:
     (job.router / "model.safetensors").unlink()
-    found = of(doctor.examine(job.path), "router")
-    assert found.text == f"{job.router}: a configuration without weights"
+    result = of(doctor.examine(job.path), "router")
+    assert result.text == f"{job.router}: a configuration without weights"
     config = json.loads((job.router / "config.json").read_text())
     (job.router / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
-    found = of(doctor.examine(job.path), "router")
-    assert (found.mark, "is no trained classifier" in found.text) == ("problem", True)
-    assert found.remedy.startswith("make one with 'batchroute train")
+    result = of(doctor.examine(job.path), "router")
+    assert (result.mark, "is no trained classifier" in result.text) == ("problem", True)
+    assert result.remedy.startswith("make one with 'batchroute train")
 
 
 def test_a_policy_that_needs_a_calibration_says_so_until_there_is_one(job: JobFolder) -> None:
     job.settings["policy"] = {"max_quality_drop": "1%"}
-    found = of(doctor.examine(job.path), "policy")
-    assert (found.mark, "is not calibrated" in found.text) == ("problem", True)
+    result = of(doctor.examine(job.path), "policy")
+    assert (result.mark, "is not calibrated" in result.text) == ("problem", True)
     job.calibrate()
     assert of(doctor.examine(job.path), "policy").text.startswith("max_quality_drop 1 % (bounded): the router is cal")
 
@@ -172,9 +173,9 @@ def test_an_endpoint_is_connected_to_and_asked_nothing(job: JobFolder, monkeypat
     monkeypatch.setenv("TEAM_KEY", KEY)
     with OpenAIServer(key=KEY) as server:
         job.settings["models"]["large"] = api(0, endpoint=server.url, api_key_env="TEAM_KEY")
-        found = of(doctor.examine(job.path), "large")
-        assert found.mark == "well"
-        assert found.text.endswith("key in TEAM_KEY: a connection can be made")
+        result = of(doctor.examine(job.path), "large")
+        assert result.mark == "ok"
+        assert result.text.endswith("key in TEAM_KEY: a connection can be made")
         assert server.requests == []
 
 
@@ -183,16 +184,17 @@ def test_an_endpoint_that_does_not_answer_and_a_key_that_is_missing_are_problems
 ) -> None:
     monkeypatch.delenv("TEAM_KEY", raising=False)
     job.settings["models"] = {"small": api(closed_port()), "large": api(closed_port(), api_key_env="TEAM_KEY")}
-    found = doctor.examine(job.path)
-    assert (of(found, "small").mark, "it refuses the connection" in of(found, "small").text) == ("problem", True)
-    assert of(found, "large").text == "the model 'm' needs a key"
-    assert of(found, "large").remedy == "set the environment variable TEAM_KEY"
+    diagnosis = doctor.examine(job.path)
+    small = of(diagnosis, "small")
+    assert (small.mark, "it refuses the connection" in small.text) == ("problem", True)
+    assert of(diagnosis, "large").text == "the model 'm' needs a key"
+    assert of(diagnosis, "large").remedy == "set the environment variable TEAM_KEY"
 
 
 def test_a_driver_that_is_missing_is_said_without_the_password(job: JobFolder) -> None:
     job.settings["output"]["table"] = {"warehouse": f"nosuch://me:{PASSWORD}@host/db", "name": "answers"}
-    found = of(doctor.examine(job.path), "table")
-    assert (found.mark, "no driver for nosuch://" in found.text) == ("problem", True)
+    result = of(doctor.examine(job.path), "table")
+    assert (result.mark, "no driver for nosuch://" in result.text) == ("problem", True)
     assert PASSWORD not in repr(doctor.examine(job.path))
 
 
@@ -220,7 +222,7 @@ def test_the_command_ends_with_the_verdict_and_its_exit_code_and_json_says_the_s
     assert "\x1b" not in ended.output
     ended = CliRunner().invoke(app, ["doctor", job.path, "--set", "router.model=./absent", "--json"])
     tree = json.loads(ended.output)
-    assert (ended.exit_code, tree["well"]) == (2, False)
+    assert (ended.exit_code, tree["ok"]) == (2, False)
     assert {"subject", "text", "mark", "remedy", "group"} == tree["findings"][0].keys()
     assert [one["subject"] for one in tree["findings"] if one["mark"] == "problem"] == ["router"]
 
@@ -238,38 +240,39 @@ def test_with_a_hub_that_cannot_be_reached_a_missing_model_is_a_problem_and_the_
         env=environment,
         check=False,
     )
-    found = {one["subject"]: one for one in json.loads(ended.stdout)["findings"]}
-    assert (ended.returncode, found["hub"]["mark"], found["small"]["mark"]) == (2, "note", "problem")
-    assert "the hub cannot be reached" in found["small"]["text"]
+    result = {one["subject"]: one for one in json.loads(ended.stdout)["findings"]}
+    assert (ended.returncode, result["hub"]["mark"], result["small"]["mark"]) == (2, "note", "problem")
+    assert "the hub cannot be reached" in result["small"]["text"]
 
 
 def test_a_checkup_that_raises_or_never_ends_is_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> Finding:
         raise KeyError("x")
 
-    def endless() -> Finding:
-        import time
+    never = threading.Event()
 
-        time.sleep(5)
-        return well("never", "said")
+    def endless() -> Finding:
+        never.wait()
+        return ok("never", "said")
 
     monkeypatch.setattr(finding, "_SECONDS", 0.05)
     checkups = [
-        Checkup("a", "broken", broken, "mend it"),
+        Checkup("a", "broken", broken, "fix it"),
         Checkup("a", "endless", endless, "end it", bounded=True),
-        Checkup("b", "well", lambda: well("well", "as it should be"), ""),
+        Checkup("b", "ok", lambda: ok("ok", "as it should be"), ""),
     ]
     assert doctor._all(iter(checkups)) == [
-        Finding("broken", "it could not be looked at: KeyError: 'x'", "problem", "mend it", "a"),
+        Finding("broken", "it could not be checked: KeyError: 'x'", "problem", "fix it", "a"),
         Finding("endless", "no answer within 0.05 s", "problem", "end it", "a"),
-        Finding("well", "as it should be", "well", "", "b"),
+        Finding("ok", "as it should be", "ok", "", "b"),
     ]
+    never.set()
 
 
 def test_colours_change_nothing_but_colours() -> None:
     import click
 
-    findings = [well("a", "one " * 40), note("b", "two", "do so"), problem("c", "three", "mend it " * 20)]
+    findings = [ok("a", "one " * 40), note("b", "two", "do so"), problem("c", "three", "fix it " * 20)]
     plain = screen.lines(findings, "end", width=60)
     coloured = screen.lines(findings, "end", width=60, colour=True)
     assert coloured != plain

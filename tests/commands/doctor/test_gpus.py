@@ -13,20 +13,20 @@ H100 = Gpu(0, "NVIDIA H100", 80 * GIB, 79 * GIB, (9, 0), bf16=True)
 
 
 def test_gpus_of_a_kind_are_one_line() -> None:
-    (found,) = findings(Gpus((H100, dataclasses.replace(H100, number=1)), "CUDA 12.8"), {})
-    assert found.text == "2 × NVIDIA H100, 79.0 GiB of 80.0 GiB free, compute capability 9.0, bf16"
+    (finding,) = findings(Gpus((H100, dataclasses.replace(H100, number=1)), "CUDA 12.8"), {})
+    assert finding.text == "2 × NVIDIA H100, 79.0 GiB of 80.0 GiB free, compute capability 9.0, bf16"
 
 
 def test_gpus_that_others_use_are_named() -> None:
     taken = dataclasses.replace(H100, number=1, free=3 * GIB)
-    _, found = findings(Gpus((H100, taken), "CUDA 12.8"), {})
-    assert (found.mark, found.text) == ("note", "others use the memory of GPU 1")
-    assert "CUDA_VISIBLE_DEVICES" in found.remedy
+    _, finding = findings(Gpus((H100, taken), "CUDA 12.8"), {})
+    assert (finding.mark, finding.text) == ("note", "other processes use the memory of GPU 1")
+    assert "CUDA_VISIBLE_DEVICES" in finding.remedy
 
 
 def test_a_gpu_that_this_torch_has_no_code_for_is_a_problem() -> None:
-    _, found = findings(Gpus((dataclasses.replace(H100, supported=False),), "CUDA 11.8"), {})
-    assert (found.mark, found.text) == ("problem", "this torch (CUDA 11.8) has no code for a NVIDIA H100")
+    _, finding = findings(Gpus((dataclasses.replace(H100, supported=False),), "CUDA 11.8"), {})
+    assert (finding.mark, finding.text) == ("problem", "this torch (CUDA 11.8) has no code for a NVIDIA H100")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_machine_code_runs_on_later_minor_versions_and_the_other_kind_on_all_lat
 @pytest.mark.parametrize(
     ("gpus", "visible", "words", "remedy"),
     [
-        (Gpus(sign="/dev/nvidia0"), None, "a build for the CPU alone", "install a CUDA build of torch"),
+        (Gpus(sign="/dev/nvidia0"), None, "a CPU build", "install a CUDA build of torch"),
         (Gpus(build="CUDA 12.8", sign="nvidia-smi"), "", "CUDA_VISIBLE_DEVICES is ''", "unset CUDA_VISIBLE_DEVICES"),
         (Gpus(build="CUDA 12.8", sign="nvidia-smi"), "-1", "CUDA_VISIBLE_DEVICES is '-1'", "unset"),
         (
@@ -58,15 +58,15 @@ def test_machine_code_runs_on_later_minor_versions_and_the_other_kind_on_all_lat
 def test_a_gpu_that_torch_does_not_see_is_a_problem_with_its_own_remedy(
     gpus: Gpus, visible: str | None, words: str, remedy: str
 ) -> None:
-    (found,) = findings(gpus, {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
-    assert found.mark == "problem"
-    assert words in found.text
-    assert remedy in found.remedy
+    (finding,) = findings(gpus, {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    assert finding.mark == "problem"
+    assert words in finding.text
+    assert remedy in finding.remedy
 
 
 def test_a_machine_without_a_gpu_is_no_problem() -> None:
-    (found,) = findings(Gpus(error="Torch not compiled with CUDA enabled"), {"CUDA_VISIBLE_DEVICES": ""})
-    assert found.mark == "note"
+    (finding,) = findings(Gpus(error="Torch not compiled with CUDA enabled"), {"CUDA_VISIBLE_DEVICES": ""})
+    assert finding.mark == "note"
 
 
 def test_looking_agrees_with_torch() -> None:

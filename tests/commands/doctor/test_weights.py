@@ -70,20 +70,20 @@ def test_packed_weights_and_pickles_take_what_their_files_take(tmp_path: Path) -
 def test_a_model_fits_or_it_is_said_how_many_gpus_would_hold_it(
     gibibytes: float, gpus: int, model: ModelSpec, mark: str, words: str, remedy: str
 ) -> None:
-    found = fit(gibibytes, gpus, model)
-    assert found.mark == mark
-    assert words in found.text
-    assert found.remedy.startswith(remedy)
+    finding = fit(gibibytes, gpus, model)
+    assert finding.mark == mark
+    assert words in finding.text
+    assert finding.remedy.startswith(remedy)
 
 
 def test_memory_that_others_use_is_a_note() -> None:
-    found = fit(15, 1, spec(), free=10 * GIB)
-    assert (found.mark, "10.0 GiB of the GPU's memory are free" in found.text) == ("note", True)
+    finding = fit(15, 1, spec(), free=10 * GIB)
+    assert (finding.mark, "10.0 GiB of the GPU's memory are free" in finding.text) == ("note", True)
 
 
 def test_on_the_cpu_the_containers_limit_counts_and_each_rank_has_its_copy() -> None:
     machine = Machine({}, Limits(memory=2 * GIB, used=0), Gpus())
     assert weights.fit("small", "m", GIB, "in float32", spec(), machine).mark != "problem"
-    found = weights.fit("small", "m", GIB, "in float32", spec(), machine, ranks=2)
-    assert found.mark == "problem"
-    assert found.text == "m: 1.0 GiB in float32 for each of 2 ranks, and this machine's memory is 2.0 GiB"
+    finding = weights.fit("small", "m", GIB, "in float32", spec(), machine, ranks=2)
+    assert finding.mark == "problem"
+    assert finding.text == "m: 1.0 GiB in float32 for each of 2 ranks, and this machine's memory is 2.0 GiB"

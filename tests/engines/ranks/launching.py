@@ -66,14 +66,14 @@ class Launched:
 
     def processes(self) -> list[psutil.Process]:
         """Those that it has started, whoever is their parent now, and itself where it was not forked."""
-        found = []
+        running = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get(_MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
+                    running.append(process)
             except psutil.Error:
                 continue
-        return found
+        return running
 
     def rank(self, number: int) -> psutil.Process | None:
         """The process of a rank, once it runs."""

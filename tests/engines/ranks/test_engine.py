@@ -23,14 +23,14 @@ SIZES = (1, 2, 3)
 
 def worlds(job: JobFolder) -> dict[int, Path]:
     """The outputs of worlds of all sizes, which must be the same."""
-    ranks, found = Ranks(job), {}
+    ranks, outputs = Ranks(job), {}
     for size in SIZES:
-        found[size] = ranks.new_output()
+        outputs[size] = ranks.new_output()
         ranks.run(size)
         assert len(set(ranks.units)) == len(ranks.units) > 0
-    alone, *others = (hashes(output) for output in found.values())
+    alone, *others = (hashes(output) for output in outputs.values())
     assert all(other == alone for other in others)
-    return found
+    return outputs
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
@@ -90,21 +90,21 @@ def test_a_limit_is_of_all_ranks_together(tmp_path: Path, size: int) -> None:
     assert len(set(ranks.units)) == len(ranks.units)
 
 
-def _meet_and_part(environment: dict[str, str]) -> None:
+def _join_and_leave(environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    with joined(World.here()) as ranks:
+    with joined(World.from_environment()) as ranks:
         ranks.barrier()
         assert ranks.broadcast(lambda: 7) == 7
-        ranks.exit_code = 4 if ranks.first else 0
+        ranks.exit_code = 4 if ranks.is_rank_zero else 0
     os._exit(ranks.exit_code)
 
 
-def test_thirty_of_thirty_worlds_end_with_the_exit_code_of_the_first_rank() -> None:
+def test_thirty_of_thirty_worlds_end_with_the_exit_code_of_rank_zero() -> None:
     for _ in range(30):
         port = str(free_port())
-        processes = [forking.in_process(_meet_and_part, environment_of(rank, 2, port)) for rank in range(2)]
+        processes = [forking.in_process(_join_and_leave, environment_of(rank, 2, port)) for rank in range(2)]
         for process in processes:
-            process.join(30)
+            process.join(120)
         assert [process.exitcode for process in processes] == [4, 4]
 
 
@@ -114,6 +114,6 @@ def _run_alone(ranks: Ranks) -> Path:
     return output
 
 
-def _spent(found: dict[str, bytes]) -> int:
+def _spent(receipts: dict[str, bytes]) -> int:
     """Pico-dollars for answers."""
-    return sum(json.loads(receipt)["counts"].get("cost_pico", 0) for receipt in found.values())
+    return sum(json.loads(receipt)["counts"].get("cost_pico", 0) for receipt in receipts.values())

@@ -1,4 +1,4 @@
-"""Launchers, really run: several ranks of one run, one voice, and one exit code."""
+"""Real launchers: several ranks of one run, whose outcome is reported once, with one exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchroute.engines.ranks.launcher import Ranks, _ended, asked_for
+from batchroute.engines.ranks.launcher import LaunchPlan, exit_of, plan_launch
 from batchroute.engines.ranks.world import DIED, World, cores
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, EXIT_TERMINATED, InputError
 from tests.crash.ranks import free_port, hashes, receipts, wait_for
@@ -28,8 +28,8 @@ def job(tmp_path: Path) -> JobFolder:
     return JobFolder(tmp_path, table(300), units=UNITS)
 
 
-def said_once(ended: Ended) -> None:
-    """The report is there once, on stdout, and so are the lines of progress."""
+def reported_once(ended: Ended) -> None:
+    """stdout has the report once, and stderr has each line of progress once."""
     assert ended.out.count("test: 300 rows") == ended.out.count("Routing 300 prompts cost") == 1
     assert ended.err.count("300 rows in 1 files") == ended.err.count("score: 15/15 units · 300 rows") == 1
     assert "Traceback" not in ended.err
@@ -42,7 +42,7 @@ def test_processes_end_as_one_command_and_write_what_one_process_writes(job: Job
     job.settings["output"]["uri"] = str(job.output)
     ended = launch(tmp_path, ["-m", "batchroute", "run", job.path, "--processes", "2"])
     assert ended.code == EXIT_OK, ended.err
-    said_once(ended)
+    reported_once(ended)
     assert hashes(job.output) == alone
 
 
@@ -50,7 +50,7 @@ def test_processes_end_as_one_command_and_write_what_one_process_writes(job: Job
     "launcher",
     [
         ["torch.distributed.run", "--nproc-per-node", "2"],
-        # By this option alone it starts several without GPUs.
+        # Without GPUs it starts several processes only with this option.
         ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
     ],
     ids=["torchrun", "accelerate launch"],
@@ -58,14 +58,14 @@ def test_processes_end_as_one_command_and_write_what_one_process_writes(job: Job
 def test_other_launchers_start_ranks_of_one_run(job: JobFolder, tmp_path: Path, launcher: list[str]) -> None:
     ended = launch(tmp_path, ["-m", *launcher, "-m", "batchroute", "run", job.path])
     assert ended.code == EXIT_OK, ended.err
-    said_once(ended)
+    reported_once(ended)
 
 
 def test_accelerate_that_starts_one_process_of_two_is_refused(job: JobFolder, tmp_path: Path) -> None:
     launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     ended = launch(tmp_path, [*launcher, "-m", "batchroute", "run", job.path])
     assert ended.err.count("error: accelerate launch was asked for 2 processes and has started one") == 1
-    # What batchroute itself ends with: accelerate ends with 1 whatever that is.
+    # batchroute's exit code: accelerate itself always ends with 1.
     assert "returned non-zero exit status 2" in ended.err
     assert not job.output.exists()
 
@@ -77,12 +77,12 @@ def test_two_machines_are_two_commands(job: JobFolder, tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         one, two = pool.map(lambda each: launch(tmp_path, each), words)
     assert (one.code, two.code) == (EXIT_OK, EXIT_OK), one.err + two.err
-    said_once(one)
+    reported_once(one)
     assert two.out + two.err == ""
 
 
 def test_the_log_is_one_stream_with_the_units_of_all_ranks(job: JobFolder, tmp_path: Path) -> None:
-    """And more failed rows than are allowed are exit code 1."""
+    """More failed rows than `max_failed` are exit code 1."""
     frame = table(300).with_columns(prompt=pl.when(pl.int_range(300) % 3 == 0).then(None).otherwise("prompt"))
     frame.write_parquet(job.input, row_group_size=37)
     ended = launch(tmp_path, ["batchroute", "run", job.path, "--processes", "2", "--json-logs"])
@@ -97,7 +97,7 @@ def test_the_log_is_one_stream_with_the_units_of_all_ranks(job: JobFolder, tmp_p
     assert lines[-1]["event"] == "failed"
 
 
-def test_what_is_wrong_is_said_once_with_its_exit_code(job: JobFolder, tmp_path: Path) -> None:
+def test_what_is_wrong_is_reported_once_with_its_exit_code(job: JobFolder, tmp_path: Path) -> None:
     ended = launch(tmp_path, ["batchroute", "run", job.path, "--processes", "2", "--set", "input.prompt=nope"])
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == "error: input.prompt: no column 'nope' in the input; it has id, prompt, team\n"
@@ -119,9 +119,7 @@ def test_a_signal_to_the_launcher_terminates_all(job: JobFolder, tmp_path: Path)
 
 
 @pytest.mark.crash
-def test_ranks_are_started_anew_when_one_is_killed_and_nobody_is_told_of_a_failure(
-    job: JobFolder, tmp_path: Path
-) -> None:
+def test_ranks_are_started_again_when_one_is_killed_and_no_failure_is_notified(job: JobFolder, tmp_path: Path) -> None:
     table(5000).write_parquet(job.input, row_group_size=370)
     with Hook(200) as hook:
         job.settings["notify"] = {"url": hook.url}
@@ -134,7 +132,7 @@ def test_ranks_are_started_anew_when_one_is_killed_and_nobody_is_told_of_a_failu
             ended = launched.end()
         hook.shutdown()
     assert ended.code == EXIT_OK, ended.err
-    assert ended.err.count("starting all ranks of this machine anew") == 1
+    assert ended.err.count("starting all ranks of this machine again") == 1
     assert ended.err.count("rank 1 of 2 died") == 1
     assert [body["event"] for body in hook.bodies] == ["done"]
     after = receipts(job.output)
@@ -143,41 +141,41 @@ def test_ranks_are_started_anew_when_one_is_killed_and_nobody_is_told_of_a_failu
 
 
 @pytest.mark.parametrize(
-    ("codes", "code", "told"),
+    ("codes", "code", "message"),
     [
         ({0: 2, 1: -15}, 2, ""),
         ({1: 1, 0: -15}, 1, ""),
         ({1: 143, 0: -9}, 143, ""),
         ({0: -15, 1: -15}, 143, ""),
-        # The first rank has told of it.
+        # Rank 0 has reported the death.
         ({1: -9, 0: DIED}, DIED, ""),
         ({0: DIED, 1: -9, 2: -15}, DIED, ""),
-        # It has not, or cannot.
+        # Rank 0 has not reported it, or is dead.
         ({1: -9, 0: 143}, DIED, "rank 1 of 3 was killed by SIGKILL (out of memory?)"),
         ({2: -11, 0: -15, 1: -15}, DIED, "rank 2 of 3 was killed by SIGSEGV"),
         ({0: -9, 1: DIED}, DIED, "rank 0 of 3 was killed by SIGKILL (out of memory?)"),
     ],
 )
-def test_the_rank_that_ended_first_decides_on_the_exit_code(codes: dict[int, int], code: int, told: str) -> None:
-    assert _ended(Ranks(3), codes) == (code, told)
+def test_the_rank_that_ended_first_decides_on_the_exit_code(codes: dict[int, int], code: int, message: str) -> None:
+    assert exit_of(LaunchPlan(3), codes) == (code, message)
 
 
-def test_of_another_machine_the_first_rank_knows_less_than_the_launcher() -> None:
-    told = (DIED, "rank 3 of 4 was killed by SIGKILL (out of memory?)")
-    assert _ended(Ranks(2, 2, 1, "a:1"), {1: -9, 0: DIED}) == told
-    assert _ended(Ranks(2, 2, 1, "a:1"), {0: DIED, 1: DIED}) == (DIED, "")
+def test_a_launcher_reports_a_death_on_another_machine_than_rank_zeros() -> None:
+    death = (DIED, "rank 3 of 4 was killed by SIGKILL (out of memory?)")
+    assert exit_of(LaunchPlan(2, 2, 1, "a:1"), {1: -9, 0: DIED}) == death
+    assert exit_of(LaunchPlan(2, 2, 1, "a:1"), {0: DIED, 1: DIED}) == (DIED, "")
 
 
 def test_no_ranks_are_started_by_one_that_was_started() -> None:
-    assert asked_for("2", 1, None, None, TORCHRUN) is None
-    assert asked_for(None, 1, None, None, World(0, 1, 0, 1, None, "batchroute")) is None
-    assert asked_for(None, 1, None, None, World()) is None
+    assert plan_launch("2", 1, None, None, TORCHRUN) is None
+    assert plan_launch(None, 1, None, None, World(0, 1, 0, 1, None, "batchroute")) is None
+    assert plan_launch(None, 1, None, None, World()) is None
 
 
 def test_the_index_of_a_job_is_the_rank_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")
-    assert asked_for(None, 3, None, "first", World()) == Ranks(1, 3, 2, "first:29500")
-    assert asked_for("2", 3, 1, "first:4000", World()) == Ranks(2, 3, 1, "first:4000")
+    assert plan_launch(None, 3, None, "first", World()) == LaunchPlan(1, 3, 2, "first:29500")
+    assert plan_launch("2", 3, 1, "first:4000", World()) == LaunchPlan(2, 3, 1, "first:4000")
 
 
 @pytest.mark.parametrize(
@@ -200,4 +198,4 @@ def test_options_that_contradict_each_other_are_one_sentence(
     processes: str | None, nodes: int, node_rank: int | None, master: str | None, world: World, sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
-        asked_for(processes, nodes, node_rank, master, world)
+        plan_launch(processes, nodes, node_rank, master, world)

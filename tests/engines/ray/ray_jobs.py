@@ -1,4 +1,4 @@
-"""Clusters of Ray on this machine, and work for their workers that starts in a second and does what a test asks for."""
+"""Ray clusters on this machine, and units whose workers start in a second and act as a test asks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,22 +22,25 @@ from batchroute.errors import InputError, StoppedError
 from batchroute.storage.objects import folder_at
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.workdir import Workdir
+from tests.crash.ranks import wait_for
 
-# All is on the loopback, and nothing is written to the home directory. Read as Ray is imported.
+# Loopback only, and nothing in the home directory. Ray reads these when it is imported.
 ALONE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "a-token-of-these-tests-alone",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Its workers are nice to all else (15), and on busy cores start in ten seconds instead of one.
+    # With the default niceness of 15, workers take ten seconds to start on busy cores instead of one.
     "RAY_worker_niceness": "0",
 }
 OBJECTS = 80 << 20
+SECONDS = 120.0
+"""The longest that a worker waits for an event."""
 
 
 @contextmanager
 def cluster(cpus: int) -> Iterator[Any]:
-    """A cluster of one machine with so many CPUs, whatever this one has; a `ray.cluster_utils.Cluster`."""
+    """A `ray.cluster_utils.Cluster` of one machine with `cpus` CPUs, whatever this machine has."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ALONE.items():
             patch.setenv(name, value)
@@ -57,22 +59,29 @@ class Task:
     """A unit.
 
     Attributes:
-        acts: what its worker does before it is done: a name of `_ACTS`.
+        acts: what its worker does in the end: a name of `_ACTS`.
+        after: a file in the run's folder that the worker waits for first.
+        together: the number of processes that must have begun units of the stage before the worker goes on.
     """
 
     unit: str
     acts: str = "work"
-    seconds: float = 0.0
+    after: str = ""
+    together: int = 0
 
 
-def tasks(number: int, acts: str = "work", seconds: float = 0.0, **others: str) -> list[Task]:
-    """`number` tasks that act alike, but for others: `_3="die"`."""
-    return [Task(f"{i:05d}", others.get(f"_{i}", acts), seconds) for i in range(number)]
+NEVER = "never"
+"""A file that no test makes: a task after it ends with its worker."""
+
+
+def tasks(number: int, acts: str = "work", after: str = "", together: int = 0, **others: str) -> list[Task]:
+    """`number` tasks that are alike, except that task 3 acts otherwise if `_3="die"`."""
+    return [Task(f"{i:05d}", others.get(f"_{i}", acts), after, together) for i in range(number)]
 
 
 @dataclass(frozen=True)
 class TinyRun:
-    """A run that is a work folder."""
+    """A run that consists of a work folder."""
 
     folder: str
     work: Workdir = field(compare=False)
@@ -85,13 +94,20 @@ class TinyRun:
         return functools.partial(TinyRun.at, self.folder)
 
     def begun(self, stage: str = "small") -> list[tuple[str, int]]:
-        """Each time that a unit was begun: its name, and the process that it was in."""
+        """The unit and the process of each time that a unit was begun."""
         log = Path(self.folder) / f"{stage}.log"
         lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
         return [(unit, int(pid)) for unit, pid in lines]
 
     def done(self, stage: str = "small") -> dict[str, Receipt]:
         return self.work.stage(stage).receipts()
+
+    def make(self, file: str) -> None:
+        """Let tasks after this file go on."""
+        (Path(self.folder) / file).touch()
+
+    def exists(self, file: str) -> bool:
+        return (Path(self.folder) / file).exists()
 
 
 class Doer:
@@ -105,7 +121,8 @@ class Doer:
     def do(self, stage: str, task: Task) -> Receipt:
         with open(Path(self._run.folder) / f"{stage}.log", "a") as log:
             log.write(f"{task.unit} {os.getpid()}\n")
-        time.sleep(task.seconds)
+        wait_for(lambda: not task.after or self._run.exists(task.after), SECONDS)
+        wait_for(lambda: len({pid for _, pid in self._run.begun(stage)}) >= task.together, SECONDS)
         _ACTS[task.acts]()
         number = int(task.unit)
         facts = Facts(run_id="run", unit=task.unit, rows=1, first=number, last=number)
@@ -116,14 +133,14 @@ class Doer:
 
 
 class BrokenDoer(Doer):
-    """Cannot load what it needs."""
+    """Its model cannot be loaded."""
 
     def __init__(self, run: TinyRun) -> None:
-        raise InputError("no model at models/nowhere; mend models.small.model")
+        raise InputError("no model at models/nowhere; fix models.small.model")
 
 
 class Unloadable:
-    """Cannot even be brought to a worker, whose machine lacks a package."""
+    """Cannot be unpickled in a worker, as if its machine lacked a package."""
 
     def __init__(self) -> None:
         self.driver = os.getpid()
@@ -145,7 +162,7 @@ def _die() -> None:
 
 
 def _stop() -> None:
-    raise StoppedError("all rows failed alike; mend it and run again")
+    raise StoppedError("all rows failed alike; fix it and run again")
 
 
 def _err() -> None:
@@ -181,15 +198,15 @@ class Driver:
             process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=here, cwd=cwd)
         return cls(process, printed)
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.printed.read_text()
 
     def events(self, kind: str) -> list[Mapping[str, Any]]:
-        """Those of its JSON log."""
-        lines = [json.loads(line) for line in self.said().splitlines() if line.startswith("{")]
+        """The events of one kind in its JSON log."""
+        lines = [json.loads(line) for line in self.output().splitlines() if line.startswith("{") and line.endswith("}")]
         return [line for line in lines if line["event"] == kind]
 
-    def join(self, seconds: float = 60.0) -> int:
+    def join(self, seconds: float = SECONDS) -> int:
         try:
             return self.process.wait(seconds)
         finally:
@@ -200,11 +217,11 @@ class Driver:
 
 
 def workers(started: Any) -> set[int]:
-    """The processes of the workers of this engine that the first machine of a cluster has."""
+    """The processes of the engine's workers on the first machine of a cluster."""
     (raylet,) = started.head_node.all_processes["raylet"]
-    found = set()
+    pids = set()
     for process in psutil.Process(raylet.process.pid).children():
         with suppress(psutil.NoSuchProcess, IndexError):
             if "RayWorker" in process.cmdline()[0]:
-                found.add(process.pid)
-    return found
+                pids.add(process.pid)
+    return pids

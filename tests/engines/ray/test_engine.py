@@ -1,4 +1,4 @@
-"""The Ray engine on real clusters of this machine: workers and machines that die, pools, stages side by side."""
+"""The Ray engine on real clusters on this machine: workers and machines that die, pools, overlapped stages."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from batchroute.engines.ray import workers as ray_crew
+from batchroute.engines.ray import workers
 from batchroute.engines.ray.capacity import Capacity
 from batchroute.engines.ray.engine import RayEngine
 from batchroute.engines.ray.pools import PoolSpec, RaySpec
-from batchroute.engines.ray.workers import _Losses
-from batchroute.errors import InputError, StoppedError, Terminated
+from batchroute.engines.ray.workers import LossCounter
+from batchroute.errors import InputError, StoppedError, Terminated, error_of
 from batchroute.progress import PlainProgress
 from tests.crash.ranks import wait_for
-from tests.engines.ray.ray_jobs import OBJECTS, BrokenDoer, Doer, Task, TinyRun, Unloadable, cluster, tasks
+from tests.engines.ray.ray_jobs import NEVER, OBJECTS, BrokenDoer, Doer, Task, TinyRun, Unloadable, cluster, tasks
 
 CPUS = 2
 
@@ -34,8 +34,8 @@ def two_cpus() -> Iterator[Any]:
         yield started
 
 
-class Told(PlainProgress):
-    """Lines, kept."""
+class KeptProgress(PlainProgress):
+    """Keeps its lines."""
 
     def __init__(self) -> None:
         self.stream = io.StringIO()
@@ -48,13 +48,13 @@ class Told(PlainProgress):
 @pytest.fixture(scope="module")
 def connected(two_cpus: Any) -> Iterator[RayEngine]:
     """One connection for all tests: what each does with it is another pool's."""
-    with closing(RayEngine(Told(), RaySpec(address=two_cpus.address))) as engine:
+    with closing(RayEngine(KeptProgress(), RaySpec(address=two_cpus.address))) as engine:
         yield engine
 
 
 @pytest.fixture
 def engine(connected: RayEngine) -> RayEngine:
-    connected.progress, connected.stopped_by = Told(), None
+    connected.progress, connected.stopped_by = KeptProgress(), None
     set_pools(connected)
     return connected
 
@@ -72,12 +72,12 @@ def run_units(
     engine: RayEngine, run: TinyRun, units: list[Task], stage: str = "small", make_worker: Any = Doer
 ) -> None:
     pool: Any = stage
-    with engine.workers(run, make_worker, pool) as workers:
-        workers.run(stage, units)
+    with engine.workers(run, make_worker, pool) as made:
+        made.run(stage, units)
 
 
-def told(engine: RayEngine, words: str) -> list[str]:
-    assert isinstance(engine.progress, Told)
+def noted(engine: RayEngine, words: str) -> list[str]:
+    assert isinstance(engine.progress, KeptProgress)
     return engine.progress.lines(words)
 
 
@@ -86,7 +86,7 @@ def free_cpus(engine: RayEngine) -> float:
 
 
 def test_units_are_shared_by_all_that_the_cluster_has_room_for(engine: RayEngine, run: TinyRun) -> None:
-    run_units(engine, run, tasks(8, seconds=0.05))
+    run_units(engine, run, tasks(8, together=CPUS))
     begun = run.begun()
     assert sorted(unit for unit, _ in begun) == sorted(run.done()) == [task.unit for task in tasks(8)]
     assert len({pid for _, pid in begun}) == CPUS
@@ -105,30 +105,29 @@ def test_a_pool_of_one_has_one_worker_whose_place_is_free_again_when_the_stage_e
     set_pools(engine, small=PoolSpec(max=1))
     run_units(engine, run, tasks(6))
     assert len({pid for _, pid in run.begun()}) == 1
-    wait_for(lambda: free_cpus(engine) == CPUS, 10)
+    wait_for(lambda: free_cpus(engine) == CPUS)
 
 
-def test_no_more_workers_are_hired_than_there_are_units(engine: RayEngine, run: TinyRun) -> None:
+def test_as_many_workers_are_started_as_there_are_units(engine: RayEngine, run: TinyRun) -> None:
     set_pools(engine, small=PoolSpec(num_cpus=0.25))
-    run_units(engine, run, tasks(3, seconds=0.3))
-    assert len({pid for _, pid in run.begun()}) <= 3
+    run_units(engine, run, tasks(3, together=3))
+    assert len({pid for _, pid in run.begun()}) == 3
 
 
-def test_workers_that_find_nothing_to_do_are_dismissed_down_to_the_least(engine: RayEngine, run: TinyRun) -> None:
-    seen: list[float] = []
+def test_idle_workers_are_stopped_down_to_the_least(engine: RayEngine, run: TinyRun) -> None:
     set_pools(engine, small=PoolSpec(min=1, num_cpus=1))
-    working = threading.Thread(target=run, args=(engine, run, [Task("00000"), Task("00001", seconds=2)]))
+    units = [Task("00000", together=CPUS), Task("00001", after="one worker is left")]
+    working = threading.Thread(target=run_units, args=(engine, run, units))
     working.start()
-    wait_for(lambda: "00000" in run.done(), 20)
-    while working.is_alive() and not seen:
-        seen += [free for free in [free_cpus(engine)] if free == 1]
-        time.sleep(0.05)
+    wait_for(lambda: "00000" in run.done() and free_cpus(engine) == 1)
+    run.make("one worker is left")
     working.join()
-    assert seen
+    assert len(run.done()) == 2
 
 
 def test_the_unit_of_a_worker_that_is_killed_is_done_by_another_one(engine: RayEngine, run: TinyRun) -> None:
-    units = tasks(8, seconds=0.4)
+    units = tasks(8)
+    units[1] = Task("00001", after="killed")
     killing = threading.Thread(target=_kill_who_does, args=(run, "00001"))
     killing.start()
     run_units(engine, run, units)
@@ -136,14 +135,14 @@ def test_the_unit_of_a_worker_that_is_killed_is_done_by_another_one(engine: RayE
     begun = Counter(unit for unit, _ in run.begun())
     assert begun == {task.unit: 2 if task.unit == "00001" else 1 for task in units}
     assert len(run.done()) == 8
-    assert len(told(engine, "worker process has died); another one does its unit 00001")) == 1
-    assert len(told(engine, "is lost")) == 1
+    assert len(noted(engine, "worker process has died); another one does its unit 00001")) == 1
+    assert len(noted(engine, "is lost")) == 1
 
 
 def _kill_who_does(run: TinyRun, unit: str) -> None:
-    wait_for(lambda: unit in dict(run.begun()), 30)
-    time.sleep(0.1)
+    wait_for(lambda: unit in dict(run.begun()))
     os.kill(dict(run.begun())[unit], signal.SIGKILL)
+    run.make("killed")
 
 
 def test_the_units_of_a_machine_that_is_lost_are_done_by_another_one(
@@ -151,27 +150,28 @@ def test_the_units_of_a_machine_that_is_lost_are_done_by_another_one(
 ) -> None:
     machine = two_cpus.add_node(num_cpus=2, object_store_memory=OBJECTS)
     try:
-        wait_for(lambda: engine._connected().cluster_resources()["CPU"] == CPUS + 2, 20)
-        working = threading.Thread(target=run, args=(engine, run, tasks(10, seconds=1)))
+        wait_for(lambda: engine._connected().cluster_resources()["CPU"] == CPUS + 2)
+        working = threading.Thread(target=run_units, args=(engine, run, tasks(10, after="machine is lost")))
         working.start()
-        wait_for(lambda: len(run.begun()) >= CPUS + 2, 60)
+        wait_for(lambda: len(run.begun()) == CPUS + 2)
     finally:
         two_cpus.remove_node(machine)
-    working.join(60)
+    run.make("machine is lost")
+    working.join()
     assert len(run.done()) == 10
-    assert len(told(engine, "node was terminated")) == 2
+    assert len(noted(engine, "node was terminated")) == 2
     assert sorted(Counter(unit for unit, _ in run.begun()).values()) == [1] * 8 + [2] * 2
 
 
 def test_workers_that_are_lost_at_once_count_as_one() -> None:
-    losses = _Losses()
+    losses = LossCounter()
     for worker in range(8):
-        losses.hired(worker)
+        losses.started(worker)
     for worker in range(8):
         losses.count(worker)
     assert losses.in_a_row == 1
     for worker in range(8, 12):
-        losses.hired(worker)
+        losses.started(worker)
         losses.count(worker)
     assert losses.in_a_row == 5
 
@@ -184,55 +184,59 @@ def test_a_unit_that_kills_every_worker_stops_the_run_and_all_others_are_done(en
 
 
 def test_workers_that_cannot_start_stop_the_run_with_the_reason(engine: RayEngine, run: TinyRun) -> None:
-    words = "5 workers of small died one after the other, and none did a unit: .*No module named 'lacking'; mend"
+    words = "5 workers of small died one after the other, and none did a unit: .*No module named 'lacking'; fix"
     set_pools(engine, small=PoolSpec(max=1))
     with pytest.raises(StoppedError, match=words):
         run_units(engine, run, tasks(2), make_worker=Unloadable())
-    wait_for(lambda: free_cpus(engine) == CPUS, 10)
+    wait_for(lambda: free_cpus(engine) == CPUS)
 
 
 def test_what_a_worker_says_is_wrong_is_one_sentence_here(engine: RayEngine, run: TinyRun) -> None:
-    with pytest.raises(InputError, match=r"^no model at models/nowhere; mend models.small.model$"):
+    with pytest.raises(InputError, match=r"^no model at models/nowhere; fix models.small.model$"):
         run_units(engine, run, tasks(2), make_worker=BrokenDoer)
 
 
-def test_when_a_worker_stops_the_run_units_in_hand_are_carried_out(engine: RayEngine, run: TinyRun) -> None:
+def test_when_a_worker_stops_the_run_the_other_workers_finish_their_units(
+    engine: RayEngine, run: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(exit_code: int, message: str) -> BaseException:
+        run.make("stopped")
+        return error_of(exit_code, message)
+
+    monkeypatch.setattr(workers, "error_of", stop)
     set_pools(engine, small=PoolSpec(num_cpus=1, max=2))
-    with pytest.raises(StoppedError, match=r"^all rows failed alike; mend it and run again$"):
-        # More than one worker does before the other one is there, however late that comes.
-        run_units(engine, run, [Task("00000", seconds=1), Task("00001", "stop", 0.5), *tasks(200, seconds=0.1)[2:]])
-    assert set(run.done()) >= {unit for unit, _ in run.begun()} - {"00001"}
-    assert len(run.done()) < 199
+    with pytest.raises(StoppedError, match=r"^all rows failed alike; fix it and run again$"):
+        run_units(engine, run, [Task("00000", after="stopped"), Task("00001", "stop", together=2), *tasks(4)[2:]])
+    assert list(run.done()) == ["00000"]
+    assert len(run.begun()) == 2
 
 
 def test_a_defect_in_a_worker_is_a_traceback_of_the_worker(engine: RayEngine, run: TinyRun) -> None:
     with pytest.raises(KeyError, match="a defect") as caught:
         run_units(engine, run, tasks(2, _1="err"))
     assert "ray_jobs.py" in str(caught.value)
-    wait_for(lambda: free_cpus(engine) == CPUS, 5)
+    wait_for(lambda: free_cpus(engine) == CPUS)
 
 
 def test_termination_drops_the_units_in_hand_at_once(engine: RayEngine, run: TinyRun) -> None:
-    told_at: list[float] = []
 
     def terminate() -> None:
-        wait_for(lambda: len(run.begun()) == 2, 30)
+        wait_for(lambda: len(run.begun()) == 2)
         engine.stopped_by = Terminated()
-        told_at.append(time.monotonic())
 
     terminating = threading.Thread(target=terminate)
     terminating.start()
     with pytest.raises(Terminated):
-        run_units(engine, run, tasks(2, seconds=60))
+        run_units(engine, run, tasks(2, after=NEVER))
     terminating.join()
-    assert time.monotonic() - told_at[0] < 5
-    wait_for(lambda: free_cpus(engine) == CPUS, 10)
+    assert run.done() == {}
+    wait_for(lambda: free_cpus(engine) == CPUS)
 
 
 def test_a_pool_that_no_machine_has_room_for_says_what_it_waits_for(
     engine: RayEngine, run: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_crew, "_SECONDS_TO_START", 0.5)
+    monkeypatch.setattr(workers, "_SECONDS_TO_START", 0.5)
     set_pools(engine, large=PoolSpec(num_gpus=1, accelerator_type="H100"))
     words = (
         "large: waiting for room: a worker of large needs 1 CPU and 1 GPU (H100), which no machine of the cluster has: "
@@ -240,8 +244,8 @@ def test_a_pool_that_no_machine_has_room_for_says_what_it_waits_for(
     )
 
     def stop() -> None:
-        wait_for(lambda: told(engine, words), 20)
-        # Long enough for another line, were they not kept apart.
+        wait_for(lambda: noted(engine, words))
+        # Time for a second line, if the engine wrote one at each look.
         time.sleep(1.5)
         engine.stopped_by = StoppedError("enough")
 
@@ -250,22 +254,24 @@ def test_a_pool_that_no_machine_has_room_for_says_what_it_waits_for(
     with pytest.raises(StoppedError, match="enough"):
         run_units(engine, run, tasks(2), "large")
     stopping.join()
-    assert len(told(engine, "waiting for room")) == 1
+    assert len(noted(engine, "waiting for room")) == 1
 
 
 def test_a_pool_that_others_leave_no_room_for_says_so_and_begins_when_they_do(
     engine: RayEngine, run: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_crew, "_SECONDS_TO_START", 0.5)
+    monkeypatch.setattr(workers, "_SECONDS_TO_START", 0.5)
     set_pools(engine, small=PoolSpec(num_cpus=2), large=PoolSpec(num_cpus=2))
-    holding = threading.Thread(target=run, args=(engine, run, tasks(1, seconds=3)))
+    words = "large: waiting for room: a worker of large needs 2 CPUs and 0 GPUs; the cluster has 2 CPUs and 0"
+    holding = threading.Thread(target=run_units, args=(engine, run, tasks(1, after="large waits")))
     holding.start()
-    wait_for(lambda: run.begun(), 20)
-    run_units(engine, run, tasks(1), "large")
+    wait_for(run.begun)
+    waiting = threading.Thread(target=run_units, args=(engine, run, tasks(1), "large"))
+    waiting.start()
+    wait_for(lambda: noted(engine, words))
+    run.make("large waits")
     holding.join()
-    assert told(
-        engine, "large: waiting for room: a worker of large needs 2 CPUs and 0 GPUs; the cluster has 2 CPUs and 0"
-    )
+    waiting.join()
     assert run.done("large")["00000"].finished > run.done("small")["00000"].finished
 
 
@@ -280,55 +286,59 @@ def test_a_cluster_that_cannot_grow_refuses_what_it_has_no_room_for(engine: RayE
     assert Capacity(ray, "large", PoolSpec(num_gpus=1), 1, can_grow=True).workers() == 1
 
 
-def _both(engine: RayEngine, run: TinyRun, seconds: float) -> tuple[list[float], list[float]]:
-    """When the units of the small stage, and those of the large one ahead of its turn, were finished."""
-    with engine.overlapped(lambda: run_units(engine, run, tasks(5, seconds=seconds), "large")):
-        run_units(engine, run, tasks(5, seconds=seconds))
+def test_two_stages_run_side_by_side_where_there_is_room_for_both(engine: RayEngine, run: TinyRun) -> None:
+    """A unit of each stage waits until the other stage has begun."""
+    set_pools(engine, small=PoolSpec(max=1), large=PoolSpec(max=1))
+    with engine.overlapped(lambda: run_units(engine, run, tasks(5, after="small.log"), "large")):
+        run_units(engine, run, tasks(5, after="large.log"))
+    assert len(run.done("small")) == len(run.done("large")) == 5
+
+
+def test_the_current_stage_has_the_room_where_there_is_room_for_one(engine: RayEngine, run: TinyRun) -> None:
+    set_pools(engine, small=PoolSpec(num_cpus=2), large=PoolSpec(num_cpus=2))
+    with engine.overlapped(lambda: run_units(engine, run, tasks(5), "large")):
+        run_units(engine, run, tasks(5))
     small, large = ([receipt.finished for receipt in run.done(stage).values()] for stage in ("small", "large"))
     assert len(small) == len(large) == 5
-    return small, large
-
-
-def test_two_stages_run_side_by_side_where_there_is_room_for_both(engine: RayEngine, run: TinyRun) -> None:
-    set_pools(engine, small=PoolSpec(max=1), large=PoolSpec(max=1))
-    small, large = _both(engine, run, 0.4)
-    assert min(large) < max(small)
-    assert min(small) < max(large)
-
-
-def test_the_stage_before_has_the_room_where_there_is_room_for_one(engine: RayEngine, run: TinyRun) -> None:
-    set_pools(engine, small=PoolSpec(num_cpus=2), large=PoolSpec(num_cpus=2))
-    small, large = _both(engine, run, 0.05)
     assert max(small) < min(large)
 
 
-def test_what_runs_ahead_begins_where_the_stage_before_has_nothing_to_do(engine: RayEngine, run: TinyRun) -> None:
+def test_an_overlapped_stage_begins_where_the_current_one_has_nothing_to_do(engine: RayEngine, run: TinyRun) -> None:
     with engine.overlapped(lambda: run_units(engine, run, tasks(2), "large")):
         pass
     assert len(run.done("large")) == 2
 
 
-def test_an_error_ahead_ends_the_stage_in_hand(engine: RayEngine, run: TinyRun) -> None:
+def test_an_error_in_an_overlapped_stage_ends_the_current_one(engine: RayEngine, run: TinyRun) -> None:
     set_pools(engine, small=PoolSpec(max=1), large=PoolSpec(max=1))
     with (
         pytest.raises(InputError, match="no model at models/nowhere"),
         engine.overlapped(lambda: run_units(engine, run, tasks(2), "large", BrokenDoer)),
     ):
-        run_units(engine, run, tasks(40, seconds=0.4))
-    assert len(run.done()) < 20
+        run_units(engine, run, tasks(2, after=NEVER))
+    assert run.done() == {}
 
 
-def test_an_error_in_the_stage_in_hand_ends_what_runs_ahead(engine: RayEngine, run: TinyRun) -> None:
+def test_an_error_in_the_current_stage_ends_an_overlapped_one(engine: RayEngine, run: TinyRun) -> None:
+    """Its running unit is done first."""
+
+    def release() -> None:
+        wait_for(lambda: engine.stopped_by)
+        run.make("stopped")
+
+    releasing = threading.Thread(target=release)
+    releasing.start()
     set_pools(engine, small=PoolSpec(max=1), large=PoolSpec(max=1))
     with (
         pytest.raises(StoppedError, match="all rows failed alike"),
-        engine.overlapped(lambda: run_units(engine, run, tasks(40, seconds=0.4), "large")),
+        engine.overlapped(lambda: run_units(engine, run, tasks(4, after="stopped"), "large")),
     ):
-        run_units(engine, run, tasks(8, _6="stop", seconds=0.2))
-    assert len(run.done("large")) < 20
+        run_units(engine, run, [Task("00000", "stop", after="large.log")])
+    releasing.join()
+    assert list(run.done("large")) == ["00000"]
 
 
-def test_a_cluster_is_started_by_the_thread_that_outlives_what_runs_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_is_started_by_the_thread_that_outlives_an_overlapped_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's processes end with the thread that started them."""
     engine = RayEngine(PlainProgress(io.StringIO()), RaySpec())
     threads: list[threading.Thread] = []
