@@ -1,6 +1,6 @@
-"""What a run tells while it works: bars on a terminal, plain lines in a container, JSON lines for a log collector.
+"""Progress of a run: bars on a terminal, plain lines in a container, JSON lines for a log collector.
 
-Never a prompt or a response: logs are read by more people than the data.
+No line holds a prompt or a response: more people read logs than data.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichBars
 
-from batchroute.costs.prices import money, usd
+from batchroute.costs.prices import usd
 from batchroute.storage.receipts import Receipt
+from batchroute.words import duration, money
 
 Report = Callable[[Receipt], None]
 About = Callable[[Receipt], Mapping[str, Any]]
@@ -39,15 +40,15 @@ def nothing_more(receipt: Receipt) -> Mapping[str, Any]:
 class Progress(Protocol):
     @contextmanager
     def stage(self, name: str, units: int, done: Sequence[Receipt], about: About = nothing_more) -> Iterator[Report]:
-        """A stage of `units` units, of which `done` are done already; the report is called with each further one.
+        """A stage of `units` units; the caller reports the receipt of each unit that is not in `done`.
 
         Args:
-            about: what else a log collector is told of a unit, by its receipt.
+            about: further fields of a unit for the JSON log.
         """
         ...
 
     def pulse(self, name: str, unit: str, rows: int, of: int) -> None:
-        """`rows` of the unit in hand are done: a sign of life from a unit that takes minutes."""
+        """`rows` of the current unit's `of` are done: a sign of life from a unit that takes minutes."""
         ...
 
     def note(self, event: str, message: str, **fields: Any) -> None:
@@ -73,7 +74,7 @@ class Tally:
 
     @property
     def projected_pico(self) -> int:
-        """What the whole stage will cost, if its other units cost what those of all attempts did."""
+        """The cost of the whole stage if its other units cost as much as those done, of all attempts, on average."""
         return self.pico * self.units // max(self.done, 1)
 
     @property
@@ -83,12 +84,12 @@ class Tally:
 
     @property
     def seconds_left(self) -> float | None:
-        here = self.done - self._done_before
-        return (time.monotonic() - self._started) / here * (self.units - self.done) if here else None
+        new = self.done - self._done_before
+        return (time.monotonic() - self._started) / new * (self.units - self.done) if new else None
 
 
 class Pace:
-    """Keeps lines apart: at once for the first, then ten seconds between."""
+    """When to write a line: the first at once, then one every ten seconds."""
 
     def __init__(self) -> None:
         self._last = -_SECONDS_BETWEEN_LINES
@@ -102,7 +103,7 @@ class Pace:
 
 
 class PlainProgress:
-    """One line when a stage begins and ends, and one a unit between, at most every ten seconds."""
+    """Lines of text on stderr: the first and the last unit of a stage, and one every ten seconds between."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -132,7 +133,7 @@ class PlainProgress:
 
 
 class JsonProgress:
-    """One JSON object a line, on stderr."""
+    """Lines of JSON on stderr: one object for each unit and event."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -166,7 +167,7 @@ class JsonProgress:
 
 
 class TerminalProgress:
-    """A bar a stage. Those of stages that run side by side are one display: two would write over each other."""
+    """A bar for each stage. Stages that run at the same time share one display: two would overwrite each other."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -208,7 +209,7 @@ class TerminalProgress:
 
 
 class NoProgress:
-    """Of a process that another one speaks for."""
+    """No output: another process reports for this one."""
 
     @contextmanager
     def stage(self, name: str, units: int, done: Sequence[Receipt], about: About = nothing_more) -> Iterator[Report]:
@@ -235,7 +236,7 @@ def for_this_terminal(json_logs: bool) -> Progress:
 
 
 def _write_whole(stream: TextIO, line: str) -> None:
-    """At once: other threads write lines, too."""
+    """Write a line in one piece: other threads write lines, too."""
     stream.write(line)
     stream.flush()
 
@@ -246,7 +247,7 @@ def describe(name: str, tally: Tally) -> str:
 
 
 def _taken(tally: Tally) -> str:
-    """Rows, their rate, failures and costs, where there are any."""
+    """Rows, their rate, and failures and costs if there are any."""
     parts = [f"{tally.rows:,} rows", _rate(tally.rate)]
     if tally.failed:
         parts.append(f"{tally.failed:,} failed")
@@ -257,18 +258,10 @@ def _taken(tally: Tally) -> str:
 
 
 def _costs(tally: Tally) -> dict[str, float]:
-    """In dollars, for a log collector; nothing in a stage that costs nothing."""
+    """Dollars for the JSON log; empty in a stage without costs."""
     if not tally.pico:
         return {}
     return {"cost_usd": float(usd(tally.pico)), "projected_cost_usd": float(usd(tally.projected_pico))}
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _rate(rows_a_second: float) -> str:

@@ -1,12 +1,13 @@
 """Prices, and exact amounts of money.
 
-All amounts are whole numbers of *pico-dollars* (10⁻¹² USD) in arithmetic, and `decimal128(20, 12)` in files, so that
-the costs of a million rows add up to the report's total to the last digit.
+Arithmetic uses whole numbers of *pico-dollars* (10⁻¹² USD), and files hold `decimal128(20, 12)`, so that the costs of a
+million rows add up to the report's total to the last digit.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Self
@@ -16,9 +17,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from batchroute.fields import Share
 
-PICO = 10**12
-MICRO = Decimal("0.000001")
 COST_SCALE = 12
+PICO = 10**COST_SCALE
+MICRO = Decimal("0.000001")
 COST = pa.decimal128(20, COST_SCALE)
 
 
@@ -35,8 +36,8 @@ class Price(BaseModel):
     """What a model costs, in USD: by token (`input` and `output`, per million tokens) or by time (`gpu_hour`).
 
     Attributes:
-        cached_input: per million tokens of the input that the provider had in its cache; as `input` unless set.
-        batch_discount: the share by which all prices by token are lower in a provider batch; none unless set.
+        cached_input: per million input tokens that the provider read from its cache; as `input` unless set.
+        batch_discount: the share by which a provider batch lowers all prices by token; none unless set.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -66,11 +67,10 @@ class Price(BaseModel):
         return self.input is not None
 
     def in_batches(self) -> Price:
-        """The price in a provider batch: with the discount taken off, and none left to take.
+        """The price in a provider batch, with the discount taken off.
 
-        It is taken off each price per million tokens, which is then rounded to a millionth of a dollar, half up: so the
-        cost of a row stays a whole number, and the rows add up to the total to the last digit. The price of this is at
-        most half a dollar in a million million tokens.
+        Each discounted price per million tokens is rounded to a millionth of a dollar, half up, so that the cost of a
+        row stays a whole number of pico-dollars. The rounding costs at most half a dollar in 10¹² tokens.
         """
         if self.batch_discount is None:
             return self
@@ -86,38 +86,33 @@ class Price(BaseModel):
         """Pico-dollars for these tokens; exact, since a price has at most six decimals.
 
         Args:
-            cached_tokens: those of the input tokens that the provider had in its cache; no more than `input_tokens`.
+            cached_tokens: how many of the input tokens the provider read from its cache; at most `input_tokens`.
         """
         assert 0 <= cached_tokens <= input_tokens
-        read, reread, written = self._of_a_token
-        return (input_tokens - cached_tokens) * read + cached_tokens * reread + output_tokens * written
+        read, cached, written = self._of_a_token
+        return (input_tokens - cached_tokens) * read + cached_tokens * cached + output_tokens * written
 
     @functools.cached_property
     def _of_a_token(self) -> tuple[int, int, int]:
-        """Pico-dollars for one that is read, read from the provider's cache, and written."""
+        """Pico-dollars for one input token, one cached input token and one output token."""
         assert self.input is not None
         assert self.output is not None
         cached_input = self.input if self.cached_input is None else self.cached_input
         return int(self.input * 10**6), int(cached_input * 10**6), int(self.output * 10**6)
 
     def of_seconds(self, seconds: float) -> int:
-        """Pico-dollars for this much time on one device, rounded down."""
+        """Pico-dollars for `seconds` on one device, rounded down."""
         assert self.gpu_hour is not None
         return int(self.gpu_hour * PICO * Decimal(str(seconds)) / 3600)
 
 
 def split(total: int, weights: Sequence[int]) -> list[int]:
-    """Shares of `total` in proportion to `weights`, whole numbers that add up to `total` exactly."""
+    """`total` in whole parts in proportion to `weights`; the parts add up to `total` exactly."""
     whole = sum(weights)
     if whole == 0:
-        weights, whole = [1] * len(weights), len(weights)
-    shares, given, so_far = [], 0, 0
-    for weight in weights:
-        so_far += weight
-        until_here = total * so_far // whole
-        shares.append(until_here - given)
-        given = until_here
-    return shares
+        weights, whole = [1] * len(weights), max(1, len(weights))
+    ends = [total * so_far // whole for so_far in itertools.accumulate(weights, initial=0)]
+    return [end - start for start, end in itertools.pairwise(ends)]
 
 
 def usd(pico: int) -> Decimal:
@@ -130,15 +125,6 @@ def pico(amount: Decimal) -> int:
     return int(amount.scaleb(COST_SCALE))
 
 
-def money(amount: Decimal | None) -> str:
-    """Dollars with as many digits as a small amount needs; `n/a` where a price is missing."""
-    if amount is None:
-        return "n/a"
-    if amount == 0 or abs(amount) >= 1:
-        return f"${amount:,.2f}"
-    return f"${amount:,.4f}" if abs(amount) >= Decimal("0.01") else f"${amount:.6f}"
-
-
 def usd_column(picos: Sequence[int | None]) -> pa.Array:
     """Pico-dollars as a column of exact dollars; None is null.
 
@@ -146,6 +132,6 @@ def usd_column(picos: Sequence[int | None]) -> pa.Array:
         picos: each below 2**63, about nine million dollars.
     """
     low = pa.array(picos, pa.int64())
-    # A decimal is a whole number of 128 bits and a scale that its type keeps: the number is there already.
+    # A decimal128 holds a whole number, and its type the scale: the buffers of `digits` are the column's already.
     digits = low.cast(pa.decimal128(19, 0))
     return pa.Array.from_buffers(COST, len(digits), digits.buffers())

@@ -28,7 +28,7 @@ COLUMNS = ("name", "run_id", "route", "model", "rows", "failed", "input_tokens",
 
 
 class Baseline(BaseModel):
-    """The cost of sending every row to the large model; None when it cannot be told. The assumption is in words."""
+    """The cost of sending every row to the large model, None if unknown, and the assumption behind it in words."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,7 +48,7 @@ class Escalated(BaseModel):
 
     Attributes:
         reasons: rows by what was wrong with the small model's answer.
-        small_cost: what these answers had cost; part of the small model's cost.
+        small_cost: of the small model's answers to these rows; part of the small model's cost.
         usage: of the large model for these rows.
     """
 
@@ -82,14 +82,19 @@ class CostReport(BaseModel):
     failures: dict[str, int]
 
     @property
+    def routed(self) -> int:
+        """Rows that were sent to a model."""
+        return sum(usage.rows for usage in self.models.values())
+
+    @property
     def usages(self) -> dict[str, ModelUsage]:
         """Of both models, by shard."""
-        found = dict(self.models)
+        usages = dict(self.models)
         if self.escalated is not None:
-            found["escalated"] = self.escalated.usage
+            usages["escalated"] = self.escalated.usage
         if self.audited is not None:
-            found["audited"] = self.audited
-        return found
+            usages["audited"] = self.audited
+        return usages
 
 
 def build(
@@ -106,8 +111,8 @@ def build(
     audited: ModelUsage | None = None,
 ) -> CostReport:
     """Args:
-    audited: what the large model took for rows of the small model that are audited; a cost of the run, that no
-        baseline has.
+    audited: what the large model took for the audited rows of the small model; part of the run's cost, not of the
+        baseline.
     """
     parts = {"router": router.cost, "models.small": small.cost, "models.large": large.cost}
     if escalated is not None and large.cost is not None:
@@ -145,7 +150,7 @@ def _baseline(small: ModelUsage, large: ModelUsage, escalated: Escalated | None,
         return Baseline(cost=None, assumption=f"not known: models.large.price is missing{_why(large.price)}")
     asked = [large] if escalated is None else [large, escalated.usage]
     spent = sum((usage.cost for usage in asked if usage.cost is not None), Decimal(0))
-    # Rows that went on to the large model have their cost there already.
+    # `spent` holds the cost of escalated rows already.
     rest = small.generated - (0 if escalated is None else escalated.usage.generated)
     tokens = small.router_tokens - (0 if escalated is None else escalated.usage.router_tokens)
     if rest == 0:
@@ -154,11 +159,11 @@ def _baseline(small: ModelUsage, large: ModelUsage, escalated: Escalated | None,
     if price.by_token:
         return _baseline_by_token(small, asked, answered, rest, tokens, spent, price)
     if answered == 0:
-        return Baseline(cost=None, assumption="not known: no row ran on the large model, so that its speed is unknown")
+        return Baseline(cost=None, assumption="not known: no row ran on the large model, so its speed is unknown")
     seconds = sum(usage.busy_seconds for usage in asked) / answered * rest
     return Baseline(
         cost=spent + usd(price.of_seconds(seconds)),
-        assumption="a row of the small shard would have taken the large model as long as its own rows did on average",
+        assumption="the large model would have spent as long on a row of the small shard as on its own on average",
     )
 
 
@@ -166,13 +171,13 @@ def _baseline_by_token(
     small: ModelUsage, asked: list[ModelUsage], answered: int, rest: int, tokens: int, spent: Decimal, price: Price
 ) -> Baseline:
     """Args:
-    asked: of the large model, `answered` rows in all.
-    rest: rows that it was not asked for, with `tokens` prompt tokens by the router's count.
+    asked: usages of the large model, `answered` rows in all.
+    rest: rows that the large model was not asked, with `tokens` prompt tokens by the router's tokenizer.
     """
     router_tokens = sum(usage.router_tokens for usage in asked)
     if answered == 0 or router_tokens == 0:
         added = price.of_tokens(small.input_tokens, small.output_tokens)
-        assumption = "the large model would have read and written as many tokens as the small one did"
+        assumption = "the large model would have read and written as many tokens as the small model did"
     else:
         read, cached = (
             round(tokens * sum(getattr(usage, name) for usage in asked) / router_tokens)
@@ -181,8 +186,8 @@ def _baseline_by_token(
         a_row = sum(usage.output_tokens for usage in asked) / answered
         added = price.of_tokens(read, round(rest * a_row), min(cached, read))
         assumption = (
-            "on the small shard's rows the large model would have read as many tokens per token of the prompt as on "
-            f"its own, and written as many a row as there: {a_row:.1f}"
+            "on the small shard the large model would have read as many tokens per prompt token, and written as many "
+            f"tokens per row ({a_row:.1f}), as on its own shard"
         )
     return Baseline(cost=spent + usd(added), assumption=assumption)
 
@@ -197,7 +202,7 @@ def by_group(
     """Rows, tokens and costs by route and by the values of `group_by`, from the committed files.
 
     Args:
-        answered_all_the_same: error types of rows that failed, and whose tokens count.
+        answered_all_the_same: error types of failed rows whose tokens count.
     """
     column = {name: pl.col(prefix + name) for name in ("route", "status", *_SUMMED)}
     counts = (column["status"] == "ok") | pl.col(prefix + "error_type").is_in(list(answered_all_the_same))
@@ -210,7 +215,7 @@ def by_group(
             (column["status"] == "failed").sum().cast(pl.Int64).alias("failed"),
             column["input_tokens"].filter(answered).sum().cast(pl.Int64).alias("input_tokens"),
             column["output_tokens"].filter(answered).sum().cast(pl.Int64).alias("output_tokens"),
-            # A sum over nothing but nulls is null here, not 0: no price, no cost.
+            # Without a price the cost is null; polars' own sum of nulls would be 0.
             pl.when(column["cost"].is_not_null().all()).then(column["cost"].sum()).alias("cost"),
         )
         for frame in _frames(files, columns)
@@ -238,19 +243,19 @@ def failures(files: Iterable[Any], prefix: str) -> dict[str, int]:
 
 
 def _frames(files: Iterable[Any], columns: list[str]) -> Iterator[pl.DataFrame]:
-    """These columns, a file at a time: memory does not grow with the output."""
+    """The columns file by file, so that memory does not grow with the output."""
     for file in files:
         table = pq.read_table(file, columns=list(dict.fromkeys(columns)), partitioning=None)
         yield pl.DataFrame(pa.table([_valid(column) for column in table.columns], table.column_names))
 
 
 def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text that is not UTF-8 gets a replacement character where it is not: a name of a group to be read by people."""
+    """The column with each byte that is not UTF-8 replaced: people read group names."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
-        found = (value.as_buffer() for chunk in column.chunks for value in plain(chunk).cast(pa.large_binary()))
-        return pa.chunked_array([[value and value.to_pybytes().decode(errors="replace") for value in found]])
+        buffers = (value.as_buffer() for chunk in column.chunks for value in plain(chunk).cast(pa.large_binary()))
+        return pa.chunked_array([[buffer and buffer.to_pybytes().decode(errors="replace") for buffer in buffers]])
     return column
 
 

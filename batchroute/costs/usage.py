@@ -1,4 +1,4 @@
-"""What a run used: rows, tokens and seconds of the router and of each model, added up from receipts."""
+"""Usage: rows, tokens, seconds and costs of the router and of each model, added up from receipts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchroute.storage.receipts import Receipt
 
 
 class RouterUsage(BaseModel):
-    """What scoring took. Seconds are device time; `tokens` are those of the prompts before truncation."""
+    """What scoring took. Seconds are device time; `tokens` counts the prompts before truncation."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,14 +28,17 @@ class RouterUsage(BaseModel):
 
 
 class ModelUsage(BaseModel):
-    """What one model's shard took.
+    """What one shard took.
 
-    `rows` is the shard: `generated` by the model, and `copies` of these answers for identical prompts. `answered` are
-    those generated rows whose tokens count: failed ones too, where the model answered what is of no use. Tokens are the
-    model's own; `cached_tokens` are part of the input, `reasoning_tokens` of the output, and `estimated` are rows whose
-    tokens were counted here since the endpoint did not say. `router_tokens` are the router's count of the generated
-    rows' prompts, a measure common to both shards. `cost` holds the rows' costs and, where time has a price, that of
-    loading the model; `price` says where the price is from.
+    Attributes:
+        rows: of the shard; `generated` by the model, or `copies` of a generated answer to an identical prompt.
+        answered: generated rows whose tokens count, failed rows with a useless answer included.
+        input_tokens: by the model's tokenizer; the provider read `cached_tokens` of them from its cache.
+        output_tokens: by the model's tokenizer; `reasoning_tokens` of them are reasoning.
+        estimated: rows whose tokens batchroute counted because the endpoint did not report them.
+        router_tokens: of the generated rows' prompts by the router's tokenizer, a measure common to both shards.
+        cost: of the rows, and of loading the model if its price is by time.
+        price: where the price is from.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -1,1 +1,1 @@
-"""Reports of a night: what people and other systems are told of a run when it is done."""
+"""Reports of a night: for people and for other systems, written when a run is done."""

@@ -1,4 +1,4 @@
-"""The report of a night, `report/report.json`: all that its pages, tables and metrics show, and a trend over many."""
+"""The report of a night, `report/report.json`: every figure that pages, tables, metrics and trends show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchroute.costs.report import CostReport
 from batchroute.errors import InputError
 from batchroute.policy.forecast import Curve, Forecast
 from batchroute.quality.audit import Audit
-from batchroute.router.calibration.calibrate import Calibration
+from batchroute.router.calibration.points import Calibration
 from batchroute.router.drift.measure import Drift
 from batchroute.storage.folder import Folder
 
@@ -21,16 +21,16 @@ REPORT, PAGE, TEXT, METRICS, FOCUS, AUDIT = (
     "report.json", "report.html", "report.md", "metrics.prom", "focus.parquet", "audit.parquet"
 )  # fmt: skip
 FILES = (cost_report.JSON, cost_report.TABLE, REPORT, PAGE, TEXT, METRICS, FOCUS, AUDIT)
-"""All that may be in `report/`; the audit's table only where there was one."""
+"""All files that may be in `report/`; `audit.parquet` only after an audit."""
 
 
 class Histogram(BaseModel):
     """Scores in bins of equal width.
 
     Attributes:
-        edges: one more than there are bins.
-        small, large: rows by where they were sent first.
-        unscored: rows that can be routed and have no score.
+        edges: one more than bins.
+        small, large: rows in each bin by the model that got them first.
+        unscored: rows with a usable prompt and no score.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,12 +42,12 @@ class Histogram(BaseModel):
 
 
 class Choice(BaseModel):
-    """What was decided for all rows, or for one group of them.
+    """The decision for all rows, or for one group.
 
     Attributes:
         group: None: all rows.
         policy: in words.
-        threshold: rows with a higher score went to small; None for a budget, which has no single one.
+        threshold: rows with a higher score went to small; None for a budget, which has no single threshold.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,7 +60,7 @@ class Choice(BaseModel):
 
 
 class StageTime(BaseModel):
-    """What a stage took, over all processes and attempts that counted."""
+    """What a stage took, over all processes and all attempts that wrote a receipt."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,7 +74,7 @@ class StageTime(BaseModel):
 
 
 class Failure(BaseModel):
-    """Rows that failed alike, and the first few of them: by id, or by file and row."""
+    """Rows that failed with one error type; `examples` are ids, or file and row."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -88,13 +88,13 @@ class NightReport(BaseModel):
 
     Attributes:
         finished: UTC, ISO 8601.
-        policy: as the job file has it.
+        policy: as in the job file.
         by: the column of a policy by group.
-        on_drift: what drift led to: None when there was none, or it was not looked for.
-        expected: what was expected of the decision, before anything was generated.
-        assumptions: in words, a sentence each.
-        calibration: that forecasts went by; None where there was none that fits the job.
-        prices: of `router`, `small` and `large`, as the run began with them.
+        on_drift: the action that followed drift; None without drift, or where drift was not measured.
+        expected: the forecast for the decision, made before generation.
+        assumptions: a sentence each.
+        calibration: the basis of the forecasts; None if the router has none that fits the job.
+        prices: of `router`, `small` and `large`, fixed when the run began.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -123,20 +123,20 @@ class NightReport(BaseModel):
         """The report of a committed output.
 
         Raises:
-            InputError: it has none, or it is damaged.
+            InputError: the report is missing or damaged.
         """
         reports = output.folder("report")
         try:
             return cls.model_validate_json(reports.read(REPORT))
         except FileNotFoundError as error:
             raise InputError(
-                f"{reports}/{REPORT} is missing: the output is of an earlier batchroute, which wrote cost.json alone; "
+                f"{reports}/{REPORT} is missing: an earlier batchroute wrote this output, with cost.json alone; "
                 "give it together with other nights for their trend, or run the job again with --fresh"
             ) from error
         except ValidationError as error:
             raise InputError(
-                f"{reports}/{REPORT} is damaged, or of a newer batchroute: its figures cannot be read; restore it, or "
-                "report with the version that the manifest names"
+                f"{reports}/{REPORT} is damaged, or a newer batchroute wrote it: its figures cannot be read; restore "
+                "it, or report with the version that the manifest names"
             ) from error
 
     @property

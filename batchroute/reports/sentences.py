@@ -1,39 +1,39 @@
-"""What a report says in words beside its tables and pictures."""
+"""What a report says in words next to its tables and pictures."""
 
 from __future__ import annotations
 
-from decimal import Decimal
-
-from batchroute.reports import tables, words
+from batchroute import words
+from batchroute.reports import drops, tables
 from batchroute.reports.headline import audited, expected
 from batchroute.reports.night import NightReport
+from batchroute.reports.notes import copies
 
 _ON_DRIFT = {
-    "warn": "The run went on as its policy says.",
-    "large": "All rows were sent to the large model.",
-    "stop": "The run was to stop.",
+    "warn": "The run continued under its policy.",
+    "large": "All rows went to the large model.",
+    "stop": "The policy says to stop the run.",
 }
 
 
 def notices(night: NightReport) -> list[str]:
-    """What somebody should know before anything else."""
-    found = []
+    """Warnings, for the top of the report."""
+    warnings = []
     if night.drift is not None and night.drift.drifted:
-        found.append(_drifted(night))
+        warnings.append(_drifted(night))
     if night.audit is not None and night.audit.drop is None:
-        found.append("The audit could not tell the drop: too few rows have both qualities.")
-    return found
+        warnings.append("The audit could not measure the drop: too few rows have a quality for both models.")
+    return warnings
 
 
 def tiles(night: NightReport) -> list[tuple[str, str, str]]:
-    """The key figures: what each is, the figure, and a line below it."""
+    """The key figures: a label, the figure, and a line below it."""
     cost = night.cost
-    routed, small = sum(usage.rows for usage in cost.models.values()), cost.models["small"].rows
+    routed, small = cost.routed, cost.models["small"].rows
     failed, total = cost.rows["failed"], cost.rows["total"]
     part = f"{words.of(failed, total)} " if failed else ""
-    alone = "" if cost.baseline.cost is None else f"{words.usd_briefly(cost.baseline.cost)} on the large model alone"
+    alone = "not known" if cost.baseline.cost is None else words.money_briefly(cost.baseline.cost)
     return [
-        ("cost", words.usd_briefly(cost.total_cost), alone or "the large model alone: not known"),
+        ("cost", words.money_briefly(cost.total_cost), f"large model alone: {alone}"),
         _saved(night),
         ("small model", words.of(small, routed), f"{small:,} of {words.plural(routed, 'row')}"),
         _drop(night),
@@ -47,24 +47,23 @@ def _saved(night: NightReport) -> tuple[str, str, str]:
     if saved is None:
         return "saved", words.NOT_KNOWN, "not known"
     if saved.share is None:
-        return "saved", words.usd_briefly(saved.usd), "all of it is free"
+        return "saved", words.money_briefly(saved.usd), "the large model is free"
     label = "saved" if saved.usd >= 0 else "more than large alone"
-    return label, words.share(abs(saved.share)), words.usd_briefly(abs(saved.usd))
+    return label, words.share(abs(saved.share)), words.money_briefly(abs(saved.usd))
 
 
 def _drop(night: NightReport) -> tuple[str, str, str]:
-    measured, forecast = audited(night), expected(night)
-    found = measured or forecast
-    if found is None:
+    measured = audited(night)
+    drop = measured or expected(night)
+    if drop is None:
         return "quality drop", words.NOT_KNOWN, "no audit, no calibration"
     how = "audited" if measured is not None else "expected"
-    return "quality drop", words.percent(found.value), f"{words.interval(found)}, {how}"
+    return "quality drop", words.percent(drop.value), f"{drops.interval(drop)}, {how}"
 
 
 def _work(night: NightReport) -> tuple[str, str, str]:
     cost = night.cost
-    more = [None if cost.escalated is None else cost.escalated.usage, cost.audited]
-    usages = [*cost.models.values(), *(usage for usage in more if usage is not None)]
+    usages = list(cost.usages.values())
     tokens = sum(usage.input_tokens + usage.output_tokens for usage in usages)
     seconds = sum(stage.seconds + stage.load_seconds for stage in night.stages)
     if not night.stages:
@@ -74,132 +73,121 @@ def _work(night: NightReport) -> tuple[str, str, str]:
 
 
 def policy(night: NightReport) -> str:
-    found = f"Policy: {tables.policy_words(night)}."
-    went_on = night.cost.rows.get("escalated", 0)
-    if went_on:
-        found += f" {words.plural(went_on, 'row')} that the small model did not manage went on to the large one."
-    copies = night.cost.rows.get("copies", 0)
-    if copies:
-        found += f" {words.plural(copies, 'row')} shared the answer of an identical prompt."
-    return found
+    sentences = [f"Policy: {tables.policy_words(night)}."]
+    escalated = night.cost.rows.get("escalated", 0)
+    if escalated:
+        sentences.append(f"{words.plural(escalated, 'row')} went on from the small model to the large model.")
+    return " ".join([*sentences, *copies(night.cost)])
 
 
-def groups(night: NightReport, shown: int, all_: int) -> str:
-    """Which groups are on show first, of all of them."""
+def groups(night: NightReport, shown: int, count: int) -> str:
+    """The order of the groups, how many of `count` groups are shown, and which costs no group has."""
     kind = "largest" if night.cost.total_cost is None else "most expensive"
-    first = f"The {kind} first" if shown == all_ else f"The {shown:,} {kind} of {all_:,} groups"
-    left_out = "the router's cost is" if night.cost.audited is None else "the costs of router and audit are"
-    return f"{first}; {left_out} not among them."
+    first = f"The {kind} first" if shown == count else f"The {shown:,} {kind} of {count:,} groups"
+    left_out = "the router's cost" if night.cost.audited is None else "the costs of router and audit"
+    return f"{first}; no group includes {left_out}."
 
 
 def curve(night: NightReport) -> str:
-    """What is drawn."""
-    found = night.curve
-    assert found is not None
-    effects = [*(["cost"] if found.cost is not None else []), *(["lose in quality"] if found.drop is not None else [])]
-    text = f"What each share of rows on the small model, the easiest first, would {' and '.join(effects)} tonight."
-    return text if found.low is None else f"{text} The shaded band is the 95 % interval of the calibration."
+    """The caption of the pictures."""
+    curve = night.curve
+    assert curve is not None
+    effects = [name for name, values in (("the cost", curve.cost), ("the quality drop", curve.drop)) if values]
+    text = f"{' and '.join(effects)} for each share of rows on the small model, the easiest rows first.".capitalize()
+    return text if curve.low is None else f"{text} The shaded band is the 95 % interval of the calibration."
 
 
 def curve_missing(night: NightReport) -> str:
-    """What is not drawn, and what would have to be there."""
+    """Which picture is missing, and why; empty if none is."""
     curve = night.curve
     if curve is not None and curve.drop is not None and curve.cost is not None:
         return ""
     if curve is not None and curve.drop is not None:
-        return "What each share would cost is not known: a price is missing."
-    lacking = "What each share of rows would lose in quality is not known"
-    return f"{lacking}: the router carries no calibration that fits this job. batchroute calibrate makes one."
+        return "The cost for each share of rows is not known: a price is missing."
+    return (
+        "The quality drop for each share of rows is not known: the router has no calibration that fits this job. "
+        "batchroute calibrate makes one."
+    )
 
 
 def scores(night: NightReport) -> list[str]:
-    """What the histogram cannot show."""
+    """What the histogram does not show."""
     thresholds, router = tables.threshold(night), night.cost.router
     reached = [threshold for threshold in thresholds if threshold <= 1]
-    found = []
+    sentences = []
     if thresholds and not reached:
-        found.append("No row was sent to the small model: the policy set no threshold that a score could reach.")
+        sentences.append("No row went to the small model: no score can reach the policy's threshold.")
     elif len(thresholds) == 1:
-        found.append(f"The threshold is {reached[0]:.4g}: rows that scored higher went to the small model.")
+        sentences.append(f"The threshold is {reached[0]:.4g}: rows with a higher score went to the small model.")
     elif thresholds:
-        found.append(f"Each group has a threshold of its own, from {reached[0]:.4g} to {reached[-1]:.4g}.")
+        sentences.append(f"Each group has its own threshold, from {reached[0]:.4g} to {reached[-1]:.4g}.")
     elif night.choices:
-        found.append("There is no single threshold: the policy weighed score and cost row by row.")
+        sentences.append("There is no single threshold: the policy weighed score and cost row by row.")
     if night.scores.unscored:
         rows = words.plural(night.scores.unscored, "row")
-        found.append(f"{rows} could not be scored and went to the large model.")
+        sentences.append(f"{rows} could not be scored and went to the large model.")
     if router.truncated:
-        are = "prompt is" if router.truncated == 1 else "prompts are"
-        found.append(f"{router.truncated:,} {are} longer than the router reads: it saw the beginning alone.")
-    return found
+        sentences.append(f"The router cut off {words.plural(router.truncated, 'prompt')} at its token limit.")
+    return sentences
 
 
 def audit(night: NightReport) -> str:
-    found = night.audit
-    assert found is not None
-    sample = f"{words.plural(found.rows, 'row')} of {found.of:,} that the small model answered alone"
-    begin = f"The large model answered a sample of {sample} too."
-    measured = audited(night)
+    audit, measured = night.audit, audited(night)
+    assert audit is not None
+    begin = f"The large model also answered a sample of {audit.rows:,} of the small model's {audit.of:,} rows."
     if measured is None:
-        return f"{begin} The drop cannot be told from them."
-    than = "that of the large model alone"
-    change = words.quality(measured.value)
-    against = f"unchanged against {than}" if change == "unchanged" else f"{change} than {than}"
-    interval = words.quality_interval(measured)
-    return f"{begin} Over all of the night's answered rows, quality is {against}: {interval}, with 95 % confidence."
+        return f"{begin} The drop cannot be measured from them."
+    change, alone = drops.quality(measured.value), "the quality of the large model alone"
+    against = f"the same as {alone}" if change == "unchanged" else f"{change} than {alone}"
+    interval = drops.quality_interval(measured)
+    return f"{begin} Over all answered rows of the night, quality is {against}: {interval}, with 95 % confidence."
 
 
 def audit_facts(night: NightReport) -> list[tuple[str, str]]:
-    found = night.audit
-    assert found is not None
+    audit = night.audit
+    assert audit is not None
     facts = [
-        ("metric", found.metric),
-        ("sample", f"{words.share(found.share)}, seed {found.seed}"),
-        ("measured", f"{found.measured:,} of {words.plural(found.rows, 'row')}"),
-        ("measured rows of the large model", f"{found.large_rows:,}"),
+        ("metric", audit.metric),
+        ("sample", f"{words.share(audit.share)}, seed {audit.seed}"),
+        ("measured", f"{audit.measured:,} of {words.plural(audit.rows, 'row')}"),
+        ("measured rows of the large model", f"{audit.large_rows:,}"),
     ]
-    if found.as_good is not None:
-        facts.append(("small model at least as good", words.share(found.as_good)))
-    for side, quality in (("small", found.small_quality), ("large", found.large_quality)):
+    if audit.as_good is not None:
+        facts.append(("small model at least as good", words.share(audit.as_good)))
+    for side, quality in (("small", audit.small_quality), ("large", audit.large_quality)):
         if quality is not None:
             facts.append((f"mean quality of the {side} model", f"{quality:,.4g}".replace("-", "−")))
-    facts.append(("cost of the audit", words.usd(found.cost)))
-    facts += [(f"not measured: {kind}", words.plural(rows, "row")) for kind, rows in sorted(found.failures.items())]
+    facts.append(("cost of the audit", words.money(audit.cost)))
+    facts += [(f"not measured: {kind}", words.plural(rows, "row")) for kind, rows in sorted(audit.failures.items())]
     return facts
 
 
 def drift(night: NightReport) -> str:
-    """Both samples; what was found is in the notice above, and in the table."""
-    found = night.drift
-    assert found is not None
-    if not found.drifted:
-        return found.sentence()
-    return f"{words.plural(found.rows, 'row')} of tonight against {found.reference_rows:,} of the calibration."
+    """The sizes of both samples; without drift, that there is none. The notice and the table have the rest."""
+    drift = night.drift
+    assert drift is not None
+    if not drift.drifted:
+        return drift.sentence()
+    return f"Compared: {words.plural(drift.rows, 'row')} of tonight with {drift.reference_rows:,} of the calibration."
 
 
 def _drifted(night: NightReport) -> str:
     assert night.drift is not None
-    followed = "" if night.on_drift is None else f" {_ON_DRIFT.get(night.on_drift, night.on_drift)}"
-    return f"{night.drift.sentence()}{followed}"
+    action = "" if night.on_drift is None else f" {_ON_DRIFT.get(night.on_drift, night.on_drift)}"
+    return f"{night.drift.sentence()}{action}"
 
 
 def failures(night: NightReport) -> str:
     failed, total = night.cost.rows["failed"], night.cost.rows["total"]
-    share = f"{words.plural(failed, 'row')} of {total:,} ({words.of(failed, total)})"
-    return f"{share}. They are in the output, each with its reason."
+    return f"{failed:,} of {words.plural(total, 'row')} ({words.of(failed, total)}). The output says why for each."
 
 
 def assumptions(night: NightReport) -> list[str]:
-    """The report's own, and that of the baseline."""
+    """The forecasts' assumptions and the baseline's, a sentence each."""
     baseline = night.cost.baseline
-    found = list(night.assumptions)
-    if not any(baseline.assumption in line for line in found):
+    sentences = list(night.assumptions)
+    if not any(baseline.assumption in sentence for sentence in sentences):
         is_known = "is not known" if baseline.cost is None else "is an estimate"
         why = baseline.assumption.removeprefix("not known: ")
-        found.append(f"The cost of all rows on the large model alone {is_known}: {why}.")
-    return found
-
-
-def all_costs(night: NightReport) -> list[Decimal | None]:
-    """What the decimals of the models' table are chosen by."""
-    return [night.cost.total_cost, *(row.cost for row in tables.models(night.cost))]
+        sentences.append(f"The cost of all rows on the large model alone {is_known}: {why}.")
+    return sentences

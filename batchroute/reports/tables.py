@@ -1,4 +1,4 @@
-"""The rows of a report's tables, in the order in which they are shown, before they are put into words."""
+"""The rows of a report's tables, in order, as figures. The page, the Markdown and the console put them into words."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from batchroute.costs.usage import ModelUsage
 from batchroute.policy.forecast import Range
 from batchroute.reports.headline import audited
 from batchroute.reports.night import Choice, NightReport
+from batchroute.words import decimals_for
 
 FIRST = 20
-"""As many groups are on show at once."""
+"""The number of groups that the page shows at once."""
 FOLDED = 180
-"""As many more are folded away: hundreds of long names keep the page below 1 MB."""
+"""The number of further groups under a fold: with long names the page stays below 1 MB."""
 
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
 class ModelRow:
-    """What a model took.
+    """What the router or a model took.
 
     Attributes:
-        share: of the rows that were routed; None where it is no such share.
+        share: of the routed rows; None for rows that are counted in another line, too.
         cost: USD; None where the price is missing.
     """
 
@@ -46,7 +47,7 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class GroupRow:
-    """Rows of one group: `small` of the `routed` ones went to the small model first."""
+    """One group: `small` of its `routed` rows went to the small model first."""
 
     name: str
     rows: int
@@ -59,11 +60,12 @@ class GroupRow:
 
 @dataclass(frozen=True)
 class PolicyRow:
-    """A policy beside the night's own.
+    """The night's policy or an alternative.
 
     Attributes:
-        kind: `tonight`, `expected` of it, or `instead`.
-        cost: USD with its interval, which of a cost that is known is none.
+        kind: `tonight` (measured), `expected` (the forecast for tonight), or `instead` (an alternative).
+        cost: USD.
+        cost_range: None for a measured cost.
         drop: percent.
     """
 
@@ -83,7 +85,7 @@ class Listed(Generic[Row]):
     """A list that may be long.
 
     Attributes:
-        rest: so many more are nowhere on the page.
+        rest: the number of rows that the page leaves out.
     """
 
     first: list[Row]
@@ -95,34 +97,38 @@ class Listed(Generic[Row]):
 
 
 def listed(rows: list[Row]) -> Listed[Row]:
-    # Two or three more are not worth a fold.
+    # One to three more rows are not worth a fold.
     first = FIRST if len(rows) > FIRST + 3 else len(rows)
     folded = rows[first : first + FOLDED]
     return Listed(rows[:first], folded, len(rows) - first - len(folded))
 
 
 def models(cost: CostReport) -> list[ModelRow]:
-    """The router, the small and the large model, and what rows that went on, and audited ones, took there."""
+    """The router, both models, escalated rows, audited rows, and rows without a usable prompt."""
     router = cost.router
-    found = [
+    rows = [
         ModelRow(
             "router", router.model, router.rows, None, None, router.tokens, None,
             router.busy_seconds, router.load_seconds, router.cost,
         )
     ]  # fmt: skip
-    routed = sum(usage.rows for usage in cost.models.values())
     for side, usage in cost.models.items():
-        found.append(_of(side, usage, usage.rows / routed if routed else None))
+        rows.append(_of(side, usage, usage.rows / cost.routed if cost.routed else None))
     if cost.escalated is not None and cost.escalated.rows:
-        found.append(_of(ESCALATED, cost.escalated.usage, None))
+        rows.append(_of(ESCALATED, cost.escalated.usage, None))
     if cost.audited is not None and cost.audited.rows:
-        # What failed here are no rows of the night's.
-        found.append(dataclasses.replace(_of("audit", cost.audited, None), failed=None))
+        # An audited row that failed has the small model's answer in the output: it is no failed row of the night.
+        rows.append(dataclasses.replace(_of("audit", cost.audited, None), failed=None))
     if unrouted := cost.rows.get("unrouted", 0):
-        found.append(
+        rows.append(
             ModelRow("no usable prompt", "", unrouted, None, unrouted, None, None, None, None, None, is_priced=False)
         )
-    return found
+    return rows
+
+
+def cost_decimals(cost: CostReport) -> int:
+    """The decimals of the costs in the table of models."""
+    return decimals_for([cost.total_cost, *(row.cost for row in models(cost))])
 
 
 def _of(role: str, usage: ModelUsage, share: float | None) -> ModelRow:
@@ -143,12 +149,12 @@ def groups(cost: CostReport) -> list[GroupRow]:
     if group_heading(cost):
         for entry in cost.groups:
             gathered.setdefault(tuple(str(entry[key]) for key in _keys(entry)), []).append(entry)
-    found = [_group(entries) for entries in gathered.values()]
-    return sorted(found, key=lambda group: (-(group.cost or Decimal(0)), -group.rows, group.name))
+    rows = [_group(entries) for entries in gathered.values()]
+    return sorted(rows, key=lambda group: (-(group.cost or Decimal(0)), -group.rows, group.name))
 
 
 def _keys(entry: dict[str, Any]) -> list[str]:
-    """The columns of a group stand before its route."""
+    """The columns that name a group: those before `route`."""
     names = list(entry)
     return names[: names.index("route")]
 
@@ -172,32 +178,30 @@ def _sum(entries: Iterable[dict[str, Any]], name: str) -> int:
 
 
 def choices(night: NightReport) -> list[Choice]:
-    """What was decided group by group, the largest groups first; none where all rows were decided on together."""
-    found = [choice for choice in night.choices if choice.group is not None]
-    return sorted(found, key=lambda choice: (-choice.rows, choice.group or ""))
+    """The decisions by group, the largest groups first; none if the night has one decision for all rows."""
+    by_group = [choice for choice in night.choices if choice.group is not None]
+    return sorted(by_group, key=lambda choice: (-choice.rows, choice.group or ""))
 
 
 def policies(night: NightReport) -> list[PolicyRow]:
-    """Tonight as it came out, as it was expected, and what other policies were expected to do."""
-    cost = night.cost
-    routed = sum(usage.rows for usage in cost.models.values())
-    saved = cost.savings
-    found = [
+    """Tonight as measured, tonight as expected, and the forecasts for other policies."""
+    cost, saved = night.cost, night.cost.savings
+    rows = [
         PolicyRow(
-            "tonight", policy_words(night), routed, cost.models["small"].rows, cost.total_cost, None,
+            "tonight", policy_words(night), cost.routed, cost.models["small"].rows, cost.total_cost, None,
             None if saved is None else saved.usd, None if saved is None else saved.share, audited(night),
         )
     ]  # fmt: skip
     forecasts = [] if night.expected is None else [("expected", night.expected)]
     for kind, forecast in [*forecasts, *(("instead", other) for other in night.alternatives)]:
-        found.append(
+        rows.append(
             PolicyRow(
                 kind, forecast.policy, forecast.rows, forecast.small,
                 None if forecast.cost is None else forecast.cost.value, forecast.cost,
                 forecast.savings, forecast.savings_share, forecast.drop,
             )
         )  # fmt: skip
-    return found
+    return rows
 
 
 def policy_words(night: NightReport) -> str:
@@ -211,5 +215,5 @@ def policy_words(night: NightReport) -> str:
 
 
 def threshold(night: NightReport) -> list[float]:
-    """The thresholds that were in force: one, one a group, or none."""
+    """The thresholds in use, sorted: one, one for each group, or none."""
     return sorted({choice.threshold for choice in night.choices if choice.threshold is not None})

@@ -21,7 +21,6 @@ from batchroute.progress import (
     Tally,
     TerminalProgress,
     describe,
-    duration,
     nothing_more,
 )
 from batchroute.storage.local import LocalFolder
@@ -136,6 +135,8 @@ def test_a_local_model_is_its_own_provider_and_says_no_operation(tmp_path: Path)
     [
         ("https://team.openai.azure.com/openai/v1", "azure.ai.openai", "team.openai.azure.com"),
         ("https://api.groq.com/openai/v1", "groq", "api.groq.com"),
+        ("https://api.x.ai/v1", "x_ai", "api.x.ai"),
+        ("https://notapi.x.ai/v1", "openai", "notapi.x.ai"),
         ("https://us-central1-aiplatform.googleapis.com/v1", "gcp.vertex_ai", "us-central1-aiplatform.googleapis.com"),
         (f"http://ops:{SECRET.replace(' ', '')}@10.0.0.7:8000/v1", "openai", "10.0.0.7"),
     ],
@@ -219,26 +220,6 @@ def test_the_bar_on_a_terminal_shows_costs_too(tmp_path: Path, monkeypatch: pyte
     with progress.stage("large", 3, units[:1]) as report:
         report(units[1])
     assert "2 failed · $1.00, about $1.50 in all" in stream.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (45.4, "45 s"),
-        (119, "119 s"),
-        (119.7, "120 s"),
-        (120, "2 min"),
-        (12 * 60 + 10, "12 min"),
-        (119 * 60, "119 min"),
-        (7199.9, "2 h 0 min"),
-        (2 * 3600, "2 h 0 min"),
-        (3 * 3600 + 20 * 60, "3 h 20 min"),
-        (30 * 3600, "30 h 0 min"),
-    ],
-)
-def test_durations_are_in_the_unit_that_fits(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 def test_a_long_unit_gives_a_sign_of_life_and_no_flood() -> None:

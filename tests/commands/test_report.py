@@ -27,11 +27,11 @@ def committed(path: Path, day: int) -> Path:
     return path
 
 
-def test_the_report_of_one_output_is_written_anew_beside_its_figures(output: Path) -> None:
+def test_the_report_of_one_output_is_written_again_next_to_its_figures(output: Path) -> None:
     (output / "report" / "report.html").write_text("old")
-    found = CliRunner().invoke(app, ["report", str(output)])
-    assert found.exit_code == 0
-    assert found.output.splitlines() == [
+    result = CliRunner().invoke(app, ["report", str(output)])
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [
         headline(nights.full()),
         f"report   {output}/report/report.html",
         f"report   {output}/report/report.md",

@@ -287,11 +287,46 @@ def test_a_job_file_is_a_mapping(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("section", ["input", "policy", "models", "report"])
-@pytest.mark.parametrize("value", ["null", "3", "[a]", "text"])
+@pytest.mark.parametrize("value", ["3", "[a]", "text"])
 def test_a_section_is_a_mapping(tmp_path: Path, section: str, value: str) -> None:
     found = problems(tmp_path, GOOD, f"{section}={value}")
     assert len(found) == 1
     assert found[0].startswith(f"{section}: ")
+
+
+def test_an_empty_section_has_its_defaults(tmp_path: Path) -> None:
+    text = GOOD.replace("prompt: prompt", "prompt: prompt, storage_options:")
+    empty = "report:\nunits:\nray:\nprices:\nnotify:\n"
+    assert load(tmp_path, text + empty) == load(tmp_path)
+    assert load(tmp_path, GOOD + "ray: {small:}\n").ray == load(tmp_path).ray
+    assert load(tmp_path, GOOD + empty, "report.group_by=[team]").report.group_by == ["team"]
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ("output", "output: the section is empty; it needs uri"),
+        ("models", "models: the section is empty; it needs small and large"),
+        ("models.large", "models.large: the section is empty; it needs backend"),
+        ("policy", "policy: the section is empty; its keys are threshold, small_share"),
+    ],
+)
+def test_an_empty_section_that_the_job_needs_is_one_sentence(tmp_path: Path, section: str, sentence: str) -> None:
+    (problem,) = problems(tmp_path, GOOD, f"{section}=null")
+    assert problem.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (GOOD + "policy: {threshold: 0.5}\n", " line 9: the key 'policy' is there already, on line 5"),
+        (GOOD.replace("{small_share", "{small_share: 50%, small_share"), " line 5: the key 'small_share' is there"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
+    (problem,) = problems(tmp_path, text)
+    assert problem.startswith(sentence)
+    assert problem.endswith(": keep one of the two")
 
 
 def test_an_unreadable_file_is_named_with_the_reason(tmp_path: Path) -> None:

@@ -102,13 +102,21 @@ class TestPriceList:
             ("2.10}", "cheap}", "models.meta-llama/Llama-3.1-8B-Instruct.gpu_hour: input should be a valid decimal"),
             ("input: 2,", "input: -2,", "models.gpt-4.1.input: input should be greater than or equal to 0 (it is -2)"),
             ("input: 2, ", "", "models.gpt-4.1: a price by token needs both input and output (0 is allowed)"),
-            ("{input: 2, output: 8}", "", "models.gpt-4.1: input should be a valid dictionary"),
+            ("{input: 2, output: 8}", "", "models.gpt-4.1: the section is empty; its keys are input, cached_input"),
             ("50%", "50", "models.gpt-4o-mini.batch_discount: input should be less than or equal to 1 (it is 50)"),
             ("50%", "half", "models.gpt-4o-mini.batch_discount: must be a share such as 60% or 0.6"),
             ("2.10}", "2.10, batch_discount: 50%}", "models.meta-llama/Llama-3.1-8B-Instruct: batch_discount is for"),
-            ("gpt-4.1:", "41:", "models.41: the name of a model is text: put it in quotation marks"),
-            ("gpt-4.1:", "gpt-4o-mini:", " line 5: not valid YAML: 'gpt-4o-mini' is there twice"),
-            ("{input: 2,", "{input: 1, input: 2,", " line 5: not valid YAML: 'input' is there twice"),
+            ("gpt-4.1:", "41:", "models.41: the name is text: put it in quotation marks"),
+            (
+                "gpt-4.1:",
+                "gpt-4o-mini:",
+                " line 5: the key 'gpt-4o-mini' is there already, on line 4: ",
+            ),
+            (
+                "{input: 2,",
+                "{input: 1, input: 2,",
+                " line 5: the key 'input' is there already, on line 5: ",
+            ),
             ("{input: 2,", "{input: [,", " line 5: not valid YAML: "),
             ("as_of: 2026-11-01", "as_of: 2026-13-01", ": not valid YAML: month must be in 1..12"),
         ],
@@ -348,53 +356,60 @@ class TestResolve:
 
     def test_the_job_files_own_price_wins(self, tmp_path: Path) -> None:
         spec = PricesSpec(file=write(tmp_path), published=True)
-        assert resolve(spec, self.BOTH, "openai", None, self.GIVEN) == Resolved(self.GIVEN, "the job file")
-        assert resolve(None, self.BOTH, "openai", None, self.GIVEN) == Resolved(self.GIVEN, "the job file")
+        assert resolve(spec, self.BOTH, "standard", None, self.GIVEN) == Resolved(self.GIVEN, "the job file")
+        assert resolve(None, self.BOTH, "standard", None, self.GIVEN) == Resolved(self.GIVEN, "the job file")
 
     def test_the_teams_file_comes_before_published_prices(self, tmp_path: Path) -> None:
         path = write(tmp_path, GOOD.replace("0.15", "0.11"))
-        found = resolve(PricesSpec(file=path, published=True), self.BOTH, "openai", None, None)
+        found = resolve(PricesSpec(file=path, published=True), self.BOTH, "standard", None, None)
         assert own_price(found).input == Decimal("0.11")
         assert found.source == f"{path} as of 2026-11-01 (https://example.com/pricing; contract 4711)"
 
     def test_the_teams_file_prices_models_that_are_loaded_here(self, tmp_path: Path) -> None:
-        found = resolve(
-            PricesSpec(file=write(tmp_path)), "meta-llama/Llama-3.1-8B-Instruct", "transformers", None, None
-        )
+        found = resolve(PricesSpec(file=write(tmp_path)), "meta-llama/Llama-3.1-8B-Instruct", None, None, None)
         assert own_price(found).gpu_hour == Decimal("2.1")
 
     def test_published_prices_are_those_of_the_backend_and_the_pinned_date(self) -> None:
         spec = PricesSpec(published=True, on=DAY)
         early = dt.date(2026, 10, 1)
-        assert resolve(spec, self.BOTH, "openai", None, None) == known_prices(self.BOTH, on=DAY)
-        assert resolve(spec, self.BOTH, "openai_batch", None, None, early) == known_prices(self.BOTH, None, True, DAY)
+        assert resolve(spec, self.BOTH, "standard", None, None) == known_prices(self.BOTH, on=DAY)
+        assert resolve(spec, self.BOTH, "batch", None, None, early) == known_prices(self.BOTH, None, True, DAY)
         spec = PricesSpec(published=True)
-        assert resolve(spec, self.BOTH, "openai", OPENAI, None, early) == known_prices(self.BOTH, on=early)
-        flex = resolve(spec, "gpt-5.1", "openai", None, None, DAY, "flex")
+        assert resolve(spec, self.BOTH, "standard", OPENAI, None, early) == known_prices(self.BOTH, on=early)
+        flex = resolve(spec, "gpt-5.1", "standard", None, None, DAY, "flex")
         assert flex == known_prices("gpt-5.1", on=DAY, service_tier="flex")
 
     def test_where_there_is_no_price_each_source_has_its_reason(self, tmp_path: Path) -> None:
         spec = PricesSpec(file=write(tmp_path), published=True, on=DAY)
-        found = resolve(spec, "gpt-4o-minni", "openai", None, None)
+        found = resolve(spec, "gpt-4o-minni", "standard", None, None)
         package = f"genai-prices {genai_prices.__version__}"
         assert found == Resolved(
             None, f"not in {spec.file} (which has 'gpt-4o-mini'), and {package} does not know it at api.openai.com"
         )
-        assert resolve(PricesSpec(file=spec.file), "zzz", "openai", None, None) == Resolved(None, f"not in {spec.file}")
-        assert resolve(None, "zzz", "openai", None, None) == Resolved(
+        assert resolve(PricesSpec(file=spec.file), "zzz", "standard", None, None) == Resolved(
+            None, f"not in {spec.file}"
+        )
+        assert resolve(None, "zzz", "standard", None, None) == Resolved(
             None, "the job file gives none, and has no section prices"
         )
 
-    @pytest.mark.parametrize("backend", ["transformers", "vllm", "echo"])
-    def test_a_model_that_is_loaded_here_has_no_published_price(
-        self, monkeypatch: pytest.MonkeyPatch, backend: str
-    ) -> None:
+    def test_a_model_that_is_loaded_here_has_no_published_price(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "genai_prices", None)
-        found = resolve(PricesSpec(published=True), "gpt-4o-mini", backend, None, None)
-        assert found == Resolved(None, f"no API publishes the price of a model of the backend {backend}")
+        found = resolve(PricesSpec(published=True), "gpt-4o-mini", None, None, None)
+        assert found == Resolved(None, "no provider publishes the price of a model that is not behind an API")
+
+    @pytest.mark.parametrize("host", ["notapi.x.ai", "api.x.ai.example.com", "api.x.ai-proxy.net"])
+    def test_a_host_that_only_looks_like_a_providers_has_none_of_its_prices(self, host: str) -> None:
+        assert known_prices("grok-4", "https://api.x.ai/v1", on=DAY).price is not None
+        found = known_prices("grok-4", f"https://{host}/v1", on=DAY)
+        assert found == Resolved(None, f"genai-prices {genai_prices.__version__} does not know it at {host}")
 
     def test_a_wrong_price_file_ends_the_search(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="as_of: missing"):
             resolve(
-                PricesSpec(file=write(tmp_path, "source: us\nmodels: {}\n"), published=True), "m", "openai", None, None
+                PricesSpec(file=write(tmp_path, "source: us\nmodels: {}\n"), published=True),
+                "m",
+                "standard",
+                None,
+                None,
             )

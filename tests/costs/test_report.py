@@ -138,7 +138,7 @@ class TestBuild:
         large = usage(BY_TOKEN, 4, 400, 40, tokens=200)
         found = build(small, large, BY_TOKEN).baseline
         assert found.cost == Decimal("0.0008") + Decimal(600 * 1 + 60 * 10) / 10**6
-        assert found.assumption.endswith("written as many a row as there: 10.0")
+        assert "written as many tokens per row (10.0)" in found.assumption
 
     def test_by_token_failed_rows_of_the_large_model_say_nothing_of_its_answers(self) -> None:
         small = usage(CHEAP, 6, 600, 60, tokens=600)
@@ -163,7 +163,7 @@ class TestBuild:
     def test_by_token_without_large_rows_the_small_models_tokens_stand_for_the_large_ones(self) -> None:
         found = build(usage(CHEAP, 6, 600, 60), usage(BY_TOKEN, 0, 0, 0), BY_TOKEN)
         assert found.baseline.cost == Decimal(600 + 600) / 10**6
-        assert "as many tokens as the small one did" in found.baseline.assumption
+        assert "as many tokens as the small model did" in found.baseline.assumption
 
     def test_by_the_hour_a_small_row_takes_as_long_as_a_large_one(self) -> None:
         small, large = usage(FREE, 6, 6, 6), usage(BY_HOUR, 4, 4, 4, seconds=8.0, load=5.0)
@@ -178,7 +178,7 @@ class TestBuild:
         assert found.total_cost == Decimal("0.002") + Decimal("0.000066") + Decimal("0.0008") + Decimal("0.001")
         # Six rows of the large model's wrote 120 tokens: 20 a row for the four that it was not asked for.
         assert found.baseline.cost == Decimal("0.0018") + Decimal(400 + 4 * 20 * 10) / 10**6
-        assert found.baseline.assumption.endswith("written as many a row as there: 20.0")
+        assert "written as many tokens per row (20.0)" in found.baseline.assumption
         assert found.savings is not None
         assert found.savings.usd == found.baseline.cost - found.total_cost
         assert found.cost_advantage == 0.6

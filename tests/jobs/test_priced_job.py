@@ -15,7 +15,7 @@ from batchroute.errors import StoppedError
 from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.pipeline.identity import identify
 from batchroute.pipeline.stages import snapshot
-from batchroute.reports.console import notes
+from batchroute.reports.notes import notes
 from tests.support.jobs import JobFolder, table
 
 LIST = """\

@@ -1,31 +1,12 @@
 from __future__ import annotations
 
-from decimal import Decimal
-
 import pytest
 
-from batchroute.costs.prices import Price, money
+from batchroute.costs.prices import Price
 from batchroute.costs.report import CostReport
 from batchroute.reports import console
-from batchroute.reports.console import notes
+from batchroute.reports.notes import notes
 from tests.costs.test_report import BY_TOKEN, CHEAP, FREE, build, gone_on, scored, usage
-
-
-@pytest.mark.parametrize(
-    ("amount", "words"),
-    [
-        (None, "n/a"),
-        ("0", "$0.00"),
-        ("1234567.891", "$1,234,567.89"),
-        ("-2.5", "$-2.50"),
-        ("0.5", "$0.5000"),
-        ("0.01", "$0.0100"),
-        ("0.002", "$0.002000"),
-        ("-0.000066", "$-0.000066"),
-    ],
-)
-def test_money_has_the_digits_that_its_size_needs(amount: str | None, words: str) -> None:
-    assert money(None if amount is None else Decimal(amount)) == words
 
 
 def with_escalated_rows(price: Price | None = BY_TOKEN) -> CostReport:
@@ -41,7 +22,7 @@ def test_the_table_is_printed_with_all_its_columns_where_there_is_no_terminal(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].strip() == "job: 1,000 rows"
     small = next(line.split() for line in lines if line.split()[:1] == ["small"])
-    assert small == ["small", "m", "600", "60.0%", "0", "1,234,567", "60", "0.0", "s", "0.0", "s", "n/a"]
+    assert small == ["small", "m", "600", "60.0", "%", "0", "1,234,567", "60", "0.0", "s", "0.0", "s", "n/a"]
     everything = next(line.split() for line in lines if line.split()[:1] == ["all"])
     assert everything == ["all", "1,000", "0", "n/a"]
     assert lines[-1] == "Cost not known: models.small.price missing."
@@ -51,7 +32,7 @@ def test_the_table_has_a_row_for_the_audit(capsys: pytest.CaptureFixture[str]) -
     found = build(usage(FREE, 9, 900, 90), usage(BY_TOKEN, 1, 100, 10), BY_TOKEN, scored(FREE))
     console.show(found.model_copy(update={"audited": usage(BY_TOKEN, 2, 200, 20)}))
     (audit,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("audit"))
-    assert audit == ["audit", "m", "2", "0", "200", "20", "0.0", "s", "0.0", "s", "$0.000400"]
+    assert audit == ["audit", "m", "2", "200", "20", "0.0", "s", "0.0", "s", "$0.000400"]
 
 
 def test_the_table_has_a_row_for_what_went_on_to_the_large_model(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +41,7 @@ def test_the_table_has_a_row_for_what_went_on_to_the_large_model(capsys: pytest.
     # Without a share: these are rows of the small model's.
     (escalated,) = (line.split() for line in lines if line.strip().startswith("small→large"))
     assert escalated == ["small→large", "m", "2", "0", "200", "20", "0.0", "s", "0.0", "s", "$0.000400"]
-    assert lines[-1] == "Went on to the large model: 1 cut, 1 invalid."
+    assert lines[-1] == "Rows that went on to the large model: 1 cut, 1 invalid."
 
 
 def test_nothing_is_said_of_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,17 +52,18 @@ def test_nothing_is_said_of_what_is_not_there(capsys: pytest.CaptureFixture[str]
     assert "small→large" not in capsys.readouterr().out
 
 
-def test_tokens_that_are_cached_reasoning_or_estimated_are_told_below_the_table() -> None:
+def test_a_note_below_the_table_names_cached_reasoning_and_estimated_tokens() -> None:
     small = usage(FREE, 9, 9000, 900, cached_tokens=4000, estimated=1)
     large = usage(BY_TOKEN, 1, 100, 1000, reasoning_tokens=800)
     assert notes(build(small, large, BY_TOKEN)) == [
-        "4,000 of the tokens in were in a provider's cache, 800 of the tokens out were reasoning.",
-        "1 row's tokens were counted here, an estimate: the endpoint did not say.",
+        "4,000 input tokens came from a provider's cache.",
+        "800 output tokens were reasoning.",
+        "The endpoint reported no tokens for 1 row: batchroute estimated them.",
     ]
     escalated = gone_on(usage(BY_TOKEN, 2, 200, 2000, reasoning_tokens=500, estimated=1300))
     assert notes(build(usage(FREE, 9, 900, 90), large, BY_TOKEN, escalated=escalated))[1:] == [
-        "1,300 of the tokens out were reasoning.",
-        "1,300 rows' tokens were counted here, an estimate: the endpoint did not say.",
+        "1,300 output tokens were reasoning.",
+        "The endpoint reported no tokens for 1,300 rows: batchroute estimated them.",
     ]
 
 

@@ -25,7 +25,7 @@ from tests.reports import nights
         (
             nights.demo,
             "Routing 120 prompts cost $0.00458 and saved $0.00451 (49.6 %) against the large model alone; "
-            "what that did to quality is not known.",
+            "the effect on quality is not known.",
         ),
         (
             nights.dearer,
@@ -34,11 +34,11 @@ from tests.reports import nights
         ),
         (
             nights.unknown,
-            "Routing 1,000 prompts sent 70.0 % to the small model, at a cost that is not known (missing: router.price, "
-            "models.small.price, models.large.price); what that did to quality is not known.",
+            "Routing 1,000 prompts sent 70.0 % to the small model, at an unknown cost (missing: router.price, "
+            "models.small.price, models.large.price); the effect on quality is not known.",
         ),
-        (nights.empty, "The input is empty; so is the output."),
-        (nights.unusable, "No model was asked: none of the 3 rows has a usable prompt."),
+        (nights.empty, "The input is empty, and so is the output."),
+        (nights.unusable, "No model was called: none of the 3 rows has a usable prompt."),
     ],
 )
 def test_the_night_is_told_in_one_sentence(night: Callable[[], NightReport], sentence: str) -> None:
@@ -60,4 +60,4 @@ def test_a_night_on_the_large_model_alone_has_its_quality() -> None:
 
 def test_savings_that_cannot_be_told_are_not_made_up() -> None:
     found = nights.cost(nights.usage("s", 5, 50, 5, "1"), nights.usage("l", 0, 0, 0, "0"), baseline=None)
-    assert headline(nights.night(found)).startswith("Routing 5 prompts cost $1.00, and what it saved is not known; ")
+    assert headline(nights.night(found)).startswith("Routing 5 prompts cost $1.00, and the savings are not known; ")

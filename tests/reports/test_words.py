@@ -4,8 +4,9 @@ from decimal import Decimal
 
 import pytest
 
+from batchroute import words
 from batchroute.policy.forecast import Range
-from batchroute.reports import words
+from batchroute.reports import drops
 
 
 @pytest.mark.parametrize(
@@ -22,15 +23,15 @@ from batchroute.reports import words
         ("-2.5", "−$2.50"),
     ],
 )
-def test_dollars_have_cents_and_small_amounts_the_digits_that_tell_something(amount: str | None, text: str) -> None:
-    assert words.usd(None if amount is None else Decimal(amount)) == text
+def test_dollars_have_cents_and_small_amounts_three_digits(amount: str | None, text: str) -> None:
+    assert words.money(None if amount is None else Decimal(amount)) == text
 
 
 def test_an_amount_that_its_column_has_no_decimals_for_is_not_written_as_nothing() -> None:
-    assert words.usd(Decimal("0.0000004"), 2) == "<$0.01"
-    assert words.usd(Decimal("-0.0000004"), 2) == "−<$0.01"
-    assert words.usd(Decimal(0), 2) == "$0.00"
-    assert words.usd(Decimal("0.006"), 2) == "$0.01"
+    assert words.money(Decimal("0.0000004"), 2) == "<$0.01"
+    assert words.money(Decimal("-0.0000004"), 2) == "−<$0.01"
+    assert words.money(Decimal(0), 2) == "$0.00"
+    assert words.money(Decimal("0.006"), 2) == "$0.01"
 
 
 def test_the_largest_amount_chooses_the_decimals_of_a_column() -> None:
@@ -51,7 +52,7 @@ def test_the_largest_amount_chooses_the_decimals_of_a_column() -> None:
     ],
 )
 def test_large_amounts_are_short_where_there_is_little_room(amount: str, text: str) -> None:
-    assert words.usd_briefly(Decimal(amount)) == text
+    assert words.money_briefly(Decimal(amount)) == text
 
 
 @pytest.mark.parametrize(
@@ -75,25 +76,25 @@ def test_a_share_that_is_not_all_or_nothing_does_not_look_like_it(part: float | 
         (12.34, 10.06, 15.0, "12.3 % lower", "10.1 to 15.0 %"),
     ],
 )
-def test_a_drop_is_told_as_what_it_did_to_quality(
+def test_a_drop_is_shown_as_a_change_of_quality(
     value: float, low: float, high: float, change: str, interval: str
 ) -> None:
-    assert words.quality(value) == change
-    assert words.quality_interval(Range(value=value, low=low, high=high)) == interval
+    assert drops.quality(value) == change
+    assert drops.quality_interval(Range(value=value, low=low, high=high)) == interval
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.04, "0.0 s"), (0.4, "0.4 s"), (45, "45 s"), (720, "12 min"),
-        (12_000, "3 h 20 min"), (353_000, "4 d 2 h"), (47.99 * 3600, "47 h 59 min"),
+        (0.04, "0.0 s"), (0.4, "0.4 s"), (45, "45 s"), (119, "119 s"), (119.7, "2 min"), (720, "12 min"),
+        (7199.9, "2 h 0 min"), (12_000, "3 h 20 min"), (47.99 * 3600, "47 h 59 min"), (353_000, "4 d 2 h"),
     ],
 )  # fmt: skip
 def test_a_duration_has_the_unit_of_its_size(seconds: float, text: str) -> None:
     assert words.duration(seconds) == text
 
 
-def test_a_moment_is_told_in_utc() -> None:
+def test_a_moment_is_in_utc() -> None:
     assert words.moment("2026-11-24T02:14:09.120+00:00") == "24 November 2026, 02:14 UTC"
     assert words.moment("2026-12-01T00:30:00+02:00") == "30 November 2026, 22:30 UTC"
     assert words.moment("yesterday") == "yesterday"

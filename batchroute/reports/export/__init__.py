@@ -1,1 +1,1 @@
-"""What other systems read of a run: FOCUS, Prometheus metrics, a summary, notifications."""
+"""Reports for other systems: FOCUS, Prometheus metrics, a summary, notifications."""

@@ -1,13 +1,11 @@
-"""A night's costs as FOCUS has them, the FinOps Open Cost and Usage Specification, version 1.3: `focus.parquet`.
+"""A night's costs in FOCUS 1.3, the FinOps Open Cost and Usage Specification: `focus.parquet`.
 
-One row for each side and meter: tokens in, tokens out of a provider's cache, and tokens out where the price is by
-token, hours where it is by time. The columns are those that 1.3 demands of every dataset (those that it deprecates
-too, so that readers of 1.2 find them), and those on usage, SKU, resource, sub-account and tags. Costs are exact: their
-sum is the report's total to the last digit.
+Each side has one row for each meter: input, cached input and output tokens for a price by token, hours for a price by
+time. The table has the columns that 1.3 requires of every dataset (deprecated ones too, for readers of 1.2), and those
+on usage, SKU, resource, sub-account and tags. Costs are exact: they add up to the report's total to the last digit.
 
-These are charges that batchroute reckons from prices that it was given, so that it stands as their provider and issuer:
-a provider's own FOCUS export holds the same money once more. What a missing price makes unknown has no row: FOCUS
-allows no cost that is null.
+batchroute computes these charges from prices in the job, so it is their provider and issuer: the provider's own FOCUS
+export holds the same money again. FOCUS allows no null cost, so a cost that is not known has no row.
 """
 
 from __future__ import annotations
@@ -22,10 +20,9 @@ from typing import Any
 
 import polars as pl
 
-from batchroute import __version__
+from batchroute import __version__, words
 from batchroute.costs.prices import COST_SCALE, Price, pico, usd
 from batchroute.costs.usage import ModelUsage, RouterUsage
-from batchroute.reports import words
 from batchroute.reports.night import NightReport
 
 VERSION = "1.3"
@@ -36,7 +33,7 @@ MANDATORY = (
     *("PricingQuantity", "PricingUnit", "ProviderName", "PublisherName", "ServiceCategory", "ServiceName"),
     "ServiceProviderName",
 )
-"""The columns that FOCUS 1.3 wants in every cost and usage dataset."""
+"""The columns that FOCUS 1.3 requires in every cost and usage dataset."""
 
 _US = "batchroute"
 _DECIMAL, _TIME = pl.Decimal(38, COST_SCALE), pl.Datetime("us", "UTC")
@@ -58,8 +55,8 @@ SCHEMA: dict[str, Any] = dict(sorted({**_TYPES, **dict.fromkeys(_OF_TEXT, pl.Str
 @dataclass(frozen=True)
 class _Charge:
     """Attributes:
-    consumed: in `unit`, of which one `block` has a price.
-    unit_price: USD a block, where the cost is exactly that times the blocks.
+    consumed: in `unit`; the price is for a `block` of units.
+    unit_price: USD for a block; None if the cost is not exactly this times the blocks.
     """
 
     meter: str
@@ -74,9 +71,9 @@ def table(night: NightReport, prices: Mapping[str, Price | None] | None = None) 
     """The night's charges.
 
     Args:
-        prices: of `router`, `small` and `large`, as the run began with them. With one by token, a row for each kind of
-            token, where these add up to the cost exactly (after a retry of failed rows they do not: their first answers
-            are paid for, and their tokens are not counted); with one by time, hours. Without one, one row of tokens.
+        prices: of `router`, `small` and `large`, fixed when the run began. A price by token gives a row for each kind
+            of token if these add up to the cost exactly. After a retry of failed rows they do not, because the cost
+            includes the first answers and the tokens do not: then, and without a price, one row has all tokens.
     """
     rows = [
         {**_of_all(night), **_of_side(night, side, usage), **_of_charge(side, usage.model, charge)}
@@ -87,15 +84,15 @@ def table(night: NightReport, prices: Mapping[str, Price | None] | None = None) 
 
 
 def parquet(night: NightReport, prices: Mapping[str, Price | None] | None = None) -> bytes:
-    """`focus.parquet`: the table, with the version of FOCUS in the file's metadata under the names that FOCUS has."""
-    found = io.BytesIO()
+    """`focus.parquet`: the table, with FOCUS's own metadata in the file."""
+    file = io.BytesIO()
     metadata = {
         "FocusVersion": VERSION,
         "DataGenerator": f"{_US} {__version__}",
         "CreationDate": night.finished,
     }
-    table(night, prices).write_parquet(found, metadata=metadata)
-    return found.getvalue()
+    table(night, prices).write_parquet(file, metadata=metadata)
+    return file.getvalue()
 
 
 def _usages(night: NightReport) -> dict[str, RouterUsage | ModelUsage]:
@@ -118,7 +115,7 @@ def _charges(usage: RouterUsage | ModelUsage, price: Price | None) -> Iterator[_
             ("Output Tokens", written, price.output),
         ):
             if tokens and unit_price is not None:
-                # A price has at most six decimals, so that these are whole pico-dollars.
+                # A price has at most six decimals: this is a whole number of pico-dollars.
                 cost = usd(tokens * int(unit_price * 10**6))
                 yield _Charge(meter, Decimal(tokens), "Tokens", 10**6, cost, unit_price)
     elif read or written or usage.cost:
@@ -126,14 +123,14 @@ def _charges(usage: RouterUsage | ModelUsage, price: Price | None) -> Iterator[_
 
 
 def _tokens(usage: RouterUsage | ModelUsage) -> tuple[int, int, int]:
-    """Read, and of these out of a cache, and written."""
+    """Input tokens, how many of them came from a cache, and output tokens."""
     if isinstance(usage, RouterUsage):
         return usage.tokens, 0, 0
     return usage.input_tokens, usage.cached_tokens, usage.output_tokens
 
 
 def _of_all(night: NightReport) -> dict[str, Any]:
-    """A run's charges are of the day (UTC) on which it finished, also what it did the evening before."""
+    """The columns that all rows share. All charges are of the UTC day on which the run finished."""
     finished = words.utc(night.finished)
     assert finished is not None
     day = finished.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -1,9 +1,9 @@
-"""A night as metrics: gauges in OpenMetrics text that Prometheus' own text parser takes too, as node-exporter's
-textfile collector and a Pushgateway have it.
+"""A night as metrics: gauges in OpenMetrics text, for node-exporter's textfile collector or a Pushgateway. Prometheus'
+older text parser reads it, too.
 
-Names follow Prometheus' conventions: base units, and the unit at the end. What is not known has no sample; it is never
-0. There are as many series as there are sides, stages and error types, whatever the rows; the run's id stands in
-`batchroute_run_info` alone.
+Names follow Prometheus' conventions: base units, and the unit at the end. A figure that is not known has no sample; it
+is never 0. The number of series depends on sides, stages and error types, not on rows; only `batchroute_run_info` has
+the run's id.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from batchroute import words
 from batchroute.policy.forecast import Range
-from batchroute.reports import headline, words
+from batchroute.reports import headline
 from batchroute.reports.night import NightReport
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def render(night: NightReport) -> str:
 
 
 def registry(night: NightReport) -> CollectorRegistry:
-    """The night's metrics as prometheus_client holds them, and no others."""
+    """The night's metrics alone, in a registry of prometheus_client."""
     from prometheus_client import CollectorRegistry
 
     gauges = _Gauges(CollectorRegistry(), night.name)
@@ -53,13 +54,13 @@ class _Gauges:
         self.many(name, about, [({}, value)])
 
     def many(self, name: str, about: str, samples: list[Sample]) -> None:
-        """A gauge with a sample for each value that is known; none at all when none is. All have the same labels."""
+        """A gauge with a sample for each known value; no gauge without one. All samples have the same labels."""
         from prometheus_client import Gauge
 
         known = [(labels, value) for labels, value in samples if value is not None]
         if not known:
             return
-        # `job` is the label that Prometheus itself sets, to the job that it scrapes.
+        # Not `job`: Prometheus sets that label itself, to the job that it scrapes.
         gauge = Gauge(f"batchroute_{name}", about, ["job_name", *known[0][0]], registry=self.registry)
         for labels, value in known:
             gauge.labels(job_name=self._job_name, **labels).set(float(value))
@@ -130,15 +131,13 @@ def _quality(gauges: _Gauges, night: NightReport) -> None:
         )
 
 
-def _drop(gauges: _Gauges, kind: str, how: str, found: Range | None) -> None:
-    """A drop with its interval, as ratios: the report has it in percent."""
-    if found is None:
+def _drop(gauges: _Gauges, kind: str, how: str, drop: Range | None) -> None:
+    """A drop with its interval, as ratios: reports have it in percent."""
+    if drop is None:
         return
-    gauges.one(f"{kind}_quality_drop_ratio", f"Quality drop, {how}.", found.value / 100)
-    gauges.one(f"{kind}_quality_drop_low_ratio", f"Lower end of the 95 % interval of the drop {how}.", found.low / 100)
-    gauges.one(
-        f"{kind}_quality_drop_high_ratio", f"Upper end of the 95 % interval of the drop {how}.", found.high / 100
-    )
+    gauges.one(f"{kind}_quality_drop_ratio", f"Quality drop, {how}.", drop.value / 100)
+    gauges.one(f"{kind}_quality_drop_low_ratio", f"Lower end of the 95 % interval of the drop {how}.", drop.low / 100)
+    gauges.one(f"{kind}_quality_drop_high_ratio", f"Upper end of the 95 % interval of the drop {how}.", drop.high / 100)
 
 
 def _drift(gauges: _Gauges, night: NightReport) -> None:

@@ -1,7 +1,7 @@
-"""Telling others that a run has ended: a webhook, a file for node-exporter's textfile collector, a Pushgateway.
+"""Notifications that a run has ended: a webhook, a file for node-exporter's textfile collector, a Pushgateway.
 
-Nothing here changes how a run ends: what does not arrive is one line of warning. An address may hold secrets, as those
-of Slack and Teams do, so that messages name its host alone.
+A notification that fails is one line of warning and does not change how the run ends. A webhook's URL may hold a
+secret, as with Slack and Teams, so messages name its host alone.
 """
 
 from __future__ import annotations
@@ -37,58 +37,59 @@ if TYPE_CHECKING:
     from batchroute.reports.night import NightReport
 
 Event = Literal["done", "nothing", "failed", "error", "stopped", "waiting", "crashed", "interrupted", "terminated"]
-# A cron that finds nothing to do, or a batch not ended, every half hour must not ring.
+# A cron that polls every half hour and has nothing to do must not alert anybody.
 _QUIET: tuple[Event, ...] = ("nothing", "waiting")
 
 _ATTEMPTS, _FIRST_WAIT, _SECONDS_OF_ONE, _SECONDS_OF_ALL = 4, 1.0, 8.0, 20.0
-# What sent the signal kills after a while: Kubernetes after 30 s, of which the run itself has had its part.
+# The sender of the signal kills the process after a while, Kubernetes after 30 s, and the run has used a part of that.
 _SECONDS_AFTER_A_SIGNAL = 5.0
-# What Python itself ends with after a traceback.
+# Python's own exit code after a traceback.
 EXIT_CRASHED = 1
-_AGAIN = (429, 500, 502, 503, 504)
+_TRANSIENT = (429, 500, 502, 503, 504)
 
 
 def _address(value: object) -> SecretStr:
-    """Checked without its words in any message: pydantic would repeat what it does not like."""
+    """Check a URL without repeating it in an error message, as pydantic would."""
     if isinstance(value, SecretStr):
         return value
     if not isinstance(value, str) or not value.strip():
-        raise ValueError("it is empty or no text; give a URL such as ${HOOK}, and set that environment variable")
+        raise ValueError("it is empty or not text; give a URL such as ${HOOK}, and set that environment variable")
+    url = value.strip()
     try:
-        parts = urlsplit(value.strip())
-        well = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        parts = urlsplit(url)
+        ok = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        well = False
-    if not well or not value.strip().isascii() or not value.strip().isprintable() or " " in value.strip():
-        raise ValueError("it is no URL that begins with https:// or http://, without spaces (it is not shown here)")
-    return SecretStr(value.strip())
+        ok = False
+    if not ok or not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("it is not a URL with https:// or http:// and without spaces (its text is not shown here)")
+    return SecretStr(url)
 
 
 Address = Annotated[SecretStr, BeforeValidator(_address)]
 
 
 class NotifySpec(BaseModel):
-    """Who is told that a run has ended. No part of what a run is: it may change between two attempts."""
+    """Who is notified that a run has ended. No part of a run's identity: it may change between two attempts."""
 
     model_config = ConfigDict(extra="forbid")
 
     url: Address | None = Field(default=None, description="a webhook that takes a POST of JSON")
     on: list[Event] = Field(
         default=[event for event in get_args(Event) if event not in _QUIET],
-        description="the ends that the webhook is told of; all but nothing and waiting unless set",
+        description="the ends that the webhook gets; all but nothing and waiting unless set",
     )
     metrics: str | None = Field(default=None, min_length=1, description="a local file for node-exporter, NAME.prom")
     pushgateway: Address | None = Field(default=None, description="base URL of a Prometheus Pushgateway")
 
 
 def ending(error: BaseException) -> tuple[Event, int, str]:
-    """How an exception ends a run: the event, the exit code, and what is said of it."""
+    """How an exception ends a run: the event, the exit code and the message."""
     if isinstance(error, Terminated):
         return "terminated", EXIT_TERMINATED, "terminated; run the same command again to go on"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", EXIT_INTERRUPTED, "interrupted; run the same command again to go on"
     if not isinstance(error, BatchrouteError):
-        # Not its words: they may be a prompt's.
+        # Without the exception's message, which may hold a prompt.
         return "crashed", EXIT_CRASHED, f"a defect ended the run: {type(error).__name__}; its log has a traceback"
     if isinstance(error, WaitingError):
         return "waiting", error.exit_code, str(error)
@@ -96,14 +97,14 @@ def ending(error: BaseException) -> tuple[Event, int, str]:
 
 
 def send(spec: NotifySpec | None, event: Event, record: Mapping[str, Any]) -> list[str]:
-    """Tell the webhook how a run ended, when it is to be told of such ends.
+    """Post to the webhook how a run ended, if `spec.on` has this event.
 
     Args:
-        record: what the JSON log's last line has, `message` and `job_name` among it. Sent as it is, with `time`, and
-            with `text`, a line for people that Slack shows.
+        record: the last line of the JSON log, with `message` and `job_name`. The body adds `time`, and `text`, the line
+            that Slack shows.
 
     Returns:
-        A sentence for each thing that went wrong.
+        A warning for each failure.
     """
     if spec is None or spec.url is None or event not in spec.on:
         return []
@@ -122,7 +123,7 @@ def publish(spec: NotifySpec | None, night: NightReport) -> list[str]:
     """Write and push the metrics of a committed run.
 
     Returns:
-        A sentence for each thing that went wrong.
+        A warning for each failure.
     """
     if spec is None:
         return []
@@ -136,10 +137,10 @@ def publish(spec: NotifySpec | None, night: NightReport) -> list[str]:
 
 
 def _write_metrics(path: Path, night: NightReport) -> list[str]:
-    """Whole or not at all: the collector may read at any moment. It reads names that end in .prom alone."""
+    """Replace the file in one step: the collector may read it at any moment. It ignores names without .prom."""
     from batchroute.reports.export import metrics
 
-    # Not by tempfile: that makes files that the collector's user may not read.
+    # tempfile would create a file that the collector's user may not read.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(metrics.render(night), encoding="utf-8")
@@ -151,7 +152,7 @@ def _write_metrics(path: Path, night: NightReport) -> list[str]:
 
 
 Call = Callable[[str, dict[str, str], float], None]
-"""Called with a URL without user and password, the headers that stand for these, and the seconds that it may take."""
+"""Takes a URL without user and password, a header with them, and a time limit in seconds."""
 
 
 def _push(night: NightReport, url: str, authorization: dict[str, str], seconds: float) -> None:
@@ -172,12 +173,12 @@ def _post(url: str, headers: Mapping[str, str], body: bytes, seconds: float) -> 
     sent = {"Content-Type": "application/json", "User-Agent": f"batchroute/{__version__}", **headers}
     request = urllib.request.Request(url, body, sent, method="POST")
     with urllib.request.build_opener(_NoRedirect).open(request, timeout=seconds):
-        # The status is all that counts.
+        # Only the status counts: `open` raises if it is an error.
         pass
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would lead the report to another host, or turn the POST into a GET: it is an error."""
+    """Makes a redirect an error: it could send the report to another host, or turn the POST into a GET."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -186,12 +187,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _try(what: str, address: SecretStr, call: Call, attempts: int, seconds: float) -> list[str]:
-    """Again while that may help, within about 30 s in all. Nothing is shown of the address but its host."""
+    """Call, and retry transient errors within about 30 s in all. A warning names only the host of the address."""
     url, headers = _without_user(address.get_secret_value())
     retrying = tenacity.Retrying(
         stop=tenacity.stop_any(tenacity.stop_after_attempt(attempts), tenacity.stop_after_delay(_SECONDS_OF_ALL)),
         wait=tenacity.wait_exponential(multiplier=_FIRST_WAIT, max=4),
-        retry=tenacity.retry_if_exception(_may_pass),
+        retry=tenacity.retry_if_exception(_is_transient),
         reraise=True,
     )
     try:
@@ -201,14 +202,14 @@ def _try(what: str, address: SecretStr, call: Call, attempts: int, seconds: floa
     return []
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     if isinstance(error, urllib.error.HTTPError):
-        return error.code in _AGAIN
+        return error.code in _TRANSIENT
     return isinstance(error, OSError | HTTPException)
 
 
 def _reason(error: Exception) -> str:
-    """Not an error's own words, unless they are the system's: others repeat the address."""
+    """The error without its own message, which may repeat the address; a message of the system does not."""
     if isinstance(error, urllib.error.HTTPError):
         hint = ", a redirect, which is not followed" if 300 <= error.code < 400 else ""
         return f"HTTP {error.code}{hint}"
@@ -221,10 +222,10 @@ def _reason(error: Exception) -> str:
 
 
 def _without_user(url: str) -> tuple[str, dict[str, str]]:
-    """The URL without user and password, which urllib takes for a part of the host's name, and a header with them."""
+    """The URL without user and password, and a header with them: urllib would take them for a part of the host."""
     parts = urlsplit(url)
     if parts.username is None:
         return url, {}
-    given = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    sent = base64.b64encode(given.encode()).decode()
-    return urlunsplit(parts._replace(netloc=host(url))), {"Authorization": f"Basic {sent}"}
+    user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    encoded = base64.b64encode(user.encode()).decode()
+    return urlunsplit(parts._replace(netloc=host(url))), {"Authorization": f"Basic {encoded}"}

@@ -1,4 +1,4 @@
-"""A night in one flat record: the last line of the JSON log, and what a webhook is sent."""
+"""A night in one flat record: the last line of the JSON log, and the body of a webhook."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from batchroute.reports.night import NightReport
 
 
 def summary(cost: CostReport, night: NightReport | None) -> dict[str, Any]:
-    """Figures as JSON has them; money in USD, as text, to the last digit; drops in percent.
+    """Figures for JSON: money in USD as exact text, drops in percent.
 
     Args:
-        night: None for a run that was committed without one: then nothing is said of quality and drift.
+        night: None if the run was committed without a report of the night; then quality and drift are left out.
     """
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "job_name": cost.name,
         "run": cost.run_id,
         "rows": cost.rows,
@@ -27,14 +27,14 @@ def summary(cost: CostReport, night: NightReport | None) -> dict[str, Any]:
     }
     if night is not None:
         expected, audited = headline.expected(night), headline.audited(night)
-        found["expected_drop"] = None if expected is None else expected.model_dump()
-        found["audited_drop"] = None if audited is None else audited.model_dump()
-        found["drifted"] = None if night.drift is None else [f.name for f in night.drift.features if f.drifted]
-    return found
+        record["expected_drop"] = None if expected is None else expected.model_dump()
+        record["audited_drop"] = None if audited is None else audited.model_dump()
+        record["drifted"] = None if night.drift is None else [f.name for f in night.drift.features if f.drifted]
+    return record
 
 
 def _totals(usage: ModelUsage) -> dict[str, Any]:
-    """With the names that OpenTelemetry's conventions for generative AI have for them, as far as these have one."""
+    """Under the names of OpenTelemetry's conventions for generative AI where there are such."""
     return {
         "gen_ai.request.model": usage.model,
         "gen_ai.usage.input_tokens": usage.input_tokens,

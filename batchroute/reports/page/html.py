@@ -1,4 +1,4 @@
-"""The report of a night as a web page: one file that needs no network and no script, by day, by night and on paper."""
+"""The report of a night as a web page: one file without scripts or network access, light, dark or on paper."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from batchroute import words
 from batchroute.costs.report import ESCALATED
-from batchroute.reports import sentences, tables, words
+from batchroute.reports import sentences, tables
 from batchroute.reports.headline import audited, expected
 from batchroute.reports.night import NightReport
 from batchroute.reports.page import plots, templates
@@ -17,7 +18,7 @@ _FAILURES = 50
 
 
 def render(night: NightReport) -> str:
-    """The whole page. The same report gives the same page, to the byte."""
+    """The whole page. The same report always gives the same bytes."""
     groups = tables.listed(tables.groups(night.cost))
     return templates.html(
         "page/report.html",
@@ -44,11 +45,11 @@ def render(night: NightReport) -> str:
 
 
 def _flow(night: NightReport) -> list[dict[str, Any]]:
-    """Where the rows went, as parts of one bar; none of an empty input."""
+    """Where the rows went, as parts of one bar."""
     rows = night.cost.rows
     parts = [
         ("small model", "is-small", rows["small"]),
-        (f"{ESCALATED}, did not manage", "is-escalated", rows.get("escalated", 0)),
+        (f"{ESCALATED}, escalated", "is-escalated", rows.get("escalated", 0)),
         ("large model", "is-large", rows["large"]),
         ("no usable prompt", "is-none", rows.get("unrouted", 0)),
     ]
@@ -60,17 +61,17 @@ def _flow(night: NightReport) -> list[dict[str, Any]]:
 
 
 def _curves(night: NightReport) -> dict[str, tuple[Markup, str, str]]:
-    """Pictures of the cost-quality curve, as far as it is known, with their titles."""
+    """The known pictures of the cost-quality curve, each with a title and a line below it."""
     curve, share, total = night.curve, night.cost.cost_advantage, night.cost.total_cost
-    found = {}
+    pictures = {}
     if curve is not None and curve.small_share and curve.drop is not None:
         picture = plots.drop_curve(curve, share, expected(night), audited(night))
-        point = "the dot: tonight, " + ("as audited" if audited(night) else "as expected")
-        found["drop"] = (Markup(picture), "Quality drop", point)
+        point = "the dot: tonight, " + ("audited" if audited(night) else "expected")
+        pictures["drop"] = (Markup(picture), "Quality drop", point)
     if curve is not None and curve.small_share and curve.cost is not None:
         picture = plots.cost_curve(curve, share, None if total is None else float(total))
-        found["cost"] = (Markup(picture), "Cost", "the dot: tonight")
-    return found
+        pictures["cost"] = (Markup(picture), "Cost", "the dot: tonight")
+    return pictures
 
 
 def _histogram(night: NightReport) -> Markup | None:
@@ -81,6 +82,6 @@ def _histogram(night: NightReport) -> Markup | None:
 
 
 def _drops(night: NightReport) -> Markup | None:
-    """What was expected and what the audit found."""
-    rows = [(name, found) for name, found in (("expected", expected(night)), ("audited", audited(night))) if found]
+    """The expected and the audited drop, one above the other; None without an audit."""
+    rows = [(name, drop) for name, drop in (("expected", expected(night)), ("audited", audited(night))) if drop]
     return Markup(plots.drops(rows)) if audited(night) else None

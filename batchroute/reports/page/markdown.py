@@ -1,8 +1,9 @@
-"""The report of a night as Markdown, for chat and e-mail: the sentence first, then tables that are short."""
+"""The report of a night as Markdown, for chat and e-mail: the headline, then short tables."""
 
 from __future__ import annotations
 
-from batchroute.reports import sentences, tables, words
+from batchroute import words
+from batchroute.reports import sentences, tables
 from batchroute.reports.night import NightReport
 from batchroute.reports.page import templates
 from batchroute.reports.page.shown import shown
@@ -11,7 +12,7 @@ _GROUPS, _FAILURES = 10, 10
 
 
 def render(night: NightReport) -> str:
-    """The whole text. The same report gives the same text, to the byte."""
+    """The whole text. The same report always gives the same bytes."""
     groups = tables.groups(night.cost)
     return templates.markdown(
         "page/report.md",

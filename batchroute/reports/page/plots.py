@@ -1,6 +1,6 @@
-"""The pictures of a report, as SVG that takes its colours and its font from the page around it.
+"""The pictures of a report, as SVG with the colours and the font of the page around it.
 
-Each is as wide as half of the page, which is as wide as a telephone: text has the same size in both places.
+A picture is half as wide as the page, which is the width of a telephone, so that its text has one size on both.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from batchroute import words
 from batchroute.policy.forecast import Curve, Range
-from batchroute.reports import words
 from batchroute.reports.night import Histogram
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.ticker import MaxNLocator
 
 WIDTH = 380
-"""Of every picture, in CSS pixels."""
+"""The width of every picture, in CSS pixels."""
 
-# Colours that stand for those of the page: what the page calls them, in light and in dark.
+# matplotlib draws with these colours; `svg` replaces each with the page's variable, which is light or dark.
 INK, MUTED, LINE, PAPER = "#010101", "#020202", "#030303", "#040404"
 SMALL, LARGE, QUALITY, NOTICE = "#0072b2", "#d55e00", "#009e73", "#e69f00"
 _VARIABLES = {
@@ -39,9 +39,9 @@ _VARIABLES = {
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    # The same night gives the same file.
+    # A fixed salt: the same night gives the same bytes.
     "svg.hashsalt": "batchroute",
-    # A $ is a dollar.
+    # Off, since a $ is a dollar here.
     "text.parse_math": False,
     "font.size": 12,
     "axes.spines.top": False,
@@ -81,11 +81,11 @@ def canvas(height: int) -> Iterator[tuple[Figure, Axes]]:
 
 
 def svg(figure: Figure, name: str, description: str) -> str:
-    """The picture as an `<svg>` element that can stand in a page beside others.
+    """The picture as an `<svg>` element for a page with several pictures.
 
     Args:
-        name: of letters, no other picture's on the page.
-        description: for those who cannot see it; plain text.
+        name: letters; unique on the page, a prefix of the element's ids.
+        description: plain text for screen readers.
     """
     target = io.StringIO()
     figure.savefig(target, format="svg", metadata={"Date": None})
@@ -95,9 +95,9 @@ def svg(figure: Figure, name: str, description: str) -> str:
     height = re.search(r'viewBox="0 0 \S+ (\S+)"', text)
     assert height is not None
     used = set(re.findall(r"(?:url\(#|href=\"#)([\w.-]+)", body))
-    body = re.sub(r' id="([\w.-]+)"', lambda found: _id(found[1], name) if found[1] in used else "", body)
+    body = re.sub(r' id="([\w.-]+)"', lambda match: _id(match[1], name) if match[1] in used else "", body)
     body = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", body).replace("xlink:href", "href")
-    # By the name of its family, or by one declaration of all of a font: releases of matplotlib differ.
+    # Releases of matplotlib differ: they name the font's family, or declare the whole font at once.
     body = re.sub(r"(font-family: |font: [\d.]+px )[^;\"]+", r"\1var(--font)", body)
     body = re.sub(r' transform="rotate\(-0 [^"]*"', "", body)
     for colour, variable in _VARIABLES.items():
@@ -118,7 +118,7 @@ def _attribute(text: str) -> str:
 
 
 def drop_curve(curve: Curve, small_share: float | None, expected: Range | None, audited: Range | None) -> str:
-    """What each share of rows on the small model is expected to lose, and where the night is."""
+    """The expected quality drop by share of rows on the small model, and the night's point."""
     assert curve.drop is not None
     with canvas(250) as (figure, axes):
         shares = [100 * share for share in curve.small_share]
@@ -141,7 +141,7 @@ def drop_curve(curve: Curve, small_share: float | None, expected: Range | None, 
 
 
 def cost_curve(curve: Curve, small_share: float | None, cost: float | None) -> str:
-    """What each share of rows on the small model would cost, and where the night is."""
+    """The cost by share of rows on the small model, and the night's point."""
     assert curve.cost is not None
     with canvas(250) as (figure, axes):
         shares = [100 * share for share in curve.small_share]
@@ -149,7 +149,7 @@ def cost_curve(curve: Curve, small_share: float | None, cost: float | None) -> s
         axes.set_ylim(0, max([*curve.cost, cost or 0]) * 1.2 or 1)
         if small_share is not None and cost is not None:
             mark(axes, 100 * small_share, cost, hollow=False)
-            label = f"tonight: {words.usd_briefly(cost)}"
+            label = f"tonight: {words.money_briefly(cost)}"
             _label(axes, 100 * small_share, cost, label, shares, curve.cost)
         _share_axis(axes)
         axes.yaxis.set_major_formatter(money_ticks(axes))
@@ -157,7 +157,7 @@ def cost_curve(curve: Curve, small_share: float | None, cost: float | None) -> s
 
 
 def histogram(scores: Histogram, thresholds: Sequence[float]) -> str:
-    """How many rows have which score, by where they went, and the threshold."""
+    """Rows by score and model, and the threshold."""
     with canvas(250) as (figure, axes):
         edges = scores.edges
         widths = [high - low for low, high in itertools.pairwise(edges)]
@@ -166,16 +166,16 @@ def histogram(scores: Histogram, thresholds: Sequence[float]) -> str:
         axes.bar(edges[:-1], scores.small, widths, bottom=scores.large, color=SMALL, label="small model", **bars)
         shown = [threshold for threshold in thresholds if edges[0] <= threshold <= edges[-1]]
         top = max((low + high for low, high in zip(scores.small, scores.large, strict=True)), default=0) or 1
-        # One is a line through the picture; of many, ticks above it tell where they are.
+        # One threshold is a line through the picture; several are ticks above the bars.
         foot, thickness = (0, 1.5) if len(shown) == 1 else (top * 1.05, 0.8)
         for threshold in shown:
             axes.plot([threshold] * 2, [foot, top * 1.12], color=INK, linewidth=thickness)
         if shown:
             middle = (shown[0] + shown[-1]) / 2
             label = f"threshold {shown[0]:.3g}" if len(shown) == 1 else f"{len(shown)} thresholds"
-            # Within the picture also at its ends.
-            towards = (middle - edges[0]) / (edges[-1] - edges[0])
-            side = "left" if towards < 0.25 else "right" if towards > 0.75 else "center"
+            # Near an end the label is aligned so that it stays within the picture.
+            place = (middle - edges[0]) / (edges[-1] - edges[0])
+            side = "left" if place < 0.25 else "right" if place > 0.75 else "center"
             axes.text(middle, top * 1.15, label, ha=side, va="bottom")
         axes.set_xlim(edges[0], edges[-1])
         axes.set_ylim(0, top * 1.28)
@@ -185,14 +185,13 @@ def histogram(scores: Histogram, thresholds: Sequence[float]) -> str:
 
 
 def drops(rows: Sequence[tuple[str, Range]]) -> str:
-    """Quality drops with their intervals below one another, around zero."""
+    """Named quality drops with their intervals, one above the other."""
     with canvas(64 + 34 * len(rows)) as (figure, axes):
         axes.axvline(0, color=MUTED, linewidth=1)
-        for place, (name, found) in enumerate(rows):
-            measured = name == "audited"
-            colour = INK if measured else QUALITY
-            axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
-            axes.plot(found.value, place, "o", color=colour, markersize=8)
+        for place, (name, drop) in enumerate(rows):
+            colour = INK if name == "audited" else QUALITY
+            axes.plot([drop.low, drop.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+            axes.plot(drop.value, place, "o", color=colour, markersize=8)
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -206,14 +205,18 @@ def drops(rows: Sequence[tuple[str, Range]]) -> str:
 
 
 def mark(axes: Axes, x: float, y: float, hollow: bool) -> None:
-    """The night's point; hollow where it was not measured but expected."""
+    """The night's point; hollow if it is expected, not measured."""
     face = PAPER if hollow else INK
     axes.plot(x, y, "o", color=INK, markerfacecolor=face, markeredgewidth=1.8, markersize=8, zorder=5, clip_on=False)
 
 
 def _label(axes: Axes, x: float, y: float, text: str, xs: Sequence[float], tops: Sequence[float]) -> None:
-    """A label of the point at `x`, above all that is drawn below it: at most up to `tops`, and `y` at the point."""
-    # About as wide as it is drawn, in percent of the axis, on the side where the curve is lower.
+    """A label for the point at `x`, above the point and above everything drawn under the label.
+
+    Args:
+        tops: the highest that is drawn at each of `xs`.
+    """
+    # The estimated width of the text, in percent of the axis. The label goes to the side where the curve is lower.
     width = 2.4 * len(text)
     falls = tops[-1] < tops[0]
     left = min(x, 100 - width) if falls else max(x - width, 0)
@@ -243,7 +246,7 @@ def percent_tick(value: float, _: float) -> str:
 
 
 def money_ticks(axes: Axes) -> Callable[[float, float], str]:
-    """Dollars with the decimals that the steps between the ticks need."""
+    """Dollars with as many decimals as the steps between the ticks need."""
 
     def text(value: float, _: float) -> str:
         places = axes.yaxis.get_majorticklocs()

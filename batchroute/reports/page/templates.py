@@ -1,4 +1,4 @@
-"""The templates of the reports: jinja2, from the files beside this one."""
+"""The reports' jinja2 templates, and the filters that put figures into words."""
 
 from __future__ import annotations
 
@@ -11,44 +11,46 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from batchroute.reports import words
+from batchroute import words
+from batchroute.reports import drops
 
 _NO_BREAK = "\u00a0"
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 
 
 def html(template: str, **values: Any) -> str:
-    """A page; every value is escaped unless it is `Markup`."""
+    """A page. Every value that is not `Markup` is escaped."""
     return _environment(autoescape=True, finalize=_printable).get_template(template).render(values)
 
 
 def markdown(template: str, **values: Any) -> str:
-    """Text for chat and e-mail; every value is one line of text without any markup of its own."""
+    """Text for chat and e-mail. Every value becomes one line without markup."""
     text = _environment(finalize=plain_text).get_template(template).render(values)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def plain_text(value: Any) -> str:
-    """One line that stands in Markdown, also in a cell of a table, as what it says.
+    """One line that Markdown shows literally, in a table cell, too.
 
-    `<`, `>` and `&` become entities, as CommonMark reads them, and Slack, where `<!channel>` would ring.
+    `<`, `>` and `&` become entities, which CommonMark and Slack decode; a bare `<!channel>` would alert all of a
+    Slack channel.
     """
     text = " ".join(_CONTROLS.sub(" ", str(value)).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~#])", r"\\\1", text)
-    # Within a word it is no markup, and names are full of it.
+    # Within a word an underscore is no markup, and model names are full of them.
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 
 
 def _printable(value: Any) -> Any:
-    """Without control characters, among them those that turn the direction of what follows."""
+    """The value without control characters; some of them reverse the direction of the text after them."""
     return _CONTROLS.sub(" ", value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 # Compiling the templates takes longer than filling them in.
 @functools.cache
 def _environment(**options: Any) -> Environment:
-    found = Environment(
+    environment = Environment(
         loader=PackageLoader("batchroute.reports", ""),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -56,17 +58,17 @@ def _environment(**options: Any) -> Environment:
         keep_trailing_newline=True,
         **options,
     )
-    found.filters.update(FILTERS)
-    return found
+    environment.filters.update(FILTERS)
+    return environment
 
 
 def tied(text: str) -> str:
-    """Numbers and their units stay on one line."""
+    """The text with no line break between a number and its unit."""
     return re.sub(r"(?<=\d) (?=(?:%|h|min|s|d|million|billion|trillion)(?:\W|$))", _NO_BREAK, text)
 
 
 def lines(text: str) -> Markup:
-    """What stands in brackets below the rest."""
+    """`0.8 % (0.2 to 1.4 %)` on two lines: the text in brackets goes below the rest."""
     first, _, rest = text.partition(" (")
     below = Markup('<span class="sub">{}</span>').format(tied(rest.rstrip(")"))) if rest else Markup("")
     return Markup("{}{}").format(tied(first), below)
@@ -89,7 +91,7 @@ def rate(value: float) -> str:
 
 
 def score(value: float | None) -> str:
-    """A threshold; one that no score reaches sends nothing to the small model."""
+    """A threshold; `none` if no score can reach it."""
     return words.NOT_KNOWN if value is None else "none" if value > 1 else f"{value:.4g}"
 
 
@@ -102,10 +104,11 @@ FILTERS: dict[str, Callable[..., str]] = {
     "decimals": decimals,
     "digits": digits,
     "duration": words.duration,
-    "interval": words.interval,
+    "interval": drops.interval,
     "lines": lines,
     "model": words.model,
     "moment": words.moment,
+    "money": words.money,
     "of": words.of,
     "p_value": p_value,
     "percent": words.percent,
@@ -115,6 +118,5 @@ FILTERS: dict[str, Callable[..., str]] = {
     "share": words.share,
     "signed_share": signed_share,
     "tied": tied,
-    "usd": words.usd,
-    "with_interval": words.with_interval,
+    "with_interval": drops.with_interval,
 }

@@ -12,17 +12,18 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from batchroute import words
 from batchroute.errors import InputError
 from batchroute.policy.forecast import Range
-from batchroute.reports import words
+from batchroute.reports import drops
 from batchroute.reports.page import templates
-from batchroute.reports.trend import plots as trend_plots
+from batchroute.reports.trend import plots
 from batchroute.storage.manifest import Manifest
 
 HTML, MARKDOWN = "trend.html", "trend.md"
-"""The files, and the templates that they are made from."""
+"""The names of the files and of their templates."""
 LATEST = 400
-"""As many nights of a job are shown."""
+"""The number of nights of a job that a trend shows."""
 
 
 class DriftedFeature(BaseModel):
@@ -43,7 +44,7 @@ class NightDrift(BaseModel):
 
 
 class Quality(BaseModel):
-    """`quality` of a manifest; nothing is known of a night whose manifest has none. Drops in percent."""
+    """`quality` of a manifest; all None in a manifest without it. Drops in percent."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,7 +55,7 @@ class Quality(BaseModel):
 
 
 class Costs(BaseModel):
-    """`cost` of a manifest, as far as a trend needs it."""
+    """The part of `cost` of a manifest that a trend shows."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,7 +77,7 @@ class Night:
 
     Attributes:
         at: when it was committed, UTC.
-        small_share: of the rows that were routed; None where there were none.
+        small_share: of the routed rows; None without routed rows.
     """
 
     job: str
@@ -90,7 +91,7 @@ class Night:
 
     @property
     def drifted(self) -> str:
-        """Drift in a word or two; empty where it was not looked for."""
+        """The features that drifted; `none`, or empty where drift was not measured."""
         if self.quality.drift is None:
             return ""
         names = [feature.name for feature in self.quality.drift.features if feature.drifted]
@@ -99,7 +100,7 @@ class Night:
 
 @dataclass(frozen=True)
 class Series:
-    """The nights of one job, in their order; `earlier` ones are left out."""
+    """The nights of one job in order; `earlier` counts those left out."""
 
     job: str
     nights: list[Night]
@@ -107,8 +108,10 @@ class Series:
 
 
 def night_of(manifest: Manifest) -> Night:
-    """Raises:
-    InputError: the manifest's figures are damaged.
+    """The night of a manifest.
+
+    Raises:
+        InputError: the manifest's figures are damaged.
     """
     counts = manifest.counts
     small, large = counts.get("small", 0) + counts.get("escalated", 0), counts.get("large", 0)
@@ -119,7 +122,7 @@ def night_of(manifest: Manifest) -> Night:
     except ValidationError as error:
         raise InputError(f"the manifest of run {manifest.run_id} is damaged: its figures cannot be read") from error
     if at is None:
-        raise InputError(f"the manifest of run {manifest.run_id} is damaged: committed_at is no time")
+        raise InputError(f"the manifest of run {manifest.run_id} is damaged: committed_at is not a time")
     share = small / (small + large) if small + large else None
     return Night(
         job=manifest.name,
@@ -134,50 +137,48 @@ def night_of(manifest: Manifest) -> Night:
 
 
 def series(manifests: Iterable[Manifest]) -> list[Series]:
-    """By job, each in the order of its commits; an output that was given twice counts once."""
+    """Nights by job, in the order of their commits. An output that is given twice counts once."""
     nights = {(night.job, night.at, night.run_id): night for night in map(night_of, manifests)}
     ordered = [nights[key] for key in sorted(nights)]
-    found = []
-    for job, group in itertools.groupby(ordered, key=lambda night: night.job):
-        of_job = list(group)
-        found.append(Series(job, of_job[-LATEST:], max(0, len(of_job) - LATEST)))
-    return found
+    by_job = [(job, list(group)) for job, group in itertools.groupby(ordered, key=lambda night: night.job)]
+    return [Series(job, group[-LATEST:], max(0, len(group) - LATEST)) for job, group in by_job]
 
 
 def headline(shown: Series) -> str:
-    """One sentence on all nights that are shown."""
+    """One sentence about all nights of the series."""
     nights = shown.nights
     priced = [night for night in nights if night.costs.total_cost is not None]
     compared = [night for night in priced if night.costs.baseline.cost is not None]
     begin = words.plural(len(nights), "night")
     if not priced:
-        return f"{begin} of {words.plural(sum(night.rows for night in nights), 'row')}; what they cost is not known."
+        return f"{begin} of {words.plural(sum(night.rows for night in nights), 'row')}; the cost is not known."
     total = sum((night.costs.total_cost or Decimal(0) for night in priced), Decimal(0))
-    known = "" if len(priced) == len(nights) else f", as far as is known ({len(priced):,} of them)"
-    text = f"{begin} cost {words.usd(total)}{known}"
+    known = "" if len(priced) == len(nights) else f" (known for {len(priced):,} of them)"
+    text = f"{begin} cost {words.money(total)}{known}"
     if not compared:
-        return f"{text}; what they saved is not known."
+        return f"{text}; the savings are not known."
     alone = sum((night.costs.baseline.cost or Decimal(0) for night in compared), Decimal(0))
     saved = alone - sum((night.costs.total_cost or Decimal(0) for night in compared), Decimal(0))
     share = f" ({words.share(abs(saved) / alone)})" if alone else ""
-    verb = f"saved {words.usd(saved)}{share} against" if saved >= 0 else f"were {words.usd(-saved)}{share} dearer than"
-    return f"{text} and {verb} the large model alone."
+    if saved < 0:
+        return f"{text}, {words.money(-saved)}{share} more than the large model alone."
+    return f"{text} and saved {words.money(saved)}{share} against the large model alone."
 
 
 def table(shown: Series) -> list[dict[str, Any]]:
-    """A row a night, in words."""
+    """A row for each night, in words."""
     costs = [night.costs for night in shown.nights]
     decimals = words.decimals_for([*(one.total_cost for one in costs), *(one.baseline.cost for one in costs)])
     return [
         {
             "at": f"{night.at:%Y-%m-%d} ({night.at:%H:%M} UTC)",
             "rows": f"{night.rows:,}",
-            "cost": words.usd(night.costs.total_cost, decimals),
-            "baseline": words.usd(night.costs.baseline.cost, decimals),
+            "cost": words.money(night.costs.total_cost, decimals),
+            "baseline": words.money(night.costs.baseline.cost, decimals),
             "saved": _saved(night.costs.savings),
             "small_share": words.share(night.small_share),
-            "expected": words.with_interval(night.quality.expected_drop),
-            "audited": words.with_interval(night.quality.audited_drop),
+            "expected": drops.with_interval(night.quality.expected_drop),
+            "audited": drops.with_interval(night.quality.audited_drop),
             "drift": night.drifted or words.NOT_KNOWN,
             "drifted": night.quality.drift is not None and night.quality.drift.drifted,
             "failed": f"{night.failed:,}",
@@ -191,7 +192,7 @@ def _saved(savings: Costs.Savings | None) -> str:
 
 
 def render(jobs: list[Series]) -> str:
-    """The whole page; the same nights give the same page, to the byte."""
+    """The whole page. The same nights always give the same bytes."""
     return templates.html(f"trend/{HTML}", jobs=[_view(shown, place) for place, shown in enumerate(jobs)])
 
 
@@ -212,7 +213,7 @@ def _view(shown: Series, place: int | None) -> dict[str, Any]:
 
 
 def _pictures(nights: list[Night], place: int) -> list[tuple[str, list[tuple[str, str]], Markup]]:
-    """Title, key and picture of each figure that is known of at least one night."""
+    """Title, key and picture of each figure that at least one night has."""
     times = [night.at for night in nights]
     costs = [night.costs for night in nights]
     spent, alone = [one.total_cost for one in costs], [one.baseline.cost for one in costs]
@@ -225,22 +226,17 @@ def _pictures(nights: list[Night], place: int) -> list[tuple[str, list[tuple[str
         if night.quality.drift is not None
         for feature in night.quality.drift.features
     }
-    found = []
+    pictures: list[tuple[str, list[tuple[str, str]], str]] = []
     if any(amount is not None for amount in spent):
-        found.append(("Cost", [("ink", "routed"), ("muted", "large model alone, an estimate")],
-                      Markup(trend_plots.cost(times, spent, alone, f"cost{place}"))))  # fmt: skip
+        keys = [("ink", "routed"), ("muted", "large model alone, an estimate")]
+        pictures.append(("Cost", keys, plots.cost(times, spent, alone, f"cost{place}")))
     if any(share is not None for share in shares):
-        found.append(
-            (
-                "Rows on the small model",
-                [("small", "of those that were routed")],
-                Markup(trend_plots.share(times, shares, f"share{place}")),
-            )
-        )
+        keys = [("small", "share of the routed rows")]
+        pictures.append(("Rows on the small model", keys, plots.share(times, shares, f"share{place}")))
     if any([*expected, *audited]):
-        found.append(("Quality drop", [("quality", "expected"), ("ink", "audited, with its 95 % interval")],
-                      Markup(trend_plots.drop(times, expected, audited, f"drop{place}"))))  # fmt: skip
+        keys = [("quality", "expected"), ("ink", "audited, with its 95 % interval")]
+        pictures.append(("Quality drop", keys, plots.drop(times, expected, audited, f"drop{place}")))
     if psi:
-        found.append(("Drift", [("notice", "drifted"), ("muted", "not; the larger, the further away (PSI)")],
-                      Markup(trend_plots.drift(times, psi, f"drift{place}"))))  # fmt: skip
-    return found
+        keys = [("notice", "drifted"), ("muted", "not drifted; larger dots differ more (PSI)")]
+        pictures.append(("Drift", keys, plots.drift(times, psi, f"drift{place}")))
+    return [(title, keys, Markup(picture)) for title, keys, picture in pictures]

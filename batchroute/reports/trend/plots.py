@@ -1,4 +1,4 @@
-"""The pictures of a trend: what became of a figure, night after night."""
+"""The pictures of a trend: figures night by night."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from batchroute.reports.page.plots import (
     percent_tick,
     svg,
 )
+from batchroute.words import MONTHS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 Times = Sequence[datetime.datetime]
 
 _HEIGHT = 220
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def cost(times: Times, spent: Sequence[Decimal | None], alone: Sequence[Decimal | None], name: str) -> str:
@@ -60,14 +60,12 @@ def drop(times: Times, expected: Sequence[Range | None], audited: Sequence[Range
     with canvas(_HEIGHT) as (figure, axes):
         days = _days(times)
         axes.axhline(0, color=MUTED, linewidth=1)
-        low, high = ([_of(found, end) for found in expected] for end in ("low", "high"))
-        axes.fill_between(days, low, high, color=QUALITY, alpha=0.16, linewidth=0)
-        line = [_of(found, "value") for found in expected]
-        axes.plot(days, line, "o-", color=QUALITY, linewidth=2, markersize=_size(times, 3.5))
-        for day, found in zip(days, audited, strict=True):
-            if found is not None:
-                axes.plot([day, day], [found.low, found.high], color=INK, linewidth=1.4)
-        axes.plot(days, [_of(found, "value") for found in audited], "o", color=INK, markersize=_size(times))
+        axes.fill_between(days, _ends(expected, "low"), _ends(expected, "high"), color=QUALITY, alpha=0.16, linewidth=0)
+        axes.plot(days, _ends(expected, "value"), "o-", color=QUALITY, linewidth=2, markersize=_size(times, 3.5))
+        for day, drop in zip(days, audited, strict=True):
+            if drop is not None:
+                axes.plot([day, day], [drop.low, drop.high], color=INK, linewidth=1.4)
+        axes.plot(days, _ends(audited, "value"), "o", color=INK, markersize=_size(times))
         axes.margins(y=0.1)
         axes.yaxis.set_major_locator(few_ticks())
         axes.yaxis.set_major_formatter(percent_tick)
@@ -76,12 +74,12 @@ def drop(times: Times, expected: Sequence[Range | None], audited: Sequence[Range
 
 
 def drift(times: Times, psi: Mapping[tuple[datetime.datetime, str], tuple[float, bool]], name: str) -> str:
-    """A line a feature, a dot a night: the larger, the further away it is from the calibration."""
+    """A line for each feature, a dot for each night: a larger dot is further from the calibration."""
     with canvas(_HEIGHT) as (figure, axes):
         features = list(dict.fromkeys(feature for _, feature in psi))
         days = dict(zip(times, _days(times), strict=True))
         for (at, feature), (value, drifted) in psi.items():
-            # Of an area in proportion to the index, and never too small to be seen.
+            # The area grows with the index; no dot is too small to see.
             size = min(14.0, max(3.0, 17 * math.sqrt(max(value, 0))))
             colour = NOTICE if drifted else MUTED
             axes.plot(days[at], features.index(feature), "o", color=colour, markersize=size, markeredgewidth=0)
@@ -97,7 +95,7 @@ def _days(times: Times) -> list[float]:
 
 
 def _size(times: Times, most: float = 5) -> float:
-    """Markers that do not run into one another."""
+    """A marker size at which neighbours do not touch."""
     return max(1.2, min(most, 150 / len(times)))
 
 
@@ -105,8 +103,8 @@ def _numbers(amounts: Sequence[Decimal | None]) -> list[float]:
     return [math.nan if amount is None else float(amount) for amount in amounts]
 
 
-def _of(found: Range | None, end: str) -> float:
-    return math.nan if found is None else float(getattr(found, end))
+def _ends(ranges: Sequence[Range | None], end: str) -> list[float]:
+    return [math.nan if one is None else float(getattr(one, end)) for one in ranges]
 
 
 def _time_axis(axes: Axes, times: Times) -> None:
@@ -123,4 +121,4 @@ def _time_axis(axes: Axes, times: Times) -> None:
 
 def _date(day: float, years: bool) -> str:
     at = datetime.datetime.fromtimestamp(day * 86400, datetime.UTC)
-    return f"{at.day} {_MONTHS[at.month - 1]}{f' {at.year}' if years else ''}"
+    return f"{at.day} {MONTHS[at.month - 1][:3]}{f' {at.year}' if years else ''}"

@@ -15,9 +15,9 @@ import pytest
 from prometheus_client import parser
 
 from batchroute import cli
+from batchroute.commands import run as command
 from batchroute.errors import InputError, StoppedError, Terminated, WaitingError
-from batchroute.pipeline import commit
-from batchroute.pipeline import run as job
+from batchroute.pipeline.commit import Outcome
 from batchroute.reports.export import metrics, notify
 from batchroute.reports.export.notify import NotifySpec
 from batchroute.reports.headline import headline
@@ -232,7 +232,7 @@ def test_every_exception_has_its_end(error: BaseException, event: str, exit_code
 @pytest.mark.parametrize("key", ["url", "pushgateway"])
 def test_an_address_that_is_none_is_one_sentence_without_its_words(tmp_path: Path, key: str, url: Any) -> None:
     folder = JobFolder(tmp_path, notify={key: url})
-    with pytest.raises(InputError, match=rf"notify\.{key}: it is (empty or no text|no URL)") as caught:
+    with pytest.raises(InputError, match=rf"notify\.{key}: it is (empty or not text|not a URL)") as caught:
         folder.load()
     assert SECRET not in str(caught.value)
 
@@ -385,7 +385,7 @@ def test_a_run_that_is_ended_from_outside_rings(
     def end(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(job, "run", end)
+    monkeypatch.setattr(command, "run_job", end)
     if event == "crashed":
         with pytest.raises(OSError):  # noqa: PT011
             runs()
@@ -413,14 +413,14 @@ def test_the_last_line_on_the_console_is_one_sentence(runs: Runs) -> None:
 def test_a_night_with_a_report_is_told_in_one_sentence_and_in_metrics(
     tmp_path: Path, runs: Runs, hook: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    night, run = nights.full(), job.run
+    night, run = nights.full(), command.run_job
 
-    def run_with_report(*arguments: Any) -> commit.Outcome:
+    def run_with_report(*arguments: Any) -> Outcome:
         outcome = run(*arguments)
         object.__setattr__(outcome, "night", night)
         return outcome
 
-    monkeypatch.setattr(job, "run", run_with_report)
+    monkeypatch.setattr(command, "run_job", run_with_report)
     assert runs() == 0
     assert runs.out[-1] == headline(night)
     assert (tmp_path / "test.prom").read_text() == metrics.render(night)

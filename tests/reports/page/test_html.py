@@ -80,14 +80,14 @@ def test_a_full_night_tells_all_there_is() -> None:
     for words in (
         "nightly-support · 24 November 2026, 02:14 UTC",
         "Drift: Scores are lower than the calibration's",
-        "The run went on as its policy says.",
-        "$296.50 on the large model alone",
+        "The run continued under its policy.",
+        "large model alone: $296.50",
         "large gpt-4.1 34,700 $67.30 14 5,900,000 6,294,000",
         "small→large gpt-4.1 940 $1.71 0 151,000 176,000",
         "audit gpt-4.1 850 $2.11 136,000 154,000",
-        "the costs of router and audit are not among them",
+        "no group includes the costs of router and audit",
         "all 120,000 $84.10 312",
-        "Went on to the large model: 610 invalid_response, 214 refused, 116 cut.",
+        "Rows that went on to the large model: 610 invalid_response, 214 refused, 116 cut.",
         "legal 18,130 61.3 % $16.41 9 6,345,500",
         "max_quality_drop 2 % (bounded) 81.0 % 96,998 rows $61.20 $59.36 to $63.04 $235.30 79.4 % 1.5 % 1.0 to 2.1 %",
         "tonight: 0.8 %",
@@ -136,7 +136,7 @@ def test_hundreds_of_groups_are_folded_and_counted() -> None:
     assert "tenant-0399 · eu" in first
     assert html.count("<summary>180 more groups</summary>") == 2
     assert "200 further groups in <code>cost.parquet</code>" in html
-    assert "Each group has a threshold of its own, from 0.2015 to 0.797." in html
+    assert "Each group has its own threshold, from 0.2015 to 0.797." in html
     assert "$1,234,567.89" in html
     assert "&lt;$0.01" in html
 
@@ -154,7 +154,7 @@ def test_nothing_is_drawn_or_said_of_what_is_not_known() -> None:
     assert html.count("<svg") == 1
     assert "No row was audited." in html
     assert "batchroute calibrate makes one." in html
-    assert "What each share of rows on the small model" not in html
+    assert "for each share of rows on the small model" not in html
     assert "None" not in Document(html).text
     empty = Document(page.render(nights.empty()))
     assert "table" not in empty.tags

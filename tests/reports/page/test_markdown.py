@@ -41,7 +41,7 @@ def test_a_full_night_tells_what_a_chat_has_room_for() -> None:
 
 
 def test_groups_that_are_left_out_are_counted() -> None:
-    assert "390 more groups in the page beside this text." in markdown.render(nights.by_group())
+    assert "390 more groups in the page next to this text." in markdown.render(nights.by_group())
 
 
 def test_names_that_hold_markup_ring_nobody_and_break_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Figures in words, as people read them: on the pages, in chat and in e-mail. Signs are typographic: − for a minus."""
+"""Figures and names as people read them: in reports, on the console, in log lines. A minus is typographic: −."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import datetime
 from collections.abc import Iterable
 from decimal import Decimal
 
-from batchroute.policy.forecast import Range
-
 NOT_KNOWN = "n/a"
-_MONTHS = (
+MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July"),
     *("August", "September", "October", "November", "December"),
 )
 _LARGE = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"))
 
 
-def usd(amount: Decimal | float | None, decimals: int | None = None) -> str:
-    """Dollars: with cents from one dollar on, and three digits that tell something below.
+def money(amount: Decimal | float | None, decimals: int | None = None) -> str:
+    """US dollars: with cents from one dollar on, with three significant digits below.
 
     Args:
-        decimals: as many instead; an amount that they would make 0 is `<` the smallest that they can write.
+        decimals: use this many decimals instead; an amount that they would round to 0 becomes `<$0.01`.
     """
     if amount is None:
         return NOT_KNOWN
@@ -35,26 +33,23 @@ def usd(amount: Decimal | float | None, decimals: int | None = None) -> str:
 
 
 def decimals_for(amounts: Iterable[Decimal | None]) -> int:
-    """The decimals that a column of amounts needs for its largest."""
+    """The number of decimals that a column of amounts needs for its largest."""
     largest: Decimal = max((abs(amount) for amount in amounts if amount is not None), default=Decimal(0))
     if largest == 0 or largest >= 1:
         return 2
-    # The digits before the first one that is not 0 are -adjusted() - 1.
+    # There are -adjusted() - 1 zeros after the point.
     return max(4, min(12, -largest.adjusted() + 2))
 
 
-def usd_briefly(amount: Decimal | float | None) -> str:
-    """As `usd`, where there is little room: no cents from ten thousand on, and millions as such."""
+def money_briefly(amount: Decimal | float | None) -> str:
+    """As `money`, for little room: no cents from ten thousand on, and millions in words."""
     if amount is None or abs(float(amount)) < 10_000:
-        return usd(amount)
-    return f"{'−' if amount < 0 else ''}${_briefly(abs(float(amount)))}"
+        return money(amount)
+    return f"{'−' if amount < 0 else ''}${count_briefly(abs(float(amount)))}"
 
 
-def count_briefly(number: int) -> str:
-    return _briefly(number)
-
-
-def _briefly(number: float) -> str:
+def count_briefly(number: float) -> str:
+    """`9,500,000`, `12.3 million`."""
     for size, name in _LARGE:
         if number >= size * 9.995:
             return f"{number / size:,.{_decimals_of_three(number / size)}f} {name}"
@@ -66,7 +61,7 @@ def _decimals_of_three(number: float) -> int:
 
 
 def share(part: float | Decimal | None) -> str:
-    """A share from 0 to 1 as a percentage. What is not all is not 100.0 %, and what is not nothing is not 0.0 %."""
+    """A share from 0 to 1 as a percentage: `0.0 %` means none and `100.0 %` means all, never almost."""
     if part is None:
         return NOT_KNOWN
     if 0 < part < Decimal("0.0005"):
@@ -82,46 +77,13 @@ def of(part: int, whole: int) -> str:
 
 
 def number(value: float) -> str:
-    """A percentage's number: one decimal, and no minus before a zero."""
+    """The number of a percentage: one decimal, and no minus before a zero."""
     text = f"{abs(value):,.1f}"
     return f"−{text}" if value < 0 and text != "0.0" else text
 
 
 def percent(value: float | None) -> str:
     return NOT_KNOWN if value is None else f"{number(value)} %"
-
-
-def interval(found: Range | None) -> str:
-    """`0.2 to 1.4 %`."""
-    return "" if found is None else f"{number(found.low)} to {number(found.high)} %"
-
-
-def with_interval(found: Range | None) -> str:
-    """`0.8 % (0.2 to 1.4 %)`."""
-    return NOT_KNOWN if found is None else f"{percent(found.value)} ({interval(found)})"
-
-
-def quality(drop: float) -> str:
-    """What a quality drop, in percent, says of the quality: `0.8 % lower`."""
-    text = number(abs(drop))
-    if text == "0.0":
-        return "unchanged"
-    return f"{text} % {'lower' if drop > 0 else 'higher'}"
-
-
-def quality_interval(found: Range) -> str:
-    """The interval that follows `quality` of its value: `0.2 to 1.4 %`, or with words where its ends differ in sign."""
-    low, high = number(found.low), number(found.high)
-    ends = {end.startswith("−") for end in (low, high) if end != "0.0"}
-    if number(found.value) == "0.0" or len(ends) > 1:
-        return f"{_end(found.low)} to {_end(found.high)}"
-    if ends == {True}:
-        low, high = number(-found.high), number(-found.low)
-    return f"{low} to {high} %"
-
-
-def _end(drop: float) -> str:
-    return "0.0 %" if number(drop) == "0.0" else quality(drop)
 
 
 def duration(seconds: float) -> str:
@@ -140,12 +102,13 @@ def duration(seconds: float) -> str:
 
 
 def moment(iso: str) -> str:
-    """`24 November 2026, 02:14 UTC`; what is not ISO 8601 stays as it is."""
+    """`24 November 2026, 02:14 UTC`; text that is not ISO 8601 stays as it is."""
     at = utc(iso)
-    return iso if at is None else f"{at.day} {_MONTHS[at.month - 1]} {at.year}, {at:%H:%M} UTC"
+    return iso if at is None else f"{at.day} {MONTHS[at.month - 1]} {at.year}, {at:%H:%M} UTC"
 
 
 def utc(iso: str) -> datetime.datetime | None:
+    """A time of ISO 8601 in UTC, which it is also taken for without an offset; None where the text is no such time."""
     try:
         at = datetime.datetime.fromisoformat(iso)
     except ValueError:
@@ -159,7 +122,7 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """One line of at most so many characters; of a longer one both ends, which tell paths and ids apart."""
+    """One line of at most `most` characters. A longer text keeps both ends, which tell paths and ids apart."""
     text = " ".join(text.split())
     if len(text) <= most:
         return text

@@ -1,0 +1,55 @@
+"""Notes below the table of models: escalated rows, copies, special tokens, and where prices come from."""
+
+from __future__ import annotations
+
+from batchroute.costs.price_lists import GIVEN
+from batchroute.costs.report import CostReport
+from batchroute.costs.usage import ModelUsage, RouterUsage
+from batchroute.words import plural
+
+
+def notes(report: CostReport) -> list[str]:
+    """A sentence for each thing that the table has no room for."""
+    return [*_reasons(report), *_tokens(report), *_prices(report), *_missing(report)]
+
+
+def copies(report: CostReport) -> list[str]:
+    """One sentence if rows shared an answer, else none."""
+    copied = report.rows.get("copies", 0)
+    return [f"{plural(copied, 'row')} shared the answer to an identical prompt."] if copied else []
+
+
+def _reasons(report: CostReport) -> list[str]:
+    if report.escalated is None or not report.escalated.rows:
+        return []
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.escalated.reasons.items())
+    return [f"Rows that went on to the large model: {reasons}."]
+
+
+def _tokens(report: CostReport) -> list[str]:
+    usages = [*report.models.values(), *([] if report.escalated is None else [report.escalated.usage])]
+    cached, reasoning, estimated = (
+        sum(getattr(usage, name) for usage in usages) for name in ("cached_tokens", "reasoning_tokens", "estimated")
+    )
+    sentences = []
+    if cached:
+        sentences.append(f"{plural(cached, 'input token')} came from a provider's cache.")
+    if reasoning:
+        sentences.append(f"{plural(reasoning, 'output token')} {'was' if reasoning == 1 else 'were'} reasoning.")
+    if estimated:
+        sentences.append(f"The endpoint reported no tokens for {plural(estimated, 'row')}: batchroute estimated them.")
+    return sentences
+
+
+def _prices(report: CostReport) -> list[str]:
+    priced: dict[str, RouterUsage | ModelUsage] = {"router": report.router}
+    priced |= {f"{side} model": usage for side, usage in report.models.items()}
+    return [
+        f"{'No price' if usage.cost is None else 'Price'} of the {name}: {usage.price}"
+        for name, usage in priced.items()
+        if usage.price not in ("", GIVEN)
+    ]
+
+
+def _missing(report: CostReport) -> list[str]:
+    return [f"Cost not known: {', '.join(report.missing_prices)} missing."] if report.missing_prices else []
