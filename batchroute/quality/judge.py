@@ -22,7 +22,6 @@ _INSTRUCTION = (
 )
 _RATING = re.compile(r"(?:rating:\s*)?(10|[1-9])(?:\s*/\s*10)?\.?", re.IGNORECASE)
 _TIMEOUT_SECONDS = 120.0
-_RETRIES = 5
 _MOST_TOKENS = 16
 
 
@@ -35,7 +34,7 @@ class Judge:
 
     load_seconds = 0.0
 
-    def __init__(self, spec: MetricSpec) -> None:
+    def __init__(self, spec: MetricSpec, retries: int = 5) -> None:
         """Raises:
         InputError: as `Endpoint`. OpenAI's own endpoint needs a key.
         """
@@ -46,7 +45,7 @@ class Judge:
             spec.api_key_env,
             needs_key=spec.endpoint is None,
             timeout=_TIMEOUT_SECONDS,
-            retries=_RETRIES,
+            retries=retries,
         )
         self._client = self._endpoint.client()
 

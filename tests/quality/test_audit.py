@@ -102,36 +102,36 @@ class TestEstimate:
     def test_the_drop_is_of_all_rows_and_relative_to_the_large_models_mean(self) -> None:
         # A stratum of 60 rows loses 0.5 each, one of 20 loses nothing; 120 rows of the large model have 0.6.
         strata = [stratum(60, [0.5, 0.5], [1.0, 1.0]), stratum(20, [0.8, 0.8], [0.8, 0.8])]
-        found = drop.estimate(strata, np.full(5, 0.6), 120)
-        assert found.small == pytest.approx(0.575)
-        assert found.large == pytest.approx(0.95)
-        assert found.as_good == pytest.approx(0.25)
-        assert found.drop == pytest.approx(100 * (60 * 0.5 / 200) / ((76 + 72) / 200))
+        estimate = drop.estimate(strata, np.full(5, 0.6), 120)
+        assert estimate.small == pytest.approx(0.575)
+        assert estimate.large == pytest.approx(0.95)
+        assert estimate.as_good == pytest.approx(0.25)
+        assert estimate.drop == pytest.approx(100 * (60 * 0.5 / 200) / ((76 + 72) / 200))
 
     def test_qualities_below_zero_have_a_drop_of_the_same_sign(self) -> None:
-        found = drop.estimate([stratum(10, [-3.5, -3.0], [-3.0, -2.5])], np.empty(0), 0)
-        assert found.drop == pytest.approx(100 * 0.5 / 2.75)
+        estimate = drop.estimate([stratum(10, [-3.5, -3.0], [-3.0, -2.5])], np.empty(0), 0)
+        assert estimate.drop == pytest.approx(100 * 0.5 / 2.75)
 
     def test_when_all_rows_are_measured_nothing_is_left_to_chance(self) -> None:
-        found = drop.estimate([stratum(4, [1, 0, 1, 1], [1, 1, 1, 1])], np.array([1.0, 0.0]), 2)
-        assert found.low == found.drop == found.high == pytest.approx(100 * (1 / 6) / (5 / 6))
+        estimate = drop.estimate([stratum(4, [1, 0, 1, 1], [1, 1, 1, 1])], np.array([1.0, 0.0]), 2)
+        assert estimate.low == estimate.drop == estimate.high == pytest.approx(100 * (1 / 6) / (5 / 6))
 
     def test_all_small_rows_measured_leave_the_chance_of_the_others_mean(self) -> None:
-        found = drop.estimate([stratum(4, [1, 0, 1, 1], [1, 1, 1, 1])], np.array([1.0, 0.0, 1.0]), 100)
-        assert found.low is not None
-        assert found.drop is not None
-        assert found.low < found.drop
+        estimate = drop.estimate([stratum(4, [1, 0, 1, 1], [1, 1, 1, 1])], np.array([1.0, 0.0, 1.0]), 100)
+        assert estimate.low is not None
+        assert estimate.drop is not None
+        assert estimate.low < estimate.drop
 
     @pytest.mark.parametrize("quality", [1.0, -2.0])
     def test_where_no_loss_was_seen_one_is_still_possible(self, quality: float) -> None:
         same = [quality] * 50
-        found = drop.estimate([stratum(500, same, same), stratum(500, same, same)], np.empty(0), 0)
-        assert found.drop == 0
-        assert found.low is not None
-        assert found.high is not None
+        estimate = drop.estimate([stratum(500, same, same), stratum(500, same, same)], np.empty(0), 0)
+        assert estimate.drop == 0
+        assert estimate.low is not None
+        assert estimate.high is not None
         # The rule of three: with no loss in 100 rows up to 3 % may lose.
-        assert 2.5 < found.high < 4
-        assert found.low == -found.high
+        assert 2.5 < estimate.high < 4
+        assert estimate.low == -estimate.high
 
     @pytest.mark.parametrize(
         ("strata", "large", "rows"),
@@ -146,29 +146,29 @@ class TestEstimate:
 
     @pytest.mark.parametrize("large", [[], [0.5]])
     def test_without_the_large_models_mean_there_is_no_drop(self, large: list[float]) -> None:
-        found = drop.estimate([stratum(10, [0.5, 0.5], [1.0, 1.0])], np.array(large), 10)
-        assert (found.small, found.large, found.drop) == (0.5, 1.0, None)
+        estimate = drop.estimate([stratum(10, [0.5, 0.5], [1.0, 1.0])], np.array(large), 10)
+        assert (estimate.small, estimate.large, estimate.drop) == (0.5, 1.0, None)
 
     def test_a_mean_of_zero_has_no_drop(self) -> None:
-        found = drop.estimate([stratum(10, [0.0, 0.0], [0.0, 0.0])], np.zeros(3), 10)
-        assert (found.small, found.drop, found.low, found.high) == (0.0, None, None, None)
+        estimate = drop.estimate([stratum(10, [0.0, 0.0], [0.0, 0.0])], np.zeros(3), 10)
+        assert (estimate.small, estimate.drop, estimate.low, estimate.high) == (0.0, None, None, None)
 
     def test_strata_of_which_too_little_was_measured_join_their_neighbours(self) -> None:
         parts = [stratum(10, [], []), stratum(10, [0], [1]), stratum(10, [1, 1], [1, 1]), stratum(10, [1], [1])]
-        found = drop.estimate(parts, np.empty(0), 0)
+        estimate = drop.estimate(parts, np.empty(0), 0)
         together = drop.estimate([stratum(40, [0, 1, 1, 1], [1, 1, 1, 1])], np.empty(0), 0)
-        assert found.drop == together.drop
-        assert found.drop == pytest.approx(25)
+        assert estimate.drop == together.drop
+        assert estimate.drop == pytest.approx(25)
 
     def test_the_interval_gets_narrower_with_the_rows_as_students_does(self) -> None:
         rng = generator()
         widths = []
         for rows in (100, 400):
             large = rng.normal(0.6, 0.1, rows)
-            found = drop.estimate([drop.Stratum(10**6, large - rng.normal(0.1, 0.1, rows), large)], large, 10**6)
-            assert found.high is not None
-            assert found.low is not None
-            widths.append(found.high - found.low)
+            estimate = drop.estimate([drop.Stratum(10**6, large - rng.normal(0.1, 0.1, rows), large)], large, 10**6)
+            assert estimate.high is not None
+            assert estimate.low is not None
+            widths.append(estimate.high - estimate.low)
         assert widths[0] / widths[1] == pytest.approx(2, rel=0.15)
 
     def test_students_quantiles_are_those_of_the_tables(self) -> None:
@@ -180,10 +180,10 @@ def test_the_true_drop_lies_in_at_least_93_of_100_intervals() -> None:
     """A small version of `audit_coverage`, which has more nights and repetitions."""
     nights = [("0/1, 1 % lost", 20_000), ("0/1, lost by score", 5_000), ("0/1, lost and gained", 20_000)]
     nights += [("[0, 1], lost", 2_000), ("[0, 1], 2 % lost", 20_000), ("below 0, lost by score", 20_000)]
-    found = []
+    coverages = []
     for number, (kind, rows) in enumerate(nights):
         rng = generator(number)
         night = audit_coverage.night(kind, rows, 0.8, rng)
-        found += [audit_coverage.coverage(night, size, 300, rng)[0] for size in (30, 100)]
-    assert min(found) >= 0.92
-    assert np.mean(found) >= 0.93
+        coverages += [audit_coverage.coverage(night, size, 300, rng)[0] for size in (30, 100)]
+    assert min(coverages) >= 0.92
+    assert np.mean(coverages) >= 0.93

@@ -14,7 +14,7 @@ import torch
 from batchroute import quality
 from batchroute.errors import InputError
 from batchroute.quality.base import Item, Measurement, MetricSpec
-from batchroute.quality.judge import question
+from batchroute.quality.judge import Judge, question
 
 
 def no_device() -> torch.device:
@@ -75,9 +75,9 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    found = Server()
-    yield found
-    found.close()
+    server = Server()
+    yield server
+    server.close()
 
 
 def rate(server: Server, answers: dict[str, Any], reference: str | None = "ref") -> list[Measurement]:
@@ -103,15 +103,16 @@ def test_ratings_are_read_strictly_and_in_order(server: Server) -> None:
         "j": "0",
         "k": "7.5",
     }
-    found = rate(server, answers)
-    assert [one.quality for one in found[:3]] == [7.0, 10.0, 3.0]
-    kinds = [one.error_type for one in found[3:]]
+    measurements = rate(server, answers)
+    assert [one.quality for one in measurements[:3]] == [7.0, 10.0, 3.0]
+    kinds = [one.error_type for one in measurements[3:]]
     assert kinds == ["unparsable"] * 4 + ["refused"] * 2 + ["unparsable"] * 2
-    assert all((one.quality is None) != (one.error_type is None) for one in found)
+    assert all((one.quality is None) != (one.error_type is None) for one in measurements)
 
 
 def test_the_question_is_fixed_and_asked_at_temperature_0(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    # Key files end in a line break.
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")
     rate(server, {"a": "Rating: 7"})
     (request,) = server.requests
     assert (request["temperature"], request["model"]) == (0, "m")
@@ -122,18 +123,19 @@ def test_the_question_is_fixed_and_asked_at_temperature_0(server: Server, monkey
     assert server.keys == ["Bearer sk-secret"]
 
 
-def test_a_passing_error_is_asked_again_and_a_lasting_one_is_the_rows_own(server: Server) -> None:
-    found = rate(server, {"a": [500, 429, "Rating: 4"], "b": "Rating: 9", "c": 400})
-    assert [one.quality for one in found] == [4.0, 9.0, None]
-    assert (found[2].error_type, found[2].error is not None and "HTTP 400" in found[2].error) == ("api_error", True)
+def test_a_transient_error_is_retried_and_a_lasting_one_is_the_rows_own(server: Server) -> None:
+    measurements = rate(server, {"a": [500, 429, "Rating: 4"], "b": "Rating: 9", "c": 400})
+    assert [one.quality for one in measurements] == [4.0, 9.0, None]
+    assert measurements[2].error_type == "api_error"
+    assert "HTTP 400" in (measurements[2].error or "")
 
 
-def test_a_key_that_the_server_repeats_is_not_told_on(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_the_server_repeats_is_redacted(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    (found,) = rate(server, {"a": 400})
-    assert found.error is not None
-    assert "bad request by Bearer ***" in found.error
-    assert "sk-secret" not in found.error
+    (measurement,) = rate(server, {"a": 400})
+    assert measurement.error is not None
+    assert "bad request by Bearer ***" in measurement.error
+    assert "sk-secret" not in measurement.error
 
 
 @pytest.mark.parametrize(
@@ -145,11 +147,10 @@ def test_what_would_fail_for_every_row_is_one_sentence(server: Server, status: i
         rate(server, {"a": status})
 
 
-def test_an_endpoint_that_is_down_and_a_missing_key_are_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_is_down_and_a_missing_key_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(InputError, match="set the environment variable OPENAI_API_KEY"):
         quality.load(MetricSpec(name="judge", model="m"), no_device)
-    monkeypatch.setattr("batchroute.quality.judge._RETRIES", 0)
-    metric = quality.load(MetricSpec(name="judge", model="m", endpoint="http://127.0.0.1:9/v1"), no_device)
+    metric = Judge(MetricSpec(name="judge", model="m", endpoint="http://127.0.0.1:9/v1"), retries=0)
     with pytest.raises(InputError, match=r"at 127\.0\.0\.1:9 cannot be reached"):
         metric.measure([Item("p", "r")])

@@ -32,9 +32,9 @@ def measure(items: list[Item], **spec: Any) -> list[Measurement]:
 
 
 def qualities(items: list[Item], **spec: Any) -> list[float]:
-    found = measure(items, **spec)
-    assert all(one.error_type is None for one in found)
-    return [one.quality for one in found if one.quality is not None]
+    measurements = measure(items, **spec)
+    assert all(one.error_type is None for one in measurements)
+    return [one.quality for one in measurements if one.quality is not None]
 
 
 def seq2seq_by_hand(path: Path, source: str, target: str) -> float:
@@ -102,8 +102,8 @@ def test_likelihood_is_the_mean_log_probability_after_prompt_and_response(tmp_pa
     ]
     assert qualities(ITEMS, name="likelihood", model=str(path), batch_size=3) == pytest.approx(expected, abs=1e-5)
     swapped = causal_by_hand(path, f"{ITEMS[1].prompt}\n\n{ITEMS[1].reference}\n\n", ITEMS[1].response)
-    found = qualities(ITEMS[1:2], name="likelihood", model=str(path), direction="response")
-    assert found == pytest.approx([swapped], abs=1e-5)
+    reverse = qualities(ITEMS[1:2], name="likelihood", model=str(path), direction="response")
+    assert reverse == pytest.approx([swapped], abs=1e-5)
 
 
 def test_embedding_is_the_cosine_of_the_mean_token(tmp_path: Path) -> None:
@@ -119,16 +119,16 @@ def test_embedding_is_the_cosine_of_the_mean_token(tmp_path: Path) -> None:
         float(torch.cosine_similarity(vector(item.response), vector(item.reference or ""), dim=0)) for item in items[:3]
     ]
     assert expected[2] == pytest.approx(1.0)
-    found = measure(items, name="embedding", model=str(path))
-    assert [one.quality for one in found[:3]] == pytest.approx(expected, abs=1e-5)
-    assert found[3].error_type == "empty_response"
+    measurements = measure(items, name="embedding", model=str(path))
+    assert [one.quality for one in measurements[:3]] == pytest.approx(expected, abs=1e-5)
+    assert measurements[3].error_type == "empty_response"
 
 
 def test_a_row_without_reference_does_not_stop_the_others(tmp_path: Path) -> None:
     path = str(tiny_decoder(tmp_path))
-    found = measure([Item("p", "r"), ITEMS[0], Item("p", "r", " ")], name="likelihood", model=path)
-    assert [one.error_type for one in found] == ["no_reference", None, "no_reference"]
-    assert found[1].quality == pytest.approx(qualities(ITEMS[:1], name="likelihood", model=path)[0], abs=1e-5)
+    measurements = measure([Item("p", "r"), ITEMS[0], Item("p", "r", " ")], name="likelihood", model=path)
+    assert [one.error_type for one in measurements] == ["no_reference", None, "no_reference"]
+    assert measurements[1].quality == pytest.approx(qualities(ITEMS[:1], name="likelihood", model=path)[0], abs=1e-5)
 
 
 def test_running_out_of_memory_makes_smaller_batches(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from batchroute.quality.text import exact_match
 
 def measured(name: str, response: str, reference: str) -> float:
     metric = quality.load(MetricSpec(name=name), lambda: torch.device("cpu"))
-    (found,) = metric.measure([Item("p", response, reference)])
-    assert found.quality is not None
-    return found.quality
+    (measurement,) = metric.measure([Item("p", response, reference)])
+    assert measurement.quality is not None
+    return measurement.quality
 
 
 @pytest.mark.parametrize(

@@ -57,13 +57,13 @@ def run(given: LabelOptions, fresh: bool = False, responses_a_unit: int = 256) -
 def test_every_row_is_labelled_in_order_with_as_many_qualities_as_samples(table: Path) -> None:
     outcome, log = run(options(table))
     assert outcome.exit_code == EXIT_OK
-    found = pl.read_parquet(outcome.output)
-    assert found["id"].to_list() == list(range(40))
-    assert found["prompt"].to_list() == pl.read_parquet(table)["prompt"].to_list()
+    labelled = pl.read_parquet(outcome.output)
+    assert labelled["id"].to_list() == list(range(40))
+    assert labelled["prompt"].to_list() == pl.read_parquet(table)["prompt"].to_list()
     for side in ("small", "large"):
-        assert found[f"{side}_quality"].to_list() == [[1.0] * 3, [0.0] * 3] * 20
-    assert found["status"].unique().to_list() == ["ok"]
-    assert found["task"].to_list() == ["even", "odd"] * 20
+        assert labelled[f"{side}_quality"].to_list() == [[1.0] * 3, [0.0] * 3] * 20
+    assert labelled["status"].unique().to_list() == ["ok"]
+    assert labelled["task"].to_list() == ["even", "odd"] * 20
     read = quality_table.read(str(outcome.output))
     assert (len(read), read.failed, read.metadata["small_model"]) == (40, 0, "echo-small")
     assert read.metadata["metric"] == "exact_match"
@@ -118,10 +118,10 @@ def test_bad_rows_stay_with_their_reason(tmp_path: Path) -> None:
     outcome, _ = run(options(tmp_path / "in.parquet", id=None))
     assert outcome.exit_code == EXIT_FAILED_ROWS
     assert run(options(tmp_path / "in.parquet", id=None, max_failed="80%"), fresh=True)[0].exit_code == EXIT_OK
-    found = pl.read_parquet(outcome.output)
-    assert found["status"].to_list() == ["ok", "failed", "failed", "failed"]
-    assert found["error_type"].to_list() == [None, "null_prompt", "empty_prompt", "no_reference"]
-    assert found["small_quality"].to_list() == [[1.0] * 3, [], [], []]
+    labelled = pl.read_parquet(outcome.output)
+    assert labelled["status"].to_list() == ["ok", "failed", "failed", "failed"]
+    assert labelled["error_type"].to_list() == [None, "null_prompt", "empty_prompt", "no_reference"]
+    assert labelled["small_quality"].to_list() == [[1.0] * 3, [], [], []]
     assert outcome.report.failures == {"empty_prompt": 1, "no_reference": 1, "null_prompt": 1}
     read = quality_table.read(str(outcome.output))
     assert (read.prompts, read.failed) == (["a"], 3)
@@ -133,10 +133,10 @@ def test_a_real_model_samples_differently_and_again_the_same(table: Path, tmp_pa
         "small": {**model, "generation": {"max_new_tokens": 6}},
         "large": {**model, "generation": {"max_new_tokens": 8, "temperature": 2.0}},
     }
-    asked = {"models": pair, "keep_responses": True, "metric": {"name": "chrf"}}
+    given = {"models": pair, "keep_responses": True, "metric": {"name": "chrf"}}
     first = table.parent / "q.responses.parquet"
-    run(options(table, **asked))
-    second = run(options(table, **asked, output=str(tmp_path / "again.parquet")))[0].output
+    run(options(table, **given))
+    second = run(options(table, **given, output=str(tmp_path / "again.parquet")))[0].output
     responses = pl.read_parquet(first)
     assert responses.equals(pl.read_parquet(tmp_path / "again.responses.parquet"))
     for side in ("small", "large"):
@@ -157,12 +157,12 @@ def test_one_sample_keeps_the_models_own_decoding_and_says_what_it_is_good_for(t
 def test_kept_responses_can_be_labelled_by_another_metric_without_any_model(table: Path) -> None:
     run(options(table, keep_responses=True))
     recorded = table.parent / "q.responses.parquet"
-    asked = options(recorded, models=None, id="id", output=str(table.parent / "r.parquet"), metric={"name": "rouge"})
-    outcome, log = run(asked)
-    found = quality_table.read(str(outcome.output))
+    given = options(recorded, models=None, id="id", output=str(table.parent / "r.parquet"), metric={"name": "rouge"})
+    outcome, log = run(given)
+    labelled = quality_table.read(str(outcome.output))
     assert "model echo" not in log
-    assert found.metadata["small_model"] == "echo-small"
-    assert [list(quality) for quality in found.small[:2]] == [[1.0] * 3, [0.0] * 3]
+    assert labelled.metadata["small_model"] == "echo-small"
+    assert [list(quality) for quality in labelled.small[:2]] == [[1.0] * 3, [0.0] * 3]
     assert outcome.report.models == {}
 
 
@@ -176,12 +176,12 @@ def test_recorded_lists_of_any_length_and_plain_texts(tmp_path: Path) -> None:
         }
     )
     frame.write_parquet(tmp_path / "log.parquet")
-    asked = options(tmp_path / "log.parquet", models=None, id=None, names={"small": "s"}, max_failed="50%")
-    found = pl.read_parquet(run(asked)[0].output)
-    assert found["small_quality"].to_list() == [[1.0, 0.0], [1.0], []]
-    assert found["large_quality"].to_list() == [[1.0], [0.0], []]
-    assert found["error"].to_list()[2] == "small model: there is no response"
-    assert quality_table.read(str(asked.output)).metadata.get("large_model") is None
+    given = options(tmp_path / "log.parquet", models=None, id=None, names={"small": "s"}, max_failed="50%")
+    labelled = pl.read_parquet(run(given)[0].output)
+    assert labelled["small_quality"].to_list() == [[1.0, 0.0], [1.0], []]
+    assert labelled["large_quality"].to_list() == [[1.0], [0.0], []]
+    assert labelled["error"].to_list()[2] == "small model: there is no response"
+    assert quality_table.read(str(given.output)).metadata.get("large_model") is None
 
 
 @pytest.mark.parametrize(
@@ -291,8 +291,8 @@ def test_text_that_is_not_utf8_fails_its_row_alone(tmp_path: Path) -> None:
     for column in ("reference", "small_responses"):
         columns = {"prompt": ["p", "q"], "reference": good, "small_responses": good, "large_responses": good}
         pq.write_table(pa.table({**columns, column: bad}), path)
-        found = pl.read_parquet(run(options(path, models=None, id=None), fresh=True)[0].output)
-        assert found["status"].to_list() == ["ok", "failed"]
+        labelled = pl.read_parquet(run(options(path, models=None, id=None), fresh=True)[0].output)
+        assert labelled["status"].to_list() == ["ok", "failed"]
 
 
 def test_no_rows_same_samples_and_names_for_a_job_are_refused(table: Path) -> None:
