@@ -93,8 +93,3 @@ def problem(subject: str, text: str, remedy: str) -> Finding:
 def size(count: float) -> str:
     """A number of bytes as `15.3 GiB` or `64 MiB`."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def counted(count: int, singular: str, plural: str = "") -> str:
-    """`1 GPU`, `2 GPUs`."""
-    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

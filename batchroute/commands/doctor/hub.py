@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchroute import models
-from batchroute.commands.doctor.finding import Finding, counted, note, ok
+from batchroute.commands.doctor.finding import Finding, note, ok
 from batchroute.commands.doctor.network import unreached_url
 from batchroute.models import embedded
 from batchroute.redaction import host
+from batchroute.words import plural
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.pt", "*.pth")
 _INDEXES = ("*.safetensors.index.json", "*.bin.index.json")
@@ -84,7 +85,7 @@ def hub(hub: Hub, environment: Mapping[str, str]) -> Finding:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
-    held = counted(len(list(cache.glob("models--*"))), "model")
+    held = plural(len(list(cache.glob("models--*"))), "model")
     words = f"{held} in {cache}" + (", by HF_HOME" if environment.get("HF_HOME") else "")
     if hub.offline:
         return ok("hub", f"off by HF_HUB_OFFLINE; {words}")

@@ -13,10 +13,11 @@ import psutil
 
 from batchroute import models
 from batchroute.commands.doctor import gpus
-from batchroute.commands.doctor.finding import Finding, counted, note, ok, problem, size
+from batchroute.commands.doctor.finding import Finding, note, ok, problem, size
 from batchroute.commands.doctor.gpus import Gpus
 from batchroute.engines.ranks import world
 from batchroute.hardware.container import Limits, limits, whole_cores
+from batchroute.words import plural
 
 _LITTLE_MEMORY = 2 << 30
 _LITTLE_DISK, _NO_DISK = 2 << 30, 100 << 20
@@ -67,10 +68,10 @@ def cores(machine: Machine, ranks: int = 1, threads: int | None = None) -> Itera
 
         threads = torch.get_num_threads()
     usable, total = machine.cores, os.cpu_count() or 1
-    words = f"{usable:g} of {total} usable" if usable < total else counted(total, "core")
+    words = f"{usable:g} of {total} usable" if usable < total else plural(total, "core")
     words += f" (the container's quota is {machine.container.cores:g})" if machine.container.cores == usable else ""
     variable = machine.environment.get("OMP_NUM_THREADS")
-    words += f", torch takes {counted(threads, 'thread')}" + (f" (OMP_NUM_THREADS={variable})" if variable else "")
+    words += f", torch takes {plural(threads, 'thread')}" + (f" (OMP_NUM_THREADS={variable})" if variable else "")
     words += f" in each of {ranks} ranks" if ranks > 1 else ""
     if threads * ranks <= whole_cores(usable):
         yield ok("cores", words)

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from packaging.requirements import Requirement
 
 from batchroute import __version__
-from batchroute.commands.doctor.finding import Finding, counted, ok, problem
+from batchroute.commands.doctor.finding import Finding, ok, problem
 from batchroute.commands.doctor.gpus import Gpus
+from batchroute.words import plural
 
 _SHOWN = ("torch", "transformers", "accelerate", "polars", "pyarrow")
 # Only for developers of batchroute.
@@ -96,4 +97,4 @@ def needed(why: dict[str, str]) -> Iterator[Finding]:
         packages = ", ".join(package for extra in wanting for package in absent[extra])
         yield problem("extras", f"{reasons}: {packages}", f"pip install 'batchroute[{','.join(sorted(wanting))}]'")
     elif why:
-        yield ok("extras", f"{', '.join(sorted(why))}: the job needs {counted(len(why), 'extra')}, installed")
+        yield ok("extras", f"{', '.join(sorted(why))}: the job needs {plural(len(why), 'extra')}, installed")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from batchroute import generators, models, quality
 from batchroute.commands.doctor import weights
-from batchroute.commands.doctor.finding import Finding, counted, note, ok, problem
+from batchroute.commands.doctor.finding import Finding, note, ok, problem
 from batchroute.commands.doctor.hub import Hub
 from batchroute.commands.doctor.machine import Machine
 from batchroute.commands.doctor.network import unreached_url
@@ -25,6 +25,7 @@ from batchroute.pipeline.audit.metric import metric_of
 from batchroute.pipeline.identity import calibrated_point, known_calibration
 from batchroute.quality.base import MetricSpec
 from batchroute.redaction import host
+from batchroute.words import plural
 
 _ADAPTER = "adapter_config.json"
 
@@ -199,4 +200,4 @@ def router_is_there(job: Job) -> bool:
 def processes(machine: Machine) -> Finding:
     seen = len(machine.gpus.seen)
     why = "one for each GPU" if seen else "there is no GPU"
-    return ok("processes", f"--processes auto starts {counted(seen or 1, 'process', 'processes')}: {why}")
+    return ok("processes", f"--processes auto starts {plural(seen or 1, 'process', 'processes')}: {why}")

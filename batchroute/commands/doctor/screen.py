@@ -11,7 +11,8 @@ from typing import Any
 
 import typer
 
-from batchroute.commands.doctor.finding import Finding, Mark, counted
+from batchroute.commands.doctor.finding import Finding, Mark
+from batchroute.words import plural
 
 _COLOURS: dict[Mark, str] = {"ok": "green", "note": "yellow", "problem": "red"}
 _MARK, _SUBJECT, _INDENT = 8, 11, 2
@@ -26,8 +27,8 @@ def verdict(findings: Sequence[Finding], job_file: str | None = None) -> str:
     problems = sum(finding.mark == "problem" for finding in findings)
     notes = sum(finding.mark == "note" for finding in findings)
     if problems:
-        return f"This machine is not ready{what}: {counted(problems, 'problem')} to fix first."
-    return f"This machine is ready{what}" + (f", with {counted(notes, 'note')} to read." if notes else ".")
+        return f"This machine is not ready{what}: {plural(problems, 'problem')} to fix first."
+    return f"This machine is ready{what}" + (f", with {plural(notes, 'note')} to read." if notes else ".")
 
 
 def lines(findings: Sequence[Finding], closing: str, width: int = 100, colour: bool = False) -> list[str]:

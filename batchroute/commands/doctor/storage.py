@@ -10,7 +10,7 @@ from typing import Any
 
 from fsspec.core import split_protocol
 
-from batchroute.commands.doctor.finding import Finding, counted, note, ok, problem, size
+from batchroute.commands.doctor.finding import Finding, note, ok, problem, size
 from batchroute.commands.doctor.network import unreached_url
 from batchroute.commands.doctor.pair import router_is_there
 from batchroute.config.job import Job
@@ -24,6 +24,7 @@ from batchroute.tables.parquet import PromptTable
 from batchroute.tables.sources import source_of
 from batchroute.tables.targets import target_of
 from batchroute.tables.types import portable_schema
+from batchroute.words import plural
 
 _LITTLE_DISK = 1 << 30
 _PROBE = ".probe-"
@@ -39,7 +40,7 @@ def input_of(job: Job) -> Finding:
         _reach(job.input.uri, job.input.storage_options)
         source = Files(job.input.uri, job.input.storage_options)
         table = PromptTable.open(source.find(), source)
-        words = f"{table.rows:,} rows in {counted(len(table.files), 'file')}"
+        words = f"{table.rows:,} rows in {plural(len(table.files), 'file')}"
         words += "" if job.input.in_place else ", of which a run fetches the new ones"
     else:
         source_table = source_of(job.input)

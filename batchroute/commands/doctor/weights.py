@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchroute.commands.doctor.finding import Finding, counted, note, ok, problem, size
+from batchroute.commands.doctor.finding import Finding, note, ok, problem, size
 from batchroute.commands.doctor.machine import Machine
 from batchroute.generators.settings import ModelSpec
 from batchroute.hardware.devices import precision
+from batchroute.words import plural
 
 # Besides weights, memory holds the KV cache, activations and workspaces.
 _ROOM = 1.2
@@ -111,7 +112,7 @@ def _on_gpus(subject: str, words: str, wanted: float, spec: ModelSpec, machine: 
     one = f"a GPU of {size(least)}"
     needed = spec.gpus_of_a_copy or seen
     if spec.record.needs_gpu and needed > seen:
-        asked = counted(needed, "GPU")
+        asked = plural(needed, "GPU")
         return problem(
             subject,
             f"{words}; tensor_parallel × data_parallel asks for {asked}, of {seen} here",
@@ -129,6 +130,6 @@ def _on_gpus(subject: str, words: str, wanted: float, spec: ModelSpec, machine: 
         return problem(
             subject, f"{words}, more than {one} holds with room to work in: {count} do", f"set tensor_parallel: {count}"
         )
-    has = f"{counted(count, 'GPU')} of {size(least)} would hold it, of {seen} here"
+    has = f"{plural(count, 'GPU')} of {size(least)} would hold it, of {seen} here"
     remedy = "use a machine with more GPU memory, quantise it (quantization), or name a smaller model"
     return problem(subject, f"{words}: {has}", remedy)
