@@ -1,4 +1,4 @@
-"""The router's model: a sequence classifier that reads a prompt and says how likely the small model will do."""
+"""The router's model: a sequence classifier that reads a prompt and scores how easy it is for the small model."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from batchroute import models
 from batchroute.errors import InputError
 from batchroute.hardware import devices
 from batchroute.hardware.devices import Precision
-from batchroute.router.fast import first_token
-from batchroute.router.fast import int8 as quantized
+from batchroute.router.fast import int8, speed_up
 from batchroute.router.notes import ROUTER_FILE, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from batchroute.router.fast.first_token import FirstToken
+
 _DEFAULT_MAX_LENGTH = 512
-# Tokenizers without a limit of their own say 10³⁰.
+# Tokenizers without a limit report 10³⁰.
 _NO_LIMIT = 10**9
-# What the caches hold. MiniLM and DeBERTa-base are at most 5 % slower at 512 and 2,048, and 25 % at 8,192.
+# What a CPU's caches hold. MiniLM and DeBERTa-base are at most 5 % slower at 512 and 2,048, and 25 % at 8,192.
 _CPU_TOKEN_BUDGET = 1_024
-# Enough to fill a GPU. Of chunks of 2,048 task prompts, 8 % are padding; with twice the budget, 13 %.
+# Enough to fill a GPU. In chunks of 2,048 task prompts 8 % of the tokens are padding; with twice the budget 13 %.
 _CUDA_TOKEN_BUDGET = 16_384
 
 
@@ -38,10 +39,11 @@ class Router:
     """A classifier with one logit (score = sigmoid) or two labels (score = softmax probability of label 1).
 
     Attributes:
-        max_length: tokens that are read, special ones included; longer prompts are cut.
-        inputs: names of the tensors that the model takes, out of those that the tokenizer makes.
+        max_length: tokens read of a prompt, special tokens included; longer prompts are cut.
+        inputs: names of the tensors that the tokenizer makes and the model takes.
         token_budget: padded tokens (rows × longest row) in one batch; `score` lowers it when memory runs out.
         load_seconds: time that `load` took.
+        note: a sentence if `load` could not use the fast path for this architecture.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class Router:
         self.device = device
         self.max_length = max_length
         self.load_seconds = 0.0
+        self.note: str | None = None
         self.token_budget = _CUDA_TOKEN_BUDGET if device.type == "cuda" else _CPU_TOKEN_BUDGET
-        self._last_layer: first_token.FirstToken | None = None
+        self._last_layer: FirstToken | None = None
         accepted = inspect.signature(model.forward).parameters
         self.inputs = [name for name in tokenizer.model_input_names if name in accepted]
 
@@ -68,17 +71,17 @@ class Router:
     ) -> Self:
         """Load the router from a directory, a hub id or `embedded:NAME` onto `device`, ready to score.
 
-        It reads as many tokens as the smallest of `max_length`, the length it was trained with (`router.json`), the
+        Its `max_length` is the smallest of the argument, the length it was trained with (`router.json`), the
         tokenizer's limit and the model's positions.
 
         Args:
-            precision: `auto` is float32 on CPU and half precision on a GPU. `int8` is for CPUs.
-            allow_pickle: load weights that are no safetensors.
+            precision: `auto` is float32 on a CPU and half precision on a GPU. `int8` is for CPUs.
+            allow_pickle: load weights that are not safetensors.
 
         Raises:
-            InputError: no such model, not a classifier with one or two labels, an untrained one, a pickle that was not
-                allowed, one that brings code of its own, a `max_length` that leaves no room for text, or a precision
-                that this device or model cannot have.
+            InputError: the model does not exist, is no classifier with one or two labels, has no trained head, is a
+                pickle that was not allowed, or brings its own code; `max_length` leaves no room for text; or this
+                device or model does not support the precision.
         """
         started = time.perf_counter()
         if precision == "int8" and device.type != "cpu":
@@ -100,7 +103,7 @@ class Router:
                 use_safetensors=models.safetensors(allow_pickle),
                 trust_remote_code=False,
             )
-        # A head that is not in the checkpoint was made at random just now, and would route at random.
+        # transformers fills weights that the checkpoint lacks at random: such a head would route at random.
         if missing := info["missing_keys"]:
             raise InputError(
                 f"'{name}' is no trained router: its checkpoint has no {min(missing)}; "
@@ -109,16 +112,11 @@ class Router:
         ensure_padding(model, tokenizer, name)
         limits = [token_limit(model, tokenizer), max_length, _trained_length(path)]
         model = model.to(device).eval()
-        if config.model_type == "deberta-v2":
-            # Imports that model's code, which others need not wait for.
-            from batchroute.router.fast import disentangled
-
-            disentangled.speed_up(model)
-        last_layer = first_token.shorten(model)
+        last_layer, note = speed_up(model)
         if precision == "int8":
-            quantized.quantize(model)
+            int8.quantize(model)
         router = cls(model, tokenizer, device, min(limit for limit in limits if limit is not None))
-        router._last_layer = last_layer
+        router._last_layer, router.note = last_layer, note
         if router.max_length <= (special := tokenizer.num_special_tokens_to_add()):
             raise InputError(
                 f"max_length {router.max_length} leaves the router '{name}' no room for text: "
@@ -128,20 +126,23 @@ class Router:
         return router
 
     def probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Scores of one padded batch on the router's device: float32, shape [rows], there too."""
+        """Scores of one padded batch: float32, shape [rows]; batch and scores are on the router's device."""
         logits: torch.Tensor = self.model(**batch).logits
         logits = logits.float()
         return logits[:, 0].sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]
 
     def embedded(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As `probabilities`, and the prompts' embeddings out of the same pass: the means of the encoder's last hidden
-        states over their tokens, float32, shape [rows, dimensions]; None where the model shows no such states."""
-        shown: list[Any] = []
+        """As `probabilities`, and the prompts' embeddings from the same pass.
 
-        def look(_module: object, _inputs: object, output: Any) -> None:
-            shown.append(output if isinstance(output, torch.Tensor) else output[0])
+        An embedding is the mean of the encoder's last hidden states over the prompt's tokens: float32, shape
+        [rows, dimensions]. None if the model does not expose these states.
+        """
+        outputs: list[Any] = []
 
-        hook = self.model.base_model.register_forward_hook(look)
+        def keep(_module: object, _inputs: object, output: Any) -> None:
+            outputs.append(output if isinstance(output, torch.Tensor) else output[0])
+
+        hook = self.model.base_model.register_forward_hook(keep)
         if self._last_layer is not None:
             self._last_layer.all_tokens = True
         try:
@@ -150,7 +151,7 @@ class Router:
             hook.remove()
             if self._last_layer is not None:
                 self._last_layer.all_tokens = False
-        hidden = shown[0] if len(shown) == 1 else None
+        hidden = outputs[0] if len(outputs) == 1 else None
         if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3 or hidden.shape[:2] != batch["input_ids"].shape:
             return probabilities, None
         mask = batch.get("attention_mask")
@@ -160,7 +161,7 @@ class Router:
         return probabilities, sums / mask.sum(dim=1, keepdim=True)
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Free the model's memory."""
         del self.model
         gc.collect()
         if self.device.type == "cuda":
@@ -168,7 +169,7 @@ class Router:
 
 
 def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The most tokens, special ones included, that the tokenizer and the model's position embeddings allow."""
+    """The most tokens, special tokens included, that the tokenizer and the model's position embeddings allow."""
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _NO_LIMIT else []
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
@@ -177,10 +178,10 @@ def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
 
 
 def ensure_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Give tokenizer and model a padding token where they have none, as decoders often do.
+    """Give tokenizer and model a padding token if they have none, as is common for decoders.
 
     Raises:
-        InputError: no token can serve.
+        InputError: no token can serve as padding.
     """
     config = model.config
     if tokenizer.pad_token_id is None:
@@ -195,7 +196,7 @@ def ensure_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars, and no table of missing weights: what matters about them is said in our own words."""
+    """No progress bars and no table of missing weights; `load` reports what matters about them."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -206,7 +207,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _first_position(model: PreTrainedModel) -> int:
-    """RoBERTa and its relatives number positions from the padding token's id + 1 and have that many fewer."""
+    """RoBERTa and its relatives number positions from the padding token's id + 1, so they have that many fewer."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings"):
             padding: Any = getattr(module, "padding_idx", None)

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from batchroute.generators.base import as_text
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
+from batchroute.prompt import Prompt, as_text
 from batchroute.router.drift.languages import language
 from batchroute.router.drift.reference import Content, Reference
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Span
-from batchroute.tables.prompts import DIGEST, BadPrompt, Prompt, digest, read_prompts
+from batchroute.tables.prompts import DIGEST, BadPrompt, digest, read_prompts
 
 if TYPE_CHECKING:
     from batchroute.router.model import Router
@@ -105,13 +105,16 @@ def load_router(context: Context) -> Router:
 
     context.engine.progress.note("load", f"loading the router {context.job.router.model}")
     spec = context.job.router
-    return Router.load(
+    router = Router.load(
         spec.model,
         context.engine.device,
         precision=spec.precision,
         max_length=spec.max_length,
         allow_pickle=spec.allow_pickle,
     )
+    if router.note is not None:
+        context.engine.progress.note("load", router.note)
+    return router
 
 
 def _table(

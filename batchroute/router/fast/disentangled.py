@@ -1,51 +1,51 @@
 """DeBERTa's disentangled attention (He et al., "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", ICLR
-2021, equation 4), computed another way: the same sums in another order, so that scores differ by rounding alone.
+2021, equation 4), computed faster: the same sums in another order, so that scores differ by rounding alone.
 
-A score is content to content, content to position and position to content; the two last depend on the distance between
-two tokens. transformers projects all relative positions anew in each layer of each batch, multiplies queries and keys
-with all 512 of them however short the prompt is, and picks each pair's own with a gather over [rows, heads, n, n]
-indices. Here they are projected once, only the 2n − 1 distances of the batch are multiplied, and picking is a matter of
-strides: one token further down is one column further left. What remains goes through the fused attention of torch.
+An attention score has three terms: content to content, content to position, and position to content. The last two
+depend on the distance between two tokens. In each layer of each batch, transformers projects all relative positions,
+multiplies queries and keys with all 512 of them however short the prompt is, and picks each pair's product with a
+gather over [rows, heads, n, n] indices. Here positions are projected once, only the 2n − 1 distances of the batch are
+multiplied, and a strided view replaces the gather: one token further down is one column further left. The rest is
+torch's fused attention.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers.models.deberta_v2.modeling_deberta_v2 import (
-    DebertaV2Encoder,
-    DisentangledSelfAttention,
-    make_log_bucket_position,
-)
+
+# Private names of transformers are imported where they are used, so that `speed_up` fails, not this module.
+if TYPE_CHECKING:
+    from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
 _CACHED_NUMBERS = 1 << 18
-"""Of one of the products, for a CPU's second cache: with 477 tokens, 1.2 times as fast as all heads at once."""
+"""Size of one product, to fit a CPU's second-level cache: with 477 tokens 1.2 times as fast as all heads at once."""
 
 
 class DisentangledAttention(nn.Module):
-    """Takes the place of one layer's `DisentangledSelfAttention`, for inference.
+    """Replaces one layer's `DisentangledSelfAttention` for inference.
 
     Args:
-        theirs: whose weights it goes on to use.
+        original: the replaced layer; its weights are copied.
         relative: the encoder's relative embeddings, normalised: [2 × span, hidden].
     """
 
-    def __init__(self, theirs: DisentangledSelfAttention, relative: torch.Tensor) -> None:
+    def __init__(self, original: DisentangledSelfAttention, relative: torch.Tensor) -> None:
         super().__init__()
-        kinds = theirs.pos_att_type
-        self._heads = theirs.num_attention_heads
-        self._scale = (theirs.attention_head_size * (1 + ("c2p" in kinds) + ("p2c" in kinds))) ** -0.5
-        self.projection = _joined([theirs.query_proj, theirs.key_proj, theirs.value_proj])
+        kinds = original.pos_att_type
+        self._heads = original.num_attention_heads
+        self._scale = (original.attention_head_size * (1 + ("c2p" in kinds) + ("p2c" in kinds))) ** -0.5
+        self.projection = _joined([original.query_proj, original.key_proj, original.value_proj])
         self._keys = self._queries = None
         if "c2p" in kinds:
-            keys = theirs.key_proj if theirs.share_att_key else theirs.pos_key_proj
-            self._keys = _Positions(self._projected(keys, relative, theirs), theirs, backwards=True)
+            keys = original.key_proj if original.share_att_key else original.pos_key_proj
+            self._keys = _Positions(self._projected(keys, relative, original), original, backwards=True)
         if "p2c" in kinds:
-            queries = theirs.query_proj if theirs.share_att_key else theirs.pos_query_proj
-            self._queries = _Positions(self._projected(queries, relative, theirs), theirs, backwards=False)
+            queries = original.query_proj if original.share_att_key else original.pos_query_proj
+            self._queries = _Positions(self._projected(queries, relative, original), original, backwards=False)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, *_: object, **__: object
@@ -53,7 +53,7 @@ class DisentangledAttention(nn.Module):
         """
         Args:
             hidden_states: [rows, n, hidden].
-            attention_mask: [rows, 1, n, n], 1 where both tokens are there.
+            attention_mask: [rows, 1, n, n], 1 where neither token is padding.
 
         Returns:
             [rows, n, hidden], and no attention weights.
@@ -62,24 +62,24 @@ class DisentangledAttention(nn.Module):
         all_three = self.projection(hidden_states).view(rows, n, 3, self._heads, -1)
         query, key, value = all_three.permute(2, 0, 3, 1, 4).unbind(0)
         absent = (attention_mask.diagonal(dim1=-2, dim2=-1) == 0).unsqueeze(-2)
-        found = torch.empty_like(value)
+        attended = torch.empty_like(value)
         for heads in self._groups(rows, n, query.device):
             bias = self._bias(query[:, heads], key[:, heads], heads)
             bias = bias.masked_fill_(absent, torch.finfo(bias.dtype).min)
-            found[:, heads] = nn.functional.scaled_dot_product_attention(
+            attended[:, heads] = nn.functional.scaled_dot_product_attention(
                 query[:, heads], key[:, heads], value[:, heads], attn_mask=bias, scale=self._scale
             )
-        return found.transpose(1, 2).reshape(rows, n, -1), None
+        return attended.transpose(1, 2).reshape(rows, n, -1), None
 
     def _groups(self, rows: int, n: int, device: torch.device) -> list[slice]:
-        """The heads, some at a time on a CPU."""
+        """All heads at once; on a CPU, as many as fit its cache."""
         at_once = self._heads
         if device.type == "cpu":
             at_once = min(self._heads, max(1, _CACHED_NUMBERS // (rows * n * (2 * n - 1))))
         return [slice(start, start + at_once) for start in range(0, self._heads, at_once)]
 
     def _bias(self, query: torch.Tensor, key: torch.Tensor, heads: slice) -> torch.Tensor:
-        """What positions add to the scores of some heads: [rows, heads, n, n]."""
+        """The two position terms of the scores of some heads: [rows, heads, n, n]."""
         n = query.shape[2]
         bias = None
         if self._keys is not None:
@@ -91,11 +91,11 @@ class DisentangledAttention(nn.Module):
         return bias.contiguous()
 
     def _projected(
-        self, projection: nn.Linear, relative: torch.Tensor, theirs: DisentangledSelfAttention
+        self, projection: nn.Linear, relative: torch.Tensor, original: DisentangledSelfAttention
     ) -> torch.Tensor:
-        """[heads, head size, 2 × span], scaled as the scores of the contents are."""
-        found: torch.Tensor = projection(relative[: 2 * theirs.pos_ebd_size]) * self._scale
-        return found.view(len(found), self._heads, -1).permute(1, 2, 0).contiguous()
+        """[heads, head size, 2 × span], with the scale of the content term."""
+        projected: torch.Tensor = projection(relative[: 2 * original.pos_ebd_size]) * self._scale
+        return projected.view(len(projected), self._heads, -1).permute(1, 2, 0).contiguous()
 
 
 class _Positions:
@@ -103,23 +103,26 @@ class _Positions:
 
     Args:
         projected: [heads, head size, 2 × span].
-        backwards: the distances of `of` go from n − 1 down to 1 − n; else up.
+        backwards: `of` orders distances from n − 1 down to 1 − n; otherwise up.
     """
 
-    def __init__(self, projected: torch.Tensor, theirs: DisentangledSelfAttention, backwards: bool) -> None:
+    def __init__(self, projected: torch.Tensor, original: DisentangledSelfAttention, backwards: bool) -> None:
+        from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+
+        self._bucket = make_log_bucket_position
         self._projected = projected
-        self._span: int = theirs.pos_ebd_size
-        self._buckets: int = theirs.position_buckets
-        self._furthest: int = theirs.max_relative_positions
+        self._span: int = original.pos_ebd_size
+        self._buckets: int = original.position_buckets
+        self._furthest: int = original.max_relative_positions
         self._backwards = backwards
         self._longest, self._by_distance = 0, projected[:, :, :0]
 
     def of(self, n: int) -> torch.Tensor:
-        """Those of all distances between n tokens: [heads, head size, 2n − 1]."""
+        """The embeddings of all distances between n tokens: [heads, head size, 2n − 1]."""
         if n > self._longest:
             distances = torch.arange(1 - n, n)
             if self._buckets > 0 and self._furthest > 0:
-                distances = make_log_bucket_position(distances, self._buckets, self._furthest).long()
+                distances = self._bucket(distances, self._buckets, self._furthest).long()
             columns = (distances + self._span).clamp(0, 2 * self._span - 1)
             columns = (columns.flip(0) if self._backwards else columns).to(self._projected.device)
             self._longest, self._by_distance = n, self._projected.index_select(2, columns)
@@ -127,7 +130,7 @@ class _Positions:
 
 
 def _joined(projections: Sequence[nn.Linear]) -> nn.Linear:
-    """One product in place of several of the same inputs."""
+    """One layer in place of several that read the same inputs."""
     weight = torch.cat([projection.weight for projection in projections])
     joined = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
     joined.weight.copy_(weight)
@@ -136,9 +139,9 @@ def _joined(projections: Sequence[nn.Linear]) -> nn.Linear:
 
 
 def _products(contents: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Of contents [rows, heads, n, size] and positions [heads, size, width]: [rows, heads, n, width].
+    """Products of contents [rows, heads, n, size] and positions [heads, size, width]: [rows, heads, n, width].
 
-    All rows in one product a head, since they share the positions.
+    One product per head covers all rows, since they share the positions.
     """
     rows, heads, n, _size = contents.shape
     products = torch.bmm(contents.transpose(0, 1).reshape(heads, rows * n, -1), positions)
@@ -146,7 +149,7 @@ def _products(contents: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def _diagonals(products: torch.Tensor) -> torch.Tensor:
-    """Of [rows, heads, n, 2n − 1] a view, [rows, heads, n, n], whose line i begins n − 1 − i columns on."""
+    """A view [rows, heads, n, n] of [rows, heads, n, 2n − 1] whose line i begins at column n − 1 − i."""
     rows, heads, n, _width = products.shape
     first, second, line, column = products.stride()
     strides = (first, second, line - column, column)
@@ -155,15 +158,23 @@ def _diagonals(products: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def speed_up(model: nn.Module) -> None:
-    """Let the layers of a DeBERTa v2 or v3 attend this way, on the device where they are.
+    """Replace the attention of each layer of a DeBERTa v2 or v3, on the device where it is. All layers or none.
 
-    Price: memory for each layer's positions; at the base size and 512 tokens 100 MB in all.
+    Price: memory for each layer's positions; at the base size and 512 tokens 100 MB in total.
+
+    Raises:
+        ImportError, AttributeError, TypeError: this version of transformers has other names inside.
     """
+    from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder
+
+    replacements = []
     for encoder in list(model.modules()):
         if not isinstance(encoder, DebertaV2Encoder) or not encoder.relative_attention:
             continue
         relative = encoder.get_rel_embedding()  # type: ignore[no-untyped-call]
         for layer in encoder.layer:
-            theirs: Any = layer.attention.self  # type: ignore[union-attr]
-            if {"c2p", "p2c"} & set(theirs.pos_att_type):
-                layer.attention.self = DisentangledAttention(theirs, relative)  # type: ignore[union-attr]
+            attention: Any = layer.attention
+            if {"c2p", "p2c"} & set(attention.self.pos_att_type):
+                replacements.append((attention, DisentangledAttention(attention.self, relative)))
+    for attention, replacement in replacements:
+        attention.self = replacement

@@ -1,8 +1,8 @@
 """Linear layers in 8 bits, for CPUs.
 
-Weights have a scale for each output, inputs a scale and a middle for each token, both anew for every 384 inputs:
-large values, which are few, then cost only their neighbours precision. No scale is of a whole batch, so that a prompt's
-score does not depend on the prompts beside it. The products are exact in 32 bits.
+Weights have a scale for each output, inputs a scale and a middle for each token, separately for each group of 384
+inputs: the few large values then cost precision in their own group alone. No scale spans a batch, so a prompt's score
+does not depend on the other prompts in its batch. Products are summed exactly in 32 bits.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from transformers import PreTrainedModel
 from batchroute.errors import InputError
 
 _GROUP = 384
-"""Inputs that share a scale: fewer are more precise, and more work."""
+"""Inputs that share a scale; smaller groups are more precise and slower."""
 
 _STEPS = 254
-"""Between the least and the greatest input of a token: −127 to 127."""
+"""Steps between the least and the greatest input of a token: −127 to 127."""
 
 _TINY = torch.finfo(torch.float32).tiny
 
 
 class Int8Linear(nn.Module):
-    """Takes the place of a linear layer in float32, for inference.
+    """Replaces a float32 linear layer for inference.
 
     Args:
-        inputs: shared by layers that read the same inputs one after another, such as query, key and value.
+        inputs: shared by layers that read the same inputs in turn, such as query, key and value.
     """
 
     def __init__(self, linear: nn.Linear, inputs: Inputs | None = None) -> None:
@@ -36,7 +36,8 @@ class Int8Linear(nn.Module):
         bias = torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
         self._inputs = inputs or Inputs()
         self._groups = [_Weights.of(weight) for weight in torch.split(linear.weight.detach(), _GROUP, dim=1)]
-        # What a token's middles, each the same in all inputs of its group, and 1 are multiplied with.
+        # A token's middle is the same for all inputs of a group, so it is multiplied with the sum of their weights;
+        # the last row is the bias.
         self._offsets = torch.stack([*(weights.sums for weights in self._groups), bias])
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -50,7 +51,7 @@ class Int8Linear(nn.Module):
 
 
 class Inputs:
-    """Rounds inputs, and keeps them for the other layers that read the same ones."""
+    """Rounds inputs once for all layers that read them."""
 
     def __init__(self, layers: int = 1) -> None:
         self._layers, self._left = layers, 0
@@ -58,19 +59,19 @@ class Inputs:
         self._rounded: list[_Rounded] = []
 
     def rounded(self, inputs: torch.Tensor) -> list[_Rounded]:
-        """One for each group of the inputs, which are of the shape [..., inputs]."""
+        """One entry for each group of `inputs`, which have the shape [..., inputs]."""
         if inputs is not self._last:
             groups = torch.split(inputs.reshape(-1, inputs.shape[-1]), _GROUP, dim=1)
             self._last, self._rounded, self._left = inputs, [_Rounded.of(group) for group in groups], self._layers
         rounded, self._left = self._rounded, self._left - 1
         if not self._left:
-            # At once, so that the next ones take the place of these in the CPU's caches.
+            # Freed at once, so that the next ones reuse the same memory in the CPU's caches.
             self._last, self._rounded = None, []
         return rounded
 
 
 class _Rounded(NamedTuple):
-    """Inputs of some tokens: `middle + step × steps`.
+    """Rounded inputs of one group: `middle + step × steps`.
 
     Attributes:
         middle, step: [tokens, 1].
@@ -89,11 +90,11 @@ class _Rounded(NamedTuple):
 
 
 class _Weights(NamedTuple):
-    """The weights of some inputs.
+    """The weights of one group of inputs.
 
     Attributes:
-        packed: in 8 bits, as oneDNN wants them.
-        scales, zero_points, sums: [outputs]; `sums` are of the weights over the inputs.
+        packed: in 8 bits, in oneDNN's layout.
+        scales, zero_points, sums: [outputs]; `sums` add the weights up over the inputs.
     """
 
     packed: torch.Tensor
@@ -109,29 +110,29 @@ class _Weights(NamedTuple):
         return cls(packed, scales, torch.zeros(len(weight), dtype=torch.int32), rounded.sum(dim=1) * scales)
 
     def products(self, inputs: _Rounded) -> torch.Tensor:
-        """With what the inputs are above their middles: [tokens, outputs]."""
-        # What torch's own compiler makes of a quantised layer. Its one scale for all inputs is left at 1.
+        """Products with the inputs less their middles: [tokens, outputs]."""
+        # The operator that torch's compiler emits for a quantised layer. Its single scale for all inputs stays 1.
         scales = 1.0, 0, self.packed, self.scales, self.zero_points
-        found: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+        products: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             inputs.steps, *scales, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        return found.mul_(inputs.step)
+        return products.mul_(inputs.step)
 
 
 @torch.no_grad()
 def quantize(model: PreTrainedModel) -> None:
-    """Put 8 bits into the linear layers of the encoder. The head, which reads one token a prompt, stays as it is.
+    """Replace the linear layers of the encoder. The head, which reads one token per prompt, stays as it is.
 
     Raises:
-        InputError: there are none, or this machine's torch cannot multiply in 8 bits.
+        InputError: the encoder has no linear layers, or torch cannot multiply in 8 bits on this machine.
     """
     encoder = [parent for path, parent in model.base_model.named_modules() if "pooler" not in path]
-    found = [(parent, _linear(parent)) for parent in encoder]
-    first = next((linear for _, layers in found for _, linear in layers), None)
+    replaced = [(parent, _linear(parent)) for parent in encoder]
+    first = next((linear for _, layers in replaced for _, linear in layers), None)
     if first is None:
         raise InputError(f"router.precision int8 is for encoders with linear layers: {type(model).__name__} has none")
     try:
-        for parent, layers in found:
+        for parent, layers in replaced:
             inputs = Inputs(len(layers))
             for name, linear in layers:
                 setattr(parent, name, Int8Linear(linear, inputs))

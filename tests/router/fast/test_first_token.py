@@ -58,10 +58,10 @@ def test_logits_are_those_of_transformers(name: str, padded: bool) -> None:
     first = first_token.shorten(ours)
     assert first is not None
     expected = answered(theirs, padded)
-    found = answered(ours, padded)
+    first_answers = answered(ours, padded)
     assert expected.logits.std() > 0.1
-    torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-5)
-    assert [states.shape[1] for states in found.hidden_states] == [20, 20, 1]
+    torch.testing.assert_close(first_answers.logits, expected.logits, atol=1e-5, rtol=1e-5)
+    assert [states.shape[1] for states in first_answers.hidden_states] == [20, 20, 1]
     first.all_tokens = True
     whole = answered(ours, padded)
     torch.testing.assert_close(whole.logits, expected.logits)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from batchroute.errors import InputError
-from batchroute.router.fast import int8 as quantized
+from batchroute.router.fast import int8
 from batchroute.router.fast.int8 import Inputs, Int8Linear
 from batchroute.router.model import Router
 from batchroute.router.scoring import score
@@ -19,14 +19,14 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(32, 8), (384, 16), (385, 7), (1000, 40)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_outputs_are_those_of_the_linear_layer_but_for_a_percent(inputs: int, outputs: int, bias: bool) -> None:
+def test_in_int8are_those_of_the_linear_layer_but_for_a_percent(inputs: int, outputs: int, bias: bool) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(inputs, outputs, bias=bias)
     tokens = torch.nn.functional.gelu(torch.randn(3, 5, inputs) + torch.linspace(-3, 3, 5)[:, None])
     with torch.inference_mode():
-        expected, found = linear(tokens), Int8Linear(linear)(tokens)
-    assert found.shape == expected.shape
-    assert (found - expected).norm() < 0.01 * expected.norm()
+        expected, in_int8 = linear(tokens), Int8Linear(linear)(tokens)
+    assert in_int8.shape == expected.shape
+    assert (in_int8 - expected).norm() < 0.01 * expected.norm()
 
 
 def test_a_large_value_costs_only_its_neighbours_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +37,7 @@ def test_a_large_value_costs_only_its_neighbours_precision(monkeypatch: pytest.M
     with torch.inference_mode():
         expected = linear(tokens)
         in_groups = (Int8Linear(linear)(tokens) - expected).norm()
-        monkeypatch.setattr(quantized, "_GROUP", 4 * 384)
+        monkeypatch.setattr(int8, "_GROUP", 4 * 384)
         together = (Int8Linear(linear)(tokens) - expected).norm()
     assert in_groups < 0.6 * together
 
@@ -52,7 +52,7 @@ def test_a_token_that_is_the_same_in_all_inputs_is_exact() -> None:
             torch.testing.assert_close(Int8Linear(linear)(tokens), linear(tokens))
 
 
-def test_a_tokens_outputs_do_not_depend_on_its_neighbours() -> None:
+def test_a_tokens_in_int8do_not_depend_on_its_neighbours() -> None:
     torch.manual_seed(0)
     linear = Int8Linear(nn.Linear(100, 30))
     tokens = torch.randn(50, 100)
@@ -71,15 +71,15 @@ def test_layers_that_share_their_inputs_round_them_once(monkeypatch: pytest.Monk
         inputs = Inputs(3)
         layers = [Int8Linear(linear, inputs) for linear in linears]
         rounded: list[object] = []
-        of = quantized._Rounded.of
-        monkeypatch.setattr(quantized._Rounded, "of", lambda tokens: rounded.append(tokens) or of(tokens))
-        found = [[layer(tokens) for layer in layers] for tokens in (first, second)]
+        of = int8._Rounded.of
+        monkeypatch.setattr(int8._Rounded, "of", lambda tokens: rounded.append(tokens) or of(tokens))
+        in_int8 = [[layer(tokens) for layer in layers] for tokens in (first, second)]
         assert len(rounded) == 2
         assert inputs._last is None
         # Whatever the order in which they read.
         for layer, number in ((0, 0), (0, 1), (1, 0), (2, 1)):
             assert torch.equal(layers[layer]((first, second)[number]), expected[number][layer])
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(in_int8, expected, strict=True):
         assert all(map(torch.equal, ours, theirs))
 
 
@@ -91,16 +91,16 @@ def test_scores_are_near_those_in_float32(tmp_path: Path, architecture: str) -> 
     router = Router.load(folder, CPU, precision="int8")
     assert any(isinstance(module, Int8Linear) for module in router.model.modules())
     assert any(isinstance(module, nn.Linear) for module in router.model.modules())
-    found = score(router, texts).scores
-    assert 0 < np.abs(found - expected).max() < 0.1
-    assert np.corrcoef(found, expected)[0, 1] > 0.99
+    in_int8 = score(router, texts).scores
+    assert 0 < np.abs(in_int8 - expected).max() < 0.1
+    assert np.corrcoef(in_int8, expected)[0, 1] > 0.99
 
 
-def test_an_encoder_without_linear_layers_is_told(tmp_path: Path) -> None:
+def test_an_encoder_without_linear_layers_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^router.precision int8 is for encoders with linear layers: GPT2"):
         Router.load(str(tiny_router(tmp_path, "gpt2")), CPU, precision="int8")
 
 
-def test_a_gpu_is_told(tmp_path: Path) -> None:
+def test_a_gpu_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^router.precision int8 is for CPUs, and this is a GPU: .*bfloat16$"):
         Router.load(str(tmp_path), torch.device("cuda"), precision="int8")
