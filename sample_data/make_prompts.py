@@ -2,8 +2,8 @@
 
     python sample_data/make_prompts.py
 
-Eleven kinds of small tasks with short reference answers. No prompt of the backlog is in `prompts.parquet`. Both hold a
-few exact duplicates under other ids, and the backlog ends with two rows that no model can answer, as real ones do.
+Eleven kinds of small tasks with short reference answers. No prompt of the backlog is in `prompts.parquet`. As in real
+tables, both hold a few exact duplicates under other ids, and the backlog ends with two rows that no model can answer.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python sample_data/make_quality.py
 
-Five sampled responses a model and prompt, each scored against the reference answer. The models are those of
-`jobs/demo.yaml`. Some 15 minutes on two idle CPU cores; finished pieces are kept in `build/`: a stopped run goes on.
+Each model of `jobs/demo.yaml` answers each prompt five times, by sampling; each response is scored against the
+reference answer. That takes some 15 minutes on two idle CPU cores. Finished pieces are kept in `build/`, so that a
+stopped run can go on.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 import yaml
 
 from batchroute import generators
+from batchroute.fields import SIDES
 from batchroute.generators.base import Generator, row_seed
 from batchroute.generators.settings import ModelSpec
 
@@ -46,15 +48,14 @@ METRIC = (
 def words(text: str) -> list[str]:
     """The words of a text, without punctuation and articles; thousands separators and number words become digits."""
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
-    found = re.findall(r"\d+\.\d+|[^\W_]+(?:['’][^\W_]+)*", text)
-    found = [word for word in found if word.lower() not in {"a", "an", "the"}]
-    return [NUMBER_WORDS.get(word.lower(), word) for word in found]
+    parts = re.findall(r"\d+\.\d+|[^\W_]+(?:['’][^\W_]+)*", text)
+    return [NUMBER_WORDS.get(part.lower(), part) for part in parts if part.lower() not in {"a", "an", "the"}]
 
 
 def quality(prompt: str, response: str, reference: str) -> float:
     """How well `response` answers, in [0, 1].
 
-    Only its first line counts. Case does not, unless the reference is a word in capitals. A response that names another
+    Only the first line counts. Case counts only if the reference is a word in capitals. A response that names another
     of the prompt's choices ("18 or 28") before the reference does not hold the reference.
     """
     first_line = next((line for line in response.splitlines() if line.strip()), "")
@@ -71,13 +72,13 @@ def quality(prompt: str, response: str, reference: str) -> float:
 
 
 def choices(prompt: str) -> set[str]:
-    """What stands around an "or": `"Is red a tool or a colour?"` offers `{"tool", "colour"}`."""
+    """The words on both sides of each "or": `"Is red a tool or a colour?"` offers `{"tool", "colour"}`."""
     offered = words(prompt)
     return {offered[i + step] for i, word in enumerate(offered[:-1]) if word == "or" for step in (-1, 1)}
 
 
 def sampled_spec(which: str) -> ModelSpec:
-    """The demo's model, sampling instead of decoding greedily."""
+    """The demo's model, with sampling instead of greedy decoding."""
     settings: dict[str, Any] = yaml.safe_load(JOB.read_text())["models"][which]
     settings.pop("price", None)
     spec = ModelSpec.model_validate(settings)
@@ -86,16 +87,15 @@ def sampled_spec(which: str) -> ModelSpec:
 
 
 def responses(which: str, spec: ModelSpec, prompts: list[str]) -> list[list[dict[str, Any]]]:
-    """`SAMPLES` responses to each prompt, as their text and the tokens read and written, in pieces that are kept on
-    disk."""
-    # Prompt by prompt, so that a batch holds rows of one length and little padding.
-    asked = [(position, sample) for position in range(len(prompts)) for sample in range(SAMPLES)]
+    """`SAMPLES` responses to each prompt, with their texts and the tokens read and written. Pieces are kept on disk."""
+    # Prompt by prompt, so that rows of a batch have similar lengths and little padding.
+    places = [(position, sample) for position in range(len(prompts)) for sample in range(SAMPLES)]
     PIECES.mkdir(parents=True, exist_ok=True)
     generator: Generator | None = None
-    found: list[dict[str, Any]] = []
+    answers: list[dict[str, Any]] = []
     started = time.perf_counter()
-    for start in range(0, len(asked), PIECE):
-        piece = asked[start : start + PIECE]
+    for start in range(0, len(places), PIECE):
+        piece = places[start : start + PIECE]
         questions = [prompts[position] for position, _ in piece]
         key = {"spec": spec.model_dump(mode="json"), "prompts": questions}
         path = PIECES / f"{which}-{start:05d}.json"
@@ -103,21 +103,21 @@ def responses(which: str, spec: ModelSpec, prompts: list[str]) -> list[list[dict
         if kept.get("key") != key:
             generator = generator or generators.load(spec, lambda: torch.device("cpu"))
             answered = generator.generate(questions, [row_seed(SEED, *place) for place in piece])
-            answers = [
+            new = [
                 {"text": answer.text, "read": answer.input_tokens, "written": answer.output_tokens}
                 for answer in answered
             ]
-            kept = {"key": key, "answers": answers}
+            kept = {"key": key, "answers": new}
             path.write_text(json.dumps(kept))
-        found += kept["answers"]
-        print(f"{which}: {len(found)} of {len(asked)} responses, {time.perf_counter() - started:.0f} s", flush=True)
+        answers += kept["answers"]
+        print(f"{which}: {len(answers)} of {len(places)} responses, {time.perf_counter() - started:.0f} s", flush=True)
     if generator:
         generator.close()
-    return [found[i : i + SAMPLES] for i in range(0, len(found), SAMPLES)]
+    return [answers[i : i + SAMPLES] for i in range(0, len(answers), SAMPLES)]
 
 
 def print_means(tasks: list[str], small: np.ndarray, large: np.ndarray) -> None:
-    """Mean quality a task: of each model, and of the better model of each prompt (the most that routing can reach).
+    """Print the mean quality of each task: of each model, and of the better model per prompt, which is perfect routing.
 
     Args:
         small, large: shape (prompts, samples).
@@ -139,7 +139,7 @@ def main() -> None:
     }
     scores: dict[str, list[list[float]]] = {}
     tokens: dict[str, pa.Array] = {}
-    for which in ("small", "large"):
+    for which in SIDES:
         spec = sampled_spec(which)
         metadata[f"{which}_model"] = spec.model
         answers = responses(which, spec, [row["prompt"] for row in rows])

@@ -1,4 +1,4 @@
-"""The commands that make a router and judge it. Thin, and as lazy with imports, as those of `cli`."""
+"""The commands that make and evaluate a router. Imports are inside the commands, to keep `--help` fast."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def label(
     job_file: Annotated[str | None, typer.Option("--job", metavar="JOB.yaml", help="The job with both models.")] = None,
     overrides: Overrides = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Responses of each model to each prompt.")] = 10,
-    temperature: Annotated[float | None, typer.Option("--temperature", min=0, help="Of the sampling.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sampling.")] = 0,
+    temperature: Annotated[float | None, typer.Option("--temperature", min=0, help="Sampling temperature.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Sampling seed.")] = 0,
     metric_model: Annotated[str | None, typer.Option("--metric-model", help="The model that measures.")] = None,
     metric_direction: Annotated[
         Literal["reference", "response", "both"] | None,
@@ -42,21 +42,23 @@ def label(
     small_model: Annotated[str | None, typer.Option("--small-model", help="Its name, for recorded responses.")] = None,
     large_model: Annotated[str | None, typer.Option("--large-model", help="Its name, for recorded responses.")] = None,
     keep_responses: Annotated[
-        bool, typer.Option("--keep-responses", help="Write the responses beside the table.")
+        bool, typer.Option("--keep-responses", help="Also write the responses, next to the table.")
     ] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what the output holds, and start anew.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what the output holds, and start again.")] = False,
     json_logs: JsonLogs = False,
 ) -> None:
     """Make a quality table: both models answer each prompt, and a metric measures how well."""
-    from batchroute.commands.label import pipeline as labelling
-    from batchroute.config import loading
+    from batchroute.commands.label.options import LabelOptions
+    from batchroute.commands.label.pipeline import label as make_table
+    from batchroute.config.loading import checked, load
+    from batchroute.fields import SIDES
     from batchroute.progress import for_this_terminal
 
     if overrides and job_file is None:
         raise InputError("--set overrides a setting of the job: give --job too")
-    job = None if job_file is None else loading.load(job_file, overrides or ())
-    options = loading.checked(
-        labelling.LabelOptions,
+    job = None if job_file is None else load(job_file, overrides or ())
+    options = checked(
+        LabelOptions,
         prompts=prompts,
         output=output,
         metric={"name": metric, "model": metric_model, "direction": metric_direction, "endpoint": judge_endpoint},
@@ -68,12 +70,12 @@ def label(
         prompt=prompt,
         id=id_column,
         reference=reference,
-        names={side: name for side, name in (("small", small_model), ("large", large_model)) if name is not None},
+        names={side: name for side, name in zip(SIDES, (small_model, large_model), strict=True) if name is not None},
         keep_responses=keep_responses,
     )
     progress = for_this_terminal(json_logs)
     try:
-        outcome = labelling.label(options, progress, fresh)
+        outcome = make_table(options, progress, fresh)
     except BatchrouteError as error:
         if not json_logs:
             raise
@@ -94,31 +96,34 @@ def train(
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the router goes.")],
     label: Annotated[Literal["det", "prob", "trans", "gap"], typer.Option("--label", help="What it predicts.")] = "gap",
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training rows, at most.")] = 5,
-    patience: Annotated[int, typer.Option("--patience", min=1, help="Stop after so many without a better one.")] = 2,
+    patience: Annotated[
+        int, typer.Option("--patience", min=1, help="Stop after this many epochs without a better one.")
+    ] = 2,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate; 1e-4 for small encoders, else 1e-5.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows a step.")] = 32,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows per step.")] = 32,
     max_length: Annotated[int, typer.Option("--max-length", min=8, help="Tokens read of a prompt.")] = 128,
     validation: Annotated[
         float, typer.Option("--validation", min=0, max=1, help="Share of prompts that choose the epoch.")
     ] = 0.1,
     test: Annotated[
-        float, typer.Option("--test", min=0, max=1, help="Share left aside, for calibrate and evaluate.")
+        float, typer.Option("--test", min=0, max=1, help="Share held out for calibrate and evaluate.")
     ] = 0.2,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split, the order and the new weights.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the split, the order and the new weights.")] = 0,
     allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Load a base whose weights are no safetensors.")
+        bool, typer.Option("--allow-pickle", help="Load a base whose weights are not safetensors.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the router that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing router.")] = False,
 ) -> None:
     """Train a router on a quality table."""
-    from batchroute.config import loading
+    from batchroute.config.loading import checked
     from batchroute.engines.local import LocalEngine
     from batchroute.progress import for_this_terminal
-    from batchroute.router.training import console as narration
-    from batchroute.router.training import train as training
+    from batchroute.router.training.console import Narrator
+    from batchroute.router.training.learner import TrainOptions
+    from batchroute.router.training.train import train as train_router
 
-    options = loading.checked(
-        training.TrainOptions,
+    options = checked(
+        TrainOptions,
         quality_table=quality_table,
         base=base,
         output=output,
@@ -136,13 +141,13 @@ def train(
     )
 
     def say(line: str, err: bool = True) -> None:
-        # Of the processes that a launcher started, the first one speaks for all.
+        # Under a launcher, rank 0 prints for all processes.
         if os.environ.get("RANK", "0") == "0":
             typer.echo(line, err=err)
 
     say(f"training a router for '{label}' from {base} on {quality_table}")
     with LocalEngine(for_this_terminal(False)).terminable():
-        result = training.train(options, narration.Narrator(say), say)
+        result = train_router(options, Narrator(say), say)
     say(
         f"router in {result.output}: epoch {result.best_epoch} of {len(result.history)}, "
         f"{result.train_rows:,} rows to train on, {result.validation_rows:,} to choose by",
@@ -154,15 +159,15 @@ def train(
 def calibrate(
     quality_table: Annotated[str, typer.Option("--quality-table", metavar="TABLE.parquet", help="What to measure on.")],
     router: Annotated[str, typer.Option("--router", metavar="DIR", help="The router; the calibration goes into it.")],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Measure what each threshold costs in quality, on rows that the router never saw."""
     from batchroute.engines.local import LocalEngine
     from batchroute.progress import for_this_terminal
-    from batchroute.router.calibration import calibrate as calibration
+    from batchroute.router.calibration.calibrate import calibrate as calibrate_router
 
     device = LocalEngine(for_this_terminal(False)).device
-    for line in calibration.calibrate(quality_table, router, device, seed).summary():
+    for line in calibrate_router(quality_table, router, device, seed).summary():
         typer.echo(line)
     typer.echo(f"calibration in {Path(router) / 'calibration.json'}")
 
@@ -173,28 +178,29 @@ def evaluate(
     router: Annotated[str, typer.Option("--router", metavar="DIR", help="The router.")],
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where figures and plots go.")],
     compare: Annotated[
-        list[str] | None, typer.Option("--compare", metavar="DIR", help="Another router beside it; may be repeated.")
+        list[str] | None, typer.Option("--compare", metavar="DIR", help="Another router to compare; may be repeated.")
     ] = None,
     second_table: Annotated[
         str | None, typer.Option("--second-table", metavar="TABLE", help="The same prompts by another metric.")
     ] = None,
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=100, max=20000, help="Resamples.")] = 2000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
-    all_rows: Annotated[bool, typer.Option("--all-rows", help="Also rows that were trained on: flatters.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
+    all_rows: Annotated[bool, typer.Option("--all-rows", help="Include rows that were trained on: flatters.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the output holds.")] = False,
 ) -> None:
     """Measure what a router is worth on rows that it never saw: figures, intervals and a plot."""
     from batchroute.engines.local import LocalEngine
     from batchroute.progress import for_this_terminal
-    from batchroute.router.evaluation import evaluate as evaluation
-    from batchroute.router.evaluation.console import show as show_evaluation
+    from batchroute.router.evaluation.console import print_evaluation
+    from batchroute.router.evaluation.evaluate import check_output, write
+    from batchroute.router.evaluation.evaluate import evaluate as evaluate_routers
 
-    evaluation.check_output(output, overwrite)
+    check_output(output, overwrite)
     device = LocalEngine(for_this_terminal(False)).device
     routers = [router, *(compare or ())]
-    found = evaluation.evaluate(quality_table, routers, device, bootstrap, seed, all_rows, second_table)
-    evaluation.write(found, output, overwrite)
-    show_evaluation(found)
+    evaluation = evaluate_routers(quality_table, routers, device, bootstrap, seed, all_rows, second_table)
+    write(evaluation, output, overwrite)
+    print_evaluation(evaluation)
     typer.echo(f"figures  {output}/evaluation.json\nplot     {output}/curve.png, {output}/curve.svg")
 
 
@@ -205,13 +211,13 @@ def check_transfer(
     trained_on: Annotated[
         str | None, typer.Option("--trained-on", metavar="TABLE", help="Of the router's own pair, on the same prompts.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Tell whether a router can serve another pair of models, from a small labelled sample."""
     from batchroute.engines.local import LocalEngine
     from batchroute.progress import for_this_terminal
-    from batchroute.router.evaluation import transfer
+    from batchroute.router.evaluation.transfer import check
 
     device = LocalEngine(for_this_terminal(False)).device
-    for line in transfer.check(router, quality_table, device, trained_on, seed).sentences():
+    for line in check(router, quality_table, device, trained_on, seed).sentences():
         typer.echo(line)

@@ -1,4 +1,4 @@
-"""The budget: the rows on which a dollar of the large model buys the most quality."""
+"""Routing within a budget: spend the large model on the rows where a dollar buys the most quality."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """Rows to spend money on; arrays of shape [rows].
+    """Rows with their expected gains and costs; arrays of shape [rows].
 
     Attributes:
         gains: expected q(L) − q(S).
-        small, large: expected cost of a row on each model, in pico-dollars.
+        small, large: expected cost of each row on each model, in pico-dollars.
     """
 
     scores: Scores
@@ -29,45 +29,48 @@ class Priced:
 
     @property
     def least(self) -> int:
-        """What the cheaper model of every row costs."""
+        """Cost of all rows, each on its cheaper model."""
         return int(np.minimum(self.small, self.large).sum())
 
     @property
     def most(self) -> int:
-        """What the large model costs on all rows, or the cheapest way where that is more."""
+        """Cost of all rows on the large model, but at least `least`."""
         return max(self.least, int(self.large.sum()))
 
 
 def spend(rows: Priced, budget: int, known: tuple[Priced, Floats] | None = None) -> Mask | None:
-    """Which rows go to the small model, so that the expected quality is largest within the budget; None when even the
-    cheaper model of every row costs more.
+    """Choose the rows for the small model so that the expected quality is largest within the budget.
 
-    By gain per dollar where rows whose quality is known confirm, by a standard error, that with as large a part of the
-    money this would have bought more than the order of the score alone; else in that order. Expected gains are not true
-    ones: where dear rows gain more than expected, an order that shuns them loses.
+    The order is gain per dollar, unless `known` rows speak against it: there, with the same part of the money, that
+    order must have bought more true quality than the order of the scores alone, by at least one standard error.
+    Otherwise the order of the scores is used. Expected gains are not true gains: if expensive rows gain more than
+    expected, an order that avoids them loses.
 
     Args:
-        budget: in pico-dollars; what is expected to be spent is never more.
-        known: rows of the calibration, priced as these are, and their q(L) − q(S).
+        budget: in pico-dollars; the expected cost never exceeds it.
+        known: rows of the calibration with the same prices, and their true q(L) − q(S).
+
+    Returns:
+        The rows for the small model; None if even the cheaper model of every row exceeds the budget.
     """
     if budget < rows.least:
         return None
     if known is not None:
-        others, losses = known
+        priced, losses = known
         part = min(1.0, (budget - rows.least) / max(1, rows.most - rows.least))
-        money = others.least + int((others.most - others.least) * part)
-        bought = losses * (by_score(others, money).astype(np.float64) - per_dollar(others, money))
+        money = priced.least + int((priced.most - priced.least) * part)
+        bought = losses * (by_score(priced, money).astype(np.float64) - per_dollar(priced, money))
         if bought.sum() < float(np.sqrt((bought**2).sum())):
             return by_score(rows, budget)
     return per_dollar(rows, budget)
 
 
 def per_dollar(rows: Priced, budget: int) -> Mask:
-    """Every row begins on its cheaper model. Rows whose dearer model is expected to be better are then moved to it, the
-    most gain per dollar first, as long as money is left; one that does not fit is passed over.
+    """Start every row on its cheaper model, then move rows to the dearer model if that is expected to be better.
 
-    That is within the gain of one row of the best that any choice could do: the linear relaxation of the knapsack,
-    rounded down. The order of the gain alone is tried too, and the better of the two is taken.
+    Rows move in the order of gain per dollar while money is left; a row that does not fit is skipped. The result is
+    within one row's gain of the optimum: it is the linear relaxation of the knapsack problem, rounded down. The order
+    of the gain alone is tried too, and the better result is used.
     """
     to_small: Mask = (rows.small < rows.large) | ((rows.small == rows.large) & (rows.gains <= 0))
     better, price = np.where(to_small, rows.gains, -rows.gains), np.abs(rows.large - rows.small)
@@ -81,7 +84,7 @@ def per_dollar(rows: Priced, budget: int) -> Mask:
 
 
 def by_score(rows: Priced, budget: int) -> Mask:
-    """As `per_dollar`, in the order of the score, the hardest first, whatever they are expected to gain."""
+    """As `per_dollar`, but in the order of the score, hardest rows first, whatever they are expected to gain."""
     to_small: Mask = rows.small < rows.large
     moved = np.flatnonzero(to_small)
     order = np.argsort(rows.scores[moved], kind="stable")
@@ -91,7 +94,7 @@ def by_score(rows: Priced, budget: int) -> Mask:
 
 
 def _take(order: NDArray[np.intp], price: Picos, left: int) -> NDArray[np.intp]:
-    """The rows that fit into what is left, in this order: those that do not are passed over."""
+    """The rows that fit into the money left, in this order; rows that do not fit are skipped."""
     taken = []
     while len(order):
         fits = order[price[order] <= left]

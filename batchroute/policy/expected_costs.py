@@ -1,4 +1,4 @@
-"""Expected costs: what a row would cost on a model, before it is asked."""
+"""Expected costs: what each row would cost on a model, before the model answers it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ Picos = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class ModelCosts:
-    """One model's expected costs.
+    """One model's expected costs, in pico-dollars.
 
     Attributes:
-        picos: shape [rows]; pico-dollars.
-        error: standard error, in pico-dollars a row, of the mean that the lengths were measured with; it is one and the
-            same for all rows, so that it does not shrink with their number.
-        spread: standard deviation of a row about its expectation, in pico-dollars.
-        least: pico-dollars of all rows, were they to get no response at all; the low end where nothing was measured.
+        picos: shape [rows].
+        error: standard error per row from measuring the lengths. It is the same error for all rows, so that it does not
+            average out over many rows.
+        spread: standard deviation of one row's cost about its expectation.
+        measured: the lengths were measured; otherwise `picos` is an upper bound.
+        least: shape [rows]; cost without any response: the lower bound where nothing was measured.
     """
 
     picos: Picos
@@ -35,11 +36,11 @@ class ModelCosts:
 def model_costs(
     price: Price | None, lengths: Lengths, tokens: NDArray[np.int32], max_new_tokens: int
 ) -> ModelCosts | None:
-    """None where it cannot be told: there is no price, or one by time and no measured time.
+    """None if the costs are unknown: there is no price, or the price is by time and no time was measured.
 
     Args:
-        tokens: shape [rows]; of the prompts, by the router's count.
-        max_new_tokens: no response is longer.
+        tokens: shape [rows]; the router's token count of each prompt.
+        max_new_tokens: the longest response.
     """
     if price is None:
         return None

@@ -1,4 +1,4 @@
-"""What a policy is expected to cost and to lose."""
+"""Forecasts: what a policy is expected to cost, and to lose in quality."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Forecast(BaseModel):
 
     Attributes:
         policy: in words.
-        small_share: of the rows that can be routed.
-        cost, savings: USD; None where a price is missing. Savings are against all rows on the large model.
-        drop: percent; None without a calibration that tells it.
+        small_share: share of the routable rows on the small model.
+        cost, savings: USD; None if a price is missing. Savings are relative to all rows on the large model.
+        drop: quality drop in percent; None if the calibration does not give one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -38,11 +38,11 @@ class Forecast(BaseModel):
 
 
 class Curve(BaseModel):
-    """What each share of rows on the small model, the easiest first, would cost and lose: an entry for every 5 %.
+    """Cost and quality drop by cost advantage, easiest rows first: an entry for every 5 % of the rows.
 
     Attributes:
         drop, low, high: percent; None without a calibration.
-        cost: USD; None where a price is missing.
+        cost: USD; None if a price is missing.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -1,4 +1,4 @@
-"""The outlook: what sending rows to the one or the other model is expected to cost and to lose."""
+"""The outlook: what routing rows one way or another is expected to cost, and to lose in quality."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from batchroute.costs.prices import PICO
 from batchroute.fields import SIDES, Side
 from batchroute.policy.budget import Priced
-from batchroute.policy.decision import Groups, Rows
+from batchroute.policy.decision import Groups, RowsToRoute
 from batchroute.policy.expected_costs import ModelCosts
 from batchroute.policy.forecast import Curve, Forecast, Range
 from batchroute.policy.settings import Rule, Scores
-from batchroute.router.calibration.calibrate import Calibration
+from batchroute.router.calibration.points import Calibration
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -28,14 +28,14 @@ _EVERYTHING = 1.0
 
 @dataclass(frozen=True)
 class Outlook:
-    """Rows that can be routed, with what is known of them; arrays of shape [rows].
+    """The rows of a run, or a sample of them, with expected gains and costs; arrays of shape [rows].
 
     Attributes:
-        gains: expected q(L) − q(S); without a calibration that tells it 1 − score, an order without a unit.
-        costs: by side; None where they cannot be told.
-        spent: pico-dollars that are spent whatever is decided: the router's.
-        whole: rows of the run that these stand for: more than there are where they are a sample.
-        known: rows of the calibration, priced as these are, and their true gains.
+        gains: expected q(L) − q(S). Without a calibration that gives it, 1 − score: an order without a unit.
+        costs: by side; None if unknown.
+        spent: the router's cost in pico-dollars, which every decision pays.
+        whole: number of rows of the run; more than the rows here if they are a sample.
+        known: rows of the calibration with the same prices, and their true gains.
     """
 
     scores: Scores
@@ -49,20 +49,20 @@ class Outlook:
 
     @functools.cached_property
     def easiest(self) -> NDArray[np.intp]:
-        """The rows that can be routed and have a score, the highest first."""
+        """Indices of the routable rows that have a score, highest first."""
         rows = np.flatnonzero(self.routable & ~np.isnan(self.scores))
-        found: NDArray[np.intp] = rows[np.argsort(-self.scores[rows], kind="stable")]
-        return found
+        easiest: NDArray[np.intp] = rows[np.argsort(-self.scores[rows], kind="stable")]
+        return easiest
 
     @functools.cached_property
     def _gains_of_easiest(self) -> Floats:
-        """Summed over the first 0, 1, 2, … of them."""
+        """Total gain of the first 0, 1, 2, … of `easiest`."""
         return np.concatenate([[0.0], np.cumsum(self.gains[self.easiest])])
 
-    def rows(self, groups: Groups | None = None) -> Rows:
-        """What a policy decides on."""
+    def rows(self, groups: Groups | None = None) -> RowsToRoute:
+        """The rows for `decide`."""
         small, large = (self.costs[side] for side in SIDES)
-        return Rows(
+        return RowsToRoute(
             self.scores,
             self.routable,
             groups,
@@ -73,7 +73,7 @@ class Outlook:
         )
 
     def forecast(self, small: Mask, policy: str) -> Forecast:
-        """What it costs and loses to send these rows to the small model, and the others to the large one."""
+        """The forecast for sending `small` rows to the small model, and all other routable rows to the large model."""
         routed = int(self.routable.sum())
         chosen = small & self.routable
         cost, baseline = self._cost(chosen, self.spent), self._baseline
@@ -92,11 +92,11 @@ class Outlook:
         )
 
     def alternatives(self) -> list[Forecast]:
-        """Five other policies over the same rows."""
+        """Forecasts for five shares on the same rows."""
         return [self.of(Rule.model_validate({"small_share": share})) for share in _ALTERNATIVES]
 
     def of(self, rule: Rule) -> Forecast:
-        """Of one way for all rows, that needs no costs."""
+        """The forecast for one rule for all rows; not for a budget."""
         at = np.flatnonzero(self.routable)
         small = np.zeros_like(self.routable)
         cutoff = rule.decide(self.scores[at], len(at), self.calibration)
@@ -104,19 +104,19 @@ class Outlook:
         return self.forecast(small, rule.words)
 
     def curve(self) -> Curve | None:
-        """None when there is no row to route."""
+        """None if no row is routable."""
         routed = int(self.routable.sum())
         if not routed:
             return None
-        found = []
+        forecasts = []
         for step in range(_STEPS + 1):
             small = np.zeros_like(self.routable)
             small[self.easiest[: round(routed * step / _STEPS)]] = True
-            found.append(self.forecast(small, ""))
-        drops = [forecast.drop for forecast in found if forecast.drop is not None]
-        costs = [forecast.cost for forecast in found if forecast.cost is not None]
+            forecasts.append(self.forecast(small, ""))
+        drops = [forecast.drop for forecast in forecasts if forecast.drop is not None]
+        costs = [forecast.cost for forecast in forecasts if forecast.cost is not None]
         return Curve(
-            small_share=[forecast.small_share for forecast in found],
+            small_share=[forecast.small_share for forecast in forecasts],
             cost=[cost.value for cost in costs] or None,
             drop=[drop.value for drop in drops] or None,
             low=[drop.low for drop in drops] or None,
@@ -125,7 +125,7 @@ class Outlook:
 
     @functools.cached_property
     def _baseline(self) -> Range | None:
-        """Of all rows on the large model, which needs no router."""
+        """Cost of all rows on the large model, which needs no router."""
         return self._cost(np.zeros_like(self.routable), 0)
 
     @property
@@ -133,30 +133,31 @@ class Outlook:
         return self.whole / len(self.scores) if len(self.scores) else _EVERYTHING
 
     def _cost(self, small: Mask, spent: int) -> Range | None:
-        """In dollars, with what the lengths' measurement, single rows and, of a sample, the drawing leave open."""
+        """In dollars. The interval covers the measurement of lengths, the spread of single rows, and sampling."""
         if any(self.costs[side] is None for side in SIDES):
             return None
         value, least, variance = float(spent), float(spent), 0.0
         rows = len(small)
         of_rows = np.zeros(rows) if 1 < rows < self.whole else None
-        for side, mine in (("small", small), ("large", self.routable & ~small)):
-            costs = self.costs[side]  # type: ignore[index]
+        routes: dict[Side, Mask] = {"small": small, "large": self.routable & ~small}
+        for side, routed in routes.items():
+            costs = self.costs[side]
             assert costs is not None
-            count, picos = float(mine.sum()) * self._scale, costs.picos[mine]
+            count, picos = float(routed.sum()) * self._scale, costs.picos[routed]
             value += float(picos.sum()) * self._scale
-            least += float((costs.picos if costs.measured else costs.least)[mine].sum()) * self._scale
+            least += float((costs.picos if costs.measured else costs.least)[routed].sum()) * self._scale
             variance += (costs.error * count) ** 2 + costs.spread**2 * count
             if of_rows is not None:
-                of_rows[mine] = picos
+                of_rows[routed] = picos
         if of_rows is not None:
             variance += self.whole**2 * float(of_rows.var(ddof=1)) / rows * (1 - rows / self.whole)
         off = _Z * variance**0.5
-        # What nothing was measured of is an upper bound: above it there is only the drawing of the sample.
+        # Costs of unmeasured lengths are an upper bound, so their low end is the cost without any response.
         return Range(value=value / PICO, low=max(0.0, min(least, value) - off) / PICO, high=(value + off) / PICO)
 
     def _drop(self, small: Mask, share: float) -> Range | None:
-        """In percent: what the calibration rows lost at this share, the easiest of them on small; and, where these are
-        not the easiest rows, what is expected to be lost more than by the easiest."""
+        """In percent: the calibration's drop at this cost advantage, which has the easiest rows on the small model. If
+        `small` are not the easiest rows, their expected extra loss is added."""
         if self.calibration is None or self.calibration.gain is None:
             return None
         routed = int(self.routable.sum())

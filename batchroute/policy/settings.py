@@ -1,27 +1,28 @@
-"""The policy: which rows go to the small model, decided on all scores of the run."""
+"""The policy section of a job: which rows go to the small model, decided with all scores of the run at hand."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from batchroute.fields import Share
-from batchroute.router.calibration.calibrate import Calibration, CalibrationRule, Point
-from batchroute.router.drift.measure import OnDrift
+from batchroute.router.calibration.points import Calibration, CalibrationRule, Point
 
 Scores = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
 
+OnDrift = Literal["warn", "large", "stop"]
+
 RULES = ("threshold", "small_share", "max_quality_drop", "budget")
-"""The keys that decide; a policy, or a group of one, has one of them."""
+"""The keys that decide; a policy, or each of its groups, has exactly one."""
 
 DEFAULT = "default"
-"""The group of all rows whose value of the column `by` has no group of its own."""
+"""The group of all rows whose value in the column `by` has no group of its own."""
 
 _ABOVE_ALL = 2.0
 _LAST_POSITION = int(np.iinfo(np.int64).max)
@@ -29,7 +30,7 @@ _USD = "USD"
 
 
 def _usd(value: object) -> object:
-    """`25`, `25.50`, `"25 USD"` and `"$25"` are amounts of dollars."""
+    """Read `25`, `25.50`, `"25 USD"` and `"$25"` as dollars."""
     if not isinstance(value, str):
         return str(value) if isinstance(value, float) else value
     number = value.strip().removeprefix("$").removesuffix(_USD).strip().replace("_", "")
@@ -43,8 +44,7 @@ Budget = Annotated[Decimal, BeforeValidator(_usd), Field(ge=0, max_digits=18, de
 
 
 class Cutoff(BaseModel):
-    """A decision: a row goes to the small model when its score is above `score`, or equal to it and the row is not
-    after `last_tie`."""
+    """A row goes to the small model if its score is above `score`, or equal to it at a position up to `last_tie`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,33 +53,35 @@ class Cutoff(BaseModel):
 
     @classmethod
     def of_none(cls) -> Self:
-        """No row goes to the small model."""
+        """A cut-off that sends no row to the small model."""
         return cls(score=_ABOVE_ALL)
 
     def small(self, scores: Scores, positions: Positions) -> npt.NDArray[np.bool_]:
-        """Which rows go to the small model; a row without a score (NaN) never does. Shapes: all [rows]."""
-        # In the scores' own precision: a score that is printed as 0.7 reaches a threshold of 0.7.
+        """Which rows go to the small model; a row without a score (NaN) never does. Shapes: [rows]."""
+        # Compared in the scores' own precision, so that a score printed as 0.7 reaches a threshold of 0.7.
         cut = np.float32(self.score)
         small: npt.NDArray[np.bool_] = (scores > cut) | ((scores == cut) & (positions <= self.last_tie))
         return small
 
 
 class Rule(BaseModel):
-    """Exactly one way to trade cost against quality."""
+    """One rule that trades cost against quality: exactly one of `RULES`."""
 
     model_config = ConfigDict(extra="forbid")
 
     threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="small when score ≥ threshold")
-    small_share: Share | None = Field(default=None, description="this share of the rows, the easiest, to small")
-    max_quality_drop: Share | None = Field(default=None, description="as many to small as this drop in quality allows")
-    rule: CalibrationRule | None = Field(
-        default=None, description="of max_quality_drop: bounded, unless set, or empirical"
+    small_share: Share | None = Field(default=None, description="share of the rows, easiest first, to small")
+    max_quality_drop: Share | None = Field(
+        default=None, description="as many rows to small as this quality drop allows"
     )
-    budget: Budget | None = Field(default=None, description="USD; the most quality that this much is expected to buy")
+    rule: CalibrationRule | None = Field(
+        default=None, description="how max_quality_drop chooses a threshold: bounded (default) or empirical"
+    )
+    budget: Budget | None = Field(default=None, description="USD; buys the most expected quality")
 
     @property
     def words(self) -> str:
-        """As people say it: `small_share 60 %`, `budget 25 USD`."""
+        """The rule in words: `small_share 60 %`, `budget 25 USD`."""
         if self.threshold is not None:
             return f"threshold {self.threshold:g}"
         if self.budget is not None:
@@ -91,11 +93,11 @@ class Rule(BaseModel):
         return "by group"
 
     @model_validator(mode="after")
-    def _is_one_way(self) -> Self:
-        self._check_ways(1)
+    def _has_one_rule(self) -> Self:
+        self._check_rules(1)
         return self
 
-    def _check_ways(self, wanted: int) -> None:
+    def _check_rules(self, wanted: int) -> None:
         if len(self.given) != wanted:
             raise ValueError(f"give exactly one of {', '.join(RULES)}")
         if self.rule is not None and self.max_quality_drop is None:
@@ -103,22 +105,23 @@ class Rule(BaseModel):
 
     @property
     def given(self) -> list[str]:
+        """The keys of `RULES` that are set."""
         return [name for name in RULES if getattr(self, name) is not None]
 
     def point(self, calibration: Calibration) -> Point | None:
-        """The calibrated point that `max_quality_drop` asks for; None: no threshold keeps the drop within it."""
+        """The calibrated point for `max_quality_drop`; None if no threshold keeps the drop within it."""
         assert self.max_quality_drop is not None
         return calibration.within(float(100 * self.max_quality_drop), self.rule or "bounded")
 
     def decide(self, scores: Scores, routable: int, calibration: Calibration | None = None) -> Cutoff:
-        """The cut-off over all scores of the run, of any way but a budget.
+        """The cut-off over all scores of the run, for any rule but a budget.
 
-        A share is met exactly to the row, halves rounded up, of all rows that can be routed; among equal scores the
-        first rows go to small. Costs one copy of `scores`: 4 bytes a row.
+        A share of the routable rows is met exactly to the row, halves rounded up; among equal scores the first rows go
+        to the small model. Costs one copy of `scores`: 4 bytes per row.
 
         Args:
             scores: shape [rows], by position; NaN where a row has no score.
-            routable: how many rows will be sent to a model: those with a usable prompt.
+            routable: number of rows with a usable prompt.
             calibration: the router's; needed for `max_quality_drop`.
         """
         if self.max_quality_drop is not None:
@@ -141,16 +144,16 @@ class Rule(BaseModel):
 
 
 class Policy(Rule):
-    """One way for all rows, or one for each group of them, by an input column.
+    """One rule for all rows, or one rule for each group of rows by an input column.
 
-    `{by: tier, gold: {threshold: 1.01}, default: {small_share: 80%}}` is short for `groups: {gold: …, default: …}`,
-    which is there for a group that has the name of a key.
+    `{by: tier, gold: {threshold: 1.01}, default: {small_share: 80%}}` is short for `groups: {gold: …, default: …}`.
+    The long form allows groups that are named like a key of the policy.
     """
 
     by: str | None = Field(default=None, description="input column with the groups")
-    groups: dict[str, Rule] | None = Field(default=None, description="a way for each value of by, and a default")
+    groups: dict[str, Rule] | None = Field(default=None, description="a rule for each value of by, and a default")
     on_drift: OnDrift | None = Field(
-        default=None, description="when the rows are not like the calibration's: warn, unless set; large: all; or stop"
+        default=None, description="if the rows drifted from the calibration's: warn (default), large (all rows) or stop"
     )
 
     @model_validator(mode="before")
@@ -162,22 +165,22 @@ class Policy(Rule):
         groups = value.get("groups") or {}
         if not isinstance(groups, dict):
             return value
-        # A value of true or 7 in the column is matched as it is written.
+        # YAML reads true and 7 as values; the column is matched with their text.
         together = {_name(key): rule for key, rule in {**groups, **named}.items()}
         return {**{key: item for key, item in value.items() if key not in named}, "groups": together}
 
     @model_validator(mode="after")
-    def _is_one_way(self) -> Self:
+    def _has_one_rule(self) -> Self:
         if self.by is None:
             if self.groups is not None:
                 raise ValueError("groups need by, the input column whose values they are")
-            self._check_ways(1)
+            self._check_rules(1)
         else:
             if self.given:
                 raise ValueError(f"{self.given[0]} is for all rows, and by for groups of them: put it into a group")
             if DEFAULT not in (self.groups or {}):
                 raise ValueError("a policy by group needs a default, for rows of no other: default: {threshold: 1.01}")
-            self._check_ways(0)
+            self._check_rules(0)
         if self.on_drift == "large" and any(rule.budget is not None for _, rule in self.rules()):
             raise ValueError(
                 "on_drift: large would send all rows to the large model, whatever the budget: choose warn or stop"
@@ -185,7 +188,7 @@ class Policy(Rule):
         return self
 
     def rules(self) -> Iterator[tuple[str | None, Rule]]:
-        """By group; all rows are the group None."""
+        """The rules by group; a rule for all rows has the group None."""
         if self.groups is None:
             yield None, self
         else:

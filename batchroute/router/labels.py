@@ -1,11 +1,12 @@
 """Training labels: how easy each prompt was for the small model, from the sampled qualities of both models.
 
-After "Hybrid LLM" (ICLR 2024, arXiv 2404.14618), section 3: `det`, `prob` and `trans`. `gap` is our own: under binary
-cross-entropy a score then estimates the expected quality gap, and sending the rows of the highest expected gap to the
-small model costs least quality at a given share; the other three estimate only how often the small model wins.
+`det`, `prob` and `trans` are those of "Hybrid LLM" (ICLR 2024, arXiv 2404.14618), section 3; a router trained on them
+is the paper's r_det, r_prob or r_trans. `gap` is our own: under binary cross-entropy the score then estimates the
+expected quality gap, and sending the rows of the highest expected gap to the small model costs the least quality at a
+given cost advantage. The paper's labels estimate only how often the small model wins.
 
-Throughout, `small` and `large` hold one float64 array a prompt: the qualities of its sampled responses, at least one
-each, not necessarily as many of one as of the other. H is the quality gap q(S) − q(L); labels are float32 of shape
+Throughout, `small` and `large` hold one float64 array per prompt: the qualities of its sampled responses, at least one
+per model; the models may have different numbers of them. H is the quality gap q(S) − q(L). Labels are float32 of shape
 [prompts], in [0, 1], high = easy.
 """
 
@@ -26,14 +27,14 @@ LabelArray = NDArray[np.float32]
 
 _GRID_SIZE = 200
 _INTERVAL_GRID, _RESAMPLES = 50, 200
-# An interval as long as half of the losses that there are says that the peak is anywhere. The largest losses do not
-# count: one of them could make any interval look short.
+# An interval longer than half of the range of losses says that the peak could be anywhere. The largest 5 % of the
+# losses do not count for the range: a single one could make any interval look short.
 _UNSTABLE, _USUAL_LOSSES = 0.5, 0.95
 _GAP_PERCENTILES = (1.0, 99.0)
 
 
 def det(small: Qualities, large: Qualities) -> LabelArray:
-    """y_det = 1[q(S) ≥ q(L)], of the first sample of each."""
+    """y_det = 1[q(S) ≥ q(L)], from the first sample of each model."""
     return np.array([s[0] >= q[0] for s, q in zip(small, large, strict=True)], dtype=np.float32)
 
 
@@ -48,7 +49,7 @@ def trans(small: Qualities, large: Qualities, t: float) -> LabelArray:
 
 
 def mean_gap(small: Qualities, large: Qualities) -> NDArray[np.float64]:
-    """mean H of every prompt, float64 of shape [prompts]."""
+    """Mean H of each prompt, float64 of shape [prompts]."""
     return np.array([s.mean() - q.mean() for s, q in zip(small, large, strict=True)])
 
 
@@ -59,7 +60,7 @@ def gap(small: Qualities, large: Qualities, low: float, high: float) -> LabelArr
 
 @dataclass(frozen=True, slots=True)
 class BestT:
-    """t*, and the curve it is the peak of.
+    """t*, and the curve whose peak it is.
 
     Attributes:
         grid, spread: `spread[i]` is the mean absolute difference of the labels at `grid[i]`.
@@ -73,19 +74,19 @@ class BestT:
     high: float
 
     def warnings(self) -> list[str]:
-        """What to know before trusting it: one sentence each."""
-        found = []
+        """Reasons not to trust t*, one sentence each."""
+        warnings = []
         if self.t == 0.0:
-            found.append("t* is 0: no relaxation spreads the labels better, so 'trans' is the same as 'prob' here")
+            warnings.append("t* is 0: no relaxation spreads the labels better, so 'trans' is the same as 'prob' here")
         if self.high - self.low > _UNSTABLE * np.quantile(self.grid, _USUAL_LOSSES):
-            found.append(
+            warnings.append(
                 f"t* is unstable: {self.t:.3g}, but anything from {self.low:.3g} to {self.high:.3g} on other prompts "
                 "like these; label more prompts, or train 'gap'"
             )
-        return found
+        return warnings
 
     def curve(self, points: int = 50) -> dict[str, list[float]]:
-        """The curve in about so many points, its peak among them, for files."""
+        """The curve at about `points` points including its peak, for `router.json`."""
         rows = _some(len(self.grid), points, int(self.spread.argmax()))
         return {"t": self.grid[rows].tolist(), "spread": self.spread[rows].tolist()}
 
@@ -93,8 +94,8 @@ class BestT:
 def best_t(small: Qualities, large: Qualities, grid_size: int = _GRID_SIZE) -> BestT:
     """t* = argmax over t ≥ 0 of the mean absolute difference of y_trans(t) over all pairs of prompts.
 
-    The labels change only where −t is one of the observed gaps, so the grid is 0 and up to `grid_size` quantiles of the
-    distinct losses −H > 0: all of them when there are no more than that. Of equal peaks the smallest t is taken.
+    "Hybrid LLM", section 3.3. The labels change only where −t is an observed gap, so the grid is 0 and the distinct
+    losses −H > 0, or `grid_size` quantiles of them if there are more. Of equal peaks the smallest t is taken.
     """
     pairs = _Pairs.of(small, large)
     losses = np.unique(-pairs.gaps[pairs.gaps < 0])
@@ -108,10 +109,10 @@ def best_t(small: Qualities, large: Qualities, grid_size: int = _GRID_SIZE) -> B
 
 
 def _interval(pairs: _Pairs, grid: NDArray[np.float64], best: int) -> tuple[float, float]:
-    """The 95 % interval of t*: resampled prompts keep their labels, so each grid point is labelled and sorted once.
+    """The 95 % bootstrap interval of t*. Resampled prompts keep their labels, so each t is labelled and sorted once.
 
     Args:
-        best: where in the grid t* is; the interval holds it.
+        best: index of t* in the grid; the interval contains it.
     """
     some = grid[_some(len(grid), _INTERVAL_GRID, best)]
     n = len(pairs.counts)
@@ -129,14 +130,14 @@ def _interval(pairs: _Pairs, grid: NDArray[np.float64], best: int) -> tuple[floa
 
 
 def _some(count: int, wanted: int, always: int) -> NDArray[np.intp]:
-    """Up to `wanted` of the numbers below `count`, evenly spread, and `always`."""
+    """Up to `wanted` evenly spread numbers below `count`, and `always`."""
     return np.union1d(np.linspace(0, count - 1, wanted).round().astype(np.intp), [always])
 
 
 def mean_absolute_difference(values: NDArray[np.float64]) -> float:
     """(1/N²) Σᵢ Σⱼ |vᵢ − vⱼ| in O(N log N).
 
-    Counting from 0, the i-th smallest value is the larger one of i pairs and the smaller one of N − 1 − i.
+    Counted from 0, the i-th smallest value is the larger of i pairs and the smaller of N − 1 − i pairs.
     """
     n = len(values)
     weights = 2.0 * np.arange(n) - (n - 1)
@@ -145,9 +146,12 @@ def mean_absolute_difference(values: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """A kind of label with what it learnt from training rows: t* (`trans`), or the gaps that become 0 and 1 (`gap`).
+    """A kind of label with its constants from training rows.
 
-    `best` tells how t* was found; it is not there after `from_dict`.
+    Attributes:
+        t_star: of `trans`.
+        best: the search for t*; None after `from_dict`.
+        gap_low, gap_high: of `gap`: the mean gaps that become 0 and 1, percentiles 1 and 99.
     """
 
     kind: LabelKind
@@ -158,10 +162,10 @@ class Labels:
 
     @classmethod
     def fit(cls, kind: LabelKind, small: Qualities, large: Qualities) -> Self:
-        """Fit to training rows, and to them only.
+        """Fit the constants; pass training rows only.
 
         Raises:
-            InputError: every training row gets the same label, so that there is nothing to learn.
+            InputError: every row gets the same label, so that there is nothing to learn.
         """
         fitted = cls(kind)
         if kind == "trans":
@@ -171,7 +175,7 @@ class Labels:
             gaps = mean_gap(small, large)
             low, high = np.percentile(gaps, _GAP_PERCENTILES)
             if low == high:
-                # Almost all rows have the same gap; the few others are all there is to learn from.
+                # Almost all rows have the same gap: scale by the few others.
                 low, high = gaps.min(), gaps.max()
             if low == high:
                 raise InputError(_constant(kind, len(gaps)))
@@ -182,7 +186,7 @@ class Labels:
         return fitted
 
     def apply(self, small: Qualities, large: Qualities) -> LabelArray:
-        """The labels of any rows."""
+        """Labels of any rows."""
         if self.kind == "det":
             return det(small, large)
         if self.kind == "prob":
@@ -195,25 +199,25 @@ class Labels:
         return gap(small, large, self.gap_low, self.gap_high)
 
     def to_dict(self) -> dict[str, Any]:
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             "label": self.kind,
             "t_star": self.t_star,
             "gap_low": self.gap_low,
             "gap_high": self.gap_high,
         }
         if self.best is not None:
-            found |= {"t_star_interval": [self.best.low, self.best.high], "t_star_curve": self.best.curve()}
-        return found
+            values |= {"t_star_interval": [self.best.low, self.best.high], "t_star_curve": self.best.curve()}
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """From what `to_dict` gave; other keys are not looked at."""
+        """The inverse of `to_dict`; other keys are ignored."""
         return cls(values["label"], t_star=values["t_star"], gap_low=values["gap_low"], gap_high=values["gap_high"])
 
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
-    """The gaps of all pairs of samples, prompt after prompt: 8 bytes for each of Σ k_small · k_large."""
+    """The gaps of all pairs of samples, prompt by prompt: 8 bytes for each of the Σ k_small · k_large pairs."""
 
     gaps: NDArray[np.float64]
     starts: NDArray[np.intp]
@@ -226,7 +230,7 @@ class _Pairs:
         return cls(np.concatenate(each), np.cumsum(counts) - counts, counts)
 
     def share_at_least(self, least: float) -> NDArray[np.float64]:
-        """Pr[H ≥ least] of every prompt."""
+        """Pr[H ≥ least] of each prompt."""
         return np.add.reduceat((self.gaps >= least).astype(np.int64), self.starts) / self.counts
 
 

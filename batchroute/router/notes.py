@@ -1,4 +1,4 @@
-"""The notes in a router's folder: how it was trained (`router.json`), and on which prompts."""
+"""The files in a router's folder beside its weights: how it was trained, its calibration, its reference."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from pydantic import BaseModel, ValidationError
 
 from batchroute import models
 from batchroute.errors import InputError
+from batchroute.fields import SIDES
 from batchroute.tables.quality_table import QualityTable
 
 ROUTER_FILE = "router.json"
-"""What `train` notes beside the weights: label, lengths, table, figures on validation rows."""
+"""Written by `train`: label, max_length, table, figures on validation rows."""
 
 CALIBRATION_FILE = "calibration.json"
-"""What `calibrate` adds."""
+"""Written by `calibrate`: thresholds with their cost advantage and drop."""
 
 REFERENCE_FILE = "reference.json"
-"""What the rows of the calibration looked like: `calibrate` writes it too."""
-
+"""Written by `calibrate`: what its rows looked like, to detect drift."""
 
 Noted = TypeVar("Noted", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """What is known of a router.
+    """How a router was trained.
 
     Attributes:
         label: what it was trained to predict.
         models: names of the pair, by side; None where the quality table did not name them.
-        metric: of the quality table; None where that did not name it.
-        trained, validated: digests of the prompts that it learnt from, and of those its checkpoint was chosen by.
+        metric: of the quality table; None if the table did not name it.
+        trained, validated: digests of the training prompts, and of the prompts that chose the epoch.
     """
 
     label: str | None
@@ -47,16 +47,16 @@ class Notes:
 
     @classmethod
     def read(cls, router: str) -> Self:
-        """The notes of a router by its name; empty ones for a router that `train` did not make.
+        """The notes of a router by its name; empty for a router that `train` did not make.
 
         Raises:
-            InputError: they are damaged, or there is no such router.
+            InputError: `router.json` is damaged, or there is no such router.
         """
         values = read_json(Path(models.resolve(router)) / ROUTER_FILE) or {}
         pair = values.get("models") or {}
         return cls(
             label=values.get("label"),
-            models={side: pair.get(side) for side in ("small", "large")},
+            models={side: pair.get(side) for side in SIDES},
             metric=values.get("metric"),
             trained=frozenset(str(values.get("train_prompts", "")).split()),
             validated=frozenset(str(values.get("validation_prompts", "")).split()),
@@ -64,7 +64,7 @@ class Notes:
 
     def check_pair(self, table: QualityTable, router: str) -> None:
         """Raises:
-        InputError: the table was measured on another pair of models than the router learnt.
+        InputError: the table was measured on another pair of models than the router was trained for.
         """
         for side, model in self.models.items():
             other = table.metadata.get(f"{side}_model")
@@ -75,22 +75,22 @@ class Notes:
                 )
 
     def held_out(self, table: QualityTable) -> QualityTable:
-        """The rows of prompts that the router never saw, in their order; empty when it saw all of them."""
+        """The rows whose prompts the router never saw, in their order; possibly none."""
         seen = self.trained | self.validated
         rows = [row for row, prompt in enumerate(table.prompts) if prompt_digest(prompt) not in seen]
         return table.take(np.array(rows, dtype=np.intp))
 
 
 def prompt_digest(prompt: str) -> str:
-    """12 hexadecimal digits that tell a prompt apart, white space around it aside, without showing it."""
+    """12 hexadecimal digits that identify a prompt without showing it; surrounding white space does not count."""
     return hashlib.sha256(prompt.strip().encode()).hexdigest()[:12]
 
 
 def read_noted(router: str, name: str, kind: type[Noted]) -> Noted | None:
-    """What `calibrate` has put into the folder of this router under a name; None when it is not there.
+    """Read a file that `calibrate` wrote into the router's folder; None if it does not exist.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the file is damaged.
     """
     file = Path(models.resolve(router)) / name
     values = read_json(file)
@@ -104,10 +104,10 @@ def read_noted(router: str, name: str, kind: type[Noted]) -> Noted | None:
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """None when it is not there.
+    """None if the file does not exist.
 
     Raises:
-        InputError: it is no JSON object.
+        InputError: the file holds no JSON object.
     """
     if not file.is_file():
         return None

@@ -1,6 +1,6 @@
-"""Scores for many prompts: each text once, sorted by length and batched by a token budget, so that little is padding.
+"""Scores for many prompts: each text once, sorted by length and batched by a token budget, which keeps padding low.
 
-A batch is on its way to the device while the one before is computed there, and nothing is waited for until the last.
+A batch is copied to the device while the batch before it is computed; the CPU waits only after the last batch.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from batchroute.errors import InputError
 from batchroute.hardware.devices import out_of_memory
 from batchroute.router.model import Router
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One entry a text, in the order of the texts: arrays of shape [n].
+    """One entry per text, in the order of the texts: arrays of shape [n].
 
     Attributes:
-        scores: float32 in [0, 1]; high = easy. NaN where the model gave no number, as half precision can.
-        tokens: int32, tokens of the text before it was cut, special ones included.
+        scores: float32 in [0, 1]; high = easy. NaN where the model overflowed, as half precision can.
+        tokens: int32, tokens of the whole text, special tokens included.
         truncated: bool, whether the router read only a part.
-        embeddings: float32 [n, dimensions], see `Router.embedded`; None where they were not asked for, or the model
-            shows none.
+        embeddings: float32 [n, dimensions], see `Router.embedded`; None if not requested, or not available.
     """
 
     scores: NDArray[np.float32]
@@ -34,17 +34,29 @@ class Scores:
     embeddings: NDArray[np.float32] | None = None
 
     def at(self, places: NDArray[np.intp]) -> Scores:
-        """Those of the texts at `places`."""
+        """The scores of the texts at `places`."""
         embeddings = None if self.embeddings is None else self.embeddings[places]
         return Scores(self.scores[places], self.tokens[places], self.truncated[places], embeddings)
+
+    def checked(self, router: str) -> Scores:
+        """These scores, for figures that need a number for every text.
+
+        Raises:
+            InputError: a score is NaN.
+        """
+        if np.isnan(self.scores).any():
+            raise InputError(
+                f"the router '{router}' gives no number for some prompts: load it in float32, or train it again"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Tokenised texts, cut to the router's length.
+    """Tokenised texts, cut to the router's `max_length`.
 
     Attributes:
-        features: for each of the model's inputs (`input_ids`, …) one list of ids a text, not padded.
+        features: for each of the model's inputs (`input_ids`, …) one list of ids per text, not padded.
         lengths: int32 [n], tokens after the cut.
         tokens: int32 [n], tokens before it.
     """
@@ -57,26 +69,26 @@ class Encoded:
 def score(
     router: Router, texts: Sequence[str], token_budget: int | None = None, with_embeddings: bool = False
 ) -> Scores:
-    """Score `texts` with `router`; what is there several times is read once.
+    """Score `texts` with `router`; equal texts are scored once.
 
     Args:
         texts: any number of texts that the tokenizer can encode.
         token_budget: padded tokens (rows × longest row) in one batch; a longer row goes alone. Default: the router's.
-        with_embeddings: keep them too: 4 bytes a text and dimension. The scores are the same but for rounding.
+        with_embeddings: keep embeddings too, 4 bytes per text and dimension. The scores differ by rounding alone.
     """
-    different, places = once(texts)
-    return score_encoded(router, encode(router, different), token_budget, with_embeddings).at(places)
+    distinct_texts, places = distinct(texts)
+    return score_encoded(router, encode(router, distinct_texts), token_budget, with_embeddings).at(places)
 
 
-def once(texts: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
-    """The different ones among `texts`, and where among them each of `texts` is: shape [n]."""
+def distinct(texts: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
+    """The distinct texts, and the place of each of `texts` among them: shape [n]."""
     numbers: dict[str, int] = {}
     places = [numbers.setdefault(text, len(numbers)) for text in texts]
     return list(numbers), np.array(places, dtype=np.intp)
 
 
 def encode(router: Router, texts: Sequence[str]) -> Encoded:
-    """Tokenise once, and cut long texts as the tokenizer's own `truncation=True` would, special tokens kept."""
+    """Tokenise, and cut long texts as `truncation=True` would: special tokens stay."""
     encoding = router.tokenizer(list(texts), return_attention_mask=False, verbose=False) if texts else {"input_ids": []}
     tokens = np.array([len(row) for row in encoding["input_ids"]], dtype=np.int32)
     front, back = _special_tokens(router)
@@ -95,9 +107,9 @@ def encode(router: Router, texts: Sequence[str]) -> Encoded:
 def score_encoded(
     router: Router, encoded: Encoded, token_budget: int | None = None, with_embeddings: bool = False
 ) -> Scores:
-    """As `score`, for texts that `encode` has tokenised, each of them anew."""
+    """As `score`, for tokenised texts; equal texts are scored each time."""
     budget = router.token_budget if token_budget is None else token_budget
-    # The longest first: a batch that does not fit in memory shows itself at once.
+    # Longest first: if a batch does not fit in memory, the first one fails.
     order = np.argsort(-encoded.lengths, kind="stable")
     parts: list[torch.Tensor] = []
     embeddings: list[torch.Tensor] = []
@@ -108,21 +120,21 @@ def score_encoded(
         try:
             with torch.inference_mode():
                 batch = pad(router, encoded, rows)
-                found, means = router.embedded(batch) if with_embeddings else (router.probabilities(batch), None)
+                part, means = router.embedded(batch) if with_embeddings else (router.probabilities(batch), None)
         except Exception as error:
             if len(rows) == 1 or not out_of_memory(error):
                 raise
-            # Kept on the router: the next texts need not find out again.
+            # Kept on the router, so that later texts start with a budget that fits.
             budget = longest * len(rows) // 2
             router.token_budget = min(router.token_budget, budget)
             continue
-        parts.append(found)
+        parts.append(part)
         if means is not None:
             embeddings.append(means)
         start += len(rows)
     scores = np.empty(len(order), dtype=np.float32)
     if parts:
-        # One transfer at the end: the device is not waited for between batches.
+        # One transfer at the end: the CPU does not wait for the device between batches.
         scores[order] = torch.cat(parts).cpu().numpy()
     return Scores(
         scores,
@@ -133,17 +145,17 @@ def score_encoded(
 
 
 def _in_order(parts: Sequence[torch.Tensor], order: NDArray[np.intp]) -> NDArray[np.float32]:
-    found = torch.cat(list(parts)).cpu().numpy()
-    embeddings = np.empty_like(found)
-    embeddings[order] = found
+    in_batches = torch.cat(list(parts)).cpu().numpy()
+    embeddings = np.empty_like(in_batches)
+    embeddings[order] = in_batches
     return embeddings
 
 
 def pad(router: Router, encoded: Encoded, rows: NDArray[np.intp]) -> dict[str, torch.Tensor]:
-    """The model's inputs for `rows`: int64 tensors of shape [len(rows), longest of them], on their way to its device.
+    """The model's inputs for `rows`: int64 tensors of shape [len(rows), longest row], being copied to its device.
 
-    Without an attention mask when nothing is padded: attention is then about a tenth of the whole quicker on CPU. For a
-    GPU the length is a multiple of 8, as its matrix units and its fused attention want it.
+    If no row is padded there is no attention mask, which makes scoring about a tenth faster on a CPU. For a GPU the
+    length is a multiple of 8, as matrix units and fused attention require for full speed.
     """
     features = {name: [column[row] for row in rows] for name, column in encoded.features.items()}
     gpu = router.device.type == "cuda"
@@ -153,13 +165,13 @@ def pad(router: Router, encoded: Encoded, rows: NDArray[np.intp]) -> dict[str, t
     whole = bool((encoded.lengths[rows] == padded["input_ids"].shape[1]).all())
     tensors = {name: padded[name] for name in (features if whole else [*features, "attention_mask"])}
     if gpu:
-        # From pinned memory the copy runs beside the batch before; from any other, the device is waited for.
+        # From pinned memory the copy overlaps with the batch before; from other memory the CPU would wait.
         tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
     return {name: tensor.to(router.device, non_blocking=True) for name, tensor in tensors.items()}
 
 
 def _special_tokens(router: Router) -> tuple[int, int]:
-    """How many special tokens the tokenizer puts before and after a text."""
+    """How many special tokens the tokenizer adds before and after a text."""
     bare = router.tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = router.tokenizer("a")["input_ids"]
     added = len(whole) - len(bare)

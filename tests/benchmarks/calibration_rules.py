@@ -16,8 +16,8 @@ from typing import get_args
 import numpy as np
 import torch
 
-from batchroute.router.calibration import calibrate as calibration
-from batchroute.router.calibration.calibrate import Calibration, CalibrationRule
+from batchroute.router.calibration.calibrate import points_of
+from batchroute.router.calibration.points import Calibration, CalibrationRule
 from batchroute.router.model import Router
 from batchroute.router.notes import Notes
 from batchroute.router.scoring import score
@@ -37,15 +37,15 @@ def main() -> None:
     router = Router.load(options.router, torch.device("cpu"))
     scores = score(router, table.prompts).scores
     small, large = table.small_mean, table.large_mean
-    # No rule looks at the intervals, and they take most of the time.
-    calibration._RESAMPLES = calibration._RESAMPLES_AT_A_TIME = 1
 
     found: dict[tuple[float, CalibrationRule], list[tuple[bool, float]]] = {}
     rng = np.random.default_rng(0)
     for _ in range(options.splits):
         order = rng.permutation(len(table))
         rows, test = order[: options.rows], order[options.rows :]
-        points = calibration.points_of(scores[rows], small[rows], large[rows], [table.prompts[i] for i in rows], seed=0)
+        prompts = [table.prompts[i] for i in rows]
+        # One resample: no rule reads the intervals, which take most of the time.
+        points = points_of(scores[rows], small[rows], large[rows], prompts, seed=0, resamples=1)
         calibrated = Calibration(
             table_sha256=table.sha256,
             rows=len(rows),

@@ -21,7 +21,7 @@ from batchroute.commands.label.pipeline import label
 from batchroute.commands.validate import validate
 from batchroute.engines.local import LocalEngine
 from batchroute.errors import InputError, StoppedError
-from batchroute.generators.base import Prompt, Response
+from batchroute.generators.base import Response
 from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.generators.settings import ModelSpec
 from batchroute.pipeline import layout, run
@@ -31,6 +31,7 @@ from batchroute.pipeline.audit.results import audit_table, read_audit
 from batchroute.pipeline.context import Context, Snapshot
 from batchroute.pipeline.shards.writer import shard_stage
 from batchroute.progress import PlainProgress
+from batchroute.prompt import Prompt
 from batchroute.quality.audit import Audit
 from batchroute.router.calibration.points import Calibration
 from batchroute.router.training import train as training

@@ -9,7 +9,7 @@ import pytest
 
 from batchroute.commands.validate import validate
 from batchroute.errors import InputError
-from batchroute.router.calibration.calibrate import Calibration
+from batchroute.router.calibration.points import Calibration
 from tests.support.jobs import JobFolder, table
 
 

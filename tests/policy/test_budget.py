@@ -46,12 +46,12 @@ def test_it_is_within_the_gain_of_one_row_of_the_best_choice_and_never_above_the
     rows: list[tuple[float, int, int]], budget: int
 ) -> None:
     gains, small, large = arrays(rows)
-    found, optimum = spend(priced(gains, small, large), budget), best(gains, small, large, budget)
-    assert (found is None) == (optimum is None)
-    if found is None or optimum is None:
+    to_small, optimum = spend(priced(gains, small, large), budget), best(gains, small, large, budget)
+    assert (to_small is None) == (optimum is None)
+    if to_small is None or optimum is None:
         return
-    assert cost(small, large, found) <= budget
-    assert quality(gains, found) >= optimum - np.abs(gains).max(initial=0.0) - 1e-9
+    assert cost(small, large, to_small) <= budget
+    assert quality(gains, to_small) >= optimum - np.abs(gains).max(initial=0.0) - 1e-9
 
 
 @settings(max_examples=200)
@@ -60,21 +60,21 @@ def test_it_is_the_best_choice_where_all_rows_cost_the_same(
     rows: list[tuple[float, int, int]], budget: int, dearer: int
 ) -> None:
     gains, small, large = arrays([(gain, 2, 2 + dearer) for gain, _, _ in rows])
-    found, optimum = spend(priced(gains, small, large), budget), best(gains, small, large, budget)
-    assert (found is None) == (optimum is None)
-    if found is not None:
-        assert quality(gains, found) == pytest.approx(optimum)
+    to_small, optimum = spend(priced(gains, small, large), budget), best(gains, small, large, budget)
+    assert (to_small is None) == (optimum is None)
+    if to_small is not None:
+        assert quality(gains, to_small) == pytest.approx(optimum)
 
 
 @settings(max_examples=200)
 @given(ROWS, st.integers(0, 60))
 def test_no_row_is_left_that_would_do_good_and_still_fits(rows: list[tuple[float, int, int]], budget: int) -> None:
     gains, small, large = arrays(rows)
-    found = spend(priced(gains, small, large), budget)
-    if found is None:
+    to_small = spend(priced(gains, small, large), budget)
+    if to_small is None:
         return
-    left = budget - cost(small, large, found)
-    for i in np.flatnonzero(found & (gains > 0)):
+    left = budget - cost(small, large, to_small)
+    for i in np.flatnonzero(to_small & (gains > 0)):
         assert large[i] - small[i] > left
 
 
@@ -83,13 +83,13 @@ def test_no_row_is_left_that_would_do_good_and_still_fits(rows: list[tuple[float
 def test_it_is_never_worse_than_the_order_of_the_score_alone(rows: list[tuple[float, int, int]], budget: int) -> None:
     """Gains fall with the score: in its order, the rows of the largest gain go to large first, while money is left."""
     gains, small, large = arrays([(gain, low, low + extra) for gain, low, extra in rows])
-    found = spend(priced(gains, small, large), budget)
-    if found is None:
+    to_small = spend(priced(gains, small, large), budget)
+    if to_small is None:
         return
     alone = by_score(priced(gains, small, large), budget)
     assert cost(small, large, alone) <= budget
     harmless = quality(np.maximum(gains, 0.0), alone)
-    assert quality(gains, found) >= min(harmless, quality(gains, alone)) - 1e-9
+    assert quality(gains, to_small) >= min(harmless, quality(gains, alone)) - 1e-9
 
 
 def test_rows_whose_quality_is_known_decide_whether_the_order_per_dollar_is_kept() -> None:
@@ -99,11 +99,11 @@ def test_rows_whose_quality_is_known_decide_whether_the_order_per_dollar_is_kept
     budget = int(small.sum()) + 10 * 110
     assert not spend(rows, budget)[::2].any()  # type: ignore[index]
     truly = np.where(np.arange(40) % 2 == 0, 0.0, 0.6)
-    found = spend(rows, budget, (rows, truly))
-    assert found is not None
-    assert found[::2].all()
-    assert (~found[1::2]).sum() == 10
-    assert np.array_equal(found, by_score(rows, budget))
+    to_small = spend(rows, budget, (rows, truly))
+    assert to_small is not None
+    assert to_small[::2].all()
+    assert (~to_small[1::2]).sum() == 10
+    assert np.array_equal(to_small, by_score(rows, budget))
     assert np.array_equal(spend(rows, budget, (rows, gains)), spend(rows, budget))
 
 
@@ -124,7 +124,7 @@ def test_millions_of_rows_are_decided_in_seconds_exactly_within_the_budget() -> 
     small = rng.integers(1, 1_000, 1_000_000)
     large = small + rng.lognormal(8, 2, 1_000_000).astype(np.int64)
     budget = int(small.sum()) + int((large - small).sum()) // 3
-    found = spend(priced(gains, small, large), budget)
-    assert found is not None
-    waiting = (large - small)[found & (gains > 0) & (large > small)]
-    assert budget - int(waiting.min()) < cost(small, large, found) <= budget
+    to_small = spend(priced(gains, small, large), budget)
+    assert to_small is not None
+    waiting = (large - small)[to_small & (gains > 0) & (large > small)]
+    assert budget - int(waiting.min()) < cost(small, large, to_small) <= budget

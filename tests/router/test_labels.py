@@ -52,12 +52,12 @@ def test_best_t_is_the_best_of_all_t(table: tuple[Qualities, Qualities]) -> None
         shares = share_by_hand(*table, t)
         return sum(abs(a - b) for a, b in product(shares, shares)) / len(shares) ** 2
 
-    found = labels.best_t(*table)
+    best = labels.best_t(*table)
     everywhere = [n / 8 for n in range(40)]
-    assert spread(found.t) == pytest.approx(max(spread(t) for t in everywhere), abs=1e-9)
-    assert found.spread.max() == pytest.approx(spread(found.t), abs=1e-9)
-    assert found.grid[0] == 0.0
-    assert (np.diff(found.grid) > 0).all()
+    assert spread(best.t) == pytest.approx(max(spread(t) for t in everywhere), abs=1e-9)
+    assert best.spread.max() == pytest.approx(spread(best.t), abs=1e-9)
+    assert best.grid[0] == 0.0
+    assert (np.diff(best.grid) > 0).all()
 
 
 def test_best_t_relaxes_a_comparison_that_the_large_model_always_wins() -> None:
@@ -65,11 +65,11 @@ def test_best_t_relaxes_a_comparison_that_the_large_model_always_wins() -> None:
     small = [rng.normal(-3 + (row % 2), 0.2, 10) for row in range(400)]
     large = [rng.normal(0, 0.2, 10) for _ in range(400)]
     assert labels.prob(small, large).max() == 0.0
-    found = labels.best_t(small, large)
+    best = labels.best_t(small, large)
     # Half of the prompts lose 2, half lose 3: a margin between the two tells them apart best.
-    assert 2.0 < found.t < 3.0
-    assert len(found.grid) <= 201
-    relaxed = labels.trans(small, large, found.t)
+    assert 2.0 < best.t < 3.0
+    assert len(best.grid) <= 201
+    relaxed = labels.trans(small, large, best.t)
     assert relaxed[1::2].min() > 0.5 > relaxed[0::2].max()
 
 
@@ -115,18 +115,18 @@ def gaps(values: list[float], seed: int, noise: float) -> tuple[Qualities, Quali
 
 def test_the_interval_of_t_holds_what_other_prompts_like_these_give() -> None:
     values = np.random.default_rng(0).choice([-1.0, -3.0], 300).tolist()
-    found = labels.best_t(*gaps(values, 0, 0.3))
-    assert found.low <= found.t <= found.high
+    best = labels.best_t(*gaps(values, 0, 0.3))
+    assert best.low <= best.t <= best.high
     others = [
         labels.best_t(*gaps(np.random.default_rng(s).choice([-1.0, -3.0], 300).tolist(), s, 0.3)).t for s in range(1, 9)
     ]
-    assert sum(found.low - 0.1 <= t <= found.high + 0.1 for t in others) >= 6
+    assert sum(best.low - 0.1 <= t <= best.high + 0.1 for t in others) >= 6
     # Two kinds of prompts, and t* between them.
-    assert all(1.0 < t < 3.0 for t in [found.t, *others])
-    assert found.warnings() == []
-    curve = found.curve(20)
+    assert all(1.0 < t < 3.0 for t in [best.t, *others])
+    assert best.warnings() == []
+    curve = best.curve(20)
     assert 20 <= len(curve["t"]) == len(curve["spread"]) <= 21
-    assert curve["spread"][curve["t"].index(found.t)] == found.spread.max()
+    assert curve["spread"][curve["t"].index(best.t)] == best.spread.max()
 
 
 def test_a_t_of_zero_and_an_unstable_one_are_warned_of() -> None:
@@ -143,7 +143,7 @@ def test_a_t_of_zero_and_an_unstable_one_are_warned_of() -> None:
 
 def test_a_prompt_that_loses_far_more_than_all_others_makes_no_t_look_stable() -> None:
     small, large = gaps(np.linspace(0, -9, 12).tolist(), 0, 0.01)
-    found = labels.best_t([*small, np.array([-1000.0])], [*large, np.array([0.0])])
-    assert found.grid[-1] == 1000.0
-    assert found.high - found.low < 10
-    assert any("unstable" in warning for warning in found.warnings())
+    best = labels.best_t([*small, np.array([-1000.0])], [*large, np.array([0.0])])
+    assert best.grid[-1] == 1000.0
+    assert best.high - best.low < 10
+    assert any("unstable" in warning for warning in best.warnings())

@@ -66,9 +66,9 @@ def test_scores_are_those_of_each_text_alone_in_input_order(tmp_path: Path, arch
     expected = one_by_one(router, TEXTS)
     assert np.ptp(expected) > 0.01
     for budget in (1, 100, 10_000, None):
-        found = score(router, TEXTS, budget)
-        assert found.scores.dtype == np.float32
-        np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+        scored = score(router, TEXTS, budget)
+        assert scored.scores.dtype == np.float32
+        np.testing.assert_allclose(scored.scores, expected, atol=1e-5)
 
 
 def test_scores_equal_the_pipeline_of_transformers(router: Router) -> None:
@@ -78,12 +78,12 @@ def test_scores_equal_the_pipeline_of_transformers(router: Router) -> None:
 
 
 def test_tokens_are_counted_before_the_cut(router: Router) -> None:
-    found = score(router, TEXTS)
+    scored = score(router, TEXTS)
     expected = [len(router.tokenizer(text)["input_ids"]) for text in TEXTS]
-    assert found.tokens.dtype == np.int32
-    assert found.tokens.tolist() == expected
-    assert found.truncated.tolist() == [length > POSITIONS for length in expected]
-    assert found.truncated.sum() == 2
+    assert scored.tokens.dtype == np.int32
+    assert scored.tokens.tolist() == expected
+    assert scored.truncated.tolist() == [length > POSITIONS for length in expected]
+    assert scored.truncated.sum() == 2
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -129,14 +129,14 @@ def test_a_text_that_is_there_several_times_is_read_once(tmp_path: Path) -> None
     router = load(tmp_path)
     shapes = batch_shapes(router)
     texts = [TEXT[0], LONG, TEXT[0], TEXT[1], LONG, TEXT[0]]
-    found = score(router, texts, with_embeddings=True)
+    scored = score(router, texts, with_embeddings=True)
     assert sum(rows for rows, _ in shapes) == 3
     alone = [score(router, [text], with_embeddings=True) for text in texts]
-    np.testing.assert_allclose(found.scores, [one.scores[0] for one in alone], atol=1e-6)
-    assert found.tokens.tolist() == [one.tokens[0] for one in alone]
-    assert found.truncated.tolist() == [one.truncated[0] for one in alone]
-    assert found.embeddings is not None
-    np.testing.assert_allclose(found.embeddings, [one.embeddings[0] for one in alone], atol=1e-5)
+    np.testing.assert_allclose(scored.scores, [one.scores[0] for one in alone], atol=1e-6)
+    assert scored.tokens.tolist() == [one.tokens[0] for one in alone]
+    assert scored.truncated.tolist() == [one.truncated[0] for one in alone]
+    assert scored.embeddings is not None
+    np.testing.assert_allclose(scored.embeddings, [one.embeddings[0] for one in alone], atol=1e-5)
 
 
 def limit_memory(router: Router, tokens: int) -> list[int]:
@@ -179,8 +179,8 @@ def test_an_error_of_the_model_is_not_taken_for_lack_of_memory(tmp_path: Path) -
 
 
 def test_no_texts_give_no_scores(router: Router) -> None:
-    found = score(router, [])
-    assert (found.scores.shape, found.tokens.shape, found.truncated.shape) == ((0,), (0,), (0,))
+    scored = score(router, [])
+    assert (scored.scores.shape, scored.tokens.shape, scored.truncated.shape) == ((0,), (0,), (0,))
 
 
 def test_a_model_that_gives_no_number_gives_nan(tmp_path: Path) -> None:
@@ -201,11 +201,11 @@ def test_embeddings_are_the_means_of_the_encoders_last_states_and_leave_the_scor
         with torch.inference_mode():
             expected.append(encoder(input_ids=ids).last_hidden_state[0].mean(dim=0).numpy())
     for budget in (1, 100, 10_000):
-        found = score(router, TEXTS, budget, with_embeddings=True)
-        assert found.embeddings is not None
-        assert found.embeddings.dtype == np.float32
-        np.testing.assert_allclose(found.embeddings, np.stack(expected), atol=1e-4)
-        np.testing.assert_allclose(found.scores, score(router, TEXTS, budget).scores, atol=1e-5)
+        scored = score(router, TEXTS, budget, with_embeddings=True)
+        assert scored.embeddings is not None
+        assert scored.embeddings.dtype == np.float32
+        np.testing.assert_allclose(scored.embeddings, np.stack(expected), atol=1e-4)
+        np.testing.assert_allclose(scored.scores, score(router, TEXTS, budget).scores, atol=1e-5)
     assert not router.model.base_model._forward_hooks
 
 
@@ -219,16 +219,16 @@ def test_a_model_that_shows_no_states_still_scores(tmp_path: Path) -> None:
     expected = score(router, TEXTS).scores
     # Its output is then that of the classifier.
     router.model.base_model_prefix = "none"
-    found = score(router, TEXTS, with_embeddings=True)
-    assert found.embeddings is None
-    np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+    scored = score(router, TEXTS, with_embeddings=True)
+    assert scored.embeddings is None
+    np.testing.assert_allclose(scored.scores, expected, atol=1e-5)
 
 
 def test_embeddings_keep_their_order_when_memory_runs_out(tmp_path: Path) -> None:
     router = load(tmp_path)
     expected = score(router, TEXTS, with_embeddings=True).embeddings
     limit_memory(router, 150)
-    found = score(router, TEXTS, with_embeddings=True).embeddings
+    scored = score(router, TEXTS, with_embeddings=True).embeddings
     assert expected is not None
-    assert found is not None
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert scored is not None
+    np.testing.assert_allclose(scored, expected, atol=1e-5)

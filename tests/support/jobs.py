@@ -18,8 +18,8 @@ from batchroute.config import loading
 from batchroute.pipeline import run as job
 from batchroute.pipeline.commit import Outcome
 from batchroute.progress import PlainProgress
-from batchroute.router.calibration import calibrate as calibration
-from batchroute.router.calibration.calibrate import Calibration
+from batchroute.router.calibration.calibrate import calibrate
+from batchroute.router.calibration.points import Calibration
 from tests.support.tiny_models import tiny_router
 
 WORDS = ("apple", "river", "stone", "number", "glass", "answer", "sentence", "French", "twelve", "quick", "fox")
@@ -106,4 +106,4 @@ class JobFolder:
             metadata.setdefault(f"{side}_seconds_per_token", "0.01")
         path = self.folder / "quality.parquet"
         pq.write_table(pa.table(rows).replace_schema_metadata(metadata), path)
-        return calibration.calibrate(str(path), str(self.router), torch.device("cpu"))
+        return calibrate(str(path), str(self.router), torch.device("cpu"))

@@ -1,1 +1,1 @@
-"""Calibration: which threshold keeps within which quality drop."""
+"""Calibrating a router: what each threshold costs in quality, and what rows gain and cost on each model."""

@@ -1,4 +1,4 @@
-"""Gain: how much better the large model's answer is expected to be, by what is known of a row before it is asked."""
+"""Gain: how much better the large model's answer to a row is expected to be, before either model answers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _MOST, _DIGITS = 2_000, 6
 
 
 class Gain(BaseModel):
-    """E[q(L) − q(S)] of a row, straight in its score and in the logarithm of its length, in units of the metric.
+    """E[q(L) − q(S)] of a row in units of the metric: linear in its score and in the logarithm of its length.
 
-    The length has a say of its own: what a row costs goes by it, so that an order by gain per dollar would otherwise
-    favour short rows for gains that they do not have.
+    The length is needed because a row's cost depends on it: without it, an order by gain per dollar would favour short
+    rows for gains that they do not have.
 
     Attributes:
-        by_score: never above 0: a high score is an easy row.
-        by_length: of the logarithm of the router's tokens and sixteen.
-        large_mean: mean q(L) of the rows that it was fitted to: what a quality drop is relative to.
-        large_is_better: on average, beyond doubt. Then no row is taken to lose on the large model: what says so of the
-            easiest ones is mostly noise.
-        scores, tokens, losses: of the rows that it was fitted to, 2,000 at the most; losses are their q(L) − q(S).
+        by_score: never above 0, since a high score is an easy row.
+        by_length: coefficient of the logarithm of (the router's tokens + 16).
+        large_mean: mean q(L) of the fitted rows, to which a quality drop is relative.
+        large_is_better: the large model is better on average, by more than two standard errors. Then no row is
+            expected to lose on the large model: a negative gain of the easiest rows is mostly noise.
+        scores, tokens, losses: of the fitted rows, at most 2,000; losses are their q(L) − q(S).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,7 +42,7 @@ class Gain(BaseModel):
 
     @classmethod
     def fit(cls, scores: NDArray[np.float32], tokens: NDArray[np.int32], losses: Floats, large_mean: float) -> Gain:
-        """By least squares; a line is steady where an isotonic fit would follow the luck of a few rows at the ends.
+        """Least squares. An isotonic fit would follow the luck of a few rows at the ends; a line does not.
 
         Args:
             scores, tokens, losses: shape [rows]; losses are q(L) − q(S).
@@ -51,7 +51,7 @@ class Gain(BaseModel):
         features = np.stack([np.ones(rows), scores.astype(np.float64), _length(tokens)], axis=1)
         fitted = np.linalg.lstsq(features, losses, rcond=None)[0]
         if fitted[1] > 0:
-            # The router tells nothing here: what is left is the length.
+            # The score says nothing on these rows: fit the length alone.
             fitted = np.insert(np.linalg.lstsq(features[:, [0, 2]], losses, rcond=None)[0], 1, 0.0)
         error = float(np.std(losses, ddof=min(1, rows - 1))) / np.sqrt(rows)
         return cls(
@@ -66,13 +66,13 @@ class Gain(BaseModel):
         )
 
     def of(self, scores: NDArray[np.float32], tokens: NDArray[np.int32]) -> Floats:
-        """Shape as `scores`; NaN for NaN."""
+        """Expected gains: shape as `scores`, NaN where the score is NaN."""
         exact = scores.astype(np.float64)
-        found: Floats = self.base + self.by_score * exact + self.by_length * _length(tokens)
+        gains: Floats = self.base + self.by_score * exact + self.by_length * _length(tokens)
         if self.large_is_better:
-            # Not 0, so that money that is left goes to the hardest of them.
-            found = np.maximum(found, _TRIFLE * abs(self.large_mean) * (1.0 - exact))
-        return found
+            # Slightly above 0, so that spare budget goes to the hardest of these rows.
+            gains = np.maximum(gains, _TRIFLE * abs(self.large_mean) * (1.0 - exact))
+        return gains
 
 
 def _length(tokens: NDArray[np.int32]) -> Floats:

@@ -1,6 +1,6 @@
-"""Lengths: how many tokens a model reads and writes for a prompt, expected from the router's count of that prompt.
+"""Lengths: tokens that a model is expected to read and write for a prompt, from the router's token count.
 
-Measured by `label` on some hundred prompts, kept by `calibrate`, used to price a night before it starts.
+`label` measures them on some hundred prompts, `calibrate` stores them, and a run is priced by them before it starts.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _FEWEST = 2
 
 
 class Line(BaseModel):
-    """Expected tokens as a straight line over the router's tokens.
+    """Expected tokens, linear in the router's tokens.
 
     Attributes:
-        error: standard error of the mean over the prompts that the line was fitted to, in tokens.
+        error: standard error of the mean over the fitted prompts, in tokens.
         spread: standard deviation of one prompt about the line, in tokens.
     """
 
@@ -30,14 +30,14 @@ class Line(BaseModel):
     spread: float = Field(default=0.0, ge=0)
 
     def at(self, tokens: NDArray[np.int32]) -> Floats:
-        """Shape as `tokens`; never below 0."""
-        found: Floats = np.maximum(self.base + self.per_token * tokens.astype(np.float64), 0.0)
-        return found
+        """Expected tokens: shape as `tokens`, never below 0."""
+        expected: Floats = np.maximum(self.base + self.per_token * tokens.astype(np.float64), 0.0)
+        return expected
 
     @classmethod
     def fit(cls, router_tokens: NDArray[np.int32], tokens: Floats) -> Line:
-        """By least squares, so that the residuals add up to 0. A line that would fall is level instead: no model writes
-        less because it was asked more, and over longer prompts than those it would end below 0.
+        """Least squares, so that the residuals add up to 0. The slope is at least 0: a falling line would predict fewer
+        than 0 tokens for longer prompts.
 
         Args:
             router_tokens, tokens: shape [prompts].
@@ -52,11 +52,11 @@ class Line(BaseModel):
 
 
 class Lengths(BaseModel):
-    """Of one model.
+    """The lengths of one model.
 
     Attributes:
-        prompts: how many they were measured on; 0: nothing was measured, and they are an upper bound.
-        seconds_per_token: busy seconds for each token read or written; None where it was not measured.
+        prompts: number of measured prompts; 0 if nothing was measured, so that the lengths are an upper bound.
+        seconds_per_token: busy seconds for each token read or written; None if not measured.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -74,11 +74,11 @@ class Lengths(BaseModel):
         written: Floats,
         seconds_per_token: float | None = None,
     ) -> Lengths | None:
-        """None when fewer than two prompts have figures.
+        """None if fewer than two prompts have figures.
 
         Args:
             router_tokens: shape [prompts].
-            read, written: shape [prompts]; tokens of the model for a prompt and of its mean response; NaN: unknown.
+            read, written: shape [prompts]; the model's tokens for a prompt and for its mean response; NaN if unknown.
         """
         known = np.isfinite(read) & np.isfinite(written)
         if int(known.sum()) < _FEWEST:
@@ -92,8 +92,11 @@ class Lengths(BaseModel):
 
     @classmethod
     def at_most(cls, max_new_tokens: int, around: str = "") -> Lengths:
-        """What a model takes at the most, where nothing was measured: as many tokens as the router counts, those of the
-        text around each prompt by four bytes a token, and the longest response."""
+        """An upper bound where nothing was measured.
+
+        Input: the router's count, plus the template and system text `around` each prompt at four bytes per token.
+        Output: the longest response.
+        """
         base = len(around.encode()) / 4
         return cls(
             prompts=0, input=Line(base=base, per_token=1.0), output=Line(base=float(max_new_tokens), per_token=0.0)

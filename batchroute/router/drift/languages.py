@@ -1,4 +1,4 @@
-"""Languages: which one a prompt is in, as far as drift needs to know it."""
+"""The language of a prompt, as precisely as drift detection needs it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 UNKNOWN = "unknown"
-"""The language of what is too short to tell, of formulas, and of code."""
+"""Prompts that are too short to tell, formulas, and code."""
 
-# The start tells the language, and long documents would cost far more than they tell.
+# The start shows the language; reading long documents to the end would only cost time.
 _CHARACTERS = 1_000
 _LEAST_LETTERS = 8
-# Of languages that have nothing to do with a text the likeliest one gets far less than this.
+# For a text in no known language, the likeliest language gets far less than this.
 _LEAST_CONFIDENCE = 0.5
 _NO_LANGUAGE = "zxx"
 
@@ -67,9 +67,9 @@ _NAMES = {
 
 
 def language(text: str) -> str:
-    """The ISO 639 code of the text's language, or `UNKNOWN`: by py3langid, about 80 µs a text.
+    """The ISO 639 code of the text's language, or `UNKNOWN`. py3langid takes about 80 µs per text.
 
-    The first call in a process loads its model: half a second and 100 MB.
+    The first call in a process loads the model: half a second and 100 MB.
     """
     start = text[:_CHARACTERS]
     if sum(letter.isalpha() for letter in start) < _LEAST_LETTERS and start.isascii():
@@ -79,7 +79,7 @@ def language(text: str) -> str:
 
 
 def language_name(code: str) -> str:
-    """English name of a language's code; the code itself where it is a rare one."""
+    """English name of a language code; for a rare language, the code itself."""
     return _NAMES.get(code, f"the language '{code}'")
 
 

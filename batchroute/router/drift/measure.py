@@ -1,4 +1,4 @@
-"""Drift: whether tonight's rows look like those that the router was calibrated on, in figures and in plain words."""
+"""Measuring drift: whether tonight's rows look like the calibration's."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from batchroute.router.drift.reference import Content, Reference, rounded
 from batchroute.router.drift.statistics import Counts, bins, ks, ks_p_value, psi, psi_by_chance, shares_p_value
 from batchroute.router.drift.words import content_words, language_words, length_words, score_words
 
-OnDrift = Literal["warn", "large", "stop"]
-
-# Chance alone raises an alarm in at most this share of the nights, over all statistics of all features together.
+# Chance alone raises an alarm on at most this share of nights, over all statistics of all features together.
 _FALSE_ALARMS = 0.01
 _STATISTICS = 7
 _LEVEL = _FALSE_ALARMS / _STATISTICS
-# From here on a shift matters, whatever its significance: a PSI above 0.2 is what credit scoring acts on.
+# A smaller shift does not matter, however significant it is. Credit scoring acts on a PSI above 0.2.
 _LEAST_PSI = 0.2
 _LEAST_KS = 0.15
 _LEAST_ROWS = 20
@@ -30,12 +28,12 @@ _RARE = 0.01
 
 
 class Feature(BaseModel):
-    """One thing that is compared.
+    """One property of the rows that is compared.
 
     Attributes:
-        psi: population stability index; its expectation by chance alone is not taken off.
-        ks: Kolmogorov and Smirnov's distance of the two distributions; None for a feature without an order.
-        p_value: of the more telling of the two, not corrected for there being several features.
+        psi: population stability index, without correction for chance.
+        ks: Kolmogorov-Smirnov distance of the two distributions; None for a feature without an order.
+        p_value: the smaller of the two statistics' p-values, not corrected for the number of features.
         words: one sentence for an operator.
     """
 
@@ -50,10 +48,10 @@ class Feature(BaseModel):
 
 
 class Drift(BaseModel):
-    """Tonight's rows against the calibration's.
+    """Tonight's rows compared with the calibration's.
 
     Attributes:
-        features: those that could be compared; none in a night of very few rows.
+        features: those that could be compared; none for a night of very few rows.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -67,9 +65,9 @@ class Drift(BaseModel):
         return any(feature.drifted for feature in self.features)
 
     def sentence(self) -> str:
-        found = [feature.words for feature in self.features if feature.drifted]
-        if found:
-            return f"Drift: {' '.join(found)}"
+        words = [feature.words for feature in self.features if feature.drifted]
+        if words:
+            return f"Drift: {' '.join(words)}"
         if not self.features:
             return f"Drift: {self.rows:,} rows are too few to tell."
         return f"No drift: {self.rows:,} rows look like the {self.reference_rows:,} of the calibration."
@@ -82,9 +80,9 @@ class Night:
     Attributes:
         scores: float32 [rows with a score].
         tokens: int32 [rows], of the whole prompt, by the router's tokenizer.
-        languages: rows by language, of those that were looked at; None when none was.
+        languages: rows by language, over the rows whose language was detected; None if there are none.
         places: rows by the nearest group of the reference's content; None without content.
-        distances: float32, to that group's centroid; None without content.
+        distances: float32, distances to the nearest group's centroid; None without content.
     """
 
     scores: NDArray[np.float32]
@@ -95,8 +93,8 @@ class Night:
 
     @classmethod
     def gather(cls, tables: Iterable[pa.Table]) -> Night:
-        """Out of what scoring wrote: tables with the columns score, tokens, error_type and, where the router had a
-        reference, language, place and distance. Costs 12 bytes a row."""
+        """From the tables that scoring wrote, with the columns score, tokens, error_type and, if the router has a
+        reference, language, place and distance. Costs 12 bytes per row."""
         scores: list[NDArray[np.float32]] = []
         tokens: list[NDArray[np.int32]] = []
         distances: list[NDArray[np.float32]] = []
@@ -112,13 +110,13 @@ class Night:
             counts = np.bincount(_known(usable, "place", np.int64), minlength=len(places))
             counts[: len(places)] += places
             places = counts
-        looked_at = any(len(part) for part in distances)
+        with_content = any(len(part) for part in distances)
         return cls(
             scores=_joined(scores, np.float32),
             tokens=_joined(tokens, np.int32),
             languages=dict(languages) or None,
-            places=places.astype(np.int64) if looked_at else None,
-            distances=_joined(distances, np.float32) if looked_at else None,
+            places=places.astype(np.int64) if with_content else None,
+            distances=_joined(distances, np.float32) if with_content else None,
         )
 
 
@@ -133,17 +131,17 @@ class _Shift:
 def measure(reference: Reference, night: Night) -> Drift:
     """Compare a night with the calibration.
 
-    A feature has drifted when a shift is there that is both too large for chance and large enough to matter: by its
-    PSI, with what chance adds to that taken off, or by Kolmogorov and Smirnov's distance. So neither the noise of a
-    small night nor a trifle in millions of rows is an alarm. Costs a sorted copy of one column at a time.
+    A feature has drifted if its shift is both too large for chance and large enough to matter: by its PSI, less what
+    chance adds, or by the Kolmogorov-Smirnov distance. So neither the noise of a small night nor a tiny shift in
+    millions of rows is an alarm. Costs a sorted copy of one column at a time.
     """
-    found = (
+    compared = (
         _score(reference, night),
         _length(reference, night),
         _language(reference, night),
         None if reference.content is None else _content(reference.content, night),
     )
-    features = [feature for feature in found if feature is not None]
+    features = [feature for feature in compared if feature is not None]
     return Drift(rows=len(night.tokens), reference_rows=reference.rows, features=features)
 
 
@@ -169,15 +167,15 @@ def _language(reference: Reference, night: Night) -> Feature | None:
     whole, known_whole = sum(languages.values()), sum(known.values())
     if min(whole, known_whole) < _LEAST_ROWS:
         return None
-    often = [
+    common = [
         code
         for code in known | languages
         if max(languages.get(code, 0) / whole, known.get(code, 0) / known_whole) >= _RARE
     ]
 
     def counts(by_code: dict[str, int], rows: int) -> Counts:
-        found = [by_code.get(code, 0) for code in often]
-        return np.array([*found, rows - sum(found)])
+        of_common = [by_code.get(code, 0) for code in common]
+        return np.array([*of_common, rows - sum(of_common)])
 
     shift = _shift(counts(languages, whole), counts(known, known_whole))
     return Feature(name="language", words=language_words(languages, known, shift.drifted), **asdict(shift))
@@ -187,13 +185,13 @@ def _content(content: Content, night: Night) -> Feature | None:
     if night.places is None or night.distances is None:
         return None
     known, distances = np.array(content.distances, np.float32), np.sort(night.distances)
-    # More groups than the reference has: the router was calibrated anew after these rows were scored.
+    # More groups than the reference has: the router was calibrated again after these rows were scored.
     if min(len(distances), len(known)) < _LEAST_ROWS or len(night.places) > len(content.counts):
         return None
     known_places = np.array(content.counts, np.int64)
     places = np.zeros_like(known_places)
     places[: len(night.places)] = night.places
-    # A night nearer to the groups than new rows were is more of the same, and no harm.
+    # Rows that are nearer to the groups than the calibration's new rows are no drift.
     farther = bool(np.median(distances) > np.median(known))
     shift = _shift(places, known_places, distances, known, farther)
     words = content_words(places, known_places, distances, known, shift.drifted)
@@ -207,10 +205,10 @@ def _shift(
     known: NDArray[np.generic] | None = None,
     values_matter: bool = True,
 ) -> _Shift:
-    """Of counts by category, and of sorted values where there are some.
+    """The shift of counts by category and, if given, of sorted values.
 
     Args:
-        values_matter: whether a distance of the values is an alarm.
+        values_matter: whether the distance of the values may raise an alarm.
     """
     index, p_value = psi(counts, known_counts), shares_p_value(counts, known_counts)
     drifted = p_value < _LEVEL and index - psi_by_chance(counts, known_counts) > _LEAST_PSI
@@ -224,7 +222,7 @@ def _shift(
 
 
 def _known(table: pa.Table, column: str, kind: type[np.generic]) -> NDArray[Any]:
-    """The column's values but null and NaN; none where the table lacks it, as those of earlier versions do."""
+    """The column's values without null and NaN; none if the table lacks it, as tables of earlier versions do."""
     if column not in table.column_names:
         return np.zeros(0, kind)
     values: NDArray[Any] = table[column].drop_null().to_numpy().astype(kind, copy=False)

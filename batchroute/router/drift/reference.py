@@ -1,4 +1,4 @@
-"""The reference: what the rows of the calibration looked like, for telling later whether a night's rows still do."""
+"""The reference: what the calibration's rows looked like, to compare a night's rows with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 _SAMPLE = 1_000
 _DECIMALS = 4
 _DIGITS = 5
-# More rows make the groups no better, only slower to find.
+# More rows make the groups slower to find, but no better.
 _CONTENT_ROWS = 2_000
 _MOST_GROUPS = 16
 _ROWS_A_GROUP = 30
@@ -34,16 +34,16 @@ _LEAST_SCALE = 0.1
 
 
 class Content(BaseModel):
-    """What the prompts were about: groups of their embeddings, by the router's own encoder.
+    """What the prompts were about: groups of their embeddings by the router's own encoder.
 
-    Of an embedding, less `center` and over `scale`, only the direction counts: so neither a dimension in which all
-    prompts are large, as language models have some, nor a few prompts that are far from all others decide alone.
+    Embeddings are standardised by `center` and `scale`, and only their direction counts. So neither a dimension in
+    which all prompts are large, as encoders have some, nor a few outlying prompts dominate.
 
     Attributes:
         center, scale: mean and standard deviation of each dimension, shape [dimensions].
         centroids: means of directions, shape [groups, dimensions].
-        counts: rows by the group whose centroid is nearest, of a sample.
-        distances: sorted sample of the rows' distances, from 0 to 2, to centroids that were found without them.
+        counts: rows by their nearest centroid, in a sample.
+        distances: sorted sample of the rows' distances, from 0 to 2, to centroids found without them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,7 +55,7 @@ class Content(BaseModel):
     distances: list[float]
 
     def places(self, embeddings: Floats) -> tuple[NDArray[np.int16], Floats]:
-        """The number of the nearest group and the distance to it: shapes [rows].
+        """The number of each row's nearest group, and the distance to it: shapes [rows].
 
         Args:
             embeddings: shape [rows, dimensions], finite.
@@ -77,11 +77,11 @@ class Reference(BaseModel):
     """`reference.json`.
 
     Attributes:
-        rows: of the calibration.
+        rows: number of calibration rows.
         max_length: tokens that the router read of a prompt.
-        scores, tokens: sorted samples; tokens are those of a whole prompt.
+        scores, tokens: sorted samples; tokens count the whole prompt.
         languages: rows by language.
-        content: None for a router whose model shows no embeddings.
+        content: None if the router's model exposes no embeddings.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -95,21 +95,21 @@ class Reference(BaseModel):
 
     @classmethod
     def of(cls, router: str) -> Self | None:
-        """The reference in the folder of this router; None when there is none.
+        """The reference in the folder of this router; None if there is none.
 
         Raises:
-            InputError: it is damaged.
+            InputError: the file is damaged.
         """
         return read_noted(router, REFERENCE_FILE, cls)
 
 
 def measure(router: Router, prompts: Sequence[str], scored: Scores, seed: int) -> Reference:
-    """The reference of calibration rows. Costs 0.1 ms a row, and some seconds at most for the groups.
+    """The reference of calibration rows. Costs 0.1 ms per row, and at most some seconds for the groups.
 
     Args:
-        router: that scored them; its model is not needed any more.
+        router: the router that scored them; it may be closed.
         prompts: shape [rows].
-        scored: of these prompts; with embeddings, or the reference has no content.
+        scored: scores of these prompts; without embeddings the reference has no content.
         seed: of the groups.
     """
     known = scored.scores[~np.isnan(scored.scores)]
@@ -124,9 +124,9 @@ def measure(router: Router, prompts: Sequence[str], scored: Scores, seed: int) -
 
 
 def rounded(scores: Floats) -> Floats:
-    """Scores to the digits of a reference: equal prompts have scores that differ in the last ones, by their batch."""
-    found: Floats = scores.round(_DECIMALS)
-    return found
+    """Scores with a reference's decimals. In further decimals, scores of equal prompts differ with their batch."""
+    with_decimals: Floats = scores.round(_DECIMALS)
+    return with_decimals
 
 
 def _content(embeddings: Floats, seed: int) -> Content | None:
@@ -136,7 +136,7 @@ def _content(embeddings: Floats, seed: int) -> Content | None:
     if len(finite) < 2 * _ROWS_A_GROUP:
         return None
     center, spread = finite.mean(axis=0), finite.std(axis=0)
-    # A dimension that hardly varies would make much of nothing.
+    # A floor: dividing by the tiny spread of a dimension that hardly varies would amplify noise.
     scale = np.maximum(spread, _LEAST_SCALE * np.median(spread))
     scale[scale == 0.0] = 1.0
     rows = _directions(finite, center, scale)
@@ -144,7 +144,7 @@ def _content(embeddings: Floats, seed: int) -> Content | None:
     places, _ = _nearest(rows, centroids)
     distances = np.concatenate(list(_new_distances(rows, rng)))
     return Content(
-        center=[float(f"{value:.7g}") for value in center],  # in all digits: it may be far larger than the scale
+        center=[float(f"{value:.7g}") for value in center],  # all digits: it may be far larger than the scale
         scale=_short(scale),
         centroids=[_short(centroid) for centroid in centroids],
         counts=np.bincount(places, minlength=len(centroids)).tolist(),
@@ -162,7 +162,7 @@ def _directions(embeddings: Floats, center: Floats, scale: Floats) -> Floats:
 
 
 def _new_distances(rows: Floats, rng: np.random.Generator) -> Iterator[Floats]:
-    """Distances to centroids that were found without the row: to their own ones rows are nearer than new rows are."""
+    """Distances to centroids found without the row: rows are nearer to centroids found with them than new rows are."""
     order = rng.permutation(len(rows))
     for part in np.array_split(order, _FOLDS):
         others = rows[np.setdiff1d(order, part)]
@@ -170,10 +170,10 @@ def _new_distances(rows: Floats, rng: np.random.Generator) -> Iterator[Floats]:
 
 
 def _centroids(rows: Floats, rng: np.random.Generator) -> Floats:
-    """The best of some runs of k-means from k-means++ (Arthur and Vassilvitskii, 2007)."""
+    """The best of several k-means runs, started by k-means++ (Arthur and Vassilvitskii, 2007)."""
     groups = int(np.clip(len(rows) // _ROWS_A_GROUP, 1, _MOST_GROUPS))
-    found = [_k_means(rows, groups, rng) for _ in range(_TRIES)]
-    return min(found, key=lambda centroids: float((_nearest(rows, centroids)[1] ** 2).sum()))
+    tries = [_k_means(rows, groups, rng) for _ in range(_TRIES)]
+    return min(tries, key=lambda centroids: float((_nearest(rows, centroids)[1] ** 2).sum()))
 
 
 def _k_means(rows: Floats, groups: int, rng: np.random.Generator) -> Floats:
@@ -190,7 +190,7 @@ def _k_means(rows: Floats, groups: int, rng: np.random.Generator) -> Floats:
             break
         within = (places == np.arange(len(chosen))[:, None]).astype(np.float32)
         counts = within.sum(axis=1, keepdims=True)
-        # A group that lost all its rows stays where it was.
+        # A group that lost all its rows keeps its centroid.
         chosen = np.where(counts == 0.0, chosen, within @ rows / np.maximum(counts, 1.0))
     return chosen
 
@@ -204,7 +204,7 @@ def _nearest(rows: Floats, centroids: Floats) -> tuple[NDArray[np.int16], Floats
 
 
 def _sample(values: NDArray[Any]) -> NDArray[Any]:
-    """Sorted: all values, or as many at even steps through their ranks, both ends included."""
+    """Sorted: all values, or `_SAMPLE` of them at even steps through the ranks, both ends included."""
     ordered: NDArray[Any] = np.sort(values)
     if len(ordered) <= _SAMPLE:
         return ordered
@@ -213,5 +213,5 @@ def _sample(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _short(values: NDArray[Any]) -> list[float]:
-    """To five significant digits, which keeps the file small."""
+    """Five significant digits, which keeps the file small."""
     return [float(f"{value:.{_DIGITS}g}") for value in values]

@@ -1,4 +1,4 @@
-"""Two samples side by side: how far apart their distributions are, and how likely chance alone makes that."""
+"""Two-sample statistics: how far apart two distributions are, and how likely that is by chance."""
 
 from __future__ import annotations
 
@@ -14,76 +14,76 @@ Values = NDArray[Any]
 """Numbers of any kind."""
 
 _MOST_BINS = 10
-# Below it the chi-square distribution promises too much.
+# With fewer expected rows the chi-square distribution is inaccurate.
 _LEAST_EXPECTED = 5.0
 _LEAST_IN_BIN = 5
 _PERMUTATIONS = 10_000
 _MOST_TERMS = 100
 
 
-def psi(found: Counts, reference: Counts) -> float:
+def psi(sample: Counts, reference: Counts) -> float:
     """Population stability index of two counts by category, shape [categories]: Σ (p − q) ln(p / q).
 
     Half a row is added to each category, so that an empty one does not make it infinite.
     """
-    p, q = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts)) for counts in (found, reference))
+    p, q = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts)) for counts in (sample, reference))
     return float(((p - q) * np.log(p / q)).sum())
 
 
-def psi_by_chance(found: Counts, reference: Counts) -> float:
-    """What `psi` is on average when both samples are of one distribution, by its expansion to first order."""
-    used = int(((found + reference) > 0).sum())
-    return (used - 1) * (1 / int(found.sum()) + 1 / int(reference.sum()))
+def psi_by_chance(sample: Counts, reference: Counts) -> float:
+    """The mean of `psi` if both samples come from one distribution, to first order."""
+    used = int(((sample + reference) > 0).sum())
+    return (used - 1) * (1 / int(sample.sum()) + 1 / int(reference.sum()))
 
 
-def shares_p_value(found: Counts, reference: Counts, seed: int = 0) -> float:
-    """The chance that two samples of one distribution differ by so much in their shares: Pearson's chi-square.
+def shares_p_value(sample: Counts, reference: Counts, seed: int = 0) -> float:
+    """The chance that two samples of one distribution differ this much in their shares: Pearson's chi-square test.
 
     Args:
-        found, reference: shape [categories], counts of rows; neither sums to 0.
-        seed: of the permutations that take the place of the chi-square distribution where a category has few rows;
-            they tell nothing below 1 in 10,000.
+        sample, reference: shape [categories], counts of rows; neither sums to 0.
+        seed: of the permutations that replace the chi-square distribution if a category has few rows; the smallest
+            p-value they give is 1 in 10,000.
     """
-    used = (found + reference) > 0
-    found, reference = found[used], reference[used]
-    if len(found) < 2:
+    used = (sample + reference) > 0
+    sample, reference = sample[used], reference[used]
+    if len(sample) < 2:
         return 1.0
-    together, n, m = found + reference, int(found.sum()), int(reference.sum())
-    statistic = _chi_square(found, together, n, m)
+    together, n, m = sample + reference, int(sample.sum()), int(reference.sum())
+    statistic = _chi_square(sample, together, n, m)
     if together.min() * min(n, m) / (n + m) >= _LEAST_EXPECTED:
-        return chi_square_tail(float(statistic), len(found) - 1)
+        return chi_square_tail(float(statistic), len(sample) - 1)
     drawn = np.random.default_rng(seed).multivariate_hypergeometric(together, n, _PERMUTATIONS, method="marginals")
     as_far = int((_chi_square(drawn, together, n, m) >= statistic * (1 - 1e-9)).sum())
     return (1 + as_far) / (1 + _PERMUTATIONS)
 
 
 def ks(ordered: Values, reference: Values) -> float:
-    """Kolmogorov and Smirnov's distance of two samples, both sorted; costs no array of the first one's length."""
+    """Kolmogorov-Smirnov distance of two sorted samples, without an array of the first sample's length."""
     jumps = np.unique(reference)
     distances = []
     for side in ("left", "right"):
         ours = np.searchsorted(ordered, jumps, side=side) / len(ordered)
         theirs = np.searchsorted(reference, jumps, side=side) / len(reference)
         distances.append(float(np.abs(ours - theirs).max()))
-    # The reference does not change between its jumps, so that the other sample is farthest from it at one of them.
+    # The reference is constant between its jumps, so the distance is largest at one of them.
     return max(distances)
 
 
 def ks_p_value(distance: float, n: int, m: int) -> float:
-    """The chance that two samples of one continuous distribution are so far apart: asymptotic, with Stephens' term for
-    small samples (J. R. Stat. Soc. B 32, 1970). For one with ties the true chance is smaller."""
+    """The chance that two samples of one continuous distribution are this far apart: asymptotic, with Stephens' term
+    for small samples (J. R. Stat. Soc. B 32, 1970). With ties the true chance is smaller."""
     root = math.sqrt(n * m / (n + m))
     size = (root + 0.12 + 0.11 / root) * distance
     if size < 0.3:
-        # The series converges slowly here, and the chance is 1 to five digits.
+        # The series converges slowly for small values, where the chance is 1 to five digits.
         return 1.0
     terms = ((-1) ** (k - 1) * math.exp(-2.0 * k * k * size * size) for k in range(1, _MOST_TERMS))
     return min(1.0, max(0.0, 2.0 * math.fsum(terms)))
 
 
 def chi_square_tail(statistic: float, freedom: int) -> float:
-    """The chance of a larger value of the chi-square distribution: its finite sums, exact for whole degrees of freedom
-    (Abramowitz and Stegun 26.4.4 and 26.4.5)."""
+    """The chance of a larger value of the chi-square distribution, by finite sums that are exact for whole degrees of
+    freedom (Abramowitz and Stegun 26.4.4 and 26.4.5)."""
     half = statistic / 2.0
     if half > 700.0:
         return 0.0
@@ -98,9 +98,9 @@ def chi_square_tail(statistic: float, freedom: int) -> float:
 
 
 def bins(ordered: Values, reference: Values) -> tuple[Counts, Counts]:
-    """Rows of two sorted samples between the tenth parts of the second one: shapes [bins], two to ten of them.
+    """Counts of two sorted samples in bins that each hold a tenth of the reference: shapes [bins].
 
-    Fewer where the samples are small, or where many values are equal.
+    Fewer bins, at least two, if the samples are small or many values are equal.
     """
     parts = int(np.clip(min(len(ordered), len(reference)) // _LEAST_IN_BIN, 2, _MOST_BINS))
     ranks = np.arange(1, parts) * len(reference) // parts
@@ -113,9 +113,9 @@ def bins(ordered: Values, reference: Values) -> tuple[Counts, Counts]:
     return counted(ordered), counted(reference)
 
 
-def _chi_square(found: Counts, together: Counts, n: int, m: int) -> Floats:
-    """Of one row of counts or several: shape [...] for `found` of shape [..., categories]."""
+def _chi_square(sample: Counts, together: Counts, n: int, m: int) -> Floats:
+    """Pearson's statistic: shape [...] for a `sample` of shape [..., categories]."""
     expected = together * (n / (n + m))
-    # Both samples miss their expectation by the same number of rows.
-    statistic: Floats = ((found - expected) ** 2 * (1 / expected + n / m / expected)).sum(axis=-1)
+    # Both samples differ from their expectation by the same number of rows.
+    statistic: Floats = ((sample - expected) ** 2 * (1 / expected + n / m / expected)).sum(axis=-1)
     return statistic

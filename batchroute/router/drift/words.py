@@ -1,4 +1,4 @@
-"""What a shift means in plain words, a sentence each: for whoever is woken by it."""
+"""Drift in plain words, one sentence per feature, for the operator on call."""
 
 from __future__ import annotations
 
@@ -12,55 +12,55 @@ from batchroute.router.drift.statistics import Counts, ks
 
 Values = NDArray[Any]
 
-# By how much of the calibration's rows a median must have moved to tell of it, and not of the spread.
+# If the night's median is within this share of ranks of the calibration's, the sentence is about the spread instead.
 _MOVED = 0.1
 _GREW = 1.5
 
 
 def score_words(ordered: Values, known: Values, drifted: bool) -> str:
-    """Both sorted: the night's scores, and the calibration's."""
+    """About the night's scores and the calibration's, both sorted."""
     now, before = _apart(_median(ordered), _median(known))
     if not drifted:
         return f"Scores are as they were: median {now}, {before} in the calibration."
     rank = _rank(ordered, known)
     if abs(rank - 0.5) < _MOVED:
-        return f"Scores are spread otherwise: {_tails(ordered, known)}."
+        return f"Scores are spread differently: {_tails(ordered, known)}."
     return f"Scores are {'higher' if rank > 0.5 else 'lower'}: median {now}, {before} in the calibration."
 
 
 def length_words(ordered: Values, known: Values, drifted: bool) -> str:
-    """Both sorted: the tokens of the night's prompts, and of the calibration's."""
+    """About the tokens of the night's prompts and of the calibration's, both sorted."""
     now, before = f"{_median(ordered):,.0f}", f"{_median(known):,.0f}"
     if not drifted:
         return f"Prompts are as long as they were: median {now} tokens, {before} in the calibration."
     rank = _rank(ordered, known)
     if abs(rank - 0.5) < _MOVED:
-        return f"Prompts are of other lengths: {_tails(ordered, known, ' tokens')}."
+        return f"Prompts differ in length: {_tails(ordered, known, ' tokens')}."
     if rank > 0.5:
         return f"Prompts are longer: half have more than {now} tokens, {before} in the calibration."
     return f"Prompts are shorter: half have fewer than {now} tokens, {before} in the calibration."
 
 
 def language_words(languages: dict[str, int], known: dict[str, int], drifted: bool) -> str:
-    """Rows by language: the night's, and the calibration's."""
+    """About rows by language, the night's and the calibration's."""
     whole, known_whole = sum(languages.values()), sum(known.values())
     change = {code: languages.get(code, 0) / whole - known.get(code, 0) / known_whole for code in known | languages}
-    # Of two that changed places, the one that there are more of.
+    # If one language grew as much as another shrank, name the one that grew.
     moved = max(change, key=lambda code: (round(abs(change[code]), 6), change[code], code))
     code = moved if drifted else max(known, key=lambda code: (known[code], code))
-    what = "in no language that can be told" if code == UNKNOWN else f"in {language_name(code)}"
+    what = "in no recognisable language" if code == UNKNOWN else f"in {language_name(code)}"
     now, before = percent(languages.get(code, 0) / whole), percent(known.get(code, 0) / known_whole)
     figures = f"{now} of the prompts are {what}, {before} in the calibration."
     return f"{figures[0].upper()}{figures[1:]}" if drifted else f"Languages are as they were: {figures}"
 
 
 def content_words(places: Counts, known_places: Counts, distances: Values, known: Values, drifted: bool) -> str:
-    """Rows by nearest group, and sorted distances to it: the night's and the calibration's of both."""
+    """About rows by nearest group and sorted distances to it, both the night's and the calibration's."""
     now, before = places / places.sum(), known_places / known_places.sum()
     rank = _rank(distances, known)
     if not drifted:
         return f"Prompts are about the same things: half are farther from a group than {percent(rank)} were."
-    # Whether they moved more between the groups, or away from all of them.
+    # Did rows move away from all groups more than between them?
     if rank > 0.5 and ks(distances, known) > np.abs(now - before).sum() / 2:
         return (
             f"Prompts are unlike those of the calibration: half are farther from all of its groups than "
@@ -77,7 +77,7 @@ def content_words(places: Counts, known_places: Counts, distances: Values, known
 
 
 def percent(share: float) -> str:
-    """As people say it: none, under 1 %, 12 %, all."""
+    """`none`, `under 1 %`, `12 %`, `all`."""
     if share <= 0.0:
         return "none"
     if share >= 1.0:
@@ -90,7 +90,7 @@ def _median(ordered: Values) -> float:
 
 
 def _rank(ordered: Values, known: Values) -> float:
-    """The share of the calibration below the night's median; of equal ones, half."""
+    """The share of the calibration below the night's median; equal rows count half."""
     middle = ordered[len(ordered) // 2]
     return float(np.searchsorted(known, middle) + np.searchsorted(known, middle, side="right")) / 2 / len(known)
 
@@ -105,7 +105,7 @@ def _tails(ordered: Values, known: Values, unit: str = "") -> str:
 
 
 def _apart(now: float, before: float) -> tuple[str, str]:
-    """Both in as few decimals as tell them apart: none for whole numbers, else two to four."""
+    """Both numbers with as few decimals as show their difference: none for whole numbers, else two to four."""
     if now.is_integer() and before.is_integer():
         return f"{now:,.0f}", f"{before:,.0f}"
     for decimals in (2, 3):

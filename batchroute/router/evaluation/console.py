@@ -1,4 +1,4 @@
-"""What `evaluate` prints."""
+"""What `batchroute evaluate` prints."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 from batchroute.router.evaluation.scorecard import Estimate, Evaluation, RouterFigures
-from batchroute.router.training.console import _LOG_WIDTH
+
+_LOG_WIDTH = 130
 
 
-def show(evaluation: Evaluation) -> None:
+def print_evaluation(evaluation: Evaluation) -> None:
     """Print the figures of an evaluation, each with its 95 % interval."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
     title = f"{evaluation.rows:,} rows"
-    title += ", seen ones among them: these figures flatter" if evaluation.seen_rows_included else " not trained on"
+    title += ", some trained on: these figures flatter" if evaluation.seen_rows_included else " not trained on"
     if evaluation.left_out:
         title += f" ({evaluation.left_out:,} left out)"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -29,7 +30,7 @@ def show(evaluation: Evaluation) -> None:
     if not evaluation.comparisons:
         table.add_column("at random")
         table.add_column("perfect routing")
-    # Above the first line lower is better, below it higher is.
+    # In the first section lower is better, in the others higher.
     extra = [] if evaluation.comparisons else [evaluation.random, evaluation.oracle]
     for share in evaluation.random:
         cells = [figures.drop[share] for figures in evaluation.routers] + [drops[share] for drops in extra]
@@ -50,17 +51,17 @@ def show(evaluation: Evaluation) -> None:
 
 def _sentences(evaluation: Evaluation) -> list[str]:
     lines = []
-    for found in evaluation.comparisons:
-        for share, difference in found.difference.items():
+    for comparison in evaluation.comparisons:
+        for share, difference in comparison.difference.items():
             lines.append(
-                f"{Path(found.router).name} against {Path(evaluation.routers[0].router).name} at {share} %: drop "
-                f"{_interval(difference)} points, lower in {found.better_in[share]:.0%} of the resamples"
+                f"{Path(comparison.router).name} against {Path(evaluation.routers[0].router).name} at {share} %: drop "
+                f"{_interval(difference)} points, lower in {comparison.better_in[share]:.0%} of the resamples"
             )
-    if evaluation.agreement is not None:
-        its = evaluation.agreement
+    agreement = evaluation.agreement
+    if agreement is not None:
         lines.append(
-            f"the gaps of the two metrics on {its.prompts:,} prompts correlate by {_interval(its.pearson, 2)} "
-            f"(Pearson), {_interval(its.spearman, 2)} (Spearman)"
+            f"the gaps of the two metrics on {agreement.prompts:,} prompts correlate by "
+            f"{_interval(agreement.pearson, 2)} (Pearson), {_interval(agreement.spearman, 2)} (Spearman)"
         )
     if evaluation.routers[0].apgr.value is None:
         lines.append("APGR and CPT are not defined: the large model is not better on average")

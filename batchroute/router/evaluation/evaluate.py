@@ -1,4 +1,4 @@
-"""Evaluation: what a router is worth on rows that it never saw, beside chance and perfect routing."""
+"""Evaluation: what a router is worth on rows that it never saw, compared with random and with perfect routing."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from numpy.typing import NDArray
 
 from batchroute import models
 from batchroute.errors import InputError
+from batchroute.fields import SIDES
 from batchroute.router.evaluation import plots
 from batchroute.router.evaluation.curves import (
-    STEPS,
+    COST_ADVANTAGES,
     Curves,
     Draws,
-    Rows,
-    correlations,
+    MeanQualities,
     curves,
     oracle_curves,
     random_curves,
-    ranks,
 )
-from batchroute.router.evaluation.figures import COST_ADVANTAGES
 from batchroute.router.evaluation.scorecard import (
     Agreement,
     Comparison,
+    Correlations,
+    DropCurve,
     Estimate,
     Evaluation,
     Latency,
-    Line,
     Reliability,
     RouterFigures,
+    drops,
+    key,
 )
 from batchroute.router.labels import Labels
 from batchroute.router.model import Router
@@ -58,10 +59,10 @@ def evaluate(
     all_rows: bool = False,
     second_table: str | None = None,
 ) -> Evaluation:
-    """Evaluate one router, or several side by side.
+    """Evaluate one router, or compare several on the same rows.
 
     Args:
-        all_rows: also those that the routers were trained on, which flatters them.
+        all_rows: include rows that the routers were trained on, which flatters them.
         second_table: the same prompts measured with another metric.
 
     Raises:
@@ -75,32 +76,32 @@ def evaluate(
             f"{' and '.join(routers)}: evaluate on at least {MIN_ROWS} that were not trained on, or pass --all-rows to "
             "see flattering figures"
         )
-    rows = Rows.of(table.small_mean, table.large_mean, table.prompts)
-    if rows.large.mean() == 0.0:
+    qualities = MeanQualities.of(table.small_mean, table.large_mean, table.prompts)
+    if qualities.large.mean() == 0.0:
         raise InputError(
             f"the large model's mean quality in '{whole.path}' is 0, so a drop in percent means nothing: shift the "
             "metric"
         )
-    draws = rows.draws(resamples, seed)
-    found: list[tuple[RouterFigures, Curves]] = [_router(name, device, table, rows, draws) for name in routers]
-    oracle = oracle_curves(rows, draws)
+    draws = qualities.draws(resamples, seed)
+    evaluated = [_router(name, device, table, qualities, draws) for name in routers]
+    first, oracle = evaluated[0][1], oracle_curves(qualities, draws)
     return Evaluation(
         table=whole.path,
         table_sha256=whole.sha256,
-        models={side: table.metadata.get(f"{side}_model") for side in ("small", "large")},
+        models={side: table.metadata.get(f"{side}_model") for side in SIDES},
         metric=table.metadata.get("metric"),
         rows=len(table),
         left_out=len(whole) - len(table),
         seen_rows_included=all_rows,
-        small_mean=float(rows.small.mean()),
-        large_mean=float(rows.large.mean()),
+        small_mean=float(qualities.small.mean()),
+        large_mean=float(qualities.large.mean()),
         resamples=resamples,
         seed=seed,
-        random=_drops(random_curves(rows, draws)),
-        oracle=_drops(oracle),
-        oracle_curve=Line.of(oracle),
-        routers=[figures for figures, _ in found],
-        comparisons=[_compare(figures.router, its, found[0][1]) for figures, its in found[1:]],
+        random=drops(random_curves(qualities, draws)),
+        oracle=drops(oracle),
+        oracle_curve=DropCurve.of(oracle),
+        routers=[figures for figures, _ in evaluated],
+        comparisons=[_compare(figures.router, routed, first) for figures, routed in evaluated[1:]],
         agreement=None if second_table is None else _agreement(table, second_table, resamples, seed),
         versions={name: version(name) for name in ("batchroute", "torch", "transformers")},
     )
@@ -115,108 +116,98 @@ def _unseen(table: QualityTable, routers: Sequence[str]) -> QualityTable:
 
 
 def _router(
-    name: str, device: torch.device, table: QualityTable, rows: Rows, draws: Draws
+    name: str, device: torch.device, table: QualityTable, qualities: MeanQualities, draws: Draws
 ) -> tuple[RouterFigures, Curves]:
     router = Router.load(name, device)
     score(router, table.prompts[:_SINGLE_PROMPTS])
     started = time.perf_counter()
-    scores = score(router, table.prompts).scores
+    scores = score(router, table.prompts).checked(name).scores
     seconds = time.perf_counter() - started
     single = []
     for prompt in table.prompts[:_SINGLE_PROMPTS]:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         score(router, [prompt])
-        single.append(time.perf_counter() - begun)
+        single.append(time.perf_counter() - started)
     router.close()
-    if np.isnan(scores).any():
-        raise InputError(f"the router '{name}' gives no number for some prompts: load it in float32, or train it again")
-    its, gap = curves(scores, rows, draws), rows.small - rows.large
+    routed = curves(scores, qualities, draws)
+    correlations = Correlations.of(scores.astype(np.float64), qualities.gap, draws)
     figures = RouterFigures(
         router=name,
         label=Notes.read(name).label,
-        drop=_drops(its),
-        gap_difference={_key(share): Estimate.of(its.gap_difference(share)) for share in COST_ADVANTAGES},
-        cost_advantage_at_1=Estimate.of(its.share_within(1.0)),
-        apgr=Estimate.of(its.apgr()),
-        cpt_50=Estimate.of(its.large_share_for(0.5)),
-        cpt_80=Estimate.of(its.large_share_for(0.8)),
-        pearson=Estimate.of(correlations(scores.astype(np.float64), gap, draws)),
-        # Ranks are those of all rows; a resample keeps them.
-        spearman=Estimate.of(correlations(ranks(scores), ranks(gap), draws)),
+        drop=drops(routed),
+        gap_difference={key(share): Estimate.of(routed.gap_difference(share)) for share in COST_ADVANTAGES},
+        cost_advantage_at_1=Estimate.of(routed.share_within(1.0)),
+        apgr=Estimate.of(routed.apgr()),
+        cpt_50=Estimate.of(routed.large_share_for(0.5)),
+        cpt_80=Estimate.of(routed.large_share_for(0.8)),
+        pearson=correlations.pearson,
+        spearman=correlations.spearman,
         reliability=_reliability(name, scores, table),
         latency=Latency(
             device=str(device),
             prompts_per_second=len(table) / seconds,
             single_prompt_ms=1000 * float(np.median(single)),
         ),
-        curve=Line.of(its),
+        curve=DropCurve.of(routed),
     )
-    return figures, its
-
-
-def _drops(found: Curves) -> dict[str, Estimate]:
-    return {_key(share): Estimate.of(found.drop[:, round(share * STEPS)]) for share in COST_ADVANTAGES}
-
-
-def _key(share: float) -> str:
-    return f"{share:.0%}".rstrip("%")
+    return figures, routed
 
 
 def _reliability(name: str, scores: NDArray[np.float32], table: QualityTable) -> Reliability:
     notes = read_json(Path(models.resolve(name)) / ROUTER_FILE)
-    # A router that was not trained here promises nothing; its scores are held against the paper's y_prob.
+    # A router from elsewhere does not say what its scores predict, so they are compared with the paper's y_prob.
     labels = Labels("prob") if notes is None else Labels.from_dict(notes)
     wanted = labels.apply(table.small, table.large)
     order = np.argsort(scores, kind="stable")
-    inside = [rows for rows in np.array_split(order, _BINS) if len(rows)]
-    count = [len(rows) for rows in inside]
-    mean_score, mean_label = ([float(values[rows].mean()) for rows in inside] for values in (scores, wanted))
+    bins = [rows for rows in np.array_split(order, _BINS) if len(rows)]
+    rows_of_bin = [len(rows) for rows in bins]
+    mean_score, mean_label = ([float(values[rows].mean()) for rows in bins] for values in (scores, wanted))
     distance = np.abs(np.subtract(mean_score, mean_label))
     return Reliability(
         label=labels.kind,
-        rows=count,
+        rows=rows_of_bin,
         mean_score=mean_score,
         mean_label=mean_label,
-        error=float(distance @ np.array(count) / len(scores)),
+        error=float(distance @ np.array(rows_of_bin) / len(scores)),
     )
 
 
-def _compare(name: str, its: Curves, first: Curves) -> Comparison:
-    columns = {_key(share): round(share * STEPS) for share in COST_ADVANTAGES}
-    differences = {key: (its.drop - first.drop)[:, column] for key, column in columns.items()}
+def _compare(name: str, routed: Curves, first: Curves) -> Comparison:
+    differences = {key(share): routed.drop_at(share) - first.drop_at(share) for share in COST_ADVANTAGES}
     return Comparison(
         router=name,
-        difference={key: Estimate.of(values) for key, values in differences.items()},
-        better_in={key: float((values[1:] < 0).mean()) for key, values in differences.items()},
+        difference={share: Estimate.of(values) for share, values in differences.items()},
+        better_in={share: float((values[1:] < 0).mean()) for share, values in differences.items()},
     )
 
 
 def _agreement(table: QualityTable, second: str, resamples: int, seed: int) -> Agreement:
     other = quality_table.read(second)
-    theirs = dict(zip(other.prompts, other.small_mean - other.large_mean, strict=True))
-    shared = [row for row, prompt in enumerate(table.prompts) if prompt in theirs]
+    other_gaps = dict(zip(other.prompts, other.small_mean - other.large_mean, strict=True))
+    shared = [row for row, prompt in enumerate(table.prompts) if prompt in other_gaps]
     if len(shared) < MIN_ROWS:
         raise InputError(
             f"the quality tables '{table.path}' and '{second}' share {len(shared):,} prompts: at least {MIN_ROWS} are "
             "needed to compare their metrics"
         )
     part = table.take(shared)
-    gap, their_gap = part.small_mean - part.large_mean, np.array([theirs[prompt] for prompt in part.prompts])
-    draws = Rows.of(part.small_mean, part.large_mean, part.prompts).draws(resamples, seed)
+    qualities = MeanQualities.of(part.small_mean, part.large_mean, part.prompts)
+    other_gap = np.array([other_gaps[prompt] for prompt in part.prompts])
+    correlations = Correlations.of(qualities.gap, other_gap, qualities.draws(resamples, seed))
     return Agreement(
         table=second,
         metric=other.metadata.get("metric"),
         prompts=len(shared),
-        pearson=Estimate.of(correlations(gap, their_gap, draws)),
-        spearman=Estimate.of(correlations(ranks(gap), ranks(their_gap), draws)),
+        pearson=correlations.pearson,
+        spearman=correlations.spearman,
     )
 
 
 def write(evaluation: Evaluation, output: Path, overwrite: bool = False) -> None:
-    """Put `evaluation.json` and the plot, as PNG and SVG, into a folder.
+    """Write `evaluation.json` and the plot, as PNG and SVG, into a folder.
 
     Raises:
-        InputError: it is not empty, or cannot be written.
+        InputError: the folder is not empty, or cannot be written.
     """
     check_output(output, overwrite)
     with contextlib.suppress(FileExistsError):

@@ -1,28 +1,29 @@
-"""The picture of an evaluation: what each share of rows on the small model costs in quality."""
+"""The plot of an evaluation: quality drop by cost advantage, and the reliability of the scores."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchroute.fields import SIDES
 from batchroute.router.evaluation.scorecard import Evaluation, RouterFigures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which colour-blind people tell apart too.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GREY = "#666666"
 _SHORT = 40
 
 
 def draw(evaluation: Evaluation, folder: Path) -> None:
-    """Write `curve.png` and `curve.svg`: the cost-quality curves, and beside them the scores' reliability."""
+    """Write `curve.png` and `curve.svg`: cost-quality curves on the left, reliability on the right."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # The same evaluation gives the same file.
+    # Fixed salt and metadata: the same evaluation gives the same bytes.
     with mpl.rc_context({"svg.hashsalt": "batchroute", "font.size": 10, "axes.spines.top": False}):
         figure = Figure(figsize=(11, 5.4), layout="constrained")
         FigureCanvasAgg(figure)
@@ -35,7 +36,7 @@ def draw(evaluation: Evaluation, folder: Path) -> None:
 
 
 def _title(evaluation: Evaluation) -> str:
-    small, large = (evaluation.models[side] or f"the {side} model" for side in ("small", "large"))
+    small, large = (evaluation.models[side] or f"the {side} model" for side in SIDES)
     which = "rows, some of them trained on" if evaluation.seen_rows_included else "rows not trained on"
     metric = f" · {_cut(evaluation.metric)}" if evaluation.metric else ""
     return f"{_cut(small)} or {_cut(large)}: quality lost against cost saved\n{evaluation.rows:,} {which}{metric}"
@@ -60,7 +61,7 @@ def _curves(axes: Axes, evaluation: Evaluation) -> None:
 
 
 def _mark(axes: Axes, figures: RouterFigures) -> None:
-    """The paper's three cost advantages, by their figures."""
+    """Mark the paper's three cost advantages with their drops."""
     for number, (share, estimate) in enumerate(figures.drop.items()):
         if estimate.value is None:
             continue
@@ -68,7 +69,7 @@ def _mark(axes: Axes, figures: RouterFigures) -> None:
         axes.annotate(
             f"{estimate.value:.1f} % at {share} %",
             (float(share), estimate.value),
-            # Above and below in turns: neighbours do not overlap.
+            # Alternately above and below the curve, so that neighbours do not overlap.
             xytext=(6, -14 if number % 2 else 8),
             textcoords="offset points",
             fontsize=9,
@@ -78,8 +79,8 @@ def _mark(axes: Axes, figures: RouterFigures) -> None:
 def _reliability(axes: Axes, evaluation: Evaluation) -> None:
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1)
     for figures, colour in zip(evaluation.routers, _cycle(len(evaluation.routers)), strict=True):
-        found = figures.reliability
-        axes.plot(found.mean_score, found.mean_label, "o-", color=colour, linewidth=1, markersize=5)
+        reliability = figures.reliability
+        axes.plot(reliability.mean_score, reliability.mean_label, "o-", color=colour, linewidth=1, markersize=5)
     labels = " or ".join(dict.fromkeys(f"'{figures.reliability.label}'" for figures in evaluation.routers))
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.set_title("can scores be taken at their word?", fontsize=10)

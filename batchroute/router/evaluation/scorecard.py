@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from batchroute.router.evaluation.curves import SHARES, Curves, interval
+from batchroute.router.evaluation.curves import COST_ADVANTAGES, SHARES, Curves, Draws, interval, pearson, ranks
 
 Floats = NDArray[np.float64]
 
@@ -26,13 +27,41 @@ class Estimate(BaseModel):
 
     @classmethod
     def of(cls, values: Floats) -> Estimate:
-        """Of the rows as they are (entry 0) and of the resamples."""
+        """From the value on the rows as they are (entry 0) and on each resample: shape [1 + resamples]."""
+        low, high = interval(values[1:])
+        return cls(value=_number(values[0]), low=_number(low), high=_number(high))
+
+
+def drops(routed: Curves, shares: Sequence[float] = COST_ADVANTAGES) -> dict[str, Estimate]:
+    """Quality drop in percent, by cost advantage in percent."""
+    return {key(share): Estimate.of(routed.drop_at(share)) for share in shares}
+
+
+def key(share: float) -> str:
+    """A cost advantage as the keys of `evaluation.json` write it: 0.1 is "10"."""
+    return f"{100 * share:g}"
+
+
+class Correlations(BaseModel):
+    """Two columns of figures, prompt by prompt.
+
+    The ranks of Spearman's coefficient are those among all rows; a resample keeps them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pearson: Estimate
+    spearman: Estimate
+
+    @classmethod
+    def of(cls, first: Floats, second: Floats, draws: Draws) -> Correlations:
         return cls(
-            value=_number(values[0]), **dict(zip(("low", "high"), map(_number, interval(values[1:])), strict=True))
+            pearson=Estimate.of(pearson(first, second, draws)),
+            spearman=Estimate.of(pearson(ranks(first), ranks(second), draws)),
         )
 
 
-class Line(BaseModel):
+class DropCurve(BaseModel):
     """A cost-quality curve at every hundredth of the rows: drops in percent, with their 95 % band."""
 
     model_config = ConfigDict(frozen=True)
@@ -43,8 +72,8 @@ class Line(BaseModel):
     high: list[float]
 
     @classmethod
-    def of(cls, found: Curves) -> Line:
-        drop = found.drop[:, ::_CURVE_EVERY]
+    def of(cls, routed: Curves) -> DropCurve:
+        drop = routed.drop[:, ::_CURVE_EVERY]
         low, high = np.quantile(drop[1:], [0.025, 0.975], axis=0)
         return cls(
             cost_advantage=SHARES[::_CURVE_EVERY].tolist(), drop=drop[0].tolist(), low=low.tolist(), high=high.tolist()
@@ -52,10 +81,10 @@ class Line(BaseModel):
 
 
 class Reliability(BaseModel):
-    """Scores against what the router was trained to predict, in ten bins of equally many rows.
+    """Scores against the label that the router was trained to predict, in ten bins of equally many rows.
 
     Attributes:
-        error: expected calibration error: mean distance of score and label over the bins, by rows.
+        error: expected calibration error: mean distance of score and label over the bins, weighted by rows.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,7 +97,7 @@ class Reliability(BaseModel):
 
 
 class Latency(BaseModel):
-    """Scoring on this machine: many prompts together, and one at a time (median)."""
+    """Scoring speed on this machine: all prompts together, and one prompt at a time (median)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -100,11 +129,12 @@ class RouterFigures(BaseModel):
     spearman: Estimate
     reliability: Reliability
     latency: Latency
-    curve: Line
+    curve: DropCurve
 
 
 class Comparison(BaseModel):
-    """A router against the first one, on the same resamples: differences of drops in percent points, below 0 = better.
+    """A router against the first one, on the same resamples: differences of drops in percentage points; below 0 the
+    router is better than the first.
 
     Attributes:
         better_in: share of the resamples in which its drop is lower.
@@ -118,7 +148,7 @@ class Comparison(BaseModel):
 
 
 class Agreement(BaseModel):
-    """How far two metrics agree on which model is better: correlations of their mean gaps on the prompts of both."""
+    """How far two metrics agree on which model is better: correlations of their mean gaps on shared prompts."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -147,7 +177,7 @@ class Evaluation(BaseModel):
     seed: int
     random: dict[str, Estimate]
     oracle: dict[str, Estimate]
-    oracle_curve: Line
+    oracle_curve: DropCurve
     routers: list[RouterFigures]
     comparisons: list[Comparison]
     agreement: Agreement | None

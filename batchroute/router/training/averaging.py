@@ -1,4 +1,4 @@
-"""The running average of a model's weights, which routes better than the weights of any one step."""
+"""A running average of the model's weights, which routes better than the weights of any single step."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _DECAY = 0.99
 
 
 class Average:
-    """An exponential moving average over some hundred steps. Costs one copy of the weights in memory.
+    """An exponential moving average over about a hundred steps. Costs one copy of the weights in memory.
 
-    Fine-tuning on a few thousand noisy labels jumps from step to step; its average does not ("Mean teachers are better
+    Fine-tuning on a few thousand noisy labels jumps from step to step; the average does not ("Mean teachers are better
     role models", arXiv 1703.01780).
     """
 
@@ -25,7 +25,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights as they are after a step. The first steps count for more: they are far from the start."""
+        """Add the weights after a step. The average follows the first steps faster, so that it forgets the start."""
         self._steps += 1
         decay = min(_DECAY, self._steps / (9 + self._steps))
         for name, weights in self._model.named_parameters():
@@ -33,7 +33,7 @@ class Average:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within, the model has the averaged weights."""
+        """Within the block, the model has the averaged weights."""
         self._swap()
         try:
             yield

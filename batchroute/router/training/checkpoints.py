@@ -1,4 +1,4 @@
-"""What an interrupted training goes on from: its state after each epoch, and the best weights so far."""
+"""Checkpoints of a training: its state after each epoch, and the best weights so far."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ _STATE = "state.pt"
 
 
 class Checkpoints:
-    """`<output>.work/`, beside the router to be, until that is there.
+    """The folder `<output>.work/`, which is removed when the router is published.
 
     Attributes:
-        fingerprint: of all that the weights depend on; the state of another training is not taken up.
+        fingerprint: of everything that the weights depend on; `load` ignores the state of another training.
+        earlier: what an earlier version took for the fingerprint.
     """
 
-    def __init__(self, output: Path, fingerprint: str) -> None:
+    def __init__(self, output: Path, fingerprint: str, earlier: str | None = None) -> None:
         self.output = output.absolute()
         self.folder = self.output.with_name(self.output.name + ".work")
-        self.fingerprint = fingerprint
+        self.fingerprint, self.earlier = fingerprint, earlier
 
     def prepare(self) -> None:
-        """Make the folder, and clear it of another training's files; one process does it.
+        """Make the folder, without files of another training. Only one process may call it.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: the folder cannot be written.
         """
         with self.writing():
             if self.folder.is_dir() and self.load() is None:
@@ -43,36 +44,36 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Within, a full disk or a missing permission is told in a sentence.
+        """Turn the errors of a full disk or a missing permission within the block into one sentence.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: the folder cannot be written.
         """
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
-            # torch and safetensors have errors of their own for a full disk.
+            # torch and safetensors raise their own errors for a full disk.
             raise InputError(f"cannot write to '{self.folder}': {first_line(error)}") from error
 
     def load(self) -> dict[str, Any] | None:
-        """The state of this training after its last whole epoch, on the CPU; None when there is none of use."""
+        """The state of this training after its last whole epoch, on the CPU; None if there is no usable one."""
         file = self.folder / _STATE
         if not file.is_file():
             return None
         try:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except (EOFError, RuntimeError, pickle.UnpicklingError):
-            # Cut off by a machine that stopped. An epoch repeated is better than a file to remove by hand.
+            # The machine stopped while it wrote. Repeating an epoch is better than asking the user to remove a file.
             return None
-        whole = state.get("fingerprint") == self.fingerprint and self.epoch(state["best_epoch"]).is_dir()
+        whole = state.get("fingerprint") in (self.fingerprint, self.earlier) and self.epoch(state["best_epoch"]).is_dir()
         return state if whole else None
 
     def epoch(self, number: int) -> Path:
-        """Where the weights of this epoch go, when they are the best so far."""
+        """The folder for the weights of this epoch, if they are the best so far."""
         return self.folder / f"epoch-{number}"
 
     def save(self, state: dict[str, Any], best_epoch: int) -> None:
-        """Put the state, whole; the weights of epochs that are not the best are no longer needed then."""
+        """Replace the state atomically, then remove the weights of all epochs but the best."""
         fresh = self.folder / f"{_STATE}.new"
         with self.writing():
             torch.save({**state, "fingerprint": self.fingerprint, "best_epoch": best_epoch}, fresh)
@@ -82,7 +83,7 @@ class Checkpoints:
                 shutil.rmtree(old)
 
     def publish(self, best_epoch: int) -> None:
-        """Put the best epoch's folder where the router belongs, in the place of what is there; then clean up."""
+        """Move the best epoch's folder to the output, replacing what is there, then remove the work folder."""
         with self.writing():
             if self.output.exists():
                 self.output.rename(self.folder / "replaced")

@@ -1,19 +1,18 @@
-"""What the router's workshop says: training while it works, and the figures of an evaluation."""
+"""What `batchroute train` prints while it works."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-from batchroute.router.evaluation.figures import Figures
+from batchroute.router.training.figures import Figures
 from batchroute.router.training.learner import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
-_LOG_WIDTH = 130
 
 
 class Narrator:
-    """Turns training progress into lines: one an epoch, and one every ten seconds between."""
+    """Turns training progress into lines: one line per epoch, and one every ten seconds in between."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -33,8 +32,8 @@ class Narrator:
 def describe(figures: Figures) -> str:
     """Figures on validation rows, in words."""
     shares = "/".join(f"{share:.0%}".rstrip("%") for share in figures.cost_advantage)
-    drop, chance = (" / ".join(f"{value:.1f}" for value in values) for values in (figures.drop, figures.random_drop))
+    drop, random = (" / ".join(f"{value:.1f}" for value in values) for values in (figures.drop, figures.random_drop))
     return (
-        f"quality drop with {shares} % of rows on the small model: {drop} % (at random: {chance} %); "
+        f"quality drop with {shares} % of rows on the small model: {drop} % (at random: {random} %); "
         f"separation {figures.separation:.3f}"
     )

@@ -1,4 +1,4 @@
-"""The learner: the steps, epochs and checkpoints of one training."""
+"""The learner: steps, epochs and checkpoints of one training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,25 +20,26 @@ from transformers import get_linear_schedule_with_warmup, set_seed
 
 from batchroute import models
 from batchroute.errors import InputError
-from batchroute.router.evaluation.figures import Figures, figures_of
+from batchroute.router.evaluation.curves import MeanQualities
 from batchroute.router.labels import LabelKind, Labels
 from batchroute.router.model import quiet_transformers
 from batchroute.router.scoring import Encoded, encode, pad, score_encoded
 from batchroute.router.training.averaging import Average
 from batchroute.router.training.checkpoints import Checkpoints
 from batchroute.router.training.encoders import default_lr, optimizer, untrained_router
+from batchroute.router.training.figures import Figures, figures_of
 from batchroute.router.training.objective import Objective, Targets
 from batchroute.tables.quality_table import QualityTable
 
 _MAX_GRADIENT_NORM = 1.0
-# Batches of similar lengths, drawn from pools of this many batches: little padding, and still a shuffled epoch.
+# Rows are sorted by length within pools of this many batches: little padding, and still a shuffled epoch.
 _POOL_BATCHES = 50
 _VERSIONS = ("batchroute", "torch", "transformers", "accelerate")
 _NOT_LEARNED = {"quality_table", "output", "overwrite", "allow_pickle"}
 
 
 class TrainOptions(BaseModel):
-    """What to train, on what, and where to. The paper gives only epochs; the other defaults follow its code."""
+    """Options of a training. The paper states only the epochs; the other defaults follow its code."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -47,7 +48,7 @@ class TrainOptions(BaseModel):
     output: Path = Field(description="directory of the new router")
     label: LabelKind = "gap"
     epochs: int = Field(default=5, ge=1)
-    patience: int = Field(default=2, ge=1, description="epochs without a better one, after which it stops")
+    patience: int = Field(default=2, ge=1, description="stop after this many epochs without a better one")
     lr: float | None = Field(default=None, gt=0, description="default: 1e-4 below 100M parameters, else 1e-5")
     batch_size: int = Field(default=32, ge=1)
     max_length: int = Field(default=128, ge=8, description="tokens")
@@ -62,7 +63,7 @@ class TrainOptions(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """After every step: the loss of its batch, and after the last step of an epoch the figures on validation rows."""
+    """Reported after each step: the loss of its batch and, after the last step of an epoch, the validation figures."""
 
     epoch: int
     epochs: int
@@ -73,7 +74,7 @@ class Progress:
 
 
 class Learner:
-    """One training under way: what changes from step to step, and how it is kept."""
+    """One training in progress: the state that changes from step to step, and its checkpoints."""
 
     def __init__(
         self,
@@ -100,18 +101,21 @@ class Learner:
         self.schedule = get_linear_schedule_with_warmup(adam, round(options.warmup * steps), steps)  # type: ignore[no-untyped-call]
         self.model, self.optimizer = accelerator.prepare(objective, adam)
         self.history: list[Figures] = []
-        self.checkpoints = Checkpoints(options.output, self._fingerprint())
+        self.checkpoints = Checkpoints(options.output, self._fingerprint(2), self._fingerprint(1))
 
     @property
     def best_epoch(self) -> int:
-        """From 1; of equal epochs the one with the lower cross-entropy."""
+        """The epoch with the best separation, from 1; of equal epochs the one with the lower cross-entropy."""
         return 1 + max(range(len(self.history)), key=lambda i: (self.history[i].separation, -self.history[i].bce))
 
     def resume(self) -> int:
-        """Take up what an interrupted training left; the number of its whole epochs.
+        """Load the checkpoint of an interrupted training, if there is one.
+
+        Returns:
+            The number of epochs that it completed.
 
         Raises:
-            InputError: the work folder cannot be written, or the processes see different ones.
+            InputError: the work folder cannot be written, or the processes see different files in it.
         """
         if self.accelerator.is_main_process:
             self.checkpoints.prepare()
@@ -129,7 +133,7 @@ class Learner:
         return done
 
     def train(self) -> None:
-        """Train what is left."""
+        """Train the remaining epochs."""
         encoded = encode(self.router, self.training.prompts), encode(self.router, self.validation.prompts)
         while not self._finished():
             epoch = len(self.history) + 1
@@ -137,14 +141,14 @@ class Learner:
             self._validate(epoch, loss, encoded[1])
 
     def publish(self, file: str, notes: dict[str, Any]) -> None:
-        """Put the best weights, the tokenizer and the notes where the router belongs; then end all processes alike."""
+        """Write the best weights, the tokenizer and the notes to the output, then end all processes together."""
         if self.accelerator.is_main_process:
             folder = self.checkpoints.epoch(self.best_epoch)
             text = json.dumps(notes, indent=2, ensure_ascii=False)
             with self.checkpoints.writing(), quiet_transformers():
                 self.router.tokenizer.save_pretrained(folder)
                 (folder / file).write_text(text + "\n", encoding="utf-8")
-                # Weights are written for their writer alone, and a job may run as another user.
+                # safetensors makes files that only their owner can read; a job may run as another user.
                 for weights in folder.glob("*.safetensors"):
                     weights.chmod((folder / file).stat().st_mode)
             self.checkpoints.publish(self.best_epoch)
@@ -158,7 +162,7 @@ class Learner:
     def _epoch(self, epoch: int, encoded: Encoded) -> float:
         """One pass over the training rows; the loss of its last batch."""
         options, accelerator = self.options, self.accelerator
-        # Seeded by epoch and process: what is drawn does not depend on where an interruption fell.
+        # Seeded by epoch and process, so that random numbers do not depend on where an interruption fell.
         set_seed(options.seed + 1_000_003 * epoch + accelerator.process_index)
         batches = _batches(encoded.lengths, options.batch_size, np.random.default_rng([options.seed, epoch]))
         self.model.train()
@@ -169,14 +173,14 @@ class Learner:
         return float(loss.item())
 
     def _step(self, rows: NDArray[np.intp], encoded: Encoded) -> torch.Tensor:
-        """Learn from one batch. The mean of the processes' gradients is the gradient of the batch's mean loss."""
+        """Train on one batch. The mean of the processes' gradients is the gradient of the batch's mean loss."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        mine = rows[rank::world]
-        # A process without a row takes part with one that does not count: the others wait for its gradient.
-        scale = world / len(rows) if len(mine) else 0.0
-        mine = mine if len(mine) else rows[:1]
-        inputs = pad(self.router, encoded, mine)
-        loss = self.targets.loss(self.model(**inputs), mine).sum() * scale
+        part = rows[rank::world]
+        # A process without a row computes one with weight 0, since the other processes wait for its gradient.
+        scale = world / len(rows) if len(part) else 0.0
+        part = part if len(part) else rows[:1]
+        inputs = pad(self.router, encoded, part)
+        loss = self.targets.loss(self.model(**inputs), part).sum() * scale
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
         self.optimizer.step()
@@ -186,42 +190,43 @@ class Learner:
         return loss
 
     def _validate(self, epoch: int, loss: float, encoded: Encoded) -> None:
-        """Figures of the averaged weights on validation rows, by the first process; then the state is kept."""
-        told: list[Any] = [None]
+        """The main process measures the averaged weights on validation rows, then saves the state."""
+        result: list[Any] = [None]
         if self.accelerator.is_main_process:
             self.model.eval()
             with self.average.in_place():
-                told = [self._figures(epoch, encoded)]
-                if isinstance(told[0], Figures):
-                    self.history.append(told[0])
+                result = [self._figures(epoch, encoded)]
+                if isinstance(result[0], Figures):
+                    self.history.append(result[0])
                     if self.best_epoch == epoch:
                         with self.checkpoints.writing(), quiet_transformers():
                             self.router.model.save_pretrained(self.checkpoints.epoch(epoch))
-        told = broadcast_object_list(told) if self.accelerator.num_processes > 1 else told
-        if not isinstance(told[0], Figures):
-            raise InputError(told[0])
+        result = broadcast_object_list(result) if self.accelerator.num_processes > 1 else result
+        if not isinstance(result[0], Figures):
+            raise InputError(result[0])
         if self.accelerator.is_main_process:
             self.checkpoints.save(self._state(), self.best_epoch)
         else:
-            self.history.append(told[0])
+            self.history.append(result[0])
         if self.on_progress is not None:
-            self.on_progress(self._progress(epoch, self.batches, loss, told[0]))
+            self.on_progress(self._progress(epoch, self.batches, loss, result[0]))
 
     def _figures(self, epoch: int, encoded: Encoded) -> Figures | str:
-        """The figures, or what is wrong."""
+        """The figures, or a sentence that says why there are none."""
         validation = self.validation
         scores = score_encoded(self.router, encoded).scores
         if np.isnan(scores).any():
             return f"training diverged in epoch {epoch}: its scores are no numbers, so lower lr {self.options.lr:g}"
-        wanted = self.labels.apply(validation.small, validation.large)
-        return figures_of(scores, wanted, validation.small_mean, validation.large_mean)
+        labels = self.labels.apply(validation.small, validation.large)
+        qualities = MeanQualities.of(validation.small_mean, validation.large_mean, validation.prompts)
+        return figures_of(scores, labels, qualities)
 
     def _progress(self, epoch: int, number: int, loss: float, validation: Figures | None = None) -> Progress:
         step = (epoch - 1) * self.batches + number
         return Progress(epoch, self.options.epochs, step, self.batches * self.options.epochs, loss, validation)
 
     def _parts(self) -> dict[str, Any]:
-        """What has a state; a scaler of losses only where half precision needs one."""
+        """The parts with a state of their own. fp16 adds the scaler of the loss."""
         objective = self.accelerator.unwrap_model(self.model)
         parts = {
             "objective": objective,
@@ -236,31 +241,31 @@ class Learner:
         states = {name: part.state_dict() for name, part in self._parts().items()}
         return {**states, "history": [asdict(figures) for figures in self.history]}
 
-    def _fingerprint(self) -> str:
+    def _fingerprint(self, version: Literal[1, 2]) -> str:
         whole = {
             "options": self.options.model_dump(mode="json", exclude=_NOT_LEARNED),
             "table": self.training.sha256,
-            "base": models.identity(self.options.base),
+            "base": models.identity(self.options.base, version=version),
             "versions": versions(),
             "processes": self.accelerator.num_processes,
         }
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
-def accelerator() -> Accelerator:
-    """This process among those of its launcher, if there is one. On a GPU in half precision, with float32 weights."""
+def make_accelerator() -> Accelerator:
+    """This process among those of its launcher. On a GPU it computes in half precision, with float32 weights."""
     cuda = torch.cuda.is_available()
     precision = "no" if not cuda else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     return Accelerator(cpu=not cuda, mixed_precision=precision)
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that the weights depend on."""
+    """Versions of the packages that the weights depend on."""
     return {name: version(name) for name in _VERSIONS}
 
 
 def _batches(lengths: NDArray[np.int32], batch_size: int, rng: np.random.Generator) -> list[NDArray[np.intp]]:
-    """Row numbers of one epoch's batches: rows of similar lengths together, batches in random order."""
+    """Row numbers of one epoch's batches: rows of similar length together, batches in random order."""
     order = rng.permutation(len(lengths))
     pool = _POOL_BATCHES * batch_size
     batches = []

@@ -1,4 +1,4 @@
-"""What training asks of an encoder: the label of each prompt, and beside it how well each model answers it."""
+"""The training objective: predict each prompt's label, and as auxiliary targets the quality of each model."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from batchroute.errors import InputError
 from batchroute.router.labels import Labels
 from batchroute.tables.quality_table import QualityTable
 
-# Of each of the two qualities, against 1 for the label. From 0.5 to 2 it made no difference that could be told.
+# Weight of each quality's loss; the label has 1. Weights from 0.5 to 2 made no measurable difference.
 _AUXILIARY_WEIGHT = 0.5
 _QUALITY_PERCENTILES = (1.0, 99.0)
 
 
 class Objective(nn.Module):
-    """A classifier with one logit, and two more logits from the same features while it is trained.
+    """A classifier with one logit, plus two auxiliary logits from the same features during training.
 
-    The gap is a difference of two noisy figures of which each alone is easier to learn; an encoder that also has to
-    predict q(S) and q(L) over-fits the label later. The two logits are dropped with this module: what is saved is the
-    plain classifier.
+    The gap is a difference of two noisy figures, each of which is easier to learn alone. An encoder that must also
+    predict q(S) and q(L) over-fits the label later. Only the plain classifier is saved.
 
     Args:
         model: a sequence classifier with one logit.
 
     Raises:
-        InputError: its architecture makes the logit without a linear layer.
+        InputError: the model makes its logit without a linear layer.
     """
 
     def __init__(self, model: Any) -> None:
@@ -43,12 +42,12 @@ class Objective(nn.Module):
         head.register_forward_pre_hook(self._note_features)
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """Logits of label, q(S) and q(L): float32, shape [rows, 3]."""
+        """Logits of the label, q(S) and q(L): float32, shape [rows, 3]."""
         logits: torch.Tensor = self.model(**inputs).logits
         features, self._features = self._features, None
         assert features is not None
         if features.ndim == 3:
-            # A decoder's head reads every token; the mean over them stands for the prompt.
+            # A decoder's head reads every token: take the mean over tokens.
             features = features.mean(dim=1)
         return torch.cat([logits, self.auxiliary(features)], dim=1).float()
 
@@ -57,20 +56,20 @@ class Objective(nn.Module):
 
 
 class Targets:
-    """Targets of training rows: float32, shape [rows, 3], each in [0, 1]."""
+    """Targets of training rows (label, q(S), q(L)): float32, shape [rows, 3], each in [0, 1]."""
 
     def __init__(self, values: torch.Tensor) -> None:
         self.values = values
 
     @classmethod
     def of(cls, labels: Labels, table: QualityTable, device: torch.device) -> Self:
-        """Qualities are stretched to [0, 1] by their own percentiles, whatever their unit is."""
+        """Each quality is scaled to [0, 1] by its own percentiles, whatever its unit."""
         label = labels.apply(table.small, table.large).astype(np.float64)
         columns = np.stack([label, _stretched(table.small_mean), _stretched(table.large_mean)], axis=1)
         return cls(torch.from_numpy(columns.astype(np.float32)).to(device))
 
     def loss(self, logits: torch.Tensor, rows: NDArray[np.intp]) -> torch.Tensor:
-        """The loss of each of these rows: binary cross-entropy with soft targets, shape [rows]."""
+        """Binary cross-entropy with soft targets: shape [rows]."""
         wanted = self.values[torch.from_numpy(rows).to(self.values.device)]
         losses = nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         return losses[:, 0] + _AUXILIARY_WEIGHT * losses[:, 1:].sum(dim=1)
@@ -85,11 +84,11 @@ def _stretched(quality: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _last_linear(model: nn.Module) -> nn.Linear:
-    """The layer that makes the logit, whatever the architecture calls it."""
-    found = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1]
-    if not found:
+    """The layer that makes the logit, whatever its name in this architecture."""
+    heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1]
+    if not heads:
         raise InputError(
             f"a {type(model).__name__} cannot be trained here: it has no linear layer that makes its one logit; take "
             "another base"
         )
-    return found[-1]
+    return heads[-1]

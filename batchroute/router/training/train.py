@@ -1,4 +1,4 @@
-"""Training a router: an encoder that learns from a quality table which prompts are easy for the small model."""
+"""Training a router: an encoder learns from a quality table which prompts are easy for the small model."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from batchroute.errors import InputError
-from batchroute.router.evaluation.figures import Figures
+from batchroute.fields import SIDES
 from batchroute.router.labels import Labels
 from batchroute.router.notes import ROUTER_FILE, prompt_digest
-from batchroute.router.training.learner import Learner, Progress, TrainOptions, accelerator, versions
+from batchroute.router.training.figures import Figures
+from batchroute.router.training.learner import Learner, Progress, TrainOptions, make_accelerator, versions
 from batchroute.router.training.verdict import Verdict
 from batchroute.tables import quality_table
 from batchroute.tables.quality_table import QualityTable
-
-__all__ = ["Progress", "TrainOptions", "TrainResult", "train"]
 
 _MIN_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The trained router has the weights of `best_epoch` (from 1); `history` has the validation figures by epoch."""
+    """The router has the weights of `best_epoch` (from 1); `history` holds the validation figures of each epoch."""
 
     output: Path
     labels: Labels
@@ -39,20 +38,20 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> TrainResult:
-    """Train a router and put it into `options.output`: weights, tokenizer and `router.json`.
+    """Train a router and write it to `options.output`: weights, tokenizer and `router.json`.
 
-    One logit, binary cross-entropy with soft labels ("Hybrid LLM", ICLR 2024, arXiv 2404.14618, section 3), beside both
-    models' qualities (`Objective`), with averaged weights (`Average`). The labels are fitted to training rows only. The
-    weights kept are those of the epoch that separates the quality gaps of validation rows best. Not by cross-entropy,
-    which asks for calibrated scores, while only their order routes.
+    The router has one logit and learns by binary cross-entropy with soft labels ("Hybrid LLM", ICLR 2024, arXiv
+    2404.14618, section 3), with both models' qualities as auxiliary targets (`Objective`) and averaged weights
+    (`Average`). The labels are fitted to training rows only. The weights kept are those of the epoch that separates the
+    quality gaps of validation rows best; cross-entropy would ask for calibrated scores, but only their order routes.
 
-    An interrupted training goes on after its last whole epoch when it is started again with the same options. With the
+    If an interrupted training is started again with the same options, it goes on after its last whole epoch. With the
     same options, versions, CPU and number of threads the weights are the same, interrupted or not. Under a launcher,
-    each batch is split over the processes, and the first one writes.
+    each batch is split over the processes, and the main process writes.
 
     Args:
-        on_progress, on_note: told in the first process only; notes are the verdict on the pair, then warnings, a
-            sentence at a time.
+        on_progress, on_note: called in the main process only. Notes are the verdict on the pair, then warnings, one
+            sentence each.
 
     Raises:
         InputError: the table, the base or the output cannot be used, or there is nothing to learn.
@@ -67,15 +66,15 @@ def train(
         )
     training, validation = table.take(train_rows), table.take(validation_rows)
     _check_validation(validation)
-    mine = accelerator()
-    say = on_note if on_note is not None and mine.is_main_process else _nothing
+    accelerator = make_accelerator()
+    say = on_note if on_note is not None and accelerator.is_main_process else _nothing
     verdict = Verdict.on(table)
     for sentence in verdict.sentences():
         say(sentence)
     labels = Labels.fit(options.label, training.small, training.large)
     for sentence in _warnings(table, labels):
         say(sentence)
-    learner = Learner(options, labels, training, validation, mine, on_progress)
+    learner = Learner(options, labels, training, validation, accelerator, on_progress)
     if done := learner.resume():
         say(f"going on after epoch {done}, the last whole one of an interrupted training")
     learner.train()
@@ -97,14 +96,14 @@ def _check_validation(validation: QualityTable) -> None:
 
 
 def _warnings(table: QualityTable, labels: Labels) -> list[str]:
-    found = [] if labels.best is None else labels.best.warnings()
+    warnings = [] if labels.best is None else labels.best.warnings()
     if labels.kind in ("prob", "trans") and max(len(quality) for quality in (*table.small, *table.large)) == 1:
-        found.append(
-            f"with one response a model '{labels.kind}' has no shares to learn: its labels are 0 or 1, as 'det'"
+        warnings.append(
+            f"with one response per model '{labels.kind}' has no shares to learn: its labels are 0 or 1, as 'det'"
         )
     if table.failed:
-        found.append(f"{table.failed:,} rows of the table are left out: labelling them failed")
-    return found
+        warnings.append(f"{table.failed:,} rows of the table are left out: labelling them failed")
+    return warnings
 
 
 def _check_output(options: TrainOptions) -> None:
@@ -120,13 +119,13 @@ def _check_output(options: TrainOptions) -> None:
 
 
 def _notes(learner: Learner, verdict: Verdict) -> dict[str, Any]:
-    """What `router.json` says. The digests let `calibrate` and `evaluate` leave out rows that were trained on."""
+    """The content of `router.json`. Its digests let `calibrate` and `evaluate` leave out rows that were trained on."""
     training, validation, best = learner.training, learner.validation, learner.best_epoch
     return {
         **learner.labels.to_dict(),
         "base": learner.options.base,
         "max_length": learner.router.max_length,
-        "models": {side: training.metadata.get(f"{side}_model") for side in ("small", "large")},
+        "models": {side: training.metadata.get(f"{side}_model") for side in SIDES},
         "metric": training.metadata.get("metric"),
         "table": {"sha256": training.sha256, "train_rows": len(training), "validation_rows": len(validation)},
         "training": learner.options.model_dump(
@@ -141,5 +140,5 @@ def _notes(learner: Learner, verdict: Verdict) -> dict[str, Any]:
 
 
 def _digests(table: QualityTable) -> str:
-    # One string, so that thousands of digests take one line of the file.
+    # One string takes one line of the file, however many digests it holds.
     return " ".join(sorted({prompt_digest(prompt) for prompt in table.prompts}))

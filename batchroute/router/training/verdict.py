@@ -1,4 +1,4 @@
-"""The verdict on a pair of models: what routing between them could gain at best, before a router is trained."""
+"""The verdict on a pair of models: what perfect routing between them could gain, before a router is trained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Literal, Self
 
 import numpy as np
 
-from batchroute.router.evaluation.figures import largest_share, quality_drop, random_drop
+from batchroute.errors import InputError
+from batchroute.router.evaluation.curves import MeanQualities, oracle_curves, random_curves
 from batchroute.tables.quality_table import QualityTable
 
 Kind = Literal[
@@ -19,13 +20,13 @@ Kind = Literal[
 ]
 
 _PERCENTILES = (5, 25, 50, 75, 95)
-# Below this share of rows even perfect routing saves less than a team's time is worth.
+# Below this share of rows on the small model, even perfect routing saves less than a team's time is worth.
 _LEAST_SHARE = 0.10
 _LEAST_DROP = 1.0
-# Points of quality drop. Where even perfect routing of 40 % of the rows saves less than this over a random choice, the
-# choice does not matter.
+# Percentage points of quality drop, at 40 % cost advantage. Where perfect routing saves less than this over random
+# routing, it does not matter which rows are routed.
 _LEAST_GAIN = 0.5
-# Above this share of noise the prompts hardly differ in anything that a router could learn.
+# Above this share of noise, prompts hardly differ in anything that a router could learn.
 _MOST_NOISE = 0.9
 
 
@@ -34,14 +35,14 @@ class Verdict:
     """What a quality table says of its pair. Shares are of rows; drops in percent.
 
     Attributes:
-        gap_percentiles: the 5th, 25th, 50th, 75th and 95th of the mean gap.
-        at_least_as_good, better: share of rows on which the small model is.
+        gap_percentiles: the 5th, 25th, 50th, 75th and 95th percentile of the mean gap.
+        at_least_as_good, better: share of rows on which the small model is at least as good, or better.
         oracle_share, oracle_share_1: largest cost advantage of perfect routing with a drop of at most 0 and 1 %.
-        oracle_gain: quality of the better model on each row, above all rows on large.
-        all_small_drop: all rows on the small model.
-        oracle_drop_40, random_drop_40: 40 % of the rows on the small model, by perfect routing and at random.
-        noise: share of the gap's variance that is sampling, by the rows with two or more responses of each model; None
-            where these are fewer than half of all.
+        oracle_gain: percent by which the better model of each row exceeds the large model on all rows.
+        all_small_drop: drop with all rows on the small model.
+        oracle_drop_40, random_drop_40: drop at 40 % cost advantage, by perfect routing and at random.
+        noise: share of the gap's variance that is sampling noise, estimated on rows with two or more responses of each
+            model; None if fewer than half of the rows have them.
     """
 
     rows: int
@@ -64,22 +65,27 @@ class Verdict:
         """Raises:
         InputError: the large model's mean quality is 0.
         """
-        small, large = table.small_mean, table.large_mean
-        gap = small - large
+        qualities = MeanQualities.of(table.small_mean, table.large_mean, table.prompts)
+        gap, large_mean = qualities.gap, float(qualities.large.mean())
+        if large_mean == 0.0:
+            raise InputError(
+                "the large model's mean quality is 0, so a drop in percent means nothing: shift the metric"
+            )
+        oracle, random = oracle_curves(qualities), random_curves(qualities)
         return cls(
             rows=len(table),
-            small_mean=float(small.mean()),
-            large_mean=float(large.mean()),
+            small_mean=float(qualities.small.mean()),
+            large_mean=large_mean,
             gap_mean=float(gap.mean()),
             gap_percentiles=tuple(float(value) for value in np.percentile(gap, _PERCENTILES)),
             at_least_as_good=float((gap >= 0).mean()),
             better=float((gap > 0).mean()),
-            oracle_share=largest_share(gap, small, large, 0.0),
-            oracle_share_1=largest_share(gap, small, large, _LEAST_DROP),
-            oracle_gain=-quality_drop(gap, small, large, float((gap > 0).mean())),
-            all_small_drop=quality_drop(gap, small, large, 1.0),
-            oracle_drop_40=quality_drop(gap, small, large, 0.4),
-            random_drop_40=random_drop(small, large, 0.4),
+            oracle_share=float(oracle.share_within(0.0)[0]),
+            oracle_share_1=float(oracle.share_within(_LEAST_DROP)[0]),
+            oracle_gain=100.0 * float(np.maximum(gap, 0.0).mean()) / abs(large_mean),
+            all_small_drop=float(oracle.drop_at(1.0)[0]),
+            oracle_drop_40=float(oracle.drop_at(0.4)[0]),
+            random_drop_40=float(random.drop_at(0.4)[0]),
             noise=_noise(table),
         )
 
@@ -96,7 +102,7 @@ class Verdict:
         return "routing can pay"
 
     def sentences(self) -> list[str]:
-        """For people, a line each; the last one is the verdict."""
+        """The figures, a line each, then the verdict."""
         percentiles = " / ".join(f"{value:.3g}" for value in self.gap_percentiles)
         lines = [
             f"the pair on {self.rows:,} rows: mean quality {self.small_mean:.3f} small, {self.large_mean:.3f} large",
@@ -109,7 +115,7 @@ class Verdict:
             f"40 % of the rows on it, at random: drop {self.random_drop_40:.1f} %",
         ]
         if self.noise is None:
-            lines.append("with one response a model, the gaps hold luck too: routing can gain less than this")
+            lines.append("with one response per model, the gaps hold luck too: routing can gain less than this")
         else:
             lines.append(f"{self.noise:.0%} of the gap's variance is sampling noise")
         return [*lines, f"verdict: {self.kind}{_ADVICE[self.kind]}"]
@@ -129,7 +135,7 @@ _ADVICE: dict[Kind, str] = {
 
 
 def _noise(table: QualityTable) -> float | None:
-    """The mean variance of a row's mean gap over other samples, as a share of the variance of the gaps."""
+    """The mean sampling variance of a row's mean gap, as a share of the variance of the gaps over rows."""
     pairs = zip(table.small, table.large, strict=True)
     several = [(small, large) for small, large in pairs if min(len(small), len(large)) > 1]
     if len(several) < max(2, len(table) / 2):

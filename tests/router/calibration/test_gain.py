@@ -11,8 +11,8 @@ TOKENS = RNG.integers(5, 500, 2_000).astype(np.int32)
 
 
 def truth(scores: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    found: np.ndarray = 0.3 - 0.6 * scores + 0.1 * np.log(tokens + 16.0)
-    return found
+    gains: np.ndarray = 0.3 - 0.6 * scores + 0.1 * np.log(tokens + 16.0)
+    return gains
 
 
 def test_it_finds_what_score_and_length_say_and_adds_up_to_the_rows_gain() -> None:
@@ -20,17 +20,17 @@ def test_it_finds_what_score_and_length_say_and_adds_up_to_the_rows_gain() -> No
     gain = Gain.fit(SCORES, TOKENS, losses, 0.5)
     assert gain.by_score == pytest.approx(-0.6, abs=0.1)
     assert gain.by_length == pytest.approx(0.1, abs=0.03)
-    found = gain.of(SCORES, TOKENS)
-    assert found.mean() == pytest.approx(losses.mean(), abs=0.01)
-    assert np.abs(found - truth(SCORES, TOKENS)).mean() < 0.03
+    gains = gain.of(SCORES, TOKENS)
+    assert gains.mean() == pytest.approx(losses.mean(), abs=0.01)
+    assert np.abs(gains - truth(SCORES, TOKENS)).mean() < 0.03
 
 
 def test_where_large_is_better_beyond_doubt_no_row_loses_on_it_and_the_hardest_gains_most() -> None:
     losses = 0.5 - SCORES + RNG.normal(0, 0.01, 2_000) + 0.1
     gain = Gain.fit(SCORES, TOKENS, losses, 0.5)
     assert gain.large_is_better
-    found = gain.of(np.array([0.1, 0.8, 0.9], np.float32), np.full(3, 50, np.int32))
-    assert found[0] > found[1] > found[2] > 0
+    gains = gain.of(np.array([0.1, 0.8, 0.9], np.float32), np.full(3, 50, np.int32))
+    assert gains[0] > gains[1] > gains[2] > 0
 
 
 def test_where_neither_is_better_on_average_a_row_may_lose_on_the_large_one() -> None:

@@ -29,13 +29,13 @@ def test_the_expected_tokens_add_up_to_those_that_were_measured() -> None:
 
 def test_prompts_without_figures_are_left_out_and_two_are_needed() -> None:
     tokens = np.array([10, 20, 30], np.int32)
-    found = Lengths.fit(tokens, np.array([10.0, np.nan, 30.0]), np.array([5.0, 7.0, 5.0]), 0.25)
-    assert found is not None
-    assert (found.prompts, found.output.base, found.seconds_per_token) == (2, 5.0, 0.25)
+    lengths = Lengths.fit(tokens, np.array([10.0, np.nan, 30.0]), np.array([5.0, 7.0, 5.0]), 0.25)
+    assert lengths is not None
+    assert (lengths.prompts, lengths.output.base, lengths.seconds_per_token) == (2, 5.0, 0.25)
     assert Lengths.fit(tokens, np.array([10.0, np.nan, np.nan]), np.array([5.0, 5.0, 5.0])) is None
 
 
 def test_where_nothing_was_measured_a_response_is_the_longest_and_the_template_is_read_too() -> None:
-    found = Lengths.at_most(64, "x" * 40)
-    assert found.input.at(np.array([7], np.int32)) == [17.0]
-    assert found.output.at(np.array([7], np.int32)) == [64.0]
+    lengths = Lengths.at_most(64, "x" * 40)
+    assert lengths.input.at(np.array([7], np.int32)) == [17.0]
+    assert lengths.output.at(np.array([7], np.int32)) == [64.0]

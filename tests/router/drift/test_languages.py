@@ -19,7 +19,7 @@ from batchroute.router.drift.languages import UNKNOWN, language, language_name
         ("", UNKNOWN),
     ],
 )
-def test_the_language_of_a_prompt_is_told_and_that_of_code_and_numbers_is_not(text: str, code: str) -> None:
+def test_the_language_of_a_prompt_is_detected_but_code_and_numbers_have_none(text: str, code: str) -> None:
     assert language(text) == code
 
 

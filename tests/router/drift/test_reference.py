@@ -37,33 +37,33 @@ def scored(router: Router) -> Scores:
 def clusters(rows: int, dimensions: int, seed: int, apart: float = 3.0) -> np.ndarray:
     """Rows around four centers, one after another in turn."""
     centers = np.random.default_rng(99).normal(0, apart, (4, dimensions))
-    found: np.ndarray = centers[np.arange(rows) % 4] + np.random.default_rng(seed).normal(0, 1, (rows, dimensions))
-    return found.astype(np.float32)
+    measured: np.ndarray = centers[np.arange(rows) % 4] + np.random.default_rng(seed).normal(0, 1, (rows, dimensions))
+    return measured.astype(np.float32)
 
 
 def content_of(embeddings: np.ndarray, seed: int = 0) -> Content:
-    found = reference._content(embeddings, seed)
-    assert found is not None
-    return found
+    measured = reference._content(embeddings, seed)
+    assert measured is not None
+    return measured
 
 
 def test_it_holds_what_the_rows_looked_like(router: Router, scored: Scores) -> None:
-    found = reference.measure(router, PROMPTS, scored, seed=0)
-    assert (found.rows, found.max_length) == (200, POSITIONS)
-    np.testing.assert_allclose(found.scores, np.sort(scored.scores), atol=1e-4)
-    assert found.tokens == np.sort(scored.tokens).tolist()
-    assert sum(found.languages.values()) == 200
-    assert found.content is not None
-    assert sum(found.content.counts) == len(found.content.distances) == 200
-    assert found == reference.measure(router, PROMPTS, scored, seed=0), "the seed decides"
+    measured = reference.measure(router, PROMPTS, scored, seed=0)
+    assert (measured.rows, measured.max_length) == (200, POSITIONS)
+    np.testing.assert_allclose(measured.scores, np.sort(scored.scores), atol=1e-4)
+    assert measured.tokens == np.sort(scored.tokens).tolist()
+    assert sum(measured.languages.values()) == 200
+    assert measured.content is not None
+    assert sum(measured.content.counts) == len(measured.content.distances) == 200
+    assert measured == reference.measure(router, PROMPTS, scored, seed=0), "the seed decides"
 
 
 def test_it_comes_back_from_the_routers_folder(router: Router, scored: Scores, tmp_path: Path) -> None:
     folder = tiny_router(tmp_path / "router")
     assert Reference.of(str(folder)) is None
-    found = reference.measure(router, PROMPTS, scored, seed=0)
-    (folder / "reference.json").write_text(found.model_dump_json())
-    assert Reference.of(str(folder)) == found
+    measured = reference.measure(router, PROMPTS, scored, seed=0)
+    (folder / "reference.json").write_text(measured.model_dump_json())
+    assert Reference.of(str(folder)) == measured
 
 
 def test_a_damaged_one_is_refused_by_the_place(router: Router, scored: Scores, tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_a_damaged_one_is_refused_by_the_place(router: Router, scored: Scores, t
 def test_a_router_without_embeddings_has_no_content_and_nan_scores_are_left_out(router: Router, scored: Scores) -> None:
     scores = scored.scores.copy()
     scores[:50] = np.nan
-    found = reference.measure(router, PROMPTS, Scores(scores, scored.tokens, scored.truncated), seed=0)
-    assert found.content is None
-    assert len(found.scores) == 150
+    measured = reference.measure(router, PROMPTS, Scores(scores, scored.tokens, scored.truncated), seed=0)
+    assert measured.content is None
+    assert len(measured.scores) == 150
 
 
 def test_few_rows_have_no_content() -> None:
@@ -139,7 +139,7 @@ def test_the_file_stays_small_for_a_large_encoder(monkeypatch: pytest.MonkeyPatc
 
 def test_of_many_rows_a_sample_from_end_to_end_is_kept(router: Router) -> None:
     scored = Scores(np.linspace(0, 1, 1_200, dtype=np.float32), np.arange(1_200, dtype=np.int32), np.zeros(1_200, bool))
-    found = reference.measure(router, ["12 + 30"] * 1_200, scored, seed=0)
-    assert len(found.scores) == len(found.tokens) == 1_000
-    assert (found.tokens[0], found.tokens[500], found.tokens[-1]) == (0, 600, 1_199)
-    assert found.languages == {"unknown": 1_200}
+    measured = reference.measure(router, ["12 + 30"] * 1_200, scored, seed=0)
+    assert len(measured.scores) == len(measured.tokens) == 1_000
+    assert (measured.tokens[0], measured.tokens[500], measured.tokens[-1]) == (0, 600, 1_199)
+    assert measured.languages == {"unknown": 1_200}

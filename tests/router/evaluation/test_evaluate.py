@@ -14,10 +14,8 @@ import pytest
 import torch
 
 from batchroute.errors import InputError
-from batchroute.router.evaluation import evaluate as evaluation
-from batchroute.router.evaluation.console import show
-from batchroute.router.evaluation.evaluate import evaluate
-from batchroute.router.evaluation.figures import quality_drop
+from batchroute.router.evaluation.console import print_evaluation
+from batchroute.router.evaluation.evaluate import evaluate, write
 from batchroute.router.evaluation.scorecard import Evaluation
 from batchroute.router.model import Router
 from batchroute.router.notes import prompt_digest
@@ -49,19 +47,20 @@ def run(table: str, *routers: str, **more: Any) -> Evaluation:
 
 def test_the_figures_are_those_of_the_routers_scores(tmp_path: Path, router: str) -> None:
     table = write_table(tmp_path)
-    found = run(table, router)
+    evaluation = run(table, router)
     rows = pq.read_table(table).to_pylist()
     scores = score(Router.load(router, CPU), [row["prompt"] for row in rows]).scores
     small, large = (np.array([np.mean(row[f"{side}_quality"]) for row in rows]) for side in ("small", "large"))
-    (figures,) = found.routers
+    (figures,) = evaluation.routers
     for share in ("10", "20", "40"):
         estimate = figures.drop[share]
-        assert estimate.value == pytest.approx(quality_drop(scores, small, large, int(share) / 100), abs=1e-6)
+        routed = np.argsort(-scores)[: 120 * int(share) // 100]
+        assert estimate.value == pytest.approx(100 * (large - small)[routed].sum() / large.sum(), abs=1e-6)
         assert estimate.low is not None
         assert estimate.high is not None
         assert estimate.low <= estimate.value <= estimate.high
     assert figures.pearson.value == pytest.approx(np.corrcoef(scores, small - large)[0, 1], abs=1e-5)
-    assert (found.rows, found.left_out, found.models) == (120, 0, {"small": "s", "large": "l"})
+    assert (evaluation.rows, evaluation.left_out, evaluation.models) == (120, 0, {"small": "s", "large": "l"})
     assert figures.latency.prompts_per_second > 0
     assert figures.latency.single_prompt_ms > 0
     assert figures.label is None
@@ -72,13 +71,13 @@ def test_reliability_holds_scores_against_the_label(tmp_path: Path, router: str)
     rows = pq.read_table(table).to_pylist()
     scores = score(Router.load(router, CPU), [row["prompt"] for row in rows]).scores
     wins = np.array([np.mean([s >= q for s in r["small_quality"] for q in r["large_quality"]]) for r in rows])
-    found = run(table, router).routers[0].reliability
-    assert (found.label, found.rows) == ("prob", [12] * 10)
+    reliability = run(table, router).routers[0].reliability
+    assert (reliability.label, reliability.rows) == ("prob", [12] * 10)
     order = np.argsort(scores, kind="stable")
-    assert found.mean_score[0] == pytest.approx(scores[order[:12]].mean())
-    assert found.mean_label[9] == pytest.approx(wins[order[-12:]].mean())
+    assert reliability.mean_score[0] == pytest.approx(scores[order[:12]].mean())
+    assert reliability.mean_label[9] == pytest.approx(wins[order[-12:]].mean())
     expected = np.mean([abs(scores[part].mean() - wins[part].mean()) for part in np.split(order, 10)])
-    assert found.error == pytest.approx(expected, abs=1e-6)
+    assert reliability.error == pytest.approx(expected, abs=1e-6)
 
 
 def test_rows_that_a_router_has_seen_are_left_out_unless_asked_for(tmp_path: Path) -> None:
@@ -87,9 +86,9 @@ def test_rows_that_a_router_has_seen_are_left_out_unless_asked_for(tmp_path: Pat
     seen = " ".join(prompt_digest(row["prompt"]) for row in pq.read_table(table).to_pylist()[:60])
     notes = {"max_length": 32, "label": "gap", "t_star": None, "gap_low": -1.0, "gap_high": 1.0}
     (router / "router.json").write_text(json.dumps({**notes, "train_prompts": seen}))
-    found = run(table, str(router))
-    assert (found.rows, found.left_out, found.seen_rows_included) == (60, 60, False)
-    assert (found.routers[0].label, found.routers[0].reliability.label) == ("gap", "gap")
+    evaluation = run(table, str(router))
+    assert (evaluation.rows, evaluation.left_out, evaluation.seen_rows_included) == (60, 60, False)
+    assert (evaluation.routers[0].label, evaluation.routers[0].reliability.label) == ("gap", "gap")
     whole = run(table, str(router), all_rows=True)
     assert (whole.rows, whole.seen_rows_included) == (120, True)
     with pytest.raises(InputError, match=r"20 of 80 rows .* are new to"):
@@ -100,15 +99,15 @@ def test_a_router_against_itself_differs_by_nothing_and_against_another_by_the_s
     tmp_path: Path, router: str
 ) -> None:
     other = str(tiny_router(tmp_path / "other", seed=7))
-    found = run(write_table(tmp_path), router, router, other)
-    same, different = found.comparisons
+    evaluation = run(write_table(tmp_path), router, router, other)
+    same, different = evaluation.comparisons
     for share in ("10", "20", "40"):
         assert (same.difference[share].value, same.difference[share].low, same.better_in[share]) == (0.0, 0.0, 0.0)
-        first, third = found.routers[0].drop[share].value, found.routers[2].drop[share].value
+        first, third = evaluation.routers[0].drop[share].value, evaluation.routers[2].drop[share].value
         assert first is not None
         assert third is not None
         assert different.difference[share].value == pytest.approx(third - first)
-    assert found.routers[0].drop == found.routers[1].drop != found.routers[2].drop
+    assert evaluation.routers[0].drop == evaluation.routers[1].drop != evaluation.routers[2].drop
 
 
 def test_two_metrics_that_agree_correlate(tmp_path: Path, router: str) -> None:
@@ -127,27 +126,27 @@ def test_two_metrics_that_agree_correlate(tmp_path: Path, router: str) -> None:
 
 
 def test_the_files_are_whole_readable_and_the_same_each_time(tmp_path: Path, router: str) -> None:
-    found = run(write_table(tmp_path), router)
+    evaluation = run(write_table(tmp_path), router)
     for name in ("a", "b"):
-        evaluation.write(found, tmp_path / name)
+        write(evaluation, tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == ["curve.png", "curve.svg", "evaluation.json"]
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert Evaluation.model_validate_json((tmp_path / "a" / "evaluation.json").read_text()) == found
+    assert Evaluation.model_validate_json((tmp_path / "a" / "evaluation.json").read_text()) == evaluation
     assert (tmp_path / "a" / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert ElementTree.parse(tmp_path / "a" / "curve.svg").getroot().tag.endswith("svg")
     with pytest.raises(InputError, match="is not empty: choose another directory, or pass --overwrite"):
-        evaluation.write(found, tmp_path / "a")
-    evaluation.write(found, tmp_path / "a", overwrite=True)
+        write(evaluation, tmp_path / "a")
+    write(evaluation, tmp_path / "a", overwrite=True)
 
 
 def test_the_console_shows_every_figure(tmp_path: Path, router: str, capsys: pytest.CaptureFixture[str]) -> None:
-    show(run(write_table(tmp_path), router))
+    print_evaluation(run(write_table(tmp_path), router))
     shown = capsys.readouterr().out
     for words in ("quality drop at 40 %", "at random", "perfect routing", "APGR", "CPT 80", "Spearman", "120 rows"):
         assert words in shown
-    show(run(write_table(tmp_path), router, router))
+    print_evaluation(run(write_table(tmp_path), router, router))
     assert "lower in 0% of the resamples" in capsys.readouterr().out
 
 

@@ -33,8 +33,8 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ranks(router: Path) -> np.ndarray:
     """Of the router's scores, from 0 to 1."""
     scores = score(Router.load(str(router), CPU), PROMPTS).scores
-    found: np.ndarray = np.argsort(np.argsort(scores)) / len(scores)
-    return found
+    checked: np.ndarray = np.argsort(np.argsort(scores)) / len(scores)
+    return checked
 
 
 def table(path: Path, gaps: np.ndarray, rows: int = 300) -> str:
@@ -56,13 +56,13 @@ def test_a_pair_whose_gaps_go_with_those_of_the_routers_own_is_served(
     router: Path, ranks: np.ndarray, tmp_path: Path
 ) -> None:
     own, new = (table(tmp_path / str(seed), ranks - 1 + noise(seed) / 2) for seed in (1, 2))
-    found = transfer.check(str(router), new, CPU, own)
-    assert found.verdict == "serves"
-    assert (found.prompts, found.shared, found.seen) == (300, 300, 0)
-    assert found.gaps is not None
-    assert found.gaps["spearman"].value == pytest.approx(0.88, abs=0.08)
-    assert found.drop["20"].value < found.random_drop["20"].value  # type: ignore[operator]
-    assert found.sentences()[-1].startswith("The router serves the new pair: calibrate it")
+    checked = transfer.check(str(router), new, CPU, own)
+    assert checked.verdict == "serves"
+    assert (checked.prompts, checked.shared, checked.seen) == (300, 300, 0)
+    assert checked.gaps is not None
+    assert checked.gaps.spearman.value == pytest.approx(0.88, abs=0.08)
+    assert checked.drop["20"].value < checked.random_drop["20"].value  # type: ignore[operator]
+    assert checked.sentences()[-1].startswith("The router serves the new pair: calibrate it")
     assert transfer.check(str(router), new, CPU).verdict == "serves", "by its scores alone too"
 
 
@@ -71,27 +71,27 @@ def test_a_pair_that_differs_where_the_routers_own_does_not_is_not_served(
 ) -> None:
     own, new = table(tmp_path / "own", ranks - 1), table(tmp_path / "new", -1.5 - ranks + noise(3))
     assert transfer.check(str(router), new, CPU, own).verdict == "does not serve"
-    found = transfer.check(str(router), new, CPU)
-    assert found.verdict == "does not serve"
-    assert found.sentences()[-1].startswith("The router does not serve the new pair: train one")
+    checked = transfer.check(str(router), new, CPU)
+    assert checked.verdict == "does not serve"
+    assert checked.sentences()[-1].startswith("The router does not serve the new pair: train one")
 
 
 def test_gaps_that_correlate_less_than_the_papers_are_not_enough(
     router: Path, ranks: np.ndarray, tmp_path: Path
 ) -> None:
     own, new = (table(tmp_path / str(seed), ranks - 1 + 1.5 * noise(seed)) for seed in (1, 2))
-    found = transfer.check(str(router), new, CPU, own)
-    assert found.gaps is not None
-    assert 0.3 < found.gaps["pearson"].value < 0.6  # type: ignore[operator]
-    assert found.verdict == "does not serve"
+    checked = transfer.check(str(router), new, CPU, own)
+    assert checked.gaps is not None
+    assert 0.3 < checked.gaps.pearson.value < 0.6  # type: ignore[operator]
+    assert checked.verdict == "does not serve"
 
 
 def test_few_prompts_cannot_tell(router: Path, ranks: np.ndarray, tmp_path: Path) -> None:
     own = table(tmp_path / "own", ranks - 1 + 1.2 * noise(1))
     new = table(tmp_path / "new", ranks - 1 + 1.2 * noise(2), rows=40)
-    found = transfer.check(str(router), new, CPU, own)
-    assert (found.verdict, found.shared) == ("cannot tell", 40)
-    assert "label more of them" in found.sentences()[-1]
+    checked = transfer.check(str(router), new, CPU, own)
+    assert (checked.verdict, checked.shared) == ("cannot tell", 40)
+    assert "label more of them" in checked.sentences()[-1]
 
 
 def test_the_table_of_the_routers_own_pair_must_be_that(router: Path, ranks: np.ndarray, tmp_path: Path) -> None:
@@ -108,12 +108,12 @@ def test_the_table_of_the_routers_own_pair_must_be_that(router: Path, ranks: np.
 
 def test_gaps_that_are_all_the_same_cannot_tell(router: Path, tmp_path: Path) -> None:
     same = table(tmp_path / "same", np.zeros(300))
-    found = transfer.check(str(router), same, CPU, same)
-    assert found.verdict == "cannot tell"
-    assert "not defined, one of them is constant" in " ".join(found.sentences())
+    checked = transfer.check(str(router), same, CPU, same)
+    assert checked.verdict == "cannot tell"
+    assert "not defined, one of them is constant" in " ".join(checked.sentences())
 
 
-def test_tables_that_are_too_small_or_share_too_little_are_told(
+def test_tables_that_are_too_small_or_share_too_little_are_reported(
     router: Path, ranks: np.ndarray, tmp_path: Path
 ) -> None:
     new = table(tmp_path / "new", ranks - 1)
@@ -124,5 +124,5 @@ def test_tables_that_are_too_small_or_share_too_little_are_told(
 
 
 def test_it_is_kept_as_json(router: Path, ranks: np.ndarray, tmp_path: Path) -> None:
-    found = transfer.check(str(router), table(tmp_path / "new", ranks - 1), CPU)
-    assert Transfer.model_validate_json(found.model_dump_json()) == found
+    checked = transfer.check(str(router), table(tmp_path / "new", ranks - 1), CPU)
+    assert Transfer.model_validate_json(checked.model_dump_json()) == checked

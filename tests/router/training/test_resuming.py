@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from batchroute.errors import InputError
 from batchroute.router.model import Router
 from batchroute.router.training.checkpoints import Checkpoints
-from batchroute.router.training.train import Progress, train
+from batchroute.router.training.learner import Progress
+from batchroute.router.training.train import train
 from tests.router.training.trainings import CPU, options, weights, write_table
 from tests.support.tiny_models import tiny_router
 
@@ -40,9 +41,9 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path) -> 
     with pytest.raises(Interrupted):
         train(asked, interrupt)
     assert not asked.output.exists()
-    told: list[Progress] = []
-    resumed = train(asked, told.append)
-    assert told[0].epoch == 2
+    reports: list[Progress] = []
+    resumed = train(asked, reports.append)
+    assert reports[0].epoch == 2
     assert resumed.history == calm.history
     before, after = weights(calm.output), weights(resumed.output)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -53,9 +54,9 @@ def test_the_state_of_another_training_is_not_taken_up(tmp_path: Path) -> None:
     table = write_table(tmp_path, rows=80)
     with pytest.raises(Interrupted):
         train(options(tmp_path, table, epochs=3), interrupt)
-    told: list[Progress] = []
-    result = train(options(tmp_path, table, epochs=3, seed=5), told.append)
-    assert told[0].epoch == 1
+    reports: list[Progress] = []
+    result = train(options(tmp_path, table, epochs=3, seed=5), reports.append)
+    assert reports[0].epoch == 1
     calm = train(options(tmp_path, table, epochs=3, seed=5, output=tmp_path / "calm"))
     assert result.history == calm.history
 
@@ -70,7 +71,7 @@ def test_an_interrupted_training_leaves_the_old_router(tmp_path: Path) -> None:
     assert {file.name: file.read_bytes() for file in asked.output.iterdir()} == before
 
 
-def test_going_on_is_told(tmp_path: Path) -> None:
+def test_going_on_is_reported(tmp_path: Path) -> None:
     asked = options(tmp_path, write_table(tmp_path, rows=80), epochs=3)
     with pytest.raises(Interrupted):
         train(asked, interrupt)
@@ -86,9 +87,9 @@ def test_a_state_that_was_cut_off_is_not_taken_up(tmp_path: Path, kept: int) -> 
         train(asked, interrupt)
     state = Path(f"{asked.output}.work") / "state.pt"
     state.write_bytes(state.read_bytes()[:kept])
-    told: list[Progress] = []
-    train(asked, told.append)
-    assert told[0].epoch == 1
+    reports: list[Progress] = []
+    train(asked, reports.append)
+    assert reports[0].epoch == 1
     assert Router.load(str(asked.output), CPU)
 
 
@@ -119,7 +120,7 @@ def disk_of(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", [1_000, 150_000])
-def test_a_full_disk_is_told(tmp_path: Path, size: int) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, size: int) -> None:
     """Too small for the weights, or for the state that is three times as large."""
     asked = options(tmp_path, write_table(tmp_path, rows=80), epochs=1)
     with disk_of(size), pytest.raises(InputError, match=r"cannot write to '.*router\.work'"):

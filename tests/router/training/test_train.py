@@ -15,7 +15,8 @@ from batchroute.errors import InputError
 from batchroute.router.model import Router
 from batchroute.router.notes import Notes, prompt_digest
 from batchroute.router.scoring import score
-from batchroute.router.training.train import Progress, train
+from batchroute.router.training.learner import Progress
+from batchroute.router.training.train import train
 from batchroute.tables import quality_table
 from tests.router.training.trainings import CPU, EASY, HARD, options, weights, write_table
 from tests.support.tiny_models import tiny_router
@@ -124,13 +125,13 @@ def test_a_half_precision_base_is_trained_in_float32(tmp_path: Path) -> None:
     assert json.loads((result.output / "config.json").read_text())["dtype"] == "float32"
 
 
-def test_progress_is_told_after_every_step_and_epoch(tmp_path: Path) -> None:
-    told: list[Progress] = []
-    train(options(tmp_path, write_table(tmp_path, rows=100), epochs=2), told.append)
-    assert [progress.step for progress in told] == list(range(1, 11))
-    assert {(progress.steps, progress.epochs) for progress in told} == {(10, 2)}
-    assert [progress.step for progress in told if progress.validation is not None] == [5, 10]
-    assert all(np.isfinite(progress.loss) for progress in told)
+def test_progress_is_reported_after_every_step_and_epoch(tmp_path: Path) -> None:
+    reports: list[Progress] = []
+    train(options(tmp_path, write_table(tmp_path, rows=100), epochs=2), reports.append)
+    assert [progress.step for progress in reports] == list(range(1, 11))
+    assert {(progress.steps, progress.epochs) for progress in reports} == {(10, 2)}
+    assert [progress.step for progress in reports if progress.validation is not None] == [5, 10]
+    assert all(np.isfinite(progress.loss) for progress in reports)
 
 
 def test_training_stops_when_it_gets_no_better(tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_training_stops_when_it_gets_no_better(tmp_path: Path) -> None:
     assert result.best_epoch == first_worse
 
 
-def test_the_verdict_and_warnings_are_told_before_training(tmp_path: Path) -> None:
+def test_the_verdict_and_warnings_are_reported_before_training(tmp_path: Path) -> None:
     notes: list[str] = []
     result = train(options(tmp_path, write_table(tmp_path, rows=80), epochs=1, label="trans"), on_note=notes.append)
     assert notes[: len(result.verdict.sentences())] == result.verdict.sentences()
@@ -155,7 +156,7 @@ def test_the_verdict_and_warnings_are_told_before_training(tmp_path: Path) -> No
     assert kept["t_star"] in kept["t_star_curve"]["t"] or len(kept["t_star_curve"]["t"]) == 50
 
 
-def test_the_verdict_is_told_where_there_is_nothing_to_learn(tmp_path: Path) -> None:
+def test_the_verdict_is_reported_where_there_is_nothing_to_learn(tmp_path: Path) -> None:
     flat = [[0.98]] * 80
     columns = {"prompt": [f"prompt {row}" for row in range(80)], "small_quality": flat, "large_quality": [[1.0]] * 80}
     pq.write_table(pa.table(columns), tmp_path / "flat.parquet")
@@ -174,7 +175,7 @@ def test_soft_labels_of_single_responses_are_warned_of(tmp_path: Path) -> None:
     notes: list[str] = []
     train(options(tmp_path, str(tmp_path / "one.parquet"), label="trans", epochs=1), on_note=notes.append)
     assert any(note.startswith("t* is 0") for note in notes)
-    assert any(note.startswith("with one response a model 'trans' has no shares to learn") for note in notes)
+    assert any(note.startswith("with one response per model 'trans' has no shares to learn") for note in notes)
     assert notes[-1] == "5 rows of the table are left out: labelling them failed"
 
 

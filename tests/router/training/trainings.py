@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from batchroute.router.model import Router
-from batchroute.router.training.train import TrainOptions
+from batchroute.router.training.learner import TrainOptions
 from tests.support.tiny_models import tiny_router
 
 CPU = torch.device("cpu")

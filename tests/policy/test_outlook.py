@@ -9,8 +9,8 @@ from batchroute.costs.prices import PICO
 from batchroute.policy.expected_costs import ModelCosts
 from batchroute.policy.outlook import Outlook, gains_of
 from batchroute.policy.settings import Rule
-from batchroute.router.calibration.calibrate import Calibration, Point
 from batchroute.router.calibration.gain import Gain
+from batchroute.router.calibration.points import Calibration, Point
 
 ROWS = 1_000
 RNG = np.random.default_rng(0)
@@ -54,16 +54,16 @@ def view(**values: Any) -> Outlook:
 
 
 def test_a_forecast_adds_up_costs_and_reads_the_drop_off_the_calibration() -> None:
-    found = view().of(Rule.model_validate({"small_share": "40%"}))
-    assert (found.rows, found.small, found.small_share) == (1_000, 400, 0.4)
-    assert found.cost is not None
-    assert found.cost.value == pytest.approx(0.5 + 0.4 + 0.6 * 11)
-    assert found.cost.low == found.cost.high == found.cost.value
+    forecast = view().of(Rule.model_validate({"small_share": "40%"}))
+    assert (forecast.rows, forecast.small, forecast.small_share) == (1_000, 400, 0.4)
+    assert forecast.cost is not None
+    assert forecast.cost.value == pytest.approx(0.5 + 0.4 + 0.6 * 11)
+    assert forecast.cost.low == forecast.cost.high == forecast.cost.value
     # All rows on large need no router.
-    assert found.savings == pytest.approx(11.0 - 7.5)
-    assert found.savings_share == pytest.approx(3.5 / 11.0)
-    assert found.drop is not None
-    assert (found.drop.value, found.drop.low, found.drop.high) == pytest.approx((1.6, 1.44, 1.92))
+    assert forecast.savings == pytest.approx(11.0 - 7.5)
+    assert forecast.savings_share == pytest.approx(3.5 / 11.0)
+    assert forecast.drop is not None
+    assert (forecast.drop.value, forecast.drop.low, forecast.drop.high) == pytest.approx((1.6, 1.44, 1.92))
 
 
 def test_rows_that_are_not_the_easiest_lose_more_by_what_they_gain_on_large() -> None:
@@ -102,18 +102,18 @@ def test_the_error_of_measured_lengths_does_not_shrink_with_the_rows_and_their_s
 
 
 def test_lengths_that_were_not_measured_reach_down_to_no_response_at_all() -> None:
-    found = view(costs={"small": costs(1), "large": costs(11, measured=False)}).of(
+    forecast = view(costs={"small": costs(1), "large": costs(11, measured=False)}).of(
         Rule.model_validate({"small_share": 0})
     )
-    assert found.cost is not None
-    assert found.cost.low == pytest.approx(0.5 + 5.5)
-    assert found.cost.high == found.cost.value
+    assert forecast.cost is not None
+    assert forecast.cost.low == pytest.approx(0.5 + 5.5)
+    assert forecast.cost.high == forecast.cost.value
 
 
-def test_what_cannot_be_told_is_none() -> None:
+def test_unknown_figures_are_none() -> None:
     nothing = view(costs={"small": None, "large": costs(11)}, calibration=None, gains=1.0 - SCORES)
-    found = nothing.of(Rule.model_validate({"small_share": "40%"}))
-    assert (found.cost, found.savings, found.savings_share, found.drop) == (None, None, None, None)
+    forecast = nothing.of(Rule.model_validate({"small_share": "40%"}))
+    assert (forecast.cost, forecast.savings, forecast.savings_share, forecast.drop) == (None, None, None, None)
     curve = nothing.curve()
     assert curve is not None
     assert (curve.cost, curve.drop) == (None, None)
