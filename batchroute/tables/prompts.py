@@ -10,10 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from batchroute.prompt import Prompt
 from batchroute.tables.parquet import PromptKind
-
-Message = dict[str, str]
-Prompt = str | list[Message]
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 DIGEST = pa.binary(16)

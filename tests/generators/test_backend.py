@@ -106,7 +106,8 @@ def test_the_records_are_found_without_torch() -> None:
 
 SHOUTING = """
 from batchroute.generators.backend import Backend
-from batchroute.generators.base import Response, as_text
+from batchroute.generators.base import Response
+from batchroute.prompt import as_text
 
 
 class Shouting:

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from batchroute import generators
-from batchroute.generators.base import Prompt, Response
+from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
+from batchroute.prompt import Prompt
 
 
 def no_device() -> Any:

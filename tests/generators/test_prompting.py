@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from batchroute.generators.base import as_messages, as_text
+from batchroute.generators.base import as_messages
 from batchroute.generators.prompting import ChatError, Renderer
 from batchroute.generators.settings import ModelSpec
+from batchroute.prompt import as_text
 from tests.generators.transformers.tiny_generators import CHAT_TEMPLATE
 from tests.support.tiny_models import tiny_tokenizer
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from batchroute.generators.base import Prompt, Response
+from batchroute.generators.base import Response
 from batchroute.generators.validation import Check, CheckedGenerator, checked
+from batchroute.prompt import Prompt
 
 PERSON = {
     "type": "object",

@@ -16,10 +16,11 @@ from rich.console import Console
 from batchroute import generators
 from batchroute.commands import status
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError, StoppedError
-from batchroute.generators.base import Prompt, Response, as_text
+from batchroute.generators.base import Response
 from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.generators.settings import ModelSpec
 from batchroute.pipeline import layout
+from batchroute.prompt import Prompt, as_text
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir, run_ids
 from tests.generators.transformers.tiny_generators import tiny_decoder

@@ -15,12 +15,13 @@ import pytest
 from batchroute import cli, generators
 from batchroute.engines.local import LocalEngine
 from batchroute.errors import EXIT_STOPPED, InputError, StoppedError
-from batchroute.generators.base import Prompt, Response
+from batchroute.generators.base import Response
 from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.pipeline.context import Context, Snapshot
 from batchroute.pipeline.shards.limits import JobLimits
 from batchroute.pipeline.shards.writer import shard_stage
 from batchroute.progress import PlainProgress
+from batchroute.prompt import Prompt
 from batchroute.storage.objects import folder_at
 from batchroute.storage.receipts import Receipt
 from batchroute.storage.workdir import Workdir, run_ids

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchroute.tables.prompts import BadPrompt, Prompt, column_type, digest, read_prompts, to_column
+from batchroute.prompt import Prompt
+from batchroute.tables.prompts import BadPrompt, column_type, digest, read_prompts, to_column
 
 MESSAGES = column_type("messages")
 GOOD_CHAT = [{"role": "user", "content": "hello"}]

@@ -1,6 +1,6 @@
-"""The `openai_batch` backend: the Files and Batch API of a provider, at a lower price, within a day.
+"""The client of the `openai_batch` backend: a provider's Files and Batch API, which answers at a lower price in a day.
 
-What is submitted and what came of it is the business of `pipeline.batches`; here is how one talks to the provider.
+`pipeline.batches` decides what to submit and keeps the ledger of it.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from batchroute.errors import InputError, StoppedError
-from batchroute.generators.base import Prompt, Response
+from batchroute.generators.base import Response
 from batchroute.generators.openai.chat_api import ChatApi, Failure, ModelEndpoint
 from batchroute.generators.settings import ModelSpec
+from batchroute.prompt import Prompt
 
 if TYPE_CHECKING:
     from openai.types import Batch
 
 MOST_BYTES = 200_000_000
-"""In the file of one batch."""
+"""The most bytes in the file of one batch."""
 ENDED = ("completed", "failed", "expired", "cancelled")
 TOKEN_LIMIT = "token_limit_exceeded"
 
-# How long a call is tried again while its error may pass, in seconds.
+# Seconds for which a call is retried while its error may pass, and between two tries.
 _PATIENCE, _MOST_WAIT = 600.0, 60.0
 _UPLOAD_SECONDS = 1800.0
-# So many requests that fail with one and the same error of the model: others would fail too.
+# If this many requests of a batch fail with the same error of the model, others would fail too.
 _HOPELESS = 100
-# The provider's clock and ours may differ by this much.
+# The provider's clock may differ from this machine's by this much.
 _SKEW_SECONDS = 3600.0
 
 Result = TypeVar("Result")
@@ -39,11 +40,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a batch brought for one request.
+    """The result of one request of a batch.
 
     Attributes:
-        again: another batch may bring better.
-        fatal: what every further request would meet too.
+        again: the request may succeed in another batch.
+        fatal: the error that every further request would meet too.
     """
 
     response: Response
@@ -62,10 +63,10 @@ class _PassingError(Exception):
 class BatchApi:
     """Batches of one model at one endpoint.
 
-    All calls but `create` are free, and are tried again while their error may pass.
+    Calls are retried while their error may pass. All but `create` cost nothing.
 
     Args:
-        patience: for how many seconds; long unless given.
+        patience: for how many seconds to retry; long unless given.
 
     Raises:
         InputError: the key, the endpoint or the model is wrong.
@@ -80,7 +81,7 @@ class BatchApi:
         self.host = self._endpoint.host
 
     def line(self, custom_id: str, prompt: Prompt, seed: int) -> bytes:
-        """One request, as a line of a batch's file."""
+        """One request as a line of a batch's file."""
         request = {
             "custom_id": custom_id,
             "method": "POST",
@@ -95,16 +96,17 @@ class BatchApi:
         return str(self._patiently(lambda: files.create(file=(name, data), purpose="batch")).id)
 
     def create(self, file_id: str, metadata: Mapping[str, str]) -> Batch:
-        """Begin the paid work on an uploaded file. When it is not known whether a call has begun it, that is looked up
-        before the next one.
+        """Create the batch of an uploaded file, from which on the provider bills it.
+
+        If a call ended without an answer, the next try first looks whether that call created the batch.
         """
         batches = self._client.batches
         begun = time.time()
 
         def attempt() -> Batch:
-            found = self.find(file_id, begun) if attempts else None
+            created = self.find(file_id, begun) if attempts else None
             attempts.append(None)
-            return found or batches.create(
+            return created or batches.create(
                 input_file_id=file_id,
                 endpoint="/v1/chat/completions",
                 completion_window="24h",
@@ -116,21 +118,23 @@ class BatchApi:
         return self._patiently(attempt, f"file {file_id}")
 
     def find(self, file_id: str, since: float) -> Batch | None:
-        """The batch over this file, if one was created since then; should there be several, all but the first are
-        cancelled.
+        """The batch of a file, if one was created since `since`. If there are several, all but the first are cancelled.
+
+        Args:
+            since: seconds since 1970.
         """
-        mine = [batch for batch in self._patiently(lambda: list(self._since(since))) if batch.input_file_id == file_id]
-        mine.sort(key=lambda batch: (batch.created_at, batch.id))
-        for batch in mine[1:]:
+        batches = [one for one in self._patiently(lambda: list(self._since(since))) if one.input_file_id == file_id]
+        batches.sort(key=lambda batch: (batch.created_at, batch.id))
+        for batch in batches[1:]:
             if batch.status not in ENDED:
                 self.cancel(batch.id)
-        return mine[0] if mine else None
+        return batches[0] if batches else None
 
     def retrieve(self, batch_id: str) -> Batch:
         return self._patiently(lambda: self._client.batches.retrieve(batch_id), f"batch {batch_id}")
 
     def cancel(self, batch_id: str) -> None:
-        """Nothing comes of it where the batch has ended meanwhile."""
+        """Cancel a batch. If it has ended meanwhile, nothing happens."""
         batches = self._client.batches
 
         def attempt() -> None:
@@ -143,24 +147,24 @@ class BatchApi:
         self._patiently(attempt, f"batch {batch_id}")
 
     def outcomes(self, batch: Batch, requests: Callable[[str], Prompt]) -> Iterator[tuple[str, Outcome]]:
-        """What the files of an ended batch say, by custom id; lines that cannot be read say nothing.
+        """The outcomes in the files of an ended batch, by custom id; malformed lines are skipped.
 
         Args:
-            requests: the prompt of a custom id.
+            requests: returns the prompt of a custom id.
         """
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id is None:
                 continue
             for line in self._download(file_id).splitlines():
                 try:
-                    found = json.loads(line)
+                    entry = json.loads(line)
                 except (ValueError, RecursionError):
                     continue
-                if isinstance(found, Mapping) and isinstance(found.get("custom_id"), str):
-                    yield found["custom_id"], self._outcome(found, requests)
+                if isinstance(entry, Mapping) and isinstance(entry.get("custom_id"), str):
+                    yield entry["custom_id"], self._outcome(entry, requests)
 
     def refusal(self, batch: Batch) -> tuple[str, str]:
-        """Code and words of a batch that the provider did not begin."""
+        """The code and the words by which the provider refused a batch."""
         errors: Sequence[Any] = (batch.errors.data if batch.errors is not None else None) or ()
         if not errors:
             return "", "no reason is given"
@@ -169,7 +173,7 @@ class BatchApi:
         return str(first.code or ""), f"{first.code}: {self._endpoint.redactor.line(str(first.message))}{line}"
 
     def hopeless(self, batch: Batch, outcomes: Sequence[Outcome]) -> InputError | StoppedError | None:
-        """Why no request of a batch was answered, when all others would meet that too."""
+        """The error that left a whole batch without answers, if further batches would meet it too; else None."""
         if any(outcome.response.answered for outcome in outcomes):
             return None
         fatal = next((outcome.fatal for outcome in outcomes if outcome.fatal is not None), None)
@@ -178,7 +182,7 @@ class BatchApi:
             return fatal
         return StoppedError(
             f"all {len(outcomes):,} requests of the batch {batch.id} failed alike on the model '{self._spec.model}' at "
-            f"{self.host}: {words}; mend it and run again"
+            f"{self.host}: {words}; fix the cause and run again"
         )
 
     def close(self) -> None:
@@ -188,7 +192,7 @@ class BatchApi:
         return self._patiently(lambda: self._client.files.content(file_id).content, f"file {file_id}")
 
     def _since(self, since: float) -> Iterator[Batch]:
-        """All batches of the account that are not older, the newest first."""
+        """All batches of the account created since `since`, the newest first."""
         for batch in self._client.batches.list(limit=100):
             if batch.created_at < since - _SKEW_SECONDS:
                 return
@@ -201,17 +205,21 @@ class BatchApi:
             return Outcome(Response(error_type="api_error", error=f"the batch says {code or 'nothing'}"), again=True)
         status, body = answer.get("status_code"), answer.get("body")
         if status == 200:
-            found = self._protocol.response(body, _Request(self._protocol, requests, line["custom_id"]), 1)
-            return Outcome(found) if isinstance(found, Response) else Outcome(found.response(1), again=True)
-        told = body.get("error", body) if isinstance(body, Mapping) else {}
-        told = told if isinstance(told, Mapping) else {"message": str(told)}
-        message = str(told.get("message") or "no reason is given")
-        failure = self._endpoint.status_failure(status if isinstance(status, int) else 500, told, message)
+            result = self._protocol.response(body, _Request(self._protocol, requests, line["custom_id"]), 1)
+            return Outcome(result) if isinstance(result, Response) else Outcome(result.response(1), again=True)
+        reason = body.get("error", body) if isinstance(body, Mapping) else {}
+        reason = reason if isinstance(reason, Mapping) else {"message": str(reason)}
+        message = str(reason.get("message") or "no reason is given")
+        failure = self._endpoint.status_failure(status if isinstance(status, int) else 500, reason, message)
         fatal = self._endpoint.fatal(failure, has_answered=False)
         return Outcome(failure.response(1), failure.kind != "row", fatal)
 
     def _patiently(self, do: Callable[[], Result], thing: str = "") -> Result:
-        """What a call brings, in the end. `thing`: what it asks for by its id."""
+        """Call `do`, and retry it while its error may pass.
+
+        Args:
+            thing: what the call names by an id, for messages.
+        """
         retrying = Retrying(
             retry=retry_if_exception_type(_PassingError),
             wait=wait_random_exponential(multiplier=0.5, max=_MOST_WAIT),
@@ -237,19 +245,19 @@ class BatchApi:
         if failure.kind == "absent" and thing:
             return InputError(
                 f"{self.host} knows no {thing} any more, or not with this key: {failure.words}; set the key back to "
-                "that of the project that it belongs to, or start anew with --fresh"
+                "that of the project that it belongs to, or start again with --fresh"
             )
         if failure.kind == "absent":
             return InputError(
                 f"{self.host} has no Batch API, or the endpoint is not its base URL, which mostly ends in /v1: "
-                f"{failure.words}; mend the endpoint, or use the backend openai"
+                f"{failure.words}; fix the endpoint, or use the backend openai"
             )
         fatal = self._endpoint.fatal(failure, has_answered=False)
         return fatal or InputError(f"{self.host} refuses a call of the Batch API: {failure.words}")
 
 
 class _Request(Mapping[str, Any]):
-    """A request that is made only when something of it is asked for: most answers can do without."""
+    """A request that is made when one of its fields is read: reading the prompt takes time, and most answers need none."""
 
     def __init__(self, protocol: ChatApi, requests: Callable[[str], Prompt], custom_id: str) -> None:
         self._protocol, self._requests, self._custom_id = protocol, requests, custom_id
@@ -268,7 +276,7 @@ class _Request(Mapping[str, Any]):
 
 
 def files(lines: Iterable[tuple[Any, bytes]], most_requests: int) -> Iterator[tuple[list[Any], bytes]]:
-    """Lines gathered to files that a provider takes, each with the keys of its lines."""
+    """Join lines to files that a provider accepts; yields each file with the keys of its lines."""
     keys: list[Any] = []
     data = bytearray()
     for key, line in lines:

@@ -1,5 +1,5 @@
-"""The chat-completions protocol of OpenAI, as hosted models, vLLM, SGLang, llama.cpp and `transformers serve` speak it:
-the endpoint with its key, the request for a prompt, and what an answer or an error means for its row.
+"""OpenAI's chat-completions protocol, which vLLM, SGLang, llama.cpp and `transformers serve` speak too: the endpoint of a
+model, the request for a prompt, and what an answer or an error means for its row.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from batchroute.endpoint import Endpoint
 from batchroute.errors import InputError, StoppedError
-from batchroute.generators.base import Prompt, Response
+from batchroute.generators.base import Response
 from batchroute.generators.openai.counting import TokenCounter
 from batchroute.generators.prompting import chat
 from batchroute.generators.settings import ModelSpec
+from batchroute.prompt import Prompt
 
 _SEEDS = 1 << 31
 _QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
@@ -48,7 +49,7 @@ class ModelEndpoint(Endpoint):
         self.errors = self.openai.OpenAIError
 
     def failure(self, error: Exception) -> Failure:
-        """What an exception of the client means."""
+        """The failure that an exception of the client stands for."""
         openai = self.openai
         if isinstance(error, openai.APIStatusError):
             body = error.body if isinstance(error.body, Mapping) else {}
@@ -59,7 +60,7 @@ class ModelEndpoint(Endpoint):
         return Failure("transient", "api_error", f"{type(words).__name__}: {self.redactor.line(words)}")
 
     def status_failure(self, status: int, body: Mapping[str, Any], message: str) -> Failure:
-        """What an HTTP status with an error's body means."""
+        """The failure that an HTTP status with an error's body stands for."""
         code = str(body.get("code") or body.get("type") or "")
         words = f"HTTP {status}: {self.redactor.line(message)}"
         if status == 429 and code in _QUOTA:
@@ -79,10 +80,10 @@ class ModelEndpoint(Endpoint):
         return Failure("row", "bad_request", words)
 
     def fatal(self, failure: Failure, has_answered: bool) -> InputError | StoppedError | None:
-        """The exception for a failure that every further request would meet; None for one that is the row's own.
+        """The exception for a failure that every further request would meet; None if it concerns the row alone.
 
         Args:
-            has_answered: whether a request was ever answered. A firewall may forbid a single prompt (403).
+            has_answered: whether any request was answered: then a 403 is a firewall's that forbids a single prompt.
         """
         spec = self._spec
         if failure.kind == "forbidden" and not has_answered:
@@ -109,13 +110,13 @@ class ModelEndpoint(Endpoint):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A request that brought no answer.
+    """A request without an answer.
 
     Attributes:
-        kind: `transient` may pass, as may `refused`, which asks to slow down; `row` is the prompt's own; the others
-            are met by every request, `forbidden` unless others have been answered.
-        error_type: of the row, when it comes to that.
-        words: for the row's error, without secrets.
+        kind: `transient` and `refused` (429) may pass; `row` concerns the prompt alone; every request meets the others,
+            but `forbidden` only if none was answered.
+        error_type: the row's error type, if it is not retried.
+        words: the row's error, without secrets.
     """
 
     kind: Literal["transient", "refused", "row", "key", "forbidden", "absent", "quota"]
@@ -131,7 +132,7 @@ class Failure:
 
 
 class ChatApi:
-    """Requests for prompts and responses out of answers, for one model."""
+    """Makes requests from prompts and responses from answers, for one model."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
@@ -148,16 +149,16 @@ class ChatApi:
         """The body of the request."""
         body = {**self._fixed, "messages": chat(self._spec, prompt)}
         if not self._spec.generation.greedy:
-            # Not all servers read whole numbers beyond 32 bits.
+            # Some servers do not accept integers beyond 32 bits.
             body["seed"] = seed % _SEEDS
         return {**body, **self._spec.extra_body}
 
     def tokens(self, request: Mapping[str, Any]) -> int:
-        """What the request will take at most, roughly; for limits of tokens a minute."""
+        """An estimate of the most tokens that the request takes, for limits of tokens per minute."""
         return self._counter.roughly(request["messages"]) + self._spec.generation.max_new_tokens
 
     def response(self, answer: Any, request: Mapping[str, Any], attempts: int) -> Response | Failure:
-        """The response in the body of an answer; a failure when it is not a chat completion at all."""
+        """The response in the body of an answer; a failure if the body is no chat completion."""
         if not isinstance(answer, Mapping):
             return Failure("transient", "api_error", "the answer is not JSON")
         choices = answer.get("choices")
@@ -169,11 +170,11 @@ class ChatApi:
         text, reason = _text(message.get("content")), choices[0].get("finish_reason")
         usage = self._usage(answer.get("usage"), request, text)
         if message.get("refusal") or reason == "content_filter":
-            by = "the model refused to answer" if message.get("refusal") else "a filter held the answer back"
-            return Response(error_type="refused", error=by, attempts=attempts, **usage)
+            reason = "the model refused to answer" if message.get("refusal") else "a filter held the answer back"
+            return Response(error_type="refused", error=reason, attempts=attempts, **usage)
         cuts = [at for stop in self._spec.generation.stop if (at := text.find(stop)) >= 0]
         text = text[: min(cuts)] if cuts else text
-        # What a stop string cuts was not cut by the limit, though a server that knows no stop strings went on to it.
+        # A server that ignores stop strings goes on to the limit: what is cut at a stop string did not reach it.
         by_limit = reason == "length" and not cuts
         return Response(text, "length" if by_limit else "stop", attempts=attempts, **usage)
 
@@ -194,7 +195,7 @@ class ChatApi:
 
 
 def _fixed(spec: ModelSpec) -> dict[str, Any]:
-    """What all requests have in common."""
+    """The fields that are the same in all requests."""
     sampling = spec.generation
     length = spec.length_key or ("max_completion_tokens" if spec.endpoint is None else "max_tokens")
     body: dict[str, Any] = {"model": spec.model, length: sampling.max_new_tokens, "temperature": sampling.temperature}
@@ -212,7 +213,7 @@ def _fixed(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _text(content: Any) -> str:
-    """Of a text, or of the parts that some servers send; those of other kinds, such as thoughts, are left out."""
+    """The text of a message, which some servers send in parts. Parts that are no text, such as thoughts, are left out."""
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
         return "".join(part for part in parts if isinstance(part, str))
@@ -222,7 +223,7 @@ def _text(content: Any) -> str:
 def _message(body: Mapping[str, Any], error: Exception) -> str:
     message = body.get("message") or body.get("detail")
     if isinstance(message, list):
-        # FastAPI's list of what is wrong with the fields, which repeats them: there are prompts among them.
+        # FastAPI's list of problems repeats the fields' values, which may be prompts: they are left out.
         fields = [one for one in message if isinstance(one, Mapping)]
         message = "; ".join(f"{one.get('msg')} at {one.get('loc')}" for one in fields)
     return str(message) if message else str(error)

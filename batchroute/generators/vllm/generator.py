@@ -1,6 +1,6 @@
-"""The `vllm` backend: decoder models on vLLM's offline interface, each copy in a process of its own.
+"""The generator of the `vllm` backend: copies of a decoder model, each in vLLM's engine in a process of its own.
 
-Written against the documented interface of vLLM 0.33 and tested with a stand-in for it: it has not run on a GPU yet.
+It is written for the documented interface of vLLM 0.33 and tested with a stand-in; it has not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from typing import Any
 
 from batchroute import models
 from batchroute.errors import InputError, StoppedError
-from batchroute.generators.base import Prompt, Response, as_text
+from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.vllm.process import Worker
-from batchroute.generators.vllm.worker import Load, Row, Said
+from batchroute.generators.vllm.worker import Load, Message, Row
+from batchroute.prompt import Prompt, as_text
 
 _ROWS = 4096
 _HARMLESS = Row(-1, "Hello", 0)
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-# Unless set: vLLM reports its usage to its makers, and its processes are forked, with the worker's end of the pipe.
+# Without these, vLLM reports its usage to its makers, and its processes are forked and inherit the worker's pipe.
 _ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_WORKER_MULTIPROC_METHOD": "spawn", "VLLM_NO_USAGE_STATS": "1"}
 
 
 class VllmGenerator:
-    """A model on vLLM, in as many copies as `data_parallel` says; vLLM forms and schedules its batches by itself.
+    """`data_parallel` copies of a model on vLLM, which forms and schedules its batches itself.
 
-    A worker that dies is started anew. Rows that kill it twice are halved until the one to blame is alone.
+    A worker that dies is started again. Rows that kill it twice are split in halves until the row to blame is alone.
     """
 
     units_at_once = 1
@@ -42,10 +43,10 @@ class VllmGenerator:
     def __init__(self, spec: ModelSpec, gpus: Sequence[int] | None = None) -> None:
         """
         Args:
-            gpus: the numbers of those that all copies together may use; all that are visible unless set.
+            gpus: the numbers of the GPUs that all copies together may use; all visible ones unless set.
 
         Raises:
-            InputError: vLLM is not installed, cannot load the model, or has too few GPUs for it.
+            InputError: vLLM is not installed or cannot load the model, or there are too few GPUs.
         """
         started = time.perf_counter()
         if importlib.util.find_spec("vllm") is None:
@@ -66,7 +67,7 @@ class VllmGenerator:
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
         rows = [Row(index, prompt, seed) for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))]
-        # Dealt out like cards, by length, so that the copies have about the same work.
+        # Each copy gets every n-th row by length, so that all copies have about the same work.
         by_length = sorted(rows, key=lambda row: len(as_text(row.prompt)))
         shares = [by_length[number :: len(self._copies)] for number in range(len(self._copies))]
         answering = [self._pool.submit(copy.answer, share) for copy, share in zip(self._copies, shares, strict=True)]
@@ -76,7 +77,7 @@ class VllmGenerator:
         return [responses[index] for index in range(len(rows))]
 
     def close(self) -> None:
-        # Side by side, and not by the pool, whose threads may be waiting for the workers.
+        # In threads of their own: those of the pool may be waiting for the workers.
         closing = [threading.Thread(target=copy.close) for copy in self._copies]
         for thread in closing:
             thread.start()
@@ -86,7 +87,7 @@ class VllmGenerator:
 
 
 class _Copy:
-    """One copy of the model: its worker, and when that dies the next one, once there is something to ask."""
+    """One copy of the model. If its worker dies, the next call of `answer` starts another."""
 
     def __init__(self, model: str, load: Load, environment: dict[str, str]) -> None:
         self._model = model
@@ -101,36 +102,36 @@ class _Copy:
         """Start the worker and wait until the model is loaded.
 
         Raises:
-            InputError: vLLM cannot load it.
-            StoppedError: closed meanwhile.
+            InputError: vLLM cannot load the model.
+            StoppedError: the copy was closed meanwhile.
         """
         with self._lock:
             self._refuse_if_closed()
             worker = self._worker = Worker(self._load, self._environment)
         try:
-            said = worker.hear()
+            message = worker.receive()
         except EOFError:
-            said = Said("not loaded")
-        if said.what == "loaded":
+            message = Message("not loaded")
+        if message.what == "loaded":
             return worker
         worker.stop()
         self._refuse_if_closed()
-        if said.of_input:
-            raise InputError(said.error)
-        # Of what fails in a process of its own, vLLM says no more than to see above for the root cause.
-        told = None if "root cause" in said.error else said.error
+        if message.of_input:
+            raise InputError(message.error)
+        # vLLM's error for a failure in one of its own processes only points to the root cause in the log.
+        error = None if "root cause" in message.error else message.error
         raise InputError(
-            f"cannot load the model '{self._model}' with vLLM: {told or worker.last_error() or worker.ending()}"
+            f"cannot load the model '{self._model}' with vLLM: {error or worker.last_error() or worker.ending()}"
         )
 
     def answer(self, rows: list[Row]) -> dict[int, Response]:
         """A response to each of `rows`, by its index.
 
         Raises:
-            StoppedError: vLLM died three times in a row without an answer, or this was closed meanwhile.
+            StoppedError: vLLM died three times in a row without an answer, or the copy was closed meanwhile.
         """
         answers: dict[int, Response] = {}
-        # Each with whether it is asked once more as a whole: what killed vLLM may not have been its rows.
+        # Groups of rows, each with whether it gets a second try as a whole: its rows may not have killed vLLM.
         groups = deque([(rows, True)])
         deaths = 0
         while groups:
@@ -142,7 +143,7 @@ class _Copy:
             deaths = 1 if len(answers) > answered else deaths + 1
             left = [row for row in group if row.index not in answers]
             if deaths == 2:
-                self._ask_something_harmless(rows)
+                self._ask_something_harmless()
                 deaths = 0
             if not left:
                 continue
@@ -158,22 +159,22 @@ class _Copy:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-        # Read once: the thread that asks may be done with it at this moment.
+        # Read once: the thread in `_ask` may set it to None at this moment.
         worker = self._worker
         if worker is not None:
             worker.stop()
 
     def _ask(self, rows: list[Row], answers: dict[int, Response]) -> bool:
-        """Ask for `rows`, and add what is answered to `answers`; False when vLLM died of it."""
+        """Send `rows` to the worker, and add its answers to `answers`. Returns False if vLLM died."""
         worker = self._worker or self._start_again()
         try:
-            worker.tell(rows)
-            while (said := worker.hear()).what == "answers":
-                answers |= said.answers
+            worker.send(rows)
+            while (message := worker.receive()).what == "answers":
+                answers |= message.answers
         except EOFError:
-            said = Said("dead")
+            message = Message("dead")
         self._refuse_if_closed()
-        if said.what == "done":
+        if message.what == "done":
             return True
         worker.stop()
         self._worker = None
@@ -184,14 +185,18 @@ class _Copy:
         try:
             return self.start()
         except InputError as error:
-            raise StoppedError(f"vLLM died, and then: {error}; mend it and run again") from error
+            raise StoppedError(f"vLLM died, and then: {error}; fix the cause and run again") from error
 
-    def _ask_something_harmless(self, rows: list[Row]) -> None:
-        """Tell rows that kill vLLM from a vLLM that nothing can be asked."""
+    def _ask_something_harmless(self) -> None:
+        """Find out whether only some rows kill vLLM, or any.
+
+        Raises:
+            StoppedError: any row does.
+        """
         if not self._ask([_HARMLESS], {}):
             raise StoppedError(
                 f"vLLM died three times in a row on the model '{self._model}', without an answer: {self._died_of}; "
-                "mend it and run again"
+                "fix the cause and run again"
             )
 
     def _refuse_if_closed(self) -> None:
@@ -200,13 +205,13 @@ class _Copy:
 
 
 def _arguments(spec: ModelSpec, adapter: str | None) -> dict[str, Any]:
-    """Those of vLLM's `LLM`; what `engine` says wins."""
+    """The arguments of vLLM's `LLM`. Those of the setting `engine` replace others."""
     arguments: dict[str, Any] = {
         "model": models.resolve(spec.model),
         "dtype": spec.dtype,
         "tensor_parallel_size": spec.tensor_parallel,
         "trust_remote_code": spec.trust_remote_code,
-        # By itself vLLM also loads pickles.
+        # By default vLLM loads pickles too.
         "load_format": "safetensors",
         "enable_prefix_caching": True,
     }
@@ -220,7 +225,7 @@ def _arguments(spec: ModelSpec, adapter: str | None) -> dict[str, Any]:
 def _adapter(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
-        # vLLM would take a pickle as well.
+        # vLLM would load a pickle too.
         if not (path / "adapter_model.safetensors").is_file():
             raise InputError(f"'{name}' is no LoRA adapter: it has no adapter_model.safetensors")
         return str(path.resolve())
@@ -230,7 +235,7 @@ def _adapter(name: str) -> str:
 
 
 def _rank(adapter: str) -> int:
-    """The rank to make room for: vLLM knows some, and makes room for 16 unless told. A hub's adapter is not read."""
+    """The `max_lora_rank` for an adapter, one of those that vLLM knows; 16, its default, for an adapter on a hub."""
     try:
         config = json.loads((Path(adapter) / "adapter_config.json").read_text())
         needed = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
@@ -239,20 +244,23 @@ def _rank(adapter: str) -> int:
     return next((rank for rank in _RANKS if rank >= max(needed, 16)), _RANKS[-1])
 
 
-def _environments(spec: ModelSpec, mine: Sequence[int] | None) -> list[dict[str, str]]:
-    """Of each copy: with more than one, here or in other ranks, each sees GPUs of its own.
+def _environments(spec: ModelSpec, own_gpus: Sequence[int] | None) -> list[dict[str, str]]:
+    """The environment variables of each copy. If there are several copies or ranks, each copy sees its own GPUs alone.
+
+    Args:
+        own_gpus: the numbers of this rank's GPUs; None: all that are visible.
 
     Raises:
         InputError: there are too few GPUs.
     """
-    # Not what says which rank this process is: vLLM would take its own processes for such ranks.
+    # Without this rank's variables, by which vLLM would take its own processes for ranks.
     shared = _ENVIRONMENT | {name: value for name, value in os.environ.items() if not _is_of_a_rank(name)}
-    if spec.data_parallel == 1 and mine is None:
+    if spec.data_parallel == 1 and own_gpus is None:
         return [shared]
     needed = spec.gpus_of_a_copy
     assert needed is not None
     visible = _visible_gpus()
-    gpus = visible if mine is None else [visible[number] for number in mine]
+    gpus = visible if own_gpus is None else [visible[number] for number in own_gpus]
     each = needed // spec.data_parallel
     if len(gpus) < needed:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The process that a copy of a vLLM model lives in, as the process that asks it sees it."""
+"""The parent's side of a vLLM worker: starts the worker's process, talks to it over a pipe, and ends it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from multiprocessing import Pipe
 from typing import cast
 
-from batchroute.generators.base import as_text
-from batchroute.generators.vllm.worker import Load, Row, Said
+from batchroute.generators.vllm.worker import Load, Message, Row
+from batchroute.prompt import as_text
 
 _START = "from batchroute.generators.vllm.worker import main; main()"
-# What each step of ending a worker may take, in seconds: asked (vLLM takes 5 to end its own), terminated, killed.
+# Seconds for each step of ending a worker: closing its pipe (vLLM gives its processes 5), SIGTERM, SIGKILL.
 _PATIENCE = (8.0, 5.0, 5.0)
 _LOOK = 0.2
 # The last line of a traceback, which may be logged by one of vLLM's processes for another.
@@ -30,17 +30,17 @@ _ERROR = re.compile(
 
 
 class Worker:
-    """The process that holds the GPU memory, and the processes that vLLM starts from it.
+    """The process that holds the GPU memory, with the processes that vLLM starts from it.
 
-    They are a session of their own: a Ctrl-C or a SIGTERM to the group of this process is for this process to handle,
-    and all of them can be ended at once.
+    They form a session of their own. So a Ctrl-C or a SIGTERM for the parent's process group does not reach them, and a
+    signal to their group ends all of them.
     """
 
     def __init__(self, load: Load, environment: dict[str, str]) -> None:
         self._connection, theirs = Pipe()
         self._process = subprocess.Popen(
-            # Not by multiprocessing, whose children would run this program's main module; nor with the working folder
-            # among the places that modules are imported from.
+            # multiprocessing's children would import this program's main module. With -P, Python does not import
+            # modules from the working folder.
             [sys.executable, "-P", "-c", _START, str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -54,11 +54,11 @@ class Worker:
         self._errors: deque[str] = deque(maxlen=20)
         self._listening = threading.Thread(target=self._listen, daemon=True)
         self._listening.start()
-        # Whether it is gone is for the one to see who waits for what it says.
+        # If the worker is gone already, `receive` raises.
         with contextlib.suppress(EOFError):
-            self.tell(load)
+            self.send(load)
 
-    def tell(self, what: Load | list[Row]) -> None:
+    def send(self, what: Load | list[Row]) -> None:
         """Raises:
         EOFError: the worker is gone.
         """
@@ -67,8 +67,8 @@ class Worker:
         except OSError as error:
             raise EOFError from error
 
-    def hear(self) -> Said:
-        """The next thing that the worker says; waits for it.
+    def receive(self) -> Message:
+        """Wait for the worker's next message.
 
         Raises:
             EOFError: the worker is gone.
@@ -77,20 +77,20 @@ class Worker:
             while not self._connection.poll(_LOOK):
                 if self._process.poll() is not None and not self._connection.poll(0):
                     raise EOFError
-            return cast(Said, self._connection.recv())
+            return cast(Message, self._connection.recv())
         except OSError as error:
             raise EOFError from error
 
     def stop(self) -> None:
-        """End the worker and whatever it started, so that their memory is free. Also while another thread waits."""
-        # Not closed: the other thread may be about to read from a descriptor that would be another file's by then.
+        """End the worker and the processes that it started. May be called while another thread waits in `receive`."""
+        # The connection is shut down, not closed: the other thread could read from a reused descriptor.
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)
-        asked, *patience = _PATIENCE
+        closed, *patience = _PATIENCE
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(asked)
+            self._process.wait(closed)
         for signum, seconds in zip((signal.SIGTERM, signal.SIGKILL), patience, strict=True):
-            # It listens until the last process that can write to the pipe has ended: what vLLM started may be left.
+            # The thread listens until the last process that has the pipe ends: vLLM's own may outlive the worker.
             if self._listening.is_alive():
                 self._signal_all(signum)
                 self._listening.join(seconds)
@@ -98,7 +98,7 @@ class Worker:
             self._process.wait(seconds)
 
     def last_error(self, rows: Sequence[Row] = ()) -> str | None:
-        """The last error that was printed, if any, but for those that quote a prompt of `rows`."""
+        """The last error that was printed and does not quote a prompt of `rows`; None if there is none."""
         texts = [text for row in rows if len(text := as_text(row.prompt)) > 4]
         return next((error for error in reversed(self._errors) if not any(text in error for text in texts)), None)
 
@@ -112,14 +112,14 @@ class Worker:
             os.killpg(self._process.pid, signum)
 
     def _listen(self) -> None:
-        """Keep the last errors of all that the worker and vLLM's processes print, and nothing else."""
+        """Read the output of the worker and of vLLM's processes, and keep the last errors in it."""
         assert self._process.stdout is not None
         with self._process.stdout as printed:
             for line in iter(functools.partial(printed.readline, 4096), b""):
                 text = line.decode(errors="replace")
                 if self._aloud:
                     sys.stderr.write(text)
-                found = _ERROR.match(text.strip())
-                # One that sends the reader to another is of no use.
-                if found and "root cause" not in text:
-                    self._errors.append(found["error"][:300])
+                match = _ERROR.match(text.strip())
+                # An error that only points to the root cause does not help.
+                if match and "root cause" not in text:
+                    self._errors.append(match["error"][:300])

@@ -1,6 +1,6 @@
-"""What runs in the process that holds the GPU memory: one copy of a model on vLLM, asked over a pipe.
+"""The vLLM worker: a process with one copy of a model on vLLM, which answers rows that arrive over a pipe.
 
-It ends when its pipe closes, whatever became of the process that started it, and takes vLLM's own processes along.
+When the pipe closes, for example because the parent died, the worker ends itself and vLLM's processes.
 """
 
 from __future__ import annotations
@@ -21,23 +21,26 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from batchroute.errors import InputError, first_line
-from batchroute.generators.base import Prompt, Response
+from batchroute.generators.base import Response
 from batchroute.generators.prompting import ChatError, Renderer, chat
 from batchroute.generators.settings import ModelSpec
+from batchroute.prompt import Prompt
 
 ADAPTER_ID = 1
-# A tokenizer adds a few tokens to a text: its beginning, its end, a leading space.
+# The most tokens that a tokenizer adds to a text: its beginning, its end, a leading space.
 _ADDED_TOKENS = 8
-# Seconds that vLLM's processes have to end by themselves; it gives them 5.
+# Seconds for vLLM's processes to end after SIGTERM; vLLM itself gives them 5.
 _GRACE = 6.0
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to load.
+    """The model to load.
 
-    `settings` are those of the `ModelSpec` that were set, `arguments` those of vLLM's `LLM`, `adapter` a directory or
-    hub id.
+    Attributes:
+        settings: the keys of `ModelSpec` that the job file sets.
+        arguments: the arguments of vLLM's `LLM`.
+        adapter: a directory or hub id.
     """
 
     settings: dict[str, Any]
@@ -53,10 +56,13 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What the worker tells: it has loaded, or could not (`error`), some answers by index, done, or vLLM has died.
+class Message:
+    """A message of the worker.
 
-    `of_input`: the error is a sentence of its own, about the settings.
+    Attributes:
+        what: the model is loaded or not (`error` says why), answers to some rows, all rows are done, or vLLM died.
+        answers: by the rows' indices.
+        of_input: `error` is a whole sentence about the settings.
     """
 
     what: Literal["loaded", "not loaded", "answers", "done", "dead"]
@@ -66,12 +72,12 @@ class Said:
 
 
 class EngineDiedError(Exception):
-    """vLLM's engine is gone, and with it all that it had in hand."""
+    """vLLM's engine is gone, with all rows that it was working on."""
 
 
 def main() -> None:
     """Serve the pipe whose descriptor is the first argument, until it closes or vLLM dies."""
-    # No plain SIG_IGN: programs that vLLM starts would inherit that, and could not be ended by a signal.
+    # A handler instead of SIG_IGN: programs that vLLM starts would inherit SIG_IGN, and no signal could end them.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_it_to_the_parent)
     descriptor = int(sys.argv[1])
@@ -86,20 +92,20 @@ def main() -> None:
         pass
 
 
-def _serve(load: Load, inbox: queue.SimpleQueue[Any], tell: Callable[[Said], None]) -> None:
+def _serve(load: Load, inbox: queue.SimpleQueue[Any], send: Callable[[Message], None]) -> None:
     try:
-        model = LoadedModel(load)
+        model = VllmModel(load)
     except InputError as error:
-        return tell(Said("not loaded", error=str(error), of_input=True))
+        return send(Message("not loaded", error=str(error), of_input=True))
     except Exception as error:
-        return tell(Said("not loaded", error=_unknown_argument(load, error) or _in_a_line(error)))
-    tell(Said("loaded"))
+        return send(Message("not loaded", error=_unknown_argument(load, error) or _in_a_line(error)))
+    send(Message("loaded"))
     for rows in iter(inbox.get, None):
         try:
-            model.answer(rows, lambda answers: tell(Said("answers", answers)))
+            model.answer(rows, lambda answers: send(Message("answers", answers)))
         except EngineDiedError:
-            return tell(Said("dead"))
-        tell(Said("done"))
+            return send(Message("dead"))
+        send(Message("done"))
     return None
 
 
@@ -108,7 +114,7 @@ def _leave_it_to_the_parent(signum: int, frame: FrameType | None) -> None:
 
 
 def _inbox(connection: Connection) -> queue.SimpleQueue[Any]:
-    """What arrives on the pipe, and None when it is closed. Read by a thread: vLLM may be at work for hours."""
+    """What arrives on the pipe, and None once it is closed. A thread reads it, since vLLM may work for hours."""
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def read() -> None:
@@ -126,17 +132,17 @@ def _inbox(connection: Connection) -> queue.SimpleQueue[Any]:
 
 
 def _end_group(signum: int) -> None:
-    # The worker leads a session of its own, with vLLM's processes in it. Were it not so, the group would be another's.
+    # The worker leads a process group with vLLM's processes in it. If it does not, the group is another program's.
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signum)
 
 
-class LoadedModel:
+class VllmModel:
     """One copy of the model.
 
     Raises:
-        InputError: the settings and the model do not go together.
-        Exception: whatever vLLM raises when it cannot load the model.
+        InputError: the settings do not fit the model.
+        Exception: any error of vLLM, if it cannot load the model.
     """
 
     def __init__(self, load: Load) -> None:
@@ -153,34 +159,34 @@ class LoadedModel:
                 f"{self._context:,} tokens for prompt and response"
             )
         self._tokenizer = self._llm.get_tokenizer()
-        # vLLM's tokenizer for Mistral's own format has no template to look at: its chat markup is built in.
+        # vLLM's tokenizer for Mistral's own format has its chat markup built in, without a template.
         templated = hasattr(self._tokenizer, "chat_template")
         self._renderer = Renderer(self._spec, self._tokenizer) if templated else None
-        # A stop that is a special token is not in the decoded text, where stop strings are looked for.
+        # vLLM looks for stop strings in decoded text, which has no special tokens. Those stops are passed as tokens.
         special = set(self._tokenizer.all_special_tokens) & set(self._spec.generation.stop)
         self._stop_ids = [self._tokenizer.get_vocab()[stop] for stop in sorted(special)]
         self._adapter = None if load.adapter is None else self._load_adapter(load.adapter)
 
-    def answer(self, rows: Sequence[Row], tell: Callable[[dict[int, Response]], None]) -> None:
-        """Tell a response for each of `rows`, some at a time.
+    def answer(self, rows: Sequence[Row], send: Callable[[dict[int, Response]], None]) -> None:
+        """Send a response for each of `rows`, some at a time.
 
         Raises:
-            EngineDiedError: those not told have no response.
+            EngineDiedError: vLLM died. The rows whose response was not sent have none.
         """
         refused = {row.index: refusal for row in rows if (refusal := self._refusal(row.prompt)) is not None}
-        tell(refused)
+        send(refused)
         groups = [[row for row in rows if row.index not in refused]]
         while groups:
             group = groups.pop()
             try:
-                tell(self._generate(group))
+                send(self._generate(group))
             except Exception as error:
                 if _says_that_it_died(error):
                     raise EngineDiedError from error
                 if len(group) == 1:
-                    tell({group[0].index: Response(error_type="model_error", error=_in_a_line(error, named=True))})
+                    send({group[0].index: Response(error_type="model_error", error=_in_a_line(error, named=True))})
                 else:
-                    # One bad prompt raises for the whole call.
+                    # vLLM raises for the whole call if one prompt is bad.
                     middle = len(group) // 2
                     groups += [group[middle:], group[:middle]]
 
@@ -189,14 +195,14 @@ class LoadedModel:
 
         request = LoRARequest("adapter", ADAPTER_ID, adapter)
         try:
-            # Left to the first prompts, an adapter that cannot be loaded would take the engine with it.
+            # Loaded with the first prompts, a broken adapter would end the engine.
             self._llm.llm_engine.add_lora(request)
         except Exception as error:
             raise InputError(f"cannot load the adapter '{self._spec.adapter}': {_in_a_line(error)}") from error
         return request
 
     def _refusal(self, prompt: Prompt) -> Response | None:
-        """Why this prompt cannot be asked, found out before it fails a whole call."""
+        """The response to a prompt that the model cannot take, which would fail a whole call of vLLM; else None."""
         if self._renderer is None:
             return None
         try:
@@ -210,8 +216,8 @@ class LoadedModel:
     def _too_long_or_empty(self, text: str) -> Response | None:
         assert self._renderer is not None
         new = self._spec.generation.max_new_tokens
-        # A token is at least a byte of the text, so most prompts need no counting: vLLM tokenises them anyway. Where a
-        # tokenizer's normalisation makes a text longer than that, vLLM refuses the row, and it is a model_error.
+        # A token has at least one byte of text, so most prompts are short enough without counting their tokens. If a
+        # tokenizer's normalisation makes a text longer, vLLM refuses the row, which becomes a model_error.
         if text.strip() and len(text.encode(errors="surrogatepass")) + _ADDED_TOKENS + new <= self._context:
             return None
         tokens = len(self._tokenizer.encode(text, add_special_tokens=not self._renderer.chat))
@@ -230,8 +236,8 @@ class LoadedModel:
             return {}
         outputs = self._call(rows)
         if len(outputs) != len(rows):
-            # A call that raised may leave requests in the engine, and their outputs come with the next call's
-            # (vllm-project/vllm#26081). Now they are out.
+            # After a call that raised, the next call may return its outputs too (vllm-project/vllm#26081). The call
+            # after that does not.
             outputs = self._call(rows)
         if len(outputs) != len(rows):
             raise RuntimeError(f"vLLM gave {len(outputs)} outputs for {len(rows)} prompts")
@@ -282,19 +288,19 @@ def _response(output: Any) -> Response:
 
 
 def _unknown_argument(load: Load, error: Exception) -> str | None:
-    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    if not isinstance(error, TypeError) or found is None or found[1] not in load.settings.get("engine", {}):
+    match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if not isinstance(error, TypeError) or match is None or match[1] not in load.settings.get("engine", {}):
         return None
-    return f"engine.{found[1]} is no argument of vLLM's LLM"
+    return f"engine.{match[1]} is no argument of vLLM's LLM"
 
 
 def _says_that_it_died(error: Exception) -> bool:
-    # By name: its module is none of vLLM's documented ones.
+    # By name: the class is in none of vLLM's documented modules.
     return any(kind.__name__ == "EngineDeadError" for kind in type(error).__mro__)
 
 
 def _in_a_line(error: Exception, named: bool = False) -> str:
-    """An error in one line: vLLM checks its arguments by pydantic, whose first line only counts the errors."""
+    """An error in one line. vLLM checks arguments with pydantic, whose own first line only counts the errors."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

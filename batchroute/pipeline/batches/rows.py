@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from batchroute.errors import StoppedError
-from batchroute.generators.base import Prompt, Response
+from batchroute.generators.base import Response
 from batchroute.generators.openai.batch_api import BatchApi
 from batchroute.generators.validation import Check, checked
 from batchroute.pipeline.batches.ledger import Ledger, Tries
@@ -15,6 +15,7 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.limits import JobLimits
 from batchroute.pipeline.shards.pieces import Piece, Pieces
 from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage, side_of
+from batchroute.prompt import Prompt
 from batchroute.storage.receipts import Receipt
 
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from batchroute.costs.prices import pico
 from batchroute.costs.usage import router_usage
-from batchroute.generators.base import as_text
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.stages.score import load_router
 from batchroute.policy.settings import Scores
+from batchroute.prompt import as_text
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.tables.prompts import BadPrompt, read_prompts
 

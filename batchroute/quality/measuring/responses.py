@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from batchroute.errors import InputError
 from batchroute.fields import Side
-from batchroute.generators.base import as_text
+from batchroute.prompt import as_text
 from batchroute.quality.base import NO_REFERENCE
 from batchroute.quality.measuring.measurer import AnsweredRow, Reason
 from batchroute.storage.units import Span, Stage

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from batchroute import generators, models
-from batchroute.generators.base import Prompt, Response
+from batchroute.generators.base import Response
+from batchroute.prompt import Prompt
 from tests.generators.openai.openai_generators import generator, spec
 from tests.support.transformers_server import TransformersServer
 

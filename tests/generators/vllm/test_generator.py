@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from batchroute.errors import InputError, StoppedError
-from batchroute.generators.base import Prompt, Response
+from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.vllm import process as vllm_process
 from batchroute.generators.vllm.generator import VllmGenerator
+from batchroute.prompt import Prompt
 
 STAND_IN = Path(__file__).parent / "stand_in"
 SCHEMA = {"type": "object"}
