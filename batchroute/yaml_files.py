@@ -122,6 +122,8 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
         needed = [name for name, field in section.model_fields.items() if field.is_required()]
         keys = f"it needs {' and '.join(needed)}" if needed else f"its keys are {', '.join(_keys_of(section))}"
         return f"{key}: the section is empty; {keys}"
+    if problem["type"] == "dict_type" and problem["input"] is None:
+        return f"{key}: the section is empty"
     if location and location[-1] == "[key]":
         return f"{'.'.join(location[:-1])}: the name is text: put it in quotation marks"
     message = problem["msg"].removeprefix("Value error, ")

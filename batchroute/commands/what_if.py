@@ -168,12 +168,12 @@ def show(result: WhatIf) -> None:
 
 
 def _as_it_was(night: NightReport) -> Forecast:
-    cost, routed = night.cost, sum(usage.rows for usage in night.cost.models.values())
+    cost = night.cost
     total = None if cost.total_cost is None else float(cost.total_cost)
     savings = cost.savings
     return Forecast(
         policy=f"{'by group' if night.by else night.choices[0].policy if night.choices else 'unknown'}, as it was",
-        rows=routed,
+        rows=cost.routed,
         small=cost.models["small"].rows,
         small_share=cost.cost_advantage or 0.0,
         cost=None if total is None else Range(value=total, low=total, high=total),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import difflib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from batchroute import yaml_files
 from batchroute.costs.prices import MICRO, Price
+from batchroute.endpoint import base_url
 from batchroute.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 GIVEN = "the job file"
 """The source of a price that the job file gives."""
 
-_OPENAI = "https://api.openai.com/v1"
 _GEMINI = "generativelanguage.googleapis.com"
 
 _BY_TOKEN = ("input_mtok", "cache_read_mtok", "output_mtok")
@@ -174,20 +174,19 @@ def known_prices(
         raise InputError("prices.published needs a package: pip install 'batchroute[prices]'") from error
     on = on or dt.datetime.now(dt.UTC).date()
     moment = dt.datetime.combine(on, dt.time(12), dt.UTC)
-    url = endpoint or os.environ.get("OPENAI_BASE_URL") or _OPENAI
+    url = base_url(endpoint)
     # Messages name the host alone: a URL may hold a password.
     host = urlsplit(url).hostname or ""
     context = {"processing": "batch"} if batch else {}
     if service_tier not in (None, "auto", "default"):
         context["service_tier"] = str(service_tier)
     lists = f"genai-prices {genai_prices.__version__}"
-    try:
+    listed = None
+    with contextlib.suppress(LookupError):
         listed = genai_prices.calc_price(
             genai_prices.Usage(), model, provider_api_url=url, genai_request_timestamp=moment, price_context=context
         )
-    except LookupError:
-        return Resolved(None, f"{lists} does not know it at {host}")
-    if not _is_of(listed.provider, url):
+    if listed is None or not _is_of(listed.provider, url):
         return Resolved(None, f"{lists} does not know it at {host}")
     why_not = _unsure(listed.provider.id, host) or _not_dated(listed, context, moment) or _not_by_token(listed, model)
     if why_not:
@@ -197,7 +196,7 @@ def known_prices(
 
 
 def _is_of(provider: Provider, url: str) -> bool:
-    """Whether the URL's host is the provider's: the package's patterns also match hosts that only begin like it."""
+    """Whether the URL's host is the provider's. The package's patterns also match hosts that only begin like it."""
     known = re.match(provider.api_pattern, url)
     return known is None or known[0].endswith(".") or not re.match(r"[\w.-]", url[known.end() :])
 

@@ -88,7 +88,7 @@ class CostReport(BaseModel):
 
     @property
     def usages(self) -> dict[str, ModelUsage]:
-        """Of both models, by shard."""
+        """The usage of each shard."""
         usages = dict(self.models)
         if self.escalated is not None:
             usages["escalated"] = self.escalated.usage
@@ -148,19 +148,19 @@ def build(
 def _baseline(small: ModelUsage, large: ModelUsage, escalated: Escalated | None, price: Price | None) -> Baseline:
     if price is None:
         return Baseline(cost=None, assumption=f"not known: models.large.price is missing{_why(large.price)}")
-    asked = [large] if escalated is None else [large, escalated.usage]
-    spent = sum((usage.cost for usage in asked if usage.cost is not None), Decimal(0))
+    on_large = [large] if escalated is None else [large, escalated.usage]
+    spent = sum((usage.cost for usage in on_large if usage.cost is not None), Decimal(0))
     # `spent` holds the cost of escalated rows already.
     rest = small.generated - (0 if escalated is None else escalated.usage.generated)
     tokens = small.router_tokens - (0 if escalated is None else escalated.usage.router_tokens)
     if rest == 0:
         return Baseline(cost=spent, assumption="every row was sent to the large model")
-    answered = sum(usage.answered for usage in asked)
+    answered = sum(usage.answered for usage in on_large)
     if price.by_token:
-        return _baseline_by_token(small, asked, answered, rest, tokens, spent, price)
+        return _baseline_by_token(small, on_large, answered, rest, tokens, spent, price)
     if answered == 0:
         return Baseline(cost=None, assumption="not known: no row ran on the large model, so its speed is unknown")
-    seconds = sum(usage.busy_seconds for usage in asked) / answered * rest
+    seconds = sum(usage.busy_seconds for usage in on_large) / answered * rest
     return Baseline(
         cost=spent + usd(price.of_seconds(seconds)),
         assumption="the large model would have spent as long on a row of the small shard as on its own on average",
@@ -168,22 +168,22 @@ def _baseline(small: ModelUsage, large: ModelUsage, escalated: Escalated | None,
 
 
 def _baseline_by_token(
-    small: ModelUsage, asked: list[ModelUsage], answered: int, rest: int, tokens: int, spent: Decimal, price: Price
+    small: ModelUsage, on_large: list[ModelUsage], answered: int, rest: int, tokens: int, spent: Decimal, price: Price
 ) -> Baseline:
     """Args:
-    asked: usages of the large model, `answered` rows in all.
-    rest: rows that the large model was not asked, with `tokens` prompt tokens by the router's tokenizer.
+    on_large: usages of the large model, `answered` rows in all.
+    rest: rows that did not run on the large model, with `tokens` prompt tokens by the router's tokenizer.
     """
-    router_tokens = sum(usage.router_tokens for usage in asked)
+    router_tokens = sum(usage.router_tokens for usage in on_large)
     if answered == 0 or router_tokens == 0:
         added = price.of_tokens(small.input_tokens, small.output_tokens)
         assumption = "the large model would have read and written as many tokens as the small model did"
     else:
         read, cached = (
-            round(tokens * sum(getattr(usage, name) for usage in asked) / router_tokens)
+            round(tokens * sum(getattr(usage, name) for usage in on_large) / router_tokens)
             for name in ("input_tokens", "cached_tokens")
         )
-        a_row = sum(usage.output_tokens for usage in asked) / answered
+        a_row = sum(usage.output_tokens for usage in on_large) / answered
         added = price.of_tokens(read, round(rest * a_row), min(cached, read))
         assumption = (
             "on the small shard the large model would have read as many tokens per prompt token, and written as many "

@@ -130,6 +130,9 @@ class TestPriceList:
         found = problems(tmp_path, "models: {a: {gpu_hour: 1, output: 1}}\n")
         assert found == ["as_of: missing", "source: missing", "models.a: give input and output, or gpu_hour, not both"]
 
+    def test_an_empty_section_is_named(self, tmp_path: Path) -> None:
+        assert problems(tmp_path, "as_of: 2026-11-01\nsource: us\nmodels:\n") == ["models: the section is empty"]
+
     @pytest.mark.parametrize("text", ["", "- a\n", "just words\n", "null\n"])
     def test_a_price_file_is_a_mapping(self, tmp_path: Path, text: str) -> None:
         assert problems(tmp_path, text) == ["a price file is a mapping with the keys as_of, source, models"]
