@@ -26,7 +26,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     for figures in evaluation.routers:
-        table.add_column(f"{Path(figures.router).name}" + (f" (r_{figures.label})" if figures.label else ""))
+        table.add_column(figures.name)
     if not evaluation.comparisons:
         table.add_column("at random")
         table.add_column("perfect routing")
@@ -34,13 +34,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
     extra = [] if evaluation.comparisons else [evaluation.random, evaluation.oracle]
     for share in evaluation.random:
         cells = [figures.drop[share] for figures in evaluation.routers] + [drops[share] for drops in extra]
-        table.add_row(f"quality drop at {share} % cost advantage, %", *[_interval(cell) for cell in cells])
+        table.add_row(f"quality drop at {share} % cost advantage, %", *[cell.text() for cell in cells])
     for name, cell in _LOWER_IS_BETTER:
         table.add_row(name, *[cell(figures) for figures in evaluation.routers])
     table.add_section()
     for share in evaluation.random:
         cells = [figures.gap_difference[share] for figures in evaluation.routers]
-        table.add_row(f"quality-gap difference at {share} %", *[_interval(cell, 3) for cell in cells])
+        table.add_row(f"quality-gap difference at {share} %", *[cell.text(3) for cell in cells])
     table.add_section()
     for name, cell in _HIGHER_IS_BETTER:
         table.add_row(name, *[cell(figures) for figures in evaluation.routers])
@@ -55,25 +55,17 @@ def _sentences(evaluation: Evaluation) -> list[str]:
         for share, difference in comparison.difference.items():
             lines.append(
                 f"{Path(comparison.router).name} against {Path(evaluation.routers[0].router).name} at {share} %: drop "
-                f"{_interval(difference)} points, lower in {comparison.better_in[share]:.0%} of the resamples"
+                f"{difference.text()} points, lower in {comparison.better_in[share]:.0%} of the resamples"
             )
     agreement = evaluation.agreement
     if agreement is not None:
         lines.append(
             f"the gaps of the two metrics on {agreement.prompts:,} prompts correlate by "
-            f"{_interval(agreement.pearson, 2)} (Pearson), {_interval(agreement.spearman, 2)} (Spearman)"
+            f"{agreement.pearson.text(2)} (Pearson), {agreement.spearman.text(2)} (Spearman)"
         )
     if evaluation.routers[0].apgr.value is None:
         lines.append("APGR and CPT are not defined: the large model is not better on average")
     return lines
-
-
-def _interval(estimate: Estimate, digits: int = 1) -> str:
-    if estimate.value is None:
-        return "n/a"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.{digits}f}"
-    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
 
 
 def _percent(estimate: Estimate) -> str:
@@ -91,8 +83,8 @@ _LOWER_IS_BETTER: tuple[tuple[str, Callable[[RouterFigures], str]], ...] = (
 
 _HIGHER_IS_BETTER: tuple[tuple[str, Callable[[RouterFigures], str]], ...] = (
     ("cost advantage at 1 % drop", lambda figures: _percent(figures.cost_advantage_at_1)),
-    ("RouteLLM's APGR", lambda figures: _interval(figures.apgr, 3)),
-    ("correlation of score and gap, Pearson", lambda figures: _interval(figures.pearson, 2)),
-    ("correlation of score and gap, Spearman", lambda figures: _interval(figures.spearman, 2)),
+    ("RouteLLM's APGR", lambda figures: figures.apgr.text(3)),
+    ("correlation of score and gap, Pearson", lambda figures: figures.pearson.text(2)),
+    ("correlation of score and gap, Spearman", lambda figures: figures.spearman.text(2)),
     ("prompts a second, together", lambda figures: f"{figures.latency.prompts_per_second:.0f}"),
 )

@@ -52,7 +52,7 @@ def _curves(axes: Axes, evaluation: Evaluation) -> None:
     for figures, colour in zip(evaluation.routers, _cycle(len(evaluation.routers)), strict=True):
         line = figures.curve
         axes.fill_between(shares, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(shares, line.drop, color=colour, linewidth=2, label=_name(figures))
+        axes.plot(shares, line.drop, color=colour, linewidth=2, label=figures.name)
     _mark(axes, evaluation.routers[0])
     axes.set_xlim(0, 100)
     axes.set_xlabel("cost advantage: rows on the small model, %")
@@ -86,11 +86,6 @@ def _reliability(axes: Axes, evaluation: Evaluation) -> None:
     axes.set_title("can scores be taken at their word?", fontsize=10)
     axes.set_xlabel("mean score of a tenth of the rows")
     axes.set_ylabel(f"mean label {labels} of the same rows\n(on the dashed line: yes)")
-
-
-def _name(figures: RouterFigures) -> str:
-    label = f" (r_{figures.label})" if figures.label else ""
-    return f"{Path(figures.router).name}{label}"
 
 
 def _cut(text: str) -> str:

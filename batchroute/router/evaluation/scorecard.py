@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,14 @@ class Estimate(BaseModel):
         """From the value on the rows as they are (entry 0) and on each resample: shape [1 + resamples]."""
         low, high = interval(values[1:])
         return cls(value=_number(values[0]), low=_number(low), high=_number(high))
+
+    def text(self, digits: int = 1, unit: str = "", missing: str = "n/a") -> str:
+        """`1.2 % (0.8 to 1.6 %)`; without an interval `1.2 %`."""
+        if self.value is None:
+            return missing
+        if self.low is None or self.high is None:
+            return f"{self.value:.{digits}f}{unit}"
+        return f"{self.value:.{digits}f}{unit} ({self.low:.{digits}f} to {self.high:.{digits}f}{unit})"
 
 
 def drops(routed: Curves, shares: Sequence[float] = COST_ADVANTAGES) -> dict[str, Estimate]:
@@ -130,6 +139,11 @@ class RouterFigures(BaseModel):
     reliability: Reliability
     latency: Latency
     curve: DropCurve
+
+    @property
+    def name(self) -> str:
+        """`demo (r_gap)`: the router's folder, and the label in the paper's notation."""
+        return Path(self.router).name + (f" (r_{self.label})" if self.label else "")
 
 
 class Comparison(BaseModel):

@@ -70,8 +70,8 @@ class Transfer(BaseModel):
             )
         lines.append(f"the router's scores and the new pair's gaps: {_both(self.scores)}")
         for share, drop in self.drop.items():
-            random = self.random_drop[share]
-            lines.append(f"quality drop at {share} % cost advantage: {_percent(drop)}, at random {_percent(random)}")
+            routed, random = (estimate.text(1, " %", "not defined") for estimate in (drop, self.random_drop[share]))
+            lines.append(f"quality drop at {share} % cost advantage: {routed}, at random {random}")
         return [*lines, _VERDICTS[self.verdict]]
 
 
@@ -185,16 +185,8 @@ def _mean_gaps(table: QualityTable) -> dict[str, float]:
 
 
 def _both(correlations: Correlations) -> str:
-    return f"Pearson {_number(correlations.pearson)}, Spearman {_number(correlations.spearman)}"
-
-
-def _number(estimate: Estimate) -> str:
-    if estimate.value is None or estimate.low is None or estimate.high is None:
-        return "not defined, one of them is constant"
-    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
-
-
-def _percent(estimate: Estimate) -> str:
-    if estimate.value is None or estimate.low is None or estimate.high is None:
-        return "not defined"
-    return f"{estimate.value:.1f} % ({estimate.low:.1f} to {estimate.high:.1f} %)"
+    pearson, spearman = (
+        estimate.text(2, missing="not defined, one of them is constant")
+        for estimate in (correlations.pearson, correlations.spearman)
+    )
+    return f"Pearson {pearson}, Spearman {spearman}"

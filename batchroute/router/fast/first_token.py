@@ -32,6 +32,7 @@ class FirstToken(nn.Module):
         self.original = original
         self.all_tokens = False
         self._heads, self._scale = original.num_attention_heads, original.scaling
+        # Read now, so that a renamed layer fails here and not while scoring.
         for name in ("query", "key", "value"):
             getattr(original, name)
 
