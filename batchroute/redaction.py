@@ -1,8 +1,9 @@
-"""Keeping secrets out of what is written: errors that servers send back may repeat the key that they were sent."""
+"""Secrets stay out of logs, messages and the screen: errors of servers and libraries may repeat what they were sent."""
 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable
 from urllib.parse import quote, unquote, urlsplit
 
@@ -10,6 +11,9 @@ from batchroute.errors import first_line
 
 _HIDDEN = "***"
 _SHORTEST = 4
+# Names of secrets; the first also within a parameter's name. Parameters that are not secret belong to a run's identity.
+_WORDS = ("password", "passwd", "secret", "token", "key", "credential", "signature")
+_WHOLE_WORDS = {*_WORDS, "apikey", "auth", "credentials", "passcode", "pwd", "sig"}
 
 
 class Redactor:
@@ -31,15 +35,45 @@ class Redactor:
 
 
 def host(url: str) -> str:
-    """The host of a URL, without the user and password that may stand before it."""
+    """The host and port of a URL, without user and password."""
     return urlsplit(url).netloc.rsplit("@", 1)[-1]
 
 
 def passwords(url: str) -> list[str]:
-    """The password in a URL, or the user where there is none: as it stands there, in plain words, and as it is sent."""
+    """The secrets in a URL: its password, or the user where it has no password, as written, decoded, and as a header
+    sends both; and its secret parameters, as `secret_parameters` gives them.
+    """
     parts = urlsplit(url)
-    user, given = parts.username or "", parts.password or ""
-    if not user and not given:
-        return []
-    sent = base64.b64encode(f"{unquote(user)}:{unquote(given)}".encode()).decode()
-    return [given or user, unquote(given or user), sent]
+    user, password = parts.username or "", parts.password or ""
+    secrets = secret_parameters(url)
+    if user or password:
+        header = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+        secrets += [password or user, unquote(password or user), header]
+    return secrets
+
+
+def secret_parameters(url: str) -> list[str]:
+    """The values of a URL's parameters such as `?password=` and `&token=`, as written and decoded."""
+    query = urlsplit(url).query
+    written = [
+        value for name, _, value in (pair.partition("=") for pair in query.split("&")) if is_secret(unquote(name))
+    ]
+    return [form for value in written if value for form in (value, unquote(value.replace("+", " ")))]
+
+
+def is_secret(parameter: str) -> bool:
+    """Whether a URL's parameter holds a secret, by its name, in which words run together: `sslkey`, `privateKey`."""
+    name = parameter.lower()
+    return any(word in name for word in _WORDS) or name in _WHOLE_WORDS
+
+
+def is_secret_variable(name: str) -> bool:
+    """Whether a variable or an option holds a secret, by its name: `HF_TOKEN` and `s3.secret-access-key`, but neither
+    `TOKENIZERS_PARALLELISM` nor `KEYBOARD`.
+    """
+    return not _WHOLE_WORDS.isdisjoint(re.split("[_.-]", name.lower()))
+
+
+def hide_parameters(text: str) -> str:
+    """Text without the parameters of the URLs in it, which may be signatures."""
+    return re.sub(r"(://[^\s?'\"]+\?)[^\s'\"]+", rf"\1{_HIDDEN}", text)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import pickle
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from batchroute.errors import InputError, first_line
 
 EMBEDDED_PREFIX = "embedded:"
-_HEAD_AND_TAIL = 1 << 20
+_ENDS, _BLOCKS, _BLOCK = 1 << 20, 128, 64 << 10
 _MODEL = "config.json"
 _ADAPTER = "adapter_config.json"
 # Weights as `save_pretrained` names them: as safetensors, and as a pickle, in one file or in many.
@@ -78,17 +80,20 @@ def _directory(name: str, what: str) -> Path | None:
     return None
 
 
-def identity(name: str, ignore: Collection[str] = ()) -> str:
-    """A short digest that changes when a local model's (or adapter's) files change; a hub id is its own identity.
+def identity(name: str, ignore: Collection[str] = (), version: Literal[1, 2] = 2) -> str:
+    """A short digest of the files of a local model or adapter; a hub id is its own identity.
 
-    Of large files only the size and the first and last megabyte are read: new weights of the same shape differ there
-    too, and a 140 GB model is identified in a moment. Paths and times are left out: a copy has the same identity.
+    Files of up to 2 MiB are read whole. Of a larger file the digest covers the size, the first and the last MiB, and
+    128 blocks of 64 KiB at equal distances between them, 10 MiB in all: for a model of 140 GB in 28 files 3,640 reads
+    of 280 MiB. In a file of 5 GB every change over 40 MB shows. Paths and times are left out: a copy has the same
+    identity.
 
     Args:
         ignore: names of files that do not matter.
+        version: 1 leaves out the blocks in between, as runs of earlier versions did.
 
     Raises:
-        InputError: as `resolve`.
+        InputError: as `resolve`, or a file that cannot be read.
     """
     path = _directory(name, "model")
     if path is None:
@@ -102,19 +107,28 @@ def identity(name: str, ignore: Collection[str] = ()) -> str:
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
         try:
-            digest.update(_head_and_tail(file, size))
+            with file.open("rb") as stream:
+                for start, length in _sampled(size, version):
+                    stream.seek(start)
+                    digest.update(stream.read(length))
         except OSError as error:
-            raise InputError(f"cannot read {file} of the model '{name}': {error.strerror}; mend its mode") from error
+            raise InputError(f"cannot read {file} of the model '{name}': {error.strerror}; fix its mode") from error
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def _head_and_tail(file: Path, size: int) -> bytes:
-    with file.open("rb") as stream:
-        head = stream.read(_HEAD_AND_TAIL)
-        if size <= _HEAD_AND_TAIL:
-            return head
-        stream.seek(-_HEAD_AND_TAIL, os.SEEK_END)
-        return head + stream.read()
+def _sampled(size: int, version: int) -> Iterator[tuple[int, int]]:
+    """The parts of a file, as start and length in bytes, that its digest covers."""
+    yield 0, _ENDS
+    if size <= _ENDS:
+        return
+    yield size - _ENDS, _ENDS
+    between = size - 2 * _ENDS
+    if version == 1 or between <= 0:
+        return
+    stride = max(between / _BLOCKS, _BLOCK)
+    for number in range(min(_BLOCKS, math.ceil(between / _BLOCK))):
+        start = _ENDS + round(number * stride)
+        yield start, min(_BLOCK, size - _ENDS - start)
 
 
 def check(name: str, router: bool = False, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,9 @@ from batchroute.policy.settings import Rule
 from batchroute.router.calibration.points import Calibration, Point
 from batchroute.router.drift.reference import Reference
 from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE
+from batchroute.storage import manifest
+from batchroute.storage.objects import folder_at
+from batchroute.storage.workdir import run_ids
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.warehouse import Warehouse
 
@@ -60,14 +63,26 @@ class Identity(BaseModel):
 
 
 def identify(job: Job) -> Identity:
-    """Raises:
-    InputError: about the input's files or a model that is not there.
+    """The identity of the job's run. A run that an earlier version began or committed keeps the identity that it has:
+    that version made digests of models from less of their files.
+
+    Raises:
+        InputError: about the input's files or a model that is not there.
     """
     files = [] if not job.input.uri else Files(job.input.uri, job.input.storage_options).find()
-    return Identity(settings=_settings(job), files=files)
+    now, earlier = (Identity(settings=_settings(job, version), files=files) for version in (2, 1))
+    return earlier if earlier != now and _is_at_output(job, earlier) else now
 
 
-def _settings(job: Job) -> dict[str, Any]:
+def _is_at_output(job: Job, identity: Identity) -> bool:
+    output = folder_at(job.output.uri, job.output.storage_options)
+    committed = manifest.read(output)
+    if committed is not None:
+        return committed.fingerprint == identity.fingerprint
+    return identity.run_id in run_ids(output)
+
+
+def _settings(job: Job, version: Literal[1, 2]) -> dict[str, Any]:
     """All settings that the results depend on. Models stand by their digest, so that new weights are another run."""
     settings = job.model_dump(mode="json", exclude=_NOT_RESULTS, exclude_none=True)  # type: ignore[arg-type]
     settings["input"] = _input_settings(job)
@@ -76,9 +91,11 @@ def _settings(job: Job) -> dict[str, Any]:
     if job.router.precision == "auto":
         # As in files of earlier versions.
         del settings["router"]["precision"]
-    settings["router"]["model"] = models.identity(job.router.model, ignore=[CALIBRATION_FILE, REFERENCE_FILE])
+    settings["router"]["model"] = models.identity(
+        job.router.model, ignore=[CALIBRATION_FILE, REFERENCE_FILE], version=version
+    )
     settings["policy"] = _policy_settings(job)
-    settings["models"] = {side: model_settings(job.models.of(side)) for side in SIDES}
+    settings["models"] = {side: model_settings(job.models.of(side), version) for side in SIDES}
     return settings
 
 
@@ -106,7 +123,7 @@ def _policy_settings(job: Job) -> dict[str, Any]:
     return settings
 
 
-def model_settings(model: JobModel) -> dict[str, Any]:
+def model_settings(model: JobModel, version: Literal[1, 2] = 2) -> dict[str, Any]:
     """The settings of a model that its responses and costs depend on. Local weights stand by their digest."""
     backend = model.record
     no_results = BACKEND_SETTINGS - (backend.settings - backend.speed)
@@ -117,9 +134,9 @@ def model_settings(model: JobModel) -> dict[str, Any]:
         # As a digest: the body may hold a secret.
         settings["extra_body"] = f"sha256:{fingerprint_of(model.extra_body)[:16]}"
     if backend.holds_weights:
-        settings["identity"] = models.identity(model.model)
+        settings["identity"] = models.identity(model.model, version=version)
         if model.adapter is not None:
-            settings["adapter"] = models.identity(model.adapter)
+            settings["adapter"] = models.identity(model.adapter, version=version)
     return settings
 
 

@@ -84,7 +84,7 @@ class Store:
             StoppedError: it did not work for long; run again.
         """
         retrying = Retrying(
-            retry=retry_if_exception(_is_transient),
+            retry=retry_if_exception(is_transient),
             wait=wait_random_exponential(multiplier=0.1, max=_MOST_WAIT),
             stop=stop_after_delay(_PATIENCE if self._reached else _FIRST_PATIENCE),
             reraise=True,
@@ -223,7 +223,8 @@ def _code(error: BaseException) -> str | None:
     return code if isinstance(code, str) else None
 
 
-def _is_transient(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
+    """Whether an error is of a kind that passes: a lost connection, a timeout, a busy or failing server."""
     if isinstance(error, BatchrouteError | FileNotFoundError | FileExistsError) or not isinstance(error, Exception):
         return False
     if _code(error) in ("SlowDown", "RequestTimeout"):
@@ -267,7 +268,7 @@ def _lost_connections() -> tuple[type[BaseException], ...]:
 def _explained(what: str, uri: str, error: Exception) -> BatchrouteError:
     code, status = _code(error), _status(error)
     place = f"cannot {what} {uri}"
-    if _is_transient(error):
+    if is_transient(error):
         reason = f"answers {status}" if status else "does not answer"
         return StoppedError(f"{place}: the storage {reason}; look at it, and run again")
     if code == "ExpiredToken":

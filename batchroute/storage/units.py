@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -17,6 +18,12 @@ from batchroute.storage.receipts import Facts, Receipt
 _TIMES = {"seconds", "load_seconds", "finished"}
 
 _KEPT = ".kept.parquet"
+_UNIT = re.compile("[0-9]{5,}")
+
+
+def is_unit(name: str) -> bool:
+    """Whether this is a unit's name: its number, in five digits or more."""
+    return bool(_UNIT.fullmatch(name))
 
 
 class Stage:
@@ -31,12 +38,14 @@ class Stage:
 
     def receipts(self) -> dict[str, Receipt]:
         """The receipts of all units done so far, by unit, in order; one listing, and each receipt read once."""
-        # By number: unit 100000 comes after unit 99999.
-        names = sorted((name.removesuffix(".json") for name in self._receipts.names(".json")), key=int)
-        new = [unit for unit in names if unit not in self._known]
-        found = self._receipts.read_all([f"{unit}.json" for unit in new])
-        self._known |= {unit: Receipt.model_validate_json(data) for unit, data in zip(new, found, strict=True)}
-        self._known = {unit: self._known[unit] for unit in names}
+        names = (name.removesuffix(".json") for name in self._receipts.names(".json"))
+        # Units are named by numbers, in whose order 100000 comes after 99999. Other files, such as notes.json, are left
+        # alone.
+        units = sorted((name for name in names if is_unit(name)), key=int)
+        new = [unit for unit in units if unit not in self._known]
+        receipts = self._receipts.read_all([f"{unit}.json" for unit in new])
+        self._known |= {unit: Receipt.model_validate_json(data) for unit, data in zip(new, receipts, strict=True)}
+        self._known = {unit: self._known[unit] for unit in units}
         return dict(self._known)
 
     def commit(

@@ -1,4 +1,4 @@
-"""Delta and Iceberg tables: one version of each as a stream of Arrow batches."""
+"""Delta and Iceberg tables: opening them, and their errors in one sentence."""
 
 from __future__ import annotations
 
@@ -11,22 +11,14 @@ import pyarrow as pa
 
 from batchroute.errors import BatchrouteError, InputError, StoppedError
 from batchroute.storage.objects import is_local, local_path
+from batchroute.tables.failures import iceberg_may_pass, iceberg_was_second, lake_may_pass, readable
 
 # Without it two writers to S3 could overwrite each other's version.
 _CREATE_ONLY = {"aws_conditional_put": "etag"}
-_OTHERS_FIRST = (
-    "CommitFailedException",
-    "CommitStateUnknownException",
-    "IntegrityError",
-    "NamespaceAlreadyExistsError",
-    "TableAlreadyExistsError",
-    "ValidationException",
-)
-_PASSING = ("locked", "connect", "timed out", "timeout", "error sending request", "503", "SlowDown", "unavailable")
 
 
 def open_delta(uri: str, options: Mapping[str, str], version: int | None = None) -> Any:
-    """The table, or None when there is none there."""
+    """The Delta table in this version, the latest by default; None when there is no table."""
     try:
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
@@ -39,15 +31,17 @@ def open_delta(uri: str, options: Mapping[str, str], version: int | None = None)
 
 
 def delta_place(uri: str) -> str:
+    """The URI as deltalake takes it."""
     return local_path(uri) if is_local(uri) else uri
 
 
 def delta_options(uri: str, options: Mapping[str, str]) -> dict[str, str]:
+    """The storage options, with create-only puts on S3."""
     return {**(_CREATE_ONLY if uri.startswith("s3") else {}), **options}
 
 
 def open_catalog(properties: Mapping[str, str]) -> Any:
-    """That of these properties, among them `name`; with none, the default one of pyiceberg's configuration."""
+    """The Iceberg catalog with these properties, `name` among them; by default that of pyiceberg's configuration."""
     try:
         from pyiceberg.catalog import load_catalog
     except ImportError as error:
@@ -57,8 +51,16 @@ def open_catalog(properties: Mapping[str, str]) -> Any:
 
 
 @contextmanager
-def delta_errors(what: str) -> Iterator[None]:
-    """Errors of deltalake in one sentence: a StoppedError where another attempt may succeed, else an InputError."""
+def delta_errors(public: str) -> Iterator[None]:
+    """Turns errors of deltalake into one sentence.
+
+    Args:
+        public: the table, as the sentence names it.
+
+    Raises:
+        InputError: the table, the query or the storage's settings are wrong.
+        StoppedError: another writer was first, or the storage failed; another attempt may succeed.
+    """
     try:
         yield
     except BatchrouteError:
@@ -69,44 +71,44 @@ def delta_errors(what: str) -> Iterator[None]:
         except ImportError:
             raise error from None
         if isinstance(error, CommitFailedError):
-            raise StoppedError(f"{what}: another writer was first: {_first_line(error)}") from None
-        if isinstance(error, DeltaError | OSError | pa.ArrowException | ValueError):
-            raise _explained(what, error) from None
+            raise StoppedError(f"{public}: another writer was first: {readable(error)}") from None
+        # deltalake raises bare exceptions too, for values that do not fit.
+        if isinstance(error, DeltaError | OSError | pa.ArrowException | ValueError) or type(error) is Exception:
+            raise _explained(public, error, lake_may_pass(error)) from None
         raise
 
 
 @contextmanager
-def iceberg_errors(what: str) -> Iterator[None]:
-    """The same of pyiceberg, whose errors have no common class."""
+def iceberg_errors(public: str) -> Iterator[None]:
+    """As `delta_errors`, of pyiceberg, whose errors have no common class."""
     try:
         yield
     except BatchrouteError:
         raise
     except Exception as error:
-        kind = type(error)
-        # The latter of a new SQL catalog, of whose own tables two writers found none.
-        if kind.__name__ in _OTHERS_FIRST or "already exists" in str(error):
-            raise StoppedError(f"{what}: another writer was first: {_first_line(error)}") from None
-        if kind.__module__.split(".")[0] in ("pyiceberg", "sqlalchemy", "pyparsing", "requests") or isinstance(
+        library = type(error).__module__.split(".")[0]
+        if library not in ("pyiceberg", "sqlalchemy", "pyparsing", "requests", "botocore") and not isinstance(
             error, OSError | pa.ArrowException | ValueError
         ):
-            raise _explained(what, error) from None
-        raise
+            raise
+        if iceberg_was_second(error):
+            raise StoppedError(f"{public}: another writer was first: {readable(error)}") from None
+        raise _explained(public, error, iceberg_may_pass(error)) from None
 
 
-def _explained(what: str, error: Exception) -> BatchrouteError:
-    told = _first_line(error)
-    passing = any(word.lower() in str(error).lower() for word in _PASSING)
-    return StoppedError(f"{what}: {told}; run again") if passing else InputError(f"{what}: {told}")
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:400]
+def _explained(public: str, error: Exception, may_pass: bool) -> BatchrouteError:
+    message = f"{public}: {readable(error)}"
+    return StoppedError(f"{message}; run again") if may_pass else InputError(message)
 
 
 def moment(timestamp: str) -> datetime.datetime:
+    """The time that `input.timestamp` names; UTC where it names no zone.
+
+    Raises:
+        InputError: it is not a time in ISO 8601.
+    """
     try:
-        moment = datetime.datetime.fromisoformat(timestamp)
+        parsed = datetime.datetime.fromisoformat(timestamp)
     except ValueError as error:
-        raise InputError(f"input.timestamp: '{timestamp}' is no moment such as 2026-11-24T02:00:00+00:00") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+        raise InputError(f"input.timestamp: '{timestamp}' is no time such as 2026-11-24T02:00:00+00:00") from error
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=datetime.UTC)

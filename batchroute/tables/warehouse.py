@@ -1,4 +1,4 @@
-"""Queries of a warehouse, by ADBC: their results as streams of Arrow batches."""
+"""Warehouses: ADBC connections, and the results of queries as streams of Arrow batches."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 import pyarrow as pa
 
 from batchroute.errors import BatchrouteError, InputError, StoppedError
+from batchroute.redaction import Redactor, is_secret, secret_parameters
+from batchroute.tables.failures import warehouse_may_pass
 
 _EXTRAS = {"postgresql", "sqlite", "duckdb", "snowflake", "bigquery"}
 _ALIASES = {"postgres": "postgresql"}
-_SECRET_WORDS = ("password", "passwd", "secret", "token", "key", "credential")
 _CONNECT_SECONDS = "15"
 
 
@@ -27,50 +28,55 @@ class Warehouse:
     def __init__(self, uri: str, key: str = "input.warehouse", create: bool = False) -> None:
         """
         Args:
-            key: of the job file, for errors.
-            create: make the file of a database that is one, where it is missing.
+            key: the job-file key that holds the URI, for errors.
+            create: create the file of a SQLite or DuckDB database where it is missing.
 
         Raises:
-            InputError: it is no such URI.
+            InputError: `uri` is not a URI.
         """
-        scheme, found, self._rest = uri.partition("://")
+        scheme, separator, self._rest = uri.partition("://")
         self._key, self._create = key, create
-        if not found:
+        if not separator:
             raise InputError(f"{key}: not a URI such as postgresql://user@host/database")
         self.scheme = _ALIASES.get(scheme, scheme)
         self._uri = uri
-        self._secrets = _secrets(uri)
+        password = urlsplit(uri).netloc.rpartition("@")[0].partition(":")[2]
+        self._redactor = Redactor((uri, password, unquote(password), *secret_parameters(uri)))
 
     @property
     def public(self) -> str:
-        """The URI without what may be a secret: for logs, and to know the warehouse by."""
+        """The URI without secrets: for logs, and a part of a run's identity."""
         parts = urlsplit(self._uri)
         user, at, host = parts.netloc.rpartition("@")
-        query = [(name, value) for name, value in parse_qsl(parts.query) if not _is_secret(name)]
-        # unlike urlunsplit, which writes sqlite:/file for sqlite:///file
+        query = [(name, value) for name, value in parse_qsl(parts.query) if not is_secret(name)]
+        # urlunsplit would write sqlite:/file for sqlite:///file.
         shown = urlunsplit(("", user.partition(":")[0] + at + host, parts.path, urlencode(query, safe="/"), ""))
         return f"{self.scheme}://{shown.removeprefix('//')}"
 
     @property
     def is_there(self) -> bool:
-        """False for a database whose file is missing; whether a server is there, asking it will tell."""
+        """False for a SQLite or DuckDB database whose file is missing; True for a server, which is not asked."""
         return self.scheme not in ("sqlite", "duckdb") or not self._rest or os.path.exists(self._rest)
+
+    def may_pass(self, error: Exception) -> bool:
+        """Whether another attempt may succeed after this error of a connection."""
+        return warehouse_may_pass(self.scheme, error)
 
     @contextmanager
     def query(self, query: str) -> Iterator[pa.RecordBatchReader]:
         """The result of a query, streamed.
 
         Raises:
-            InputError: no driver, a refused user or password, or a query that the warehouse does not take.
-            StoppedError: the warehouse cannot be reached, or the connection was lost; another attempt may succeed.
+            InputError: the driver is missing, or the warehouse refuses the user, the password or the query.
+            StoppedError: no connection, a lock, or a conflict with another transaction; another attempt may succeed.
         """
         with self.connected() as connection, connection.cursor() as cursor:
             cursor.execute(query)
-            yield cursor.fetch_record_batch()
+            yield _reader(cursor)
 
     @contextmanager
     def connected(self) -> Iterator[Any]:
-        """An ADBC connection, its errors explained; what is not committed is undone. Raises as `query`."""
+        """An ADBC connection; closing it rolls back what is not committed. Raises as `query`."""
         try:
             with self._connect() as connection:
                 yield connection
@@ -80,7 +86,7 @@ class Warehouse:
             raise self._explained(error) from None
 
     def schema(self, query: str) -> pa.Schema:
-        """The columns of a query, without its rows. Raises as `query`."""
+        """The columns of a query's result; no rows are fetched. Raises as `query`."""
         with self.query(f"select * from ({query.rstrip().rstrip(';')}) as batchroute_columns limit 0") as reader:
             return reader.schema
 
@@ -88,10 +94,10 @@ class Warehouse:
         try:
             driver = importlib.import_module(f"adbc_driver_{self.scheme}.dbapi")
         except ImportError as error:
-            what = f"pip install 'batchroute[{self.scheme}]'"
+            remedy = f"pip install 'batchroute[{self.scheme}]'"
             if self.scheme not in _EXTRAS:
-                what = f"install the package adbc-driver-{self.scheme}, if there is one, or mend the URI's scheme"
-            raise InputError(f"{self._key}: no driver for {self.scheme}://: {what}") from error
+                remedy = f"install the package adbc-driver-{self.scheme}, if there is one, or fix the URI's scheme"
+            raise InputError(f"{self._key}: no driver for {self.scheme}://: {remedy}") from error
         if self.scheme == "bigquery":
             project, _, dataset = self._rest.partition("/")
             options = {"adbc.bigquery.sql.project_id": project, "adbc.bigquery.sql.dataset_id": dataset}
@@ -107,28 +113,20 @@ class Warehouse:
         return driver.connect(self._rest if self.scheme == "snowflake" else self._uri)
 
     def _explained(self, error: Exception) -> BatchrouteError:
-        told = " ".join(
-            line.strip() for line in str(error).partition(" Detail: Python")[0].splitlines()[:2] if line.strip()
-        )
-        for secret in self._secrets:
-            told = told.replace(secret, "***")
-        lost = (
-            "connect",
-            "terminat",
-            "closed",
-            "timeout",
-            "timed out",
-            "recovery",
-            "shutting down",
-            "lock",
-            "conflict",
-            "already exists",
-            "pg_type",
-        )
-        wrong = ("password", "authentication", "role ", "does not exist", "no pg_hba")
-        if any(word in told.lower() for word in lost) and not any(word in told.lower() for word in wrong):
-            return StoppedError(f"{self.public}: {told}; look at it, and run again")
-        return InputError(f"{self.public}: {told}")
+        # Drivers add their log, or the SQL, from the third line on.
+        lines = str(error).partition(" Detail: Python")[0].splitlines()[:2]
+        message = self._redactor.text(" ".join(line.strip() for line in lines if line.strip()))
+        if self.may_pass(error):
+            return StoppedError(f"{self.public}: {message}; look at it, and run again")
+        return InputError(f"{self.public}: {message}")
+
+
+def _reader(cursor: Any) -> pa.RecordBatchReader:
+    """The result of a query. An error in the middle of the rows keeps the driver's code in the driver manager's reader,
+    and loses it in pyarrow's, which `fetch_record_batch` gives.
+    """
+    reader = cursor.fetch_record_batch()
+    return getattr(getattr(cursor, "_results", None), "reader", reader)
 
 
 def _errors() -> tuple[type[Exception], ...]:
@@ -136,15 +134,3 @@ def _errors() -> tuple[type[Exception], ...]:
         return (importlib.import_module("adbc_driver_manager").Error,)
     except ImportError:
         return ()
-
-
-def _is_secret(name: str) -> bool:
-    return any(word in name.lower() for word in _SECRET_WORDS)
-
-
-def _secrets(uri: str) -> list[str]:
-    """What of a URI must not be told, as it stands there and decoded."""
-    parts = urlsplit(uri)
-    found = [parts.netloc.rpartition("@")[0].partition(":")[2]]
-    found += [value for name, value in parse_qsl(parts.query) if _is_secret(name)]
-    return [uri, *sorted({text for secret in found if secret for text in (secret, unquote(secret))}, key=len)[::-1]]

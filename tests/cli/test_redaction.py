@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from batchroute.redaction import Redactor, host, passwords
+from batchroute.redaction import Redactor, hide_parameters, host, is_secret, is_secret_variable, passwords
 
 
 def test_secrets_are_hidden_as_they_are_and_as_a_url_writes_them() -> None:
@@ -44,3 +44,35 @@ def test_a_url_holds_a_secret_in_several_forms(url: str, plain: str, sent: str) 
 def test_a_url_without_a_user_holds_no_secret() -> None:
     assert passwords("https://h/v1") == []
     assert (host("https://me:x@h:8/v1"), host("https://h/v1")) == ("h:8", "h")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://h/v1?password=pa%20ss",
+        "https://h/v1?a=1&api_key=pa+ss&b=2",
+        "https://h/v1?X-Amz-Signature=pa%20ss#part",
+        "postgresql://h/db?sslkey=pa%20ss",
+    ],
+)
+def test_a_secret_parameter_of_a_url_is_hidden(url: str) -> None:
+    redactor = Redactor(passwords(url))
+    hidden = redactor.text(f"{url} said: pa ss is wrong")
+    assert all(form not in hidden for form in ("pa ss", "pa%20ss", "pa+ss"))
+    assert redactor.text("https://h/v1?a=1&b=2") == "https://h/v1?a=1&b=2"
+
+
+def test_names_of_secrets() -> None:
+    for name in ("password", "sslkey", "privateKey", "access_token", "sig", "passcode", "X-Goog-Credential"):
+        assert is_secret(name), name
+    for name in ("sslmode", "authenticator", "connect_timeout", "signed", "user"):
+        assert not is_secret(name), name
+    for name in ("HF_TOKEN", "s3.secret-access-key", "OPENAI_API_KEY", "PGPASSWORD_PASSWD", "SMTP_AUTH"):
+        assert is_secret_variable(name), name
+    for name in ("TOKENIZERS_PARALLELISM", "KEYBOARD", "AUTHOR"):
+        assert not is_secret_variable(name), name
+
+
+def test_parameters_of_urls_in_text_are_hidden() -> None:
+    text = "GET https://a/b?sv=1&sig=abc failed, see 'https://c/d?e=f' (why?)"
+    assert hide_parameters(text) == "GET https://a/b?*** failed, see 'https://c/d?***' (why?)"

@@ -104,7 +104,7 @@ def test_partitions_may_be_chosen(folder: JobFolder, lake: Lake) -> None:
     ("change", "message"),
     [
         ({"version": 987654}, "987654|Snapshot|version"),
-        ({"timestamp": "yesterday"}, "'yesterday' is no moment"),
+        ({"timestamp": "yesterday"}, "'yesterday' is no time"),
         ({"where": "nope = 1"}, "nope"),
         ({"where": "day =="}, r"(?i)sql|expected"),
         ({"delta": "nowhere", "iceberg": "lake.nowhere"}, "no Delta table|does not exist"),

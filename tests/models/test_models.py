@@ -73,6 +73,35 @@ def test_changed_weights_change_the_identity(tmp_path: Path, at: int) -> None:
     assert models.identity(str(model_dir(tmp_path / "b", bytes(weights)))) != before
 
 
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 2 << 20])
+def test_small_files_have_one_digest_in_all_versions(tmp_path: Path, size: int) -> None:
+    model = str(model_dir(tmp_path / "a", os.urandom(size)))
+    assert models.identity(model) == models.identity(model, version=1)
+
+
+@pytest.mark.parametrize("start", [1 << 20, 5 << 20, 20 << 20, 62 << 20])
+def test_a_change_in_the_middle_of_a_large_file_changes_the_identity(tmp_path: Path, start: int) -> None:
+    weights = bytearray(64 << 20)
+    before = models.identity(str(model_dir(tmp_path / "a", bytes(weights))))
+    earlier = models.identity(str(tmp_path / "a"), version=1)
+    # Blocks lie 496 KiB apart in a file of 64 MiB.
+    weights[start : start + (496 << 10)] = b"x" * (496 << 10)
+    changed = str(model_dir(tmp_path / "b", bytes(weights)))
+    assert models.identity(changed) != before
+    assert models.identity(changed, version=1) == earlier
+
+
+def test_the_digest_of_a_large_file_reads_a_bounded_part_of_it() -> None:
+    for size in (0, 1, 1 << 20, (2 << 20) + 1, 9 << 20, (10 << 20) + 77, 1 << 30, 5_000_000_001, 1 << 40):
+        parts = list(models._sampled(size, 2))
+        assert sum(length for _, length in parts) <= 10 << 20
+        assert all(start >= 0 and length > 0 for start, length in parts)
+        if size > 1 << 20:
+            assert max(start + length for start, length in parts) == size
+        if 2 << 20 < size <= 10 << 20:
+            assert sum(length for _, length in parts) == size
+
+
 def test_a_changed_or_renamed_small_file_changes_the_identity(tmp_path: Path) -> None:
     model = model_dir(tmp_path / "a")
     seen = {models.identity(str(model))}

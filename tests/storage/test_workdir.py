@@ -215,3 +215,13 @@ def test_the_runs_of_an_output_are_found_beside_it(tmp_path: Path) -> None:
     work_root(output).put_new("stray file", b"")
     assert run_ids(output) == ["a", "b"]
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_others_among_the_receipts_are_left_alone(tmp_path: Path) -> None:
+    stage(tmp_path).commit(facts(), SCHEMA, [rows(0, 3)])
+    for name in ("notes.json", "00000.json.bak", "2026.json", "-1.json", "a note.txt"):
+        (stage_folder(tmp_path) / name).write_text("mine")
+    (stage_folder(tmp_path) / "old").mkdir()
+    assert list(stage(tmp_path).receipts()) == ["00000"]
+    stage(tmp_path).commit(facts("00001"), SCHEMA, [rows(0, 3)])
+    assert list(stage(tmp_path).receipts()) == ["00000", "00001"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -100,9 +100,8 @@ class _Labelling:
         self.reference = options.reference or ("reference" if "reference" in names else None)
         self._check_options()
         self.specs = {} if self.recorded or options.models is None else {side: self._spec(side) for side in SIDES}
-        self.tree = {"settings": self._settings(), "files": [file.identity() for file in self.table.files]}
-        self.fingerprint = fingerprint_of(self.tree)
         self.file = TableFile(options.output, _FINGERPRINT)
+        self.tree, self.fingerprint = self._identify()
         self.file.check_apart_from(options.prompts, [file.path for file in self.table.files])
         self.work = Workdir(self.file.output, self.fingerprint[:16])
         self.spans = spans(self.table.rows, max(1, responses_a_unit // (1 if self.recorded else options.samples)))
@@ -226,7 +225,16 @@ class _Labelling:
         generation = spec.generation.model_copy(update={**given, "seed": self.options.seed})
         return spec.model_copy(update={"generation": generation})
 
-    def _settings(self) -> dict[str, Any]:
+    def _identify(self) -> tuple[dict[str, Any], str]:
+        """The tree of settings and files, and its fingerprint; of a run that an earlier version began, as it was."""
+        files = [file.identity() for file in self.table.files]
+        now, earlier = ({"settings": self._settings(version), "files": files} for version in (2, 1))
+        begun = fingerprint_of(earlier)
+        if begun == self.file.fingerprint() or begun[:16] in run_ids(self.file.output):
+            return earlier, begun
+        return now, fingerprint_of(now)
+
+    def _settings(self, version: Literal[1, 2]) -> dict[str, Any]:
         """Everything that the table depends on; models by their identity."""
         settings: dict[str, Any] = self.options.model_dump(
             mode="json",
@@ -236,10 +244,10 @@ class _Labelling:
             mode="json", exclude={"batch_size", "api_key_env", "endpoint"}, exclude_none=True
         )
         if metric.get("model") and not self.options.metric.record.behind_api:
-            metric["identity"] = models.identity(metric["model"])
+            metric["identity"] = models.identity(metric["model"], version=version)
         settings |= {"reference": self.reference, "metric": metric}
         for side, spec in self.specs.items():
-            settings[side] = model_settings(spec)
+            settings[side] = model_settings(spec, version)
         return settings
 
     def _rows(self, needs_reference: bool) -> AnsweredRows:

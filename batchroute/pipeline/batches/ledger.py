@@ -25,6 +25,7 @@ from batchroute.pipeline.shards import answers
 from batchroute.pipeline.shards.writer import Shard
 from batchroute.storage.folder import Folder
 from batchroute.storage.receipts import Facts, Receipt
+from batchroute.storage.units import is_unit
 from batchroute.storage.workdir import Workdir
 
 _TABLES_IN_MEMORY = 4
@@ -94,7 +95,8 @@ class Ledger:
     def load(self) -> None:
         """Read the entries that other processes have added."""
         self._done = self._stage.receipts()
-        new = [name for name in self._intents.names(".json") if name.removesuffix(".json") not in self.intents]
+        names = (name for name in self._intents.names(".json") if is_unit(name.removesuffix(".json")))
+        new = [name for name in names if name.removesuffix(".json") not in self.intents]
         for data in self._intents.read_all(new):
             intent = Intent.model_validate_json(data)
             self.intents[intent.name] = intent

@@ -1,14 +1,16 @@
-"""A warehouse's table as the place of the answers: one transaction for each commit, which also records it."""
+"""A warehouse's table as a target: one transaction loads a commit and records it in the ledger `batchroute_loads`."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 
-from batchroute.errors import InputError
+from batchroute.errors import InputError, StoppedError
+from batchroute.tables.failures import exists_already
 from batchroute.tables.targets.base import Answers, TableSpec, is_loaded, refuse_differences
 from batchroute.tables.targets.columns import Holds
 from batchroute.tables.types import portable
@@ -22,6 +24,7 @@ _HOLDS = {
     "duckdb": Holds(),
     "sqlite": Holds(lists=False, nested=False, decimals=False, times=False),
 }
+_NO_RIGHTS = "42501"
 _HOLDS_ELSEWHERE = Holds(nested=False, zero_characters=False)
 
 
@@ -54,7 +57,9 @@ class SqlTarget:
         with self._warehouse.connected() as connection, connection.cursor() as cursor:
             try:
                 return self._loads(cursor, load_id)
-            except connection.Error:
+            except connection.Error as error:
+                if self._warehouse.may_pass(error):
+                    raise
                 # No ledger: nothing was loaded here yet.
                 connection.rollback()
                 return {}
@@ -89,36 +94,47 @@ class SqlTarget:
         return ".".join(_quoted(part) for part in (self._schema, self._name) if part)
 
     def _prepare(self, connection: Any, cursor: Any, schema: pa.Schema) -> None:
-        cursor.execute(_CREATE_LEDGER)
-        connection.commit()
-        found = self._columns(connection, cursor)
-        if found is None:
-            self._ingest(cursor, schema.empty_table(), "create_append")
+        with self._creating(connection):
+            cursor.execute(_CREATE_LEDGER)
             connection.commit()
+        columns = self._columns(connection, cursor)
+        if columns is None:
+            with self._creating(connection):
+                self._ingest(cursor, schema.empty_table(), "create_append")
+                connection.commit()
             return
-        # What the warehouse makes of our columns, to compare like with like.
+        # The warehouse's own types for the columns of the answers, so that like is compared with like.
         cursor.adbc_ingest(_SHAPE, schema.empty_table(), mode="create", temporary=True)
         cursor.execute(f"select * from {_SHAPE} limit 0")
-        ours = cursor.fetch_record_batch().schema
+        answers = cursor.fetch_record_batch().schema
         connection.rollback()
-        refuse_differences(self.public, ours, found, False, "add it, or name another table")
-        # May we? Rights are better known now than after a night's work.
+        refuse_differences(self.public, answers, columns, False, "add it, or name another table")
+        # Missing rights show here, before a night's work.
         names = ", ".join(map(_quoted, schema.names))
         cursor.execute(f"insert into {self._table} ({names}) select {names} from {self._table} where 1 = 0")
         if self.mode != "append":
             cursor.execute(f"delete from {self._table} where 1 = 0")
         connection.rollback()
 
+    @contextmanager
+    def _creating(self, connection: Any) -> Iterator[None]:
+        try:
+            yield
+        except connection.Error as error:
+            if not exists_already(error):
+                raise
+            raise StoppedError(f"{self.public}: another run creates it at this moment; run again") from None
+
     def _columns(self, connection: Any, cursor: Any) -> pa.Schema | None:
-        """Those of the table; None when there is no such table."""
+        """The table's columns; None when there is no table."""
         try:
             cursor.execute(f"select * from {self._table} limit 0")
             schema: pa.Schema = cursor.fetch_record_batch().schema
             return schema
         except connection.Error as error:
-            connection.rollback()
-            if getattr(error, "sqlstate", None) == "42501":
+            if self._warehouse.may_pass(error) or getattr(error, "sqlstate", None) == _NO_RIGHTS:
                 raise
+            connection.rollback()
             return None
 
     def _loads(self, cursor: Any, load_id: str) -> dict[int, str]:
@@ -129,7 +145,9 @@ class SqlTarget:
         return dict(cursor.fetchall())
 
     def _record(self, connection: Any, cursor: Any, answers: Answers) -> bool:
-        """The first statement of the transaction: a second loader of this commit waits here, and then fails."""
+        """Record the commit; False when another run has loaded it. As the first statement of the transaction it makes a
+        second loader of the commit wait here, and then fail.
+        """
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         values = f"{answers.serial}, {answers.count}, {_text(self.mode)}, {_text(now)}"
         try:
@@ -148,7 +166,7 @@ class SqlTarget:
             self._ingest(cursor, rows, "append")
             return
         if self._warehouse.scheme == "postgresql":
-            # Two runs that replace or upsert at the same time would not see each other's rows.
+            # Without the lock, two runs that replace or upsert at the same time would not see each other's rows.
             cursor.execute(f"lock table {self._table} in share row exclusive mode")
         if self.mode == "replace":
             cursor.execute(f"delete from {self._table}")
