@@ -65,7 +65,9 @@ class Checkpoints:
         except (EOFError, RuntimeError, pickle.UnpicklingError):
             # The machine stopped while it wrote. Repeating an epoch is better than asking the user to remove a file.
             return None
-        whole = state.get("fingerprint") in (self.fingerprint, self.earlier) and self.epoch(state["best_epoch"]).is_dir()
+        whole = (
+            state.get("fingerprint") in (self.fingerprint, self.earlier) and self.epoch(state["best_epoch"]).is_dir()
+        )
         return state if whole else None
 
     def epoch(self, number: int) -> Path:
