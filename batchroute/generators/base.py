@@ -1,4 +1,4 @@
-"""What every generator backend shares: its prompts, its responses and its interface."""
+"""What all backends share: prompts, responses and the interface of a generator."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Message = dict[str, str]
-"""One chat message: `{"role": …, "content": …}`."""
-
-Prompt = str | list[Message]
-"""A prompt is a text or a list of chat messages."""
+from batchroute.prompt import Message, Prompt
 
 ANSWERED_ALL_THE_SAME = ("refused", "invalid_response")
-"""Error types of answers that the model gave, and a provider bills, but that are of no use."""
+"""Error types of answers that the model gave and a provider bills, but that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a model made of one prompt.
+    """The answer to one prompt. `text` or `error_type` is set; both are, if a check found the text invalid.
 
-    `input_tokens` counts every token that the model read (template and special tokens included), `output_tokens` every
-    token that it produced, the end-of-sequence token included: what a server would bill. `cached_tokens` are those of
-    the input that a provider had read before, `reasoning_tokens` those of the output that are not in the text.
-    `estimated`: the tokens were counted here, since the endpoint did not say. At least one of `text` and `error_type`
-    is set; both are where a text was checked and found invalid.
+    Attributes:
+        input_tokens: all tokens that the model read, those of the template and special ones included.
+        output_tokens: all tokens that the model wrote, the end-of-sequence token included, as a server bills them.
+        attempts: how many times the model was asked.
+        cached_tokens: the input tokens that the provider took from its cache.
+        reasoning_tokens: the output tokens that are not in the text.
+        estimated: batchroute counted the tokens, because the endpoint did not.
     """
 
     text: str | None = None
@@ -41,17 +39,17 @@ class Response:
 
     @property
     def answered(self) -> bool:
-        """Whether the model answered, so that its tokens count, whatever the answer is worth."""
+        """Whether the model answered, usefully or not, so that its tokens are paid."""
         return self.error_type is None or self.error_type in ANSWERED_ALL_THE_SAME
 
 
 class Generator(Protocol):
-    """A loaded model, or a way to one. Made by `batchroute.generators.load`; `close` gives its memory back.
+    """A loaded model, or a client of one. `batchroute.generators.load` makes it; `close` frees its memory.
 
     Attributes:
-        load_seconds: what loading took.
-        rows_at_a_time: how many rows to hand over at once; more fill batches better, fewer show signs of life sooner.
-        units_at_once: how many units to ask for side by side, from as many threads.
+        load_seconds: how long loading took.
+        rows_at_a_time: how many rows to pass to `generate`. More fill batches better, fewer report progress sooner.
+        units_at_once: how many units of work to generate at the same time, each from a thread of its own.
     """
 
     load_seconds: float
@@ -60,42 +58,37 @@ class Generator(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What an operator should know of how it generates, one sentence each; they may come at any time."""
+        """One sentence each for the operator, about how the model generates; `generate` may add some."""
         ...
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
-        """One response a prompt, in the order of the prompts.
+        """One response for each prompt, in the order of the prompts.
 
-        A prompt that this model cannot answer (too long, wrong chat structure, an error of the model) comes back as a
-        `Response` with `error_type`; only what would fail for every prompt raises.
+        If the model cannot answer a prompt (too long, wrong chat structure, an error of the model), its `Response` has
+        an `error_type`. Only errors that every prompt would meet are raised.
 
         Args:
             prompts: any number; the generator forms its own batches.
-            seeds: one a prompt, for sampling; a row's response depends on its own seed alone.
+            seeds: one for each prompt, for sampling; a response depends on its own prompt and seed alone.
 
         Raises:
             InputError: the key, the endpoint or the model is wrong for every prompt.
-            StoppedError: so many rows failed alike that the rest would only burn money.
+            StoppedError: so many rows failed alike that the rest would only cost money.
         """
         ...
 
     def close(self) -> None:
-        """Safe from another thread: calls of `generate` under way end at once, by an exception or their result."""
+        """Free the memory. May be called from another thread: running calls of `generate` end at once."""
         ...
 
 
 def row_seed(seed: int, position: int, sample: int = 0) -> int:
-    """The sampling seed of one row: the same whatever batch, unit or process the row is in (63 bits)."""
+    """The sampling seed of one row (63 bits); it does not depend on the row's batch, unit or process."""
     digest = hashlib.blake2b(f"{seed}/{position}/{sample}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def as_messages(prompt: Prompt, system: str | None) -> list[Message]:
-    """The prompt as chat messages, with the system message in front where one is set."""
+    """The prompt as chat messages, with the system message in front if there is one."""
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     return [{"role": "system", "content": system}, *messages] if system is not None else messages
-
-
-def as_text(prompt: Prompt) -> str:
-    """The prompt as one text: the contents of its messages, a blank line between them. Also what a router reads."""
-    return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)

@@ -1,11 +1,12 @@
-"""From a prompt to the text that a model reads: chat templates, few-shot templates, system messages."""
+"""The text that a model reads: chat templates, few-shot templates, system messages."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchroute.generators.base import Message, Prompt, as_messages, as_text
+from batchroute.generators.base import as_messages
 from batchroute.generators.settings import PLACEHOLDER, ModelSpec
+from batchroute.prompt import Message, Prompt, as_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,7 +17,7 @@ class ChatError(Exception):
 
 
 def chat(spec: ModelSpec, prompt: Prompt) -> list[Message]:
-    """The messages to send: the system message in front, and the template around the last user message."""
+    """The messages to send: the system message first, and the template around the last user message."""
     messages = as_messages(prompt, spec.system)
     last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
     if spec.template is None or last is None:
@@ -28,8 +29,8 @@ def chat(spec: ModelSpec, prompt: Prompt) -> list[Message]:
 class Renderer:
     """Renders prompts for one model.
 
-    With a chat template, `template` wraps the last user message, and the model's own markup goes around the whole.
-    Without one, `template` wraps the prompt's text, and `system` stands before it.
+    If the tokenizer has a chat template, `template` wraps the last user message, and the chat template renders all
+    messages. If not, `template` wraps the prompt's text, and `system` stands before it.
     """
 
     def __init__(self, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -38,7 +39,7 @@ class Renderer:
         self.chat = tokenizer.chat_template is not None
 
     def render(self, prompt: Prompt) -> str:
-        """The text to tokenise; special tokens are already in it when `self.chat`.
+        """The text to tokenise. It contains the special tokens if `self.chat`.
 
         Raises:
             ChatError: the chat template refuses the messages.
@@ -61,5 +62,5 @@ class Renderer:
 
 
 def _wrap(template: str, text: str) -> str:
-    # Not str.format: prompts and few-shot examples are full of braces.
+    # str.format would trip over the braces of prompts and few-shot examples.
     return template.replace(PLACEHOLDER, text)

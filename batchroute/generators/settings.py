@@ -50,7 +50,7 @@ class Sampling(BaseModel):
 
 
 class LoadedModel(BaseModel):
-    """Settings of a model whose weights are loaded here."""
+    """Settings of a model whose weights a backend loads."""
 
     batch_size: int | Literal["auto"] = Field(
         default="auto", description="rows generated at a time: up to 64 on CPU, what fits the memory of a GPU"
@@ -176,4 +176,4 @@ class ModelSpec(LoadedModel, ModelBehindApi):
 
 
 BACKEND_SETTINGS = frozenset({*LoadedModel.model_fields, *ModelBehindApi.model_fields})
-"""The settings that only some backends read; `Backend.settings` says which."""
+"""The keys that only some backends read; `Backend.settings` says which."""

@@ -16,15 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from referencing.jsonschema import DRAFT202012
 
 from batchroute.errors import first_line
-from batchroute.generators.base import Generator, Prompt, Response
+from batchroute.generators.base import Generator, Response
+from batchroute.prompt import Prompt
 
 _MOST_WORDS = 200
 
 
 class Check(BaseModel):
-    """What a response must be: JSON that a schema describes, or text that a regular expression matches as a whole.
+    """What a response must be: JSON that fits a schema, or text that a regular expression matches as a whole.
 
-    White space around the response does not count.
+    White space around the response is ignored.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
@@ -36,7 +37,7 @@ class Check(BaseModel):
 
     @classmethod
     def of_format(cls, response_format: dict[str, Any]) -> Check:
-        """The check that goes with a `response_format`."""
+        """The check of a `response_format`."""
         if response_format["type"] == "json_object":
             return cls(json_schema={"type": "object"})
         return cls(json_schema=response_format["json_schema"]["schema"])
@@ -52,7 +53,7 @@ class Check(BaseModel):
             except SchemaError as error:
                 raise ValueError(f"json is no JSON schema: {error.message} at {error.json_path}") from error
             _check_references(self.json_schema)
-            # With a registry of its own, so that nothing is fetched.
+            # With an empty registry, jsonschema fetches no references.
             self._validator = kind(self.json_schema, registry=referencing.Registry())
         elif self.regex is not None:
             try:
@@ -62,19 +63,21 @@ class Check(BaseModel):
         return self
 
     def problem(self, text: str) -> str | None:
-        """What is wrong with the response, without its words; None when it passes."""
+        """What is wrong with the response, without quoting it; None if it passes."""
         text = text.strip()
         if self._pattern is not None:
             return None if self._pattern.fullmatch(text) else "it does not match the regular expression"
         assert self._validator is not None
         try:
             value = json.loads(text, parse_constant=_no_constant)
-            found = jsonschema.exceptions.best_match(self._validator.iter_errors(value))
+            mismatch = jsonschema.exceptions.best_match(self._validator.iter_errors(value))
         except ValueError as error:
             return f"it is no JSON: {first_line(error)}"
         except RecursionError:
             return "its JSON is nested too deeply"
-        return None if found is None else f"its JSON breaks '{found.validator}' of the schema at {found.json_path}"
+        if mismatch is None:
+            return None
+        return f"its JSON breaks '{mismatch.validator}' of the schema at {mismatch.json_path}"
 
 
 def _check_references(schema: dict[str, Any]) -> None:
@@ -102,14 +105,14 @@ def _inside(node: Any) -> list[Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    # Python reads them, and nothing else does.
+    # Python's parser accepts NaN and Infinity, which are not JSON.
     raise ValueError(f"{name} is no JSON value")
 
 
 class CheckedGenerator:
-    """A generator whose responses are checked: one that does not pass keeps its text, and fails.
+    """A generator whose responses are checked. A response that does not pass keeps its text and gets an error.
 
-    All backends are checked, also those that constrain what the model may write: a response can be cut.
+    Backends that constrain the model's output are checked too, because a response can be cut.
     """
 
     def __init__(self, generator: Generator, check: Check) -> None:
@@ -126,7 +129,7 @@ class CheckedGenerator:
 
 
 def checked(response: Response, check: Check) -> Response:
-    """The response, failed as `invalid_response` when it does not pass."""
+    """The response, with the error `invalid_response` if it does not pass."""
     problem = None if response.error_type is not None else check.problem(response.text or "")
     if problem is None:
         return response

@@ -1,15 +1,16 @@
-"""The `echo` backend: answers with the prompt itself, at once. For dry runs, and for measuring everything else."""
+"""The generator of the `echo` backend, which answers with the prompt itself: for dry runs and benchmarks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batchroute.generators.base import Prompt, Response, as_text
+from batchroute.generators.base import Response
 from batchroute.generators.settings import PLACEHOLDER, ModelSpec
+from batchroute.prompt import Prompt, as_text
 
 
 class EchoGenerator:
-    """Deterministic: the response is the (templated) prompt, cut to `max_new_tokens` words. A token is a word."""
+    """The response is the prompt in its template, cut to `max_new_tokens` words. A token is a word."""
 
     load_seconds = 0.0
     rows_at_a_time = 256
@@ -35,8 +36,8 @@ class EchoGenerator:
         if cut:
             text = " ".join(words[: self._max_words])
         for stop in self._stops:
-            before, found, _ = text.partition(stop)
-            if found:
+            before, separator, _ = text.partition(stop)
+            if separator:
                 text, cut = before, False
         output_tokens = min(input_tokens, self._max_words) if not self._stops else len(text.split())
         return Response(text, "length" if cut else "stop", input_tokens, output_tokens)

@@ -182,7 +182,7 @@ class BatchApi:
             return fatal
         return StoppedError(
             f"all {len(outcomes):,} requests of the batch {batch.id} failed alike on the model '{self._spec.model}' at "
-            f"{self.host}: {words}; fix the cause and run again"
+            f"{self.host}: {words}; fix it and run again"
         )
 
     def close(self) -> None:
@@ -257,7 +257,7 @@ class BatchApi:
 
 
 class _Request(Mapping[str, Any]):
-    """A request that is made when one of its fields is read: reading the prompt takes time, and most answers need none."""
+    """A request that is made when a field of it is read: most answers need none, and reading the prompt takes time."""
 
     def __init__(self, protocol: ChatApi, requests: Callable[[str], Prompt], custom_id: str) -> None:
         self._protocol, self._requests, self._custom_id = protocol, requests, custom_id

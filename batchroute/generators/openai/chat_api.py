@@ -1,5 +1,5 @@
-"""OpenAI's chat-completions protocol, which vLLM, SGLang, llama.cpp and `transformers serve` speak too: the endpoint of a
-model, the request for a prompt, and what an answer or an error means for its row.
+"""OpenAI's chat-completions protocol, which vLLM, SGLang, llama.cpp and `transformers serve` speak too: the endpoint of
+a model, the request for a prompt, and what an answer or an error means for its row.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ class ChatApi:
         text, reason = _text(message.get("content")), choices[0].get("finish_reason")
         usage = self._usage(answer.get("usage"), request, text)
         if message.get("refusal") or reason == "content_filter":
-            reason = "the model refused to answer" if message.get("refusal") else "a filter held the answer back"
-            return Response(error_type="refused", error=reason, attempts=attempts, **usage)
+            why = "the model refused to answer" if message.get("refusal") else "a filter held the answer back"
+            return Response(error_type="refused", error=why, attempts=attempts, **usage)
         cuts = [at for stop in self._spec.generation.stop if (at := text.find(stop)) >= 0]
         text = text[: min(cuts)] if cuts else text
         # A server that ignores stop strings goes on to the limit: what is cut at a stop string did not reach it.
@@ -213,7 +213,7 @@ def _fixed(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _text(content: Any) -> str:
-    """The text of a message, which some servers send in parts. Parts that are no text, such as thoughts, are left out."""
+    """The text of a message, which some servers send in parts; other parts, such as thoughts, are left out."""
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
         return "".join(part for part in parts if isinstance(part, str))

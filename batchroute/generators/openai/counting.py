@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 from batchroute import models
 from batchroute.errors import InputError, first_line
-from batchroute.generators.base import Message
+from batchroute.prompt import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Of UTF-8 text, in most tokenizers and languages; only for a rough count.
+# Bytes of UTF-8 text, about, in most tokenizers and languages.
 _BYTES_A_TOKEN = 4
 _TOKENS_A_MESSAGE = 4
 
 
 class TokenCounter:
-    """Counts by a named tokenizer; without one by the number of bytes, roughly."""
+    """Counts tokens by a named tokenizer; without one, estimates them by the number of bytes."""
 
     def __init__(self, tokenizer: str | None) -> None:
         self._name = tokenizer
@@ -29,7 +29,7 @@ class TokenCounter:
         return sum(_TOKENS_A_MESSAGE + _by_bytes(message["content"]) for message in messages)
 
     def messages(self, messages: Sequence[Message]) -> int:
-        """Tokens of a prompt, with its chat template where the tokenizer has one."""
+        """The tokens of a prompt, in the chat template if the tokenizer has one."""
         if self._name is None:
             return self.roughly(messages)
         if self._tokenizer.chat_template is None:
@@ -39,7 +39,7 @@ class TokenCounter:
         try:
             rendered = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         except (TemplateError, TypeError, KeyError, ValueError):
-            # The endpoint has accepted what this template refuses, such as a system message.
+            # The endpoint accepted messages that this template refuses, such as a system message.
             return self._contents(messages)
         return self.text(str(rendered))
 
@@ -64,14 +64,14 @@ class TokenCounter:
 
         assert self._name is not None
         folder = Path(self._name).expanduser()
-        # One without a model is enough.
+        # A folder with a tokenizer and no model is enough.
         alone = (folder / "tokenizer_config.json").is_file()
         path = str(folder.resolve()) if alone else models.resolve(self._name)
         try:
-            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"cannot load the tokenizer '{self._name}': {first_line(error)}") from error
-        return found
+        return tokenizer
 
 
 def _by_bytes(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The `openai` backend: one request a row to an OpenAI-compatible endpoint, many at a time."""
+"""The generator of the `openai` backend: a request for each row to an OpenAI-compatible endpoint, many at a time."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchroute.errors import StoppedError
-from batchroute.generators.base import Prompt, Response
+from batchroute.generators.base import Response
 from batchroute.generators.openai.chat_api import ChatApi, Failure, ModelEndpoint
 from batchroute.generators.openai.pacing import Pacer, Turn
 from batchroute.generators.settings import ModelSpec
+from batchroute.prompt import Prompt
 
 _FIRST_WAIT, _MOST_WAIT = 0.5, 60.0
-# A server that asks for more than this is not waited for: the row fails, or the run stops and can be resumed.
+# Seconds. If a server asks to wait longer, the row fails, or the run stops and can be resumed.
 _MOST_RETRY_AFTER = 600.0
-# So many rows in a row that end with one and the same error: the rest would only burn time and money.
+# After this many rows in a row with the same error, the run stops: the rest would only cost time and money.
 _HOPELESS = 20
 
 
 class OpenAIGenerator:
-    """Asks with bounded concurrency that adapts, and again after errors that may pass.
+    """Sends requests with a concurrency that adapts, and retries errors that may pass.
 
-    Several units are asked for side by side, so that the last answers of one do not keep the others waiting. Their rows
-    start in turn, so that a crash loses little more than one unit.
+    Several units run at the same time, so that the last answers of one do not delay the others. Their requests start in
+    the order of the units, so a crash loses little more than one unit.
     """
 
     load_seconds = 0.0
@@ -36,7 +37,7 @@ class OpenAIGenerator:
 
     def __init__(self, spec: ModelSpec) -> None:
         """Raises:
-        InputError: no package, no key, or a named tokenizer that is not there.
+        InputError: the package, the key or the tokenizer is missing.
         """
         self._spec = spec
         self._endpoint, self._protocol = ModelEndpoint(spec), ChatApi(spec)
@@ -52,7 +53,7 @@ class OpenAIGenerator:
         self._thread.start()
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
-        # A call that came to a loop that ends would wait for ever.
+        # A call that starts while the event loop ends would wait forever.
         with self._lock:
             if self._closed:
                 raise StoppedError("the generator is closed")
@@ -74,7 +75,7 @@ class OpenAIGenerator:
             self._loop.close()
 
     async def _end(self) -> None:
-        # Not all tasks that there are: those that the client has made end with these.
+        # Other tasks of the loop are the client's, which end with the calls.
         calls = list(self._calls)
         for call in calls:
             call.cancel()
@@ -82,9 +83,9 @@ class OpenAIGenerator:
         await self._client.close()
 
     async def _answer_all(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
-        mine = asyncio.current_task()
-        assert mine is not None
-        self._calls.add(mine)
+        call = asyncio.current_task()
+        assert call is not None
+        self._calls.add(call)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -94,7 +95,7 @@ class OpenAIGenerator:
         except* Exception as failed:
             raise failed.exceptions[0] from None
         finally:
-            self._calls.discard(mine)
+            self._calls.discard(call)
         return [task.result() for task in tasks]
 
     async def _answer(self, request: dict[str, Any]) -> Response:
@@ -104,19 +105,19 @@ class OpenAIGenerator:
         while True:
             attempts += 1
             async with self._pacer.turn(tokens, again=attempts > 1) as turn:
-                found, wait = await self._ask(turn, request, attempts)
-            if isinstance(found, Response):
+                result, wait = await self._ask(turn, request, attempts)
+            if isinstance(result, Response):
                 self._breaker.answered()
-                return found
-            # To be told to slow down while others are answered, since it was asked last, is no failure, only a wait.
-            failed += found.kind != "refused" or self._breaker.answers == answers
+                return result
+            # A 429 does not count as a failed attempt if other requests succeeded since this row was last sent.
+            failed += result.kind != "refused" or self._breaker.answers == answers
             answers = self._breaker.answers
-            if not found.may_pass or failed > self._spec.retries or (wait or 0) > _MOST_RETRY_AFTER:
-                return self._give_up(found, attempts)
+            if not result.may_pass or failed > self._spec.retries or (wait or 0) > _MOST_RETRY_AFTER:
+                return self._give_up(result, attempts)
             await asyncio.sleep(_backoff(attempts) if wait is None else wait)
 
     async def _ask(self, turn: Turn, request: dict[str, Any], attempts: int) -> tuple[Response | Failure, float | None]:
-        """What one request brought, and how long the server asks to wait, where it does."""
+        """The result of one request, and how many seconds the server asks to wait, if it does."""
         try:
             answer: Any = await self._client.post("/chat/completions", cast_to=object, body=request)
         except (self._endpoint.errors, ValueError, OSError) as error:
@@ -128,12 +129,12 @@ class OpenAIGenerator:
             else:
                 turn.pacer.failed(turn)
             return failure, wait
-        found = self._protocol.response(answer, request, attempts)
-        if isinstance(found, Response):
-            turn.pacer.answered(turn, found.input_tokens + found.output_tokens)
+        result = self._protocol.response(answer, request, attempts)
+        if isinstance(result, Response):
+            turn.pacer.answered(turn, result.input_tokens + result.output_tokens)
         else:
             turn.pacer.failed(turn)
-        return found, None
+        return result, None
 
     def _give_up(self, failure: Failure, attempts: int) -> Response:
         fatal = self._endpoint.fatal(failure, self._breaker.answers > 0)
@@ -144,7 +145,7 @@ class OpenAIGenerator:
 
 
 class _Breaker:
-    """Stops the run when rows fail one after another with the same words, and none is answered between."""
+    """Stops the run if rows fail one after another with the same error, and no answer comes between them."""
 
     def __init__(self, host: str) -> None:
         self._host = host
@@ -156,28 +157,29 @@ class _Breaker:
 
     def failed(self, failure: Failure) -> None:
         """Raises:
-        StoppedError: so many rows failed alike that the rest would only burn time and money.
+        StoppedError: so many rows failed alike that the rest would only cost time and money.
         """
-        # Too long, or refused: of the row alone, and rows of one length follow one another.
+        # A prompt that is too long or refused says nothing about others, although rows of one length come together.
         if failure.kind == "row" and failure.error_type != "bad_request":
             return
-        # The ids of requests, and the numbers of rows, differ in what is one error.
+        # Messages of the same error may differ in request ids and row numbers.
         words = re.sub(r"\w*\d\w*", "#", failure.words)
         self._alike = self._alike + 1 if words == self._words else 1
         self._words = words
         if self._alike >= _HOPELESS:
             raise StoppedError(
-                f"{self._alike} rows in a row failed alike at {self._host}: {failure.words}; mend it and run again"
+                f"{self._alike} rows in a row failed alike at {self._host}: {failure.words}; fix it and run again"
             )
 
 
 def _backoff(attempts: int) -> float:
-    """Seconds: twice as long each time, with jitter, so that rows that failed together do not come back together."""
-    return min(_MOST_WAIT, _FIRST_WAIT * 2.0 ** (attempts - 1)) * random.uniform(0.5, 1.0)
+    """Seconds to wait: twice as long each time up to a limit, with jitter that spreads rows that failed together."""
+    # 2.0**1024 overflows; the wait reaches its limit long before.
+    return min(_MOST_WAIT, _FIRST_WAIT * 2.0 ** min(attempts - 1, 32)) * random.uniform(0.5, 1.0)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a server asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date."""
+    """The seconds that a server asks to wait by `retry-after-ms`, or by `retry-after` in seconds or as a date."""
     for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             return max(0.0, float(headers[name]) * scale)

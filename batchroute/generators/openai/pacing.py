@@ -1,9 +1,9 @@
-"""Pacing: how many requests are under way at an endpoint, and how many start in a minute.
+"""Pacing: how many requests run at an endpoint at the same time, and how many start in a minute.
 
-Concurrency grows while answers come, by one an answer, so that it doubles in the time of one request, up to three
-quarters of where it was last too much, and by one a round from there. It halves when the endpoint refuses (429) too
-often: not at every single refusal, since some endpoints refuse a share of their requests at any load, and halving at
-each of these would end at one request at a time.
+Each answer raises the concurrency by one, which doubles it in the time of one request. From three quarters of the last
+concurrency that was too much, it grows by one in the time of one request. It halves when the endpoint refuses (429) too
+large a share of the requests. It does not halve at every refusal: some endpoints refuse a share at any load, and would
+bring the concurrency down to one.
 """
 
 from __future__ import annotations
@@ -15,36 +15,40 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 _FIRST = 8
-# A running mean over about so many answers, or a round of them where that is more; above this share of refusals the
-# concurrency is too much.
+# The running mean of refusals covers about this many requests, or as many as run at the same time if that is more.
+# Above this share of refusals, the concurrency halves.
 _MEMORY, _TOO_OFTEN = 12, 0.35
 _KEPT_AFTER_CUT = 0.75
-# So many refusals one after another: the endpoint is closed for now, to every row and not to one.
+# After this many refusals in a row, the endpoint refuses all requests for now, and none starts.
 _CLOSED = 8
-# Limits are often enforced over parts of a minute: no more than this many seconds' worth starts at once.
+# Many endpoints enforce limits over parts of a minute: at most the amount of this many seconds starts at once.
 _BURST_SECONDS = 1.0
 
 
 class Rate:
-    """An amount a minute. What is used up front is paid back by waiting."""
+    """An amount for each minute. An amount taken in advance is paid back by waiting."""
 
     def __init__(self, per_minute: int) -> None:
         self._seconds_each = 60.0 / per_minute
         self._free_at = 0.0
 
     def take(self, amount: float, now: float) -> float:
-        """Take `amount`; returns the seconds to wait before it may be used."""
+        """Take `amount`; returns the seconds to wait before using it."""
         start = max(self._free_at, now - _BURST_SECONDS)
         self._free_at = start + amount * self._seconds_each
         return max(0.0, start - now)
 
     def correct(self, amount: float) -> None:
-        """So much more than was taken has been used; negative: less."""
+        """Count `amount` more than was taken; less if it is negative."""
         self._free_at += amount * self._seconds_each
 
 
 class Pacer:
-    """Lets requests of one endpoint start. All of it runs in one event loop."""
+    """Lets requests to one endpoint start. All its methods run in one event loop.
+
+    Attributes:
+        limit: the concurrency now; its whole part counts.
+    """
 
     def __init__(self, most: int, requests_per_minute: int | None = None, tokens_per_minute: int | None = None) -> None:
         self.limit = float(min(most, _FIRST))
@@ -61,11 +65,11 @@ class Pacer:
 
     @asynccontextmanager
     async def turn(self, tokens: int, again: bool = False) -> AsyncIterator[Turn]:
-        """The time of one request, from when it may start to its answer.
+        """A context for one request: entered when the request may start, left when it has its answer.
 
         Args:
-            tokens: what it may take of the tokens a minute.
-            again: it was asked before, and goes before those that were not: the unluckiest rows must not come last.
+            tokens: the most tokens that the request may take of those of a minute.
+            again: the request is a retry, and starts before new requests, so that no row is left for the end.
         """
         await self._slot(again)
         turn = Turn(self, self._cuts, tokens)
@@ -89,15 +93,20 @@ class Pacer:
         self.limit = min(float(self._most), self.limit + step)
 
     def refused(self, turn: Turn, seconds: float | None) -> None:
-        """The endpoint asks to slow down, for so many seconds where it says how long."""
+        """Record a refusal (429).
+
+        Args:
+            seconds: how long the endpoint asks to wait; None: it does not say.
+        """
         if self._tokens is not None:
             self._tokens.correct(-turn.tokens)
-        # Refusals come quicker than answers: without this, one slot would collect many of them while others work.
+        # Refusals come faster than answers. The slot is held for the time of an answer, so that it does not collect
+        # many refusals meanwhile.
         turn.hold = self._seconds - (time.monotonic() - turn.started)
         self._refusals, self._in_a_row = self._refusals + (1.0 - self._refusals) / self._memory, self._in_a_row + 1
         if self._in_a_row >= max(_CLOSED, 2 * self.limit):
             self._closed_until = max(self._closed_until, time.monotonic() + (seconds or 0.0))
-        # What started before the last cut tells nothing of the concurrency since.
+        # A request that started before the last cut says nothing about the concurrency since.
         if turn.cuts < self._cuts or self._refusals < _TOO_OFTEN:
             return
         self._cuts += 1
@@ -106,13 +115,13 @@ class Pacer:
         self._refusals /= 2
 
     def failed(self, turn: Turn) -> None:
-        """There was no answer at all: nothing is learned of the load."""
+        """Record a request without an answer, which says nothing about the load."""
         if self._tokens is not None:
             self._tokens.correct(-turn.tokens)
 
     @property
     def _memory(self) -> float:
-        # At least a round of them: what starts together is refused first, and answered later.
+        # At least as many as run at the same time: of requests that start together, refusals come before answers.
         return max(_MEMORY, self.limit)
 
     async def _slot(self, again: bool) -> None:
@@ -139,7 +148,7 @@ class Pacer:
         while self._waiting and self._in_flight < int(self.limit):
             waiting = self._waiting.popleft()
             if not waiting.done():
-                # The slot is taken on behalf of who waits, so that nobody slips in between.
+                # The slot is taken for the waiting request here, so that no other takes it first.
                 self._in_flight += 1
                 waiting.set_result(None)
 
@@ -153,7 +162,12 @@ class Pacer:
 
 
 class Turn:
-    """One request's turn."""
+    """The state of one request.
+
+    Attributes:
+        cuts: the cuts of the concurrency before it started.
+        hold: seconds for which its slot stays taken after it ended.
+    """
 
     __slots__ = ("cuts", "hold", "pacer", "started", "tokens")
 

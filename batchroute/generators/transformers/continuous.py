@@ -1,8 +1,7 @@
-"""Continuous batching by transformers: a row that has ended makes room for the next one at once.
+"""Continuous batching by transformers: when a row ends, the next one takes its place in the next step.
 
-The keys and values of all rows share one paged cache, and each step carries whatever rows there are, so that none waits
-for a neighbour's longer response. Price: the cache takes most of the GPU's free memory while it runs, and an error of
-one row ends the loop for all (see `ContinuousBatches.died`).
+All rows share one paged cache of keys and values, so no row waits for a longer response. Price: the cache takes most of
+the GPU's free memory while it runs, and an error of one row ends the loop for all (see `ContinuousBatches.died`).
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ if TYPE_CHECKING:
     from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
     from transformers.generation.continuous_batching.requests import GenerationOutput
 
-# On CPU the cache is made for the rows at hand: left alone, transformers would take most of the machine's memory.
+# On a CPU the cache is sized for the waiting rows: by default transformers takes most of the machine's memory.
 _CPU_PAGE = 16
 _CPU_STEP = 512
 _KINDS_OF_LAYERS = {"full_attention", "sliding_attention"}
 
 
 def why_not(loaded: Loaded, spec: ModelSpec) -> str | None:
-    """Why a model cannot generate in continuous batches, as the end of a sentence; None where it can."""
+    """Why the model cannot generate in continuous batches, as the end of a sentence; None if it can."""
     if loaded.encoder_decoder:
         return "an encoder-decoder generates in static batches"
     if not spec.generation.greedy:
@@ -46,9 +45,9 @@ def why_not(loaded: Loaded, spec: ModelSpec) -> str | None:
 
 
 def plain_attention(loaded: Loaded) -> bool:
-    """Whether all layers attend, through code that they share with others, to what a cache of our own hands them."""
+    """Whether all layers use transformers' common attention code, which works with a cache of another kind."""
     model = loaded.model
-    # Without it a model's own attention code would read the cache as if it were its own.
+    # Other models bring their own attention code, which works with their own cache alone.
     if not getattr(model, "_supports_attention_backend", False) or getattr(model, "_is_stateful", False):
         return False
     kinds = getattr(loaded.config.get_text_config(), "layer_types", None) or ()
@@ -56,10 +55,10 @@ def plain_attention(loaded: Loaded) -> bool:
 
 
 def pays(loaded: Loaded) -> bool:
-    """Whether continuous batches are faster than static ones: on a GPU with flash attention.
+    """Whether continuous batches are faster than others: on a GPU with flash attention.
 
-    Without it every row attends to the cached tokens of all rows through one mask, whose size grows with the square of
-    the rows: on a GPU, with its hundreds of them, that is the larger part of a step.
+    Without flash attention all rows share one mask over the cached tokens of all rows. Its size grows with the square
+    of the number of rows: with hundreds of rows on a GPU it takes the larger part of a step.
     """
     from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
@@ -70,15 +69,15 @@ def pays(loaded: Loaded) -> bool:
 
 
 class ContinuousBatches:
-    """Answers requests as the rows before them end.
+    """Answers requests by transformers' generation loop, which runs in a thread of its own.
 
     Attributes:
-        died: what ended the loop for good, if something did: an error of a row, memory that ran out, a kernel that
-            could not be loaded. The rows that had no answer by then are left to static batches.
+        died: the error that ended the loop for good: of a row, of memory that ran out, of a kernel that could not be
+            loaded. None: it works. The caller answers the remaining rows in static batches.
     """
 
     def __init__(self, loaded: Loaded, writer: Writer, spec: ModelSpec) -> None:
-        # It tells of every error with a traceback, and of requests with their tokens.
+        # It logs every error with a traceback, and requests with their tokens.
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)
         self.died: str | None = None
         self._model = loaded.model
@@ -87,24 +86,25 @@ class ContinuousBatches:
         self._new = spec.generation.max_new_tokens
         self._rows = None if spec.batch_size == "auto" else spec.batch_size
         self._stops = Stops(writer.tokenizer, writer.stops)
-        self._room: int | None = None
+        self._longest: int | None = None
         self._closed = False
         self._generation = copy.deepcopy(writer.generation)
         if self._generation.eos_token_id is None:
-            # Else the model's own would end a row.
+            # Unset, the model's own end token would end a row.
             self._generation.eos_token_id = -1
 
     def answer(self, requests: Sequence[Request]) -> dict[int, Response]:
-        """Responses by the requests' indices; those that are missing had none when the loop died."""
+        """Responses by the requests' indices. If the loop died, the rows without an answer are missing."""
         if not requests or self.died is not None:
             return {}
-        attention = self._model.config._attn_implementation
+        attention = getattr(self._model.config, "_attn_implementation", None)
         try:
             manager = self._start(max(len(request.tokens) for request in requests))
         except Exception as error:
-            # Whatever it is (a kernel that is not there, too little memory): static batches need none of it.
+            # Of any kind (a missing kernel, too little memory): static batches do not need this loop.
             self._die(error)
-            self._model.set_attn_implementation(attention)
+            if attention is not None:
+                self._model.set_attn_implementation(attention)
             return {}
         finished = False
         responses: dict[int, Response] = {}
@@ -123,18 +123,28 @@ class ContinuousBatches:
         return responses
 
     def close(self) -> None:
-        """Give the cache back. A call of `answer` under way ends by an exception."""
+        """Free the cache. A call of `answer` in another thread ends with an exception."""
         self._closed = True
-        self._model.destroy_cached_continuous_batching_manager()
+        self._free_cache()
+
+    def _free_cache(self) -> None:
+        # A version of transformers without this method may have failed before it made a cache.
+        free = getattr(self._model, "destroy_cached_continuous_batching_manager", None)
+        if free is not None:
+            free()
 
     def _die(self, error: BaseException) -> None:
         self.died = f"{type(error).__name__}: {first_line(error)}"
-        self._model.destroy_cached_continuous_batching_manager()
+        self._free_cache()
 
     def _start(self, longest: int) -> ContinuousBatchingManager:
-        """The running loop, made anew when the cache of the last one has no room for the longest row."""
-        if self._room is not None and longest + self._new > self._room:
-            self._model.destroy_cached_continuous_batching_manager()
+        """Start the loop, with a new cache if the longest row does not fit into the last one.
+
+        Args:
+            longest: tokens of the longest prompt.
+        """
+        if self._longest is not None and longest + self._new > self._longest:
+            self._free_cache()
         manager: ContinuousBatchingManager = self._model.init_continuous_batching(
             generation_config=self._generation, continuous_batching_config=self._config(longest)
         )
@@ -150,7 +160,7 @@ class ContinuousBatches:
             return ContinuousBatchingConfig(max_requests_per_batch=self._rows)
         rows = self._rows or CPU_ROWS
         pages = ceil((longest + self._new) / _CPU_PAGE) + 1
-        self._room = pages * _CPU_PAGE
+        self._longest = pages * _CPU_PAGE
         return ContinuousBatchingConfig(
             page_size=_CPU_PAGE, num_blocks=rows * pages, max_batch_tokens=_CPU_STEP, max_requests_per_batch=rows
         )
@@ -158,7 +168,7 @@ class ContinuousBatches:
     def _collect(
         self, manager: ContinuousBatchingManager, requests: Sequence[Request], responses: dict[int, Response]
     ) -> dict[int, Response]:
-        """Wait for all rows: put answers into `responses`, and return the responses of rows that failed."""
+        """Wait for all rows. Answers go into `responses`; returns the responses of rows that failed."""
         ids = manager.add_requests(
             [request.tokens for request in requests], max_new_tokens=self._new, streaming=bool(self._writer.stops)
         )
@@ -174,7 +184,7 @@ class ContinuousBatches:
                 continue
             request = waiting.get(output.request_id)
             if request is None:
-                # A row that a stop string ended goes on for a step or two.
+                # The loop goes on for a step or two with a row that a stop string has ended.
                 continue
             stopped = self._stopped(output)
             if stopped is None and not output.is_finished():
@@ -189,9 +199,9 @@ class ContinuousBatches:
         return failures
 
     def _stopped(self, output: GenerationOutput) -> int | None:
-        """The number of tokens of a row whose text has just got a stop string."""
+        """The number of tokens of a row whose newest token completed a stop string; None if it did not."""
         tokens = output.generated_tokens
         if output.error is not None:
             return None
-        (found,) = self._stops.found([tokens[-self._stops.tail :]])
-        return len(tokens) if found else None
+        (stopped,) = self._stops.found([tokens[-self._stops.tail :]])
+        return len(tokens) if stopped else None

@@ -1,4 +1,4 @@
-"""Decoding rules that keep a row's response independent of the rows beside it: seeded sampling and stop strings."""
+"""Decoding that keeps a row's response independent of the other rows of its batch: seeded sampling, stop strings."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 
 
 class SeededSampling(LogitsProcessor):
-    """Samples one token a row by the row's own uniform number of this step.
+    """Samples one token for each row, from the row's own random stream.
 
-    `generate(do_sample=True)` draws for the whole batch from one global stream, so that a row's text would change with
-    its neighbours. Here every row has its own stream; all tokens but the chosen one get −∞, and greedy decoding takes
-    that one.
+    `generate(do_sample=True)` draws for the whole batch from one global stream, so a row's text would depend on the
+    other rows. This processor draws the token itself and gives −∞ to all others; greedy decoding then takes it.
     """
 
     def __init__(self, seeds: Sequence[int], max_new_tokens: int) -> None:
@@ -42,38 +41,41 @@ class SeededSampling(LogitsProcessor):
 
 
 def uniforms(seed: int, steps: int) -> NDArray[np.float64]:
-    """The numbers that a row with this seed draws its tokens by, one a step."""
+    """A row's uniform random numbers, one for each step, of shape [steps]."""
     return np.random.default_rng(seed).random(steps)
 
 
 def draw(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """One token a row, of shape [rows], by inverting the cumulative distribution at the row's uniform number.
+    """One token for each row, of shape [rows]: the inverse of the cumulative distribution at the row's uniform number.
 
     Args:
-        scores: logits of shape [rows, vocabulary]; −∞ for tokens that are not to be drawn.
+        scores: logits of shape [rows, vocabulary]; −∞ for tokens that must not be drawn.
         uniforms: of shape [rows].
     """
-    # float64 on CPU and CUDA: a cumulative sum over 262,144 tokens in float32 loses the tail.
+    # In float64: a cumulative sum over 262,144 tokens in float32 loses the tail.
     cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
     drawn = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
     return drawn[:, 0].clamp(max=scores.shape[-1] - 1)
 
 
 class Stops:
-    """Looks for stop strings in the text that a row has written so far."""
+    """Looks for stop strings in the text that a row has written.
+
+    Attributes:
+        tail: the number of last tokens that contain any stop string that the newest token completed.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._stops = stops
-        # Every token but a part of a character carries at least one character; four parts make the longest one.
+        # A token has at least one byte of text. Four more, because a character may be split into four tokens.
         self.tail = max((len(stop.encode()) for stop in stops), default=0) + 4
 
     def found(self, written: list[list[int]] | torch.Tensor) -> list[bool]:
-        """Whether the text of each row has one of them.
+        """Whether the text of each row has a stop string, of length [rows].
 
         Args:
-            written: the last tokens of each row: with `tail` of them no stop string goes unseen that the last one
-                completed.
+            written: the last `tail` tokens of each row, or more.
         """
         if not self._stops:
             return [False] * len(written)
@@ -82,7 +84,11 @@ class Stops:
 
 
 class StopStrings(StoppingCriteria):
-    """Ends a row when its new text contains one of `stops`, and remembers how many tokens it took."""
+    """Ends a row when its new text contains one of `stops`.
+
+    Attributes:
+        lengths: the number of new tokens at which each row's text contained a stop string; None: not yet.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], prompt_width: int, rows: int) -> None:
         self._stops = Stops(tokenizer, stops)
@@ -91,22 +97,22 @@ class StopStrings(StoppingCriteria):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: object) -> torch.BoolTensor:
         new = input_ids[:, self._prompt_width :]
-        for row, found in enumerate(self._stops.found(new[:, -self._stops.tail :])):
-            if found and self.lengths[row] is None:
+        for row, stopped in enumerate(self._stops.found(new[:, -self._stops.tail :])):
+            if stopped and self.lengths[row] is None:
                 self.lengths[row] = new.shape[1]
         ended = [length is not None for length in self.lengths]
         return torch.tensor(ended, device=input_ids.device)  # type: ignore[return-value]
 
 
 def logits_processors(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
-    """The processors that turn greedy decoding into what `sampling` asks for; none when it asks for greedy decoding."""
+    """The processors that turn greedy decoding into the sampling that the job asks for; none if it asks for greedy."""
     if sampling.greedy:
         return LogitsProcessorList()
     return LogitsProcessorList([*warpers(sampling), SeededSampling(seeds, sampling.max_new_tokens)])
 
 
 def warpers(sampling: Sampling) -> LogitsProcessorList:
-    """The processors that make logits the distribution which `sampling` draws from; each row on its own."""
+    """The processors that turn logits into the distribution to draw from, row by row."""
     processors = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
     if sampling.top_k:
         processors.append(TopKLogitsWarper(sampling.top_k))

@@ -1,33 +1,42 @@
-"""The `transformers` backend: decoder and encoder-decoder models from a directory, a hub id or the embedded ones."""
+"""The generator of the `transformers` backend: it loads a model and chooses how to batch its rows."""
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from batchroute.errors import InputError
-from batchroute.generators.base import Prompt, Response
+from batchroute.errors import InputError, first_line
+from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
-from batchroute.generators.transformers.continuous import ContinuousBatches, pays, why_not
 from batchroute.generators.transformers.loading import Loaded, load
-from batchroute.generators.transformers.refill import RefilledBatches, can_refill
 from batchroute.generators.transformers.rows import Reader, Request, Writer
 from batchroute.generators.transformers.static import CPU_ROWS, StaticBatches
+from batchroute.prompt import Prompt
 
-# Enough to keep a GPU full between two chunks, few enough to show signs of life.
+if TYPE_CHECKING:
+    from batchroute.generators.transformers.continuous import ContinuousBatches
+    from batchroute.generators.transformers.refill import RefilledBatches
+
+# Enough rows to keep a GPU full from one call of `generate` to the next, few enough to report progress often.
 _MANY_ROWS = 1024
-# The last rows of each call run with ever fewer neighbours: more at a time make that rarer, and signs of life too.
+# The last rows of each call generate in small batches. More rows a call make that rarer, and progress reports too.
 _CPU_ROWS_TO_REFILL = 256
+
+Batches = TypeVar("Batches")
 
 
 class TransformersGenerator:
-    """A Hugging Face model that generates on the CPU, a GPU or several: in the batches that suit it best.
+    """A Hugging Face model on the CPU, a GPU or several: decoder or encoder-decoder.
+
+    Rows generate in continuous batches if the model, the sampling and the device allow it, else in refilled ones, else
+    in static ones. If the first two fail while they run, the rest of the rows generates in static batches.
 
     Attributes:
-        notes: what the operator should know of how this model generates, one sentence each; they may come at any time.
+        notes: one sentence each for the operator; `generate` may add some.
     """
 
     units_at_once = 1
@@ -36,10 +45,10 @@ class TransformersGenerator:
         """Load the model that `spec` names.
 
         Args:
-            gpus: those that it may be spread over; all that are visible unless set.
+            gpus: the GPUs that the model may be spread over; all visible ones unless set.
 
         Raises:
-            InputError: it is not there, cannot be loaded, is not safe to load, or cannot do what `spec` asks for.
+            InputError: the model is not there, cannot be loaded safely, or cannot do what `spec` asks for.
         """
         started = time.perf_counter()
         self.notes: list[str] = []
@@ -55,10 +64,12 @@ class TransformersGenerator:
         self._reader = Reader(spec, loaded)
         writer = Writer(loaded, spec.generation)
         self._static = StaticBatches(loaded, writer, spec)
-        self._continuous = ContinuousBatches(loaded, writer, spec) if _continuous(loaded, spec) else None
-        refill = self._continuous is None and spec.batching == "auto" and can_refill(loaded)
-        self._refilled = RefilledBatches(loaded, writer, spec) if refill else None
-        self.rows_at_a_time = _rows_at_a_time(loaded, spec, self._continuous is not None, refill)
+        self._continuous = self._try("continuous", spec, lambda: _continuous(loaded, writer, spec))
+        self._refilled = None
+        if self._continuous is None:
+            self._refilled = self._try("refilled", spec, lambda: _refilled(loaded, writer, spec))
+        continuous, refill = self._continuous is not None, self._refilled is not None
+        self.rows_at_a_time = _rows_at_a_time(loaded, spec, continuous, refill)
         self.load_seconds = time.perf_counter() - started
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
@@ -83,28 +94,58 @@ class TransformersGenerator:
         del self._model, self._static, self._continuous, self._refilled
         _free_memory(self._device)
 
+    def _try(self, kind: str, spec: ModelSpec, make: Callable[[], Batches | None]) -> Batches | None:
+        """What `make` returns; None, with a note, if this version of transformers renamed something that it needs.
+
+        Raises:
+            InputError: the job file asks for this kind of batches.
+        """
+        try:
+            return make()
+        except (ImportError, AttributeError, TypeError) as error:
+            problem = f"{kind} batches do not work with this version of transformers ({first_line(error)})"
+            if spec.batching == kind:
+                raise InputError(f"the model '{self._name}': {problem}: leave out batching") from error
+            self.notes.append(f"the model '{self._name}' generates without the fastest batches: {problem}")
+            return None
+
     def _fall_back(self) -> None:
-        """Go on in static batches once others have died, and say so once."""
+        """If continuous or refilled batches have died, generate in static batches from here on, with a note."""
         for kind, batches in (("continuous", self._continuous), ("refilled", self._refilled)):
             if batches is not None and batches.died is not None:
                 self.notes.append(
                     f"the model '{self._name}' goes on in static batches: {kind} ones ended with {batches.died}"
                 )
                 self._continuous = self._refilled = None
-                # Their cache may have most of the memory that static batches need.
+                # The cache of these batches may hold most of the memory that static batches need.
                 _free_memory(self._device)
 
 
-def _continuous(loaded: Loaded, spec: ModelSpec) -> bool:
-    """Whether to generate in continuous batches.
+def _continuous(loaded: Loaded, writer: Writer, spec: ModelSpec) -> ContinuousBatches | None:
+    """Continuous batches, if the job file asks for them or if they are the fastest.
 
     Raises:
-        InputError: they are asked for, and this model or this sampling cannot have them.
+        InputError: the job file asks for them, and the model or the sampling does not allow them.
     """
+    if spec.batching == "static":
+        return None
+    # transformers has no public interface for continuous and refilled batches: imported here, so that a rename in
+    # transformers leaves static batches alone.
+    from batchroute.generators.transformers.continuous import ContinuousBatches, pays, why_not
+
     reason = why_not(loaded, spec)
     if spec.batching == "continuous" and reason is not None:
         raise InputError(f"batching is continuous for the model '{spec.model}', but {reason}: leave it out")
-    return spec.batching == "continuous" or (spec.batching == "auto" and reason is None and pays(loaded))
+    wanted = spec.batching == "continuous" or (reason is None and pays(loaded))
+    return ContinuousBatches(loaded, writer, spec) if wanted else None
+
+
+def _refilled(loaded: Loaded, writer: Writer, spec: ModelSpec) -> RefilledBatches | None:
+    if spec.batching != "auto":
+        return None
+    from batchroute.generators.transformers.refill import RefilledBatches, can_refill
+
+    return RefilledBatches(loaded, writer, spec) if can_refill(loaded) else None
 
 
 def _free_memory(device: torch.device) -> None:

@@ -20,7 +20,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import cached_file
 
 from batchroute import models
 from batchroute.errors import InputError
@@ -35,12 +34,12 @@ class Loaded:
     """A model that is ready to generate.
 
     Attributes:
-        model: a `PreTrainedModel`, its adapter merged into it or (when quantised) inside it.
-        device: where its inputs go.
-        devices: all that its weights are on.
+        model: a `PreTrainedModel`. An adapter is merged into it, or stays separate if the weights are quantised.
+        device: the device of the model's inputs.
+        devices: all devices that have weights.
         encoder_decoder: whether an encoder reads the prompt.
-        context: tokens that prompt and response may have together (of an encoder-decoder: the prompt alone), where
-            there is a limit.
+        context: the most tokens of prompt and response together (of an encoder-decoder: of the prompt alone); None:
+            no limit is known.
     """
 
     model: Any
@@ -53,14 +52,14 @@ class Loaded:
 
 
 def load(spec: ModelSpec, device: torch.device, gpus: Sequence[int] | None = None) -> Loaded:
-    """Load the model of `spec`, from safetensors alone and without code of its own unless `spec` allows more.
+    """Load the model of `spec`: from safetensors only, and without the model's own code, unless `spec` allows them.
 
     Args:
-        gpus: those that it may be spread over; all that are visible unless set.
+        gpus: the GPUs that the model may be spread over; all visible ones unless set.
 
     Raises:
         InputError: the model or its adapter is not there, cannot be loaded, needs a package that is not installed, or
-            brings what `spec` does not allow.
+            needs pickles or code that `spec` does not allow.
     """
     path = models.resolve(spec.model)
     adapter = None if spec.adapter is None else models.resolve(spec.adapter, adapter=True)
@@ -95,7 +94,7 @@ def _ensure_packages(spec: ModelSpec) -> None:
             )
         if not _installed("bitsandbytes"):
             raise InputError("quantization needs a package: pip install 'batchroute[quantization]'")
-        # In 8 bits it warns of a rounding to float16 at every product.
+        # In 8 bits bitsandbytes warns at every matrix product that it rounds to float16.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if spec.adapter is not None and not _installed("peft"):
         raise InputError("an adapter needs a package: pip install 'batchroute[adapters]'")
@@ -115,9 +114,9 @@ def _placement(
     dtype: torch.dtype,
     gpus: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """What `from_pretrained` needs to put the weights where they belong itself; nothing for a plain `.to(device)`.
+    """The arguments by which `from_pretrained` places the weights; empty if the caller moves them by `.to(device)`.
 
-    Quantised weights must be made on their device: they cannot be moved.
+    Quantised weights cannot be moved: `from_pretrained` must create them on their device.
     """
     placed: dict[str, Any] = {}
     if spec.quantization == "int8":
@@ -131,7 +130,7 @@ def _placement(
         if gpus is None and spec.tensor_parallel > 1:
             gpus = range(torch.cuda.device_count())[: spec.tensor_parallel]
         if gpus:
-            # Those that are not named are not used: the CPU neither, whose memory would be far too slow.
+            # Devices without an entry get no weights. The CPU has none: its memory would be far too slow.
             placed["max_memory"] = {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in gpus}
     elif placed or getattr(config, "quantization_config", None) is not None:
         placed["device_map"] = {"": device}
@@ -139,12 +138,12 @@ def _placement(
 
 
 def devices_of(model: Any) -> tuple[torch.device, ...]:
-    """The devices that a model is on, the one that its inputs go to first."""
+    """The devices of a model, the one that takes its inputs first."""
     places = getattr(model, "hf_device_map", None) or {"": model.device}
-    # Layers that memory has no room for wait on the CPU or the disk, and visit the first GPU.
-    found = dict.fromkeys(_device(place) for place in places.values() if place != "disk")
-    gpus = [place for place in found if place.type != "cpu"]
-    return tuple(gpus or found or [model.device])
+    # Layers without room on a GPU stay on the CPU or the disk, and compute on the first GPU.
+    devices = dict.fromkeys(_device(place) for place in places.values() if place != "disk")
+    gpus = [device for device in devices if device.type != "cpu"]
+    return tuple(gpus or devices or [model.device])
 
 
 def _device(place: Any) -> torch.device:
@@ -154,13 +153,14 @@ def _device(place: Any) -> torch.device:
 def _adapted(model: Any, path: str, device: torch.device, spec: ModelSpec) -> Any:
     """The model with the LoRA adapter at `path`.
 
-    Merged, it costs nothing per token. Weights in 8 or 4 bits are left alone: merged into them the adapter would be
-    rounded to the same few bits, so that its product is added to theirs at each token.
+    A merged adapter costs nothing per token. It is not merged into weights of 8 or 4 bits, which would round it to as
+    few bits: there the layers add the adapter's product to their own, at each token.
     """
     from peft import PeftModel
+    from transformers.utils.hub import cached_file
 
     if not spec.allow_pickle and not Path(path).is_dir():
-        # On a hub peft would take a pickle where there is nothing else.
+        # If the hub has no safetensors, peft would load a pickle; this call raises instead.
         cached_file(path, "adapter_model.safetensors")
     adapted = PeftModel.from_pretrained(model, path, is_trainable=False, torch_device=str(device))
     return adapted.get_base_model() if getattr(model, "is_quantized", False) else adapted.merge_and_unload()

@@ -1,4 +1,4 @@
-"""How many rows fit into the memory of a GPU at a time: arithmetic on a model's configuration, proven without one."""
+"""How many rows fit into the memory of a GPU at a time: arithmetic on a model's configuration."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import torch
 from transformers import PreTrainedConfig
 
 _WINDOW = "sliding_attention"
-# The rest is for what is not counted: workspaces of kernels, and gaps between blocks of memory.
+# Of the free memory. The rest is for what is not counted: workspaces of kernels, and gaps between memory blocks.
 _SHARE = 0.8
-# Larger batches gain nothing, and all of their rows wait for the longest response.
+# Larger batches are no faster, and all their rows wait for the longest response.
 _MOST_ROWS = 512
 
 
 class Sizes(Protocol):
-    """Says how many rows to generate at a time, and learns from batches that did not fit."""
+    """The number of rows to generate at a time; it shrinks when memory runs out."""
 
     def rows(self, longest: int) -> int:
         """The size of a batch whose longest prompt has `longest` tokens; at least 1."""
         ...
 
     def shrink(self, rows: int) -> None:
-        """A batch of so many rows (2 or more) ran out of memory: half of it may fit."""
+        """Record that a batch of `rows` rows (2 or more) ran out of memory: batches get half as large."""
         ...
 
 
 class FixedRows:
-    """The same number of rows whatever their length."""
+    """The same number of rows, whatever their length."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -42,13 +42,13 @@ class FixedRows:
 
 
 class RowsByMemory:
-    """As many rows as the free memory holds, so that short rows make larger batches."""
+    """As many rows as the free memory holds: short rows make larger batches."""
 
     def __init__(self, footprint: Footprint, new: int, free: Callable[[], int]) -> None:
         """
         Args:
-            new: tokens that a row may write.
-            free: bytes that are free now.
+            new: the most tokens that a row may write.
+            free: returns the bytes of memory that are free.
         """
         self._footprint = footprint
         self._new = new
@@ -61,20 +61,20 @@ class RowsByMemory:
         return max(1, min(self._fit, _MOST_ROWS))
 
     def shrink(self, rows: int) -> None:
-        # The share at which the last estimate would have been half of what was tried.
+        # At this share the last estimate would have been half of `rows`.
         self._share *= (rows // 2) / max(self._fit, rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes that one row takes while a model of some shape answers it.
+    """The bytes that one row takes while a model answers it.
 
     Attributes:
-        cached: of keys and values, for each token of prompt and response, in layers that keep them all.
-        windowed: the same in layers that keep only the last `window` tokens.
-        read: of one layer's activations, for each token of the prompt.
-        squared: of attention masks and scores, for each pair of prompt tokens.
-        logits: for the next token.
+        cached: keys and values of a token of prompt or response, in layers that keep all tokens.
+        windowed: keys and values of a token, in layers that keep only the last `window` tokens.
+        read: one layer's activations of a prompt token.
+        squared: attention masks and scores of a pair of prompt tokens.
+        logits: the logits of the next token.
     """
 
     cached: int
@@ -89,8 +89,8 @@ def footprint(config: PreTrainedConfig, value_bytes: int, sampled: bool = False)
     """The memory that a row takes in a model of this configuration.
 
     Args:
-        value_bytes: of one number in the model's precision.
-        sampled: whether tokens are drawn, which takes float64 copies of the logits.
+        value_bytes: the bytes of a number in the model's precision.
+        sampled: whether tokens are sampled, which takes float64 copies of the logits.
     """
     config = config.get_text_config(decoder=True)
     layers = int(_first(config, "num_decoder_layers", "decoder_layers", "num_hidden_layers"))
@@ -99,24 +99,24 @@ def footprint(config: PreTrainedConfig, value_bytes: int, sampled: bool = False)
     per_layer = 2 * _kv_heads(config, heads) * int(_first(config, "head_dim", "d_kv", default=hidden // heads))
     windowed = _windowed_layers(config, layers)
     inner = int(_first(config, "intermediate_size", "d_ff", "ffn_dim", "n_inner", default=4 * hidden))
-    # Relative positions are a bias of each head on each pair; other masks are one byte for all heads.
-    biased = hasattr(config, "relative_attention_num_buckets") or config._attn_implementation == "eager"
+    # A bias by relative positions has a number for each head and pair; other masks have one byte for all heads.
+    eager = getattr(config, "_attn_implementation", None) == "eager"
+    biased = hasattr(config, "relative_attention_num_buckets") or eager
     return Footprint(
         cached=(layers - windowed) * per_layer * value_bytes,
         windowed=windowed * per_layer * value_bytes,
         window=int(config.sliding_window) if windowed else 0,
         read=(4 * hidden + 3 * inner) * value_bytes,
         squared=2 * heads * value_bytes if biased else 1,
-        # float32, beside what the model writes; drawn tokens add their probabilities, running sums and a mask.
+        # A float32 copy of the model's own. Sampling adds probabilities, cumulative sums and a mask.
         logits=int(config.vocab_size) * (4 + value_bytes + (28 if sampled else 0)),
     )
 
 
 def row_bytes(footprint: Footprint, prompt: int, new: int) -> int:
-    """Bytes of one row with so many prompt tokens that writes `new` more.
+    """The bytes of a row with `prompt` prompt tokens that writes `new` tokens.
 
-    An encoder-decoder keeps as much for both together: its cross-attention caches the prompt, its self-attention the
-    response.
+    The sum is the same for an encoder-decoder: its cross-attention caches the prompt, its self-attention the response.
     """
     tokens = prompt + new
     kept = footprint.cached * tokens + footprint.windowed * min(tokens, footprint.window)
@@ -124,24 +124,24 @@ def row_bytes(footprint: Footprint, prompt: int, new: int) -> int:
 
 
 def rows_that_fit(footprint: Footprint, free: int, longest: int, new: int) -> int:
-    """How many rows of at most `longest` prompt tokens fit into `free` bytes; 0 when not even one does."""
+    """How many rows of at most `longest` prompt tokens fit into `free` bytes; 0 if not even one does."""
     return free // row_bytes(footprint, longest, new)
 
 
 def free_bytes(devices: Sequence[torch.device]) -> int:
-    """Memory of GPUs that a batch may take: what is free of the driver, and what torch holds without using it.
+    """The memory of GPUs that a batch may take: what the driver has free, and what torch reserves without using it.
 
-    Over several GPUs layers are spread evenly, so that the fullest one decides.
+    A model on several GPUs has its layers spread evenly, so the fullest GPU decides.
     """
-    found = []
+    free = []
     for device in devices:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        found.append(torch.cuda.mem_get_info(device)[0] + unused)
-    return min(found) * len(found)
+        free.append(torch.cuda.mem_get_info(device)[0] + unused)
+    return min(free) * len(free)
 
 
 def _kv_heads(config: PreTrainedConfig, heads: int) -> int:
-    # Falcon's ways to share keys and values among heads.
+    # Falcon's settings for keys and values that heads share.
     if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
         return 1
     return int(_first(config, "num_key_value_heads", "num_kv_heads", default=heads))
@@ -155,5 +155,5 @@ def _windowed_layers(config: PreTrainedConfig, layers: int) -> int:
 
 
 def _first(config: PreTrainedConfig, *names: str, default: Any = None) -> Any:
-    """The first of the attributes that is there and set."""
+    """The first of the attributes that is set."""
     return next((value for name in names if (value := getattr(config, name, None)) is not None), default)

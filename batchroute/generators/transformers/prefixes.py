@@ -1,24 +1,23 @@
-"""What many prompts begin with: a chat template's system message, or the examples before each prompt."""
+"""Prefixes that many prompts share: a chat template's system message, or the examples before each prompt."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 
-# Below, what is saved is not worth the mask that attention to a prefix takes.
+# A shorter prefix saves less than the mask that attention to it takes.
 LEAST_TOKENS = 16
 _LEAST_PROMPTS = 4
 
 
 def shared_prefixes(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """How many tokens at the beginning of each prompt are worth reading once for all prompts that begin with them.
+    """For each prompt, the number of its first tokens that are worth prefilling once for all prompts that share them.
 
-    A prompt's last token is never part of it, and prompts that are the same count as one. The prefix that saves most
-    tokens is taken first, then the one that saves most among the other prompts, and so on. Prompts with one and the
-    same prefix have the same number here.
+    A prompt's last token is never part of a prefix, and equal prompts count as one. The prefix that saves most tokens
+    is chosen first, then the one that saves most among the remaining prompts, and so on.
 
     Args:
-        prompts: their tokens.
+        prompts: the tokens of each.
     """
     lengths = [0] * len(prompts)
     numbers: dict[tuple[int, ...], list[int]] = {}
@@ -36,18 +35,18 @@ def shared_prefixes(prompts: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _best(prompts: list[tuple[int, ...]]) -> tuple[int, list[tuple[int, ...]]]:
-    """The length of the prefix that saves most tokens, and the prompts that begin with it; none where none does."""
-    best, saved, found = 0, 0, prompts[:0]
+    """The length of the prefix that saves most tokens, and the prompts that share it; 0 and no prompts if none does."""
+    best, saved, chosen = 0, 0, prompts[:0]
     depth, members = 0, prompts
     while True:
         counts = Counter(prompt[depth] for prompt in members if len(prompt) > depth + 1)
         if not counts:
-            return best, found
-        # Ties by the token, so that the order of the prompts decides nothing.
+            return best, chosen
+        # The token decides ties, so that the order of the prompts does not.
         count, token = max((count, token) for token, count in counts.items())
         if count < _LEAST_PROMPTS:
-            return best, found
+            return best, chosen
         members = [prompt for prompt in members if len(prompt) > depth + 1 and prompt[depth] == token]
         depth += 1
         if depth >= LEAST_TOKENS and (count - 1) * depth > saved:
-            best, saved, found = depth, (count - 1) * depth, members
+            best, saved, chosen = depth, (count - 1) * depth, members

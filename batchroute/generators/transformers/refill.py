@@ -1,8 +1,11 @@
-"""Refilled batches: a row that has ended makes room for the next one while its neighbours go on.
+"""Refilled batches, the scheduler: when rows end, waiting ones take their slots while the others go on.
 
-What many prompts begin with is read once, prompts are read beside others of their length, and each step carries only
-rows that are still writing. Price: keys and values take their memory from the start, for the longest response that is
-allowed.
+A prefix that many prompts share is prefilled once, prompts of similar length are prefilled together, and a step
+computes only rows that are still writing. Price: keys and values take memory for the longest allowed response from the
+start.
+
+`RefilledBatches` moves rows from waiting to running, `running.Running` prefills them and decodes a token of each in
+`step`, and `slots.Slots` is their cache of keys and values.
 """
 
 from __future__ import annotations
@@ -25,21 +28,21 @@ from batchroute.generators.transformers.running import Row, Running
 from batchroute.generators.transformers.static import CPU_ROWS
 from batchroute.hardware.devices import out_of_memory
 
-# More rows make products of matrices little faster, and their keys and values take more memory.
+# More rows make matrix products little faster, and their keys and values take more memory.
 _CPU_MOST_ROWS = 64
 _CPU_BYTES = 2 << 30
-# Tokens that are read at a time: more make products no faster, fewer let rows join sooner.
-_CPU_READ = 512
-_GPU_READ = 4096
-# Each row that is read has a copy of its prefix beside it meanwhile: so many times as many tokens, with these.
+# Tokens of one prefill: with more, matrix products get no faster; with fewer, rows join sooner.
+_CPU_PREFILL = 512
+_GPU_PREFILL = 4096
+# During a prefill each row holds a copy of its prefix: with prefixes, at most this many times as many tokens.
 _WITH_PREFIX = 8
-# So many errors one after another, with no answer between them: this model cannot do it.
+# This many errors in a row without an answer between them: the model does not work in refilled batches.
 _HOPELESS = 3
 _ARGUMENTS = {"input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 
 
 def can_refill(loaded: Loaded) -> bool:
-    """Whether the model can generate so: a decoder on one device whose attention takes masks that are made for it."""
+    """Whether the model works in refilled batches: a decoder on one device whose attention takes a prepared mask."""
     config, model = loaded.config.get_text_config(), loaded.model
     rope = getattr(config, "rope_parameters", None) or {}
     return (
@@ -47,7 +50,7 @@ def can_refill(loaded: Loaded) -> bool:
         and len(loaded.devices) == 1
         and plain_attention(loaded)
         and model.config.get_text_config()._attn_implementation == "sdpa"
-        # Their factors for all rows of a step depend on the longest one.
+        # These rotary embeddings scale all rows of a step by the longest one.
         and rope.get("rope_type") not in ("dynamic", "longrope")
         and _takes_slots(model)
     )
@@ -60,11 +63,11 @@ def _takes_slots(model: Any) -> bool:
 
 
 class RefilledBatches:
-    """Answers requests, the longest first.
+    """Answers requests, those with the longest prompts first.
 
     Attributes:
-        died: what ended it for good, if something did: one error after another. The rows that had no answer by then
-            are left to static batches.
+        died: the last of several errors in a row, after which nothing is generated any more; None: it works. The caller
+            answers the remaining rows in static batches.
     """
 
     def __init__(self, loaded: Loaded, writer: Writer, spec: ModelSpec) -> None:
@@ -74,56 +77,56 @@ class RefilledBatches:
         self._sampling = spec.generation
         self._running: Running | None = None
         self._sizes = self._sizes_of(spec)
-        self._read = _GPU_READ if loaded.device.type == "cuda" else _CPU_READ
+        self._prefill_tokens = _GPU_PREFILL if loaded.device.type == "cuda" else _CPU_PREFILL
         self._failures = 0
 
     def answer(self, requests: Sequence[Request]) -> dict[int, Response]:
-        """Responses by the requests' indices; those that are missing are of rows that came upon an error."""
+        """Responses by the requests' indices. Rows that raised an error are missing."""
         responses: dict[int, Response] = {}
         waiting = _in_order(requests)
         while waiting and self.died is None:
             slots, width = self._size(waiting[0], len(waiting))
             self._running = Running(self._loaded, self._writer, self._sampling, slots, width)
             try:
-                self._answer(self._running, waiting, responses)
+                self._generate(self._running, waiting, responses)
             finally:
                 self._running = None
         return responses
 
-    def _answer(self, running: Running, waiting: list[Row], responses: dict[int, Response]) -> None:
-        """Answer all rows, or as many as there is memory for: then those that were running wait again."""
+    def _generate(self, running: Running, waiting: list[Row], responses: dict[int, Response]) -> None:
+        """Answer all rows. An error of a step ends it: the rows that were running wait again, or are given up."""
         while running.rows or (waiting and self.died is None):
             try:
-                self._refill(running, waiting)
+                self._admit(running, waiting)
                 ended = running.step() if running.rows else []
             except Exception as error:
-                self._lose(error, running.rows, waiting)
+                self._recover(error, running.rows, waiting)
                 return
             for row, stopped in ended:
                 responses[row.request.index] = self._writer.response(row.request, row.written, stopped)
                 self._failures = 0
 
-    def _refill(self, running: Running, waiting: list[Row]) -> None:
-        """Let rows join, as many at a time as are read together, while there is room for them."""
+    def _admit(self, running: Running, waiting: list[Row]) -> None:
+        """Prefill groups of waiting rows while there are free slots for a whole group."""
         while waiting and self.died is None:
-            self._widen(running, waiting)
-            # A quarter at most, so that not too many slots stand empty until there is room for all of them.
-            group = _next(waiting, max(1, running.slots // 4), self._read)
+            self._add_slots(running, waiting)
+            # At most a quarter of the slots: larger groups would leave more slots empty until all of a group fit.
+            group = _next_group(waiting, max(1, running.slots // 4), self._prefill_tokens)
             if len(group) > running.slots - len(running.rows):
                 return
             joined = {row.request.index for row in group}
             waiting[:] = [row for row in waiting if row.request.index not in joined]
             try:
-                running.read(group)
+                running.prefill(group)
             except Exception as error:
                 if out_of_memory(error):
                     running.rows += group
                     raise
-                # Those that are running have no part in it.
-                self._lose(error, group, waiting)
+                # The error concerns the group alone: the running rows go on.
+                self._recover(error, group, waiting)
 
-    def _widen(self, running: Running, waiting: list[Row]) -> None:
-        """Take more slots once the longest rows have left, where shorter ones leave memory for them."""
+    def _add_slots(self, running: Running, waiting: list[Row]) -> None:
+        """Once the longest rows have ended, use their memory for more and narrower slots."""
         longest = max([*running.rows, waiting[0]], key=_columns)
         if 5 * (_columns(longest) + self._sampling.max_new_tokens) > 4 * running.width:
             return
@@ -132,12 +135,12 @@ class RefilledBatches:
             running.resize(slots, width)
 
     def _size(self, longest: Row, rows: int) -> tuple[int, int]:
-        """How many slots to take for so many rows, and how wide they are."""
+        """The number of slots for `rows` rows, and their width in columns."""
         columns = _columns(longest)
         return min(rows, self._sizes.rows(columns)), columns + self._sampling.max_new_tokens
 
-    def _lose(self, error: Exception, rows: Sequence[Row], waiting: list[Row]) -> None:
-        """Rows came upon an error: let them wait for fewer neighbours, or leave them to static batches."""
+    def _recover(self, error: Exception, rows: Sequence[Row], waiting: list[Row]) -> None:
+        """After an error of `rows`: put them back to wait for a smaller batch, or give them up to static batches."""
         if out_of_memory(error) and len(rows) > 1:
             self._sizes.shrink(len(rows))
             waiting[:0] = [Row(row.request, row.prefix, row.shared) for row in rows]
@@ -163,9 +166,9 @@ class RefilledBatches:
 
 
 class _RowsBySlots:
-    """As many rows on a CPU as have room in some memory for keys and values, but no fewer than static batches.
+    """As many rows on a CPU as fit a fixed amount of memory for keys and values, but no fewer than static batches.
 
-    Not by what is free: the same rows must be neighbours in each run of a job.
+    The free memory does not count: in each run of a job, the same rows must be in a batch.
     """
 
     def __init__(self, token_bytes: int, new: int) -> None:
@@ -182,7 +185,7 @@ class _RowsBySlots:
 
 
 def _in_order(requests: Sequence[Request]) -> list[Row]:
-    """The longest first, since they show at once whether there is memory; those that are the same, together."""
+    """Rows to wait: the longest first, since they show at once whether memory suffices; equal prompts together."""
     lengths = shared_prefixes([request.tokens for request in requests])
     prefixes = [tuple(request.tokens[:length]) for request, length in zip(requests, lengths, strict=True)]
     saved = Counter(prefixes)
@@ -196,19 +199,19 @@ def _order(row: Row) -> tuple[int, list[int], int]:
 
 
 def _columns(row: Row) -> int:
-    """Of a slot, for the row's prompt."""
+    """The columns of a slot that the row's prompt takes."""
     return len(row.request.tokens) - (len(row.prefix) if row.shared else 0)
 
 
-def _next(waiting: Sequence[Row], most: int, tokens: int) -> list[Row]:
-    """The rows to read next: the longest that waits, and others with its prefix.
+def _next_group(waiting: Sequence[Row], most: int, tokens: int) -> list[Row]:
+    """The rows to prefill next: the longest waiting one, and others with its prefix.
 
     Args:
-        most: rows.
-        tokens: to read for them, with padding; the first row is taken whatever its length.
+        most: the most rows.
+        tokens: the most tokens to prefill, with padding; the first row is taken whatever its length.
     """
     first = waiting[0]
-    width = max(1, len(first.own))
+    width = max(1, len(first.unread))
     fit = min(tokens // width, _WITH_PREFIX * tokens // (width + len(first.prefix)))
     group, texts = [first], 1
     for row in waiting[1:]:

@@ -1,4 +1,4 @@
-"""One row on its way through a model that is loaded here: the tokens it reads, and what became of them."""
+"""From a prompt to the tokens that the model reads, and from the tokens that it writes to a response."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from batchroute.errors import first_line
-from batchroute.generators.base import Prompt, Response
+from batchroute.generators.base import Response
 from batchroute.generators.prompting import ChatError, Renderer
 from batchroute.generators.settings import ModelSpec, Sampling
 from batchroute.generators.transformers.loading import Loaded
 from batchroute.hardware.devices import out_of_memory
+from batchroute.prompt import Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt that fits the model: its index among those handed over, its tokens, and its sampling seed."""
+    """A prompt that fits the model.
+
+    Attributes:
+        index: the prompt's position in the call of `generate`.
+    """
 
     index: int
     tokens: list[int]
@@ -24,7 +29,7 @@ class Request:
 
 
 class Reader:
-    """Turns prompts into requests, and says which of them the model cannot read."""
+    """Turns prompts into requests, or into error responses if the model cannot read them."""
 
     def __init__(self, spec: ModelSpec, loaded: Loaded) -> None:
         self._renderer = Renderer(spec, loaded.tokenizer)
@@ -33,7 +38,7 @@ class Reader:
         self._new = 0 if loaded.encoder_decoder else spec.generation.max_new_tokens
 
     def request(self, index: int, prompt: Prompt, seed: int) -> Request | Response:
-        """The prompt's tokens, or an error of type `bad_chat`, `empty_prompt` or `too_long`."""
+        """The request, or a response with the error type `bad_chat`, `empty_prompt` or `too_long`."""
         try:
             text = self._renderer.render(prompt)
         except ChatError as error:
@@ -55,8 +60,8 @@ class Writer:
     """Turns the tokens that a model wrote into responses.
 
     Attributes:
-        generation: how the model decodes: greedily and with nothing but what the job asks for. Sampling is done by
-            logits processors.
+        generation: the configuration of greedy decoding, with nothing but what the job asks for. Logits processors do
+            the sampling.
         stops: strings that end a response.
         ends: tokens that end a response.
     """
@@ -67,13 +72,13 @@ class Writer:
         self.stops = sampling.stop
         eos = defaults.eos_token_id if defaults.eos_token_id is not None else tokenizer.eos_token_id
         ends: list[int] = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-        # A stop that is a special token is not in the decoded text, where stop strings are looked for.
+        # Stop strings are looked for in decoded text, which has no special tokens. These stops are compared as tokens.
         ends += [tokenizer.get_vocab()[stop] for stop in self.stops if stop in tokenizer.all_special_tokens]
         self.ends = frozenset(ends)
         tokenizer.padding_side = "right" if loaded.encoder_decoder else "left"
         pad = next((i for i in (tokenizer.pad_token_id, defaults.pad_token_id, *ends) if i is not None), 0)
         tokenizer.pad_token_id = pad
-        # A fresh configuration: the model's own may hold sampling defaults or penalties that the job did not ask for.
+        # A new configuration: the model's own may set sampling or penalties that the job does not ask for.
         self.generation = GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
@@ -84,29 +89,29 @@ class Writer:
             decoder_start_token_id=defaults.decoder_start_token_id,
             forced_bos_token_id=defaults.forced_bos_token_id,
         )
-        # `generate` fills in from the model's own whatever is not set here.
+        # `generate` takes settings that are missing in its argument from the model's configuration.
         loaded.model.generation_config = self.generation
 
     def response(self, request: Request, tokens: list[int], stopped_at: int | None) -> Response:
-        """Cut what the row produced from what padding or a neighbour's longer response added after it.
+        """The response of a row, without the padding that follows it while longer rows of its batch go on.
 
         Args:
-            tokens: what the model wrote, the end-of-sequence token included.
-            stopped_at: how many of them it took until a stop string was there.
+            tokens: what the model wrote, the end-of-sequence token and padding included.
+            stopped_at: the number of tokens after which the text contained a stop string.
         """
         end = next((i + 1 for i, token in enumerate(tokens) if token in self.ends), None)
         ends = [length for length in (end, stopped_at) if length is not None]
         tokens = tokens[: min(ends)] if ends else tokens
-        # The end token may be an ordinary one, such as a newline.
-        said = tokens[:-1] if end == len(tokens) else tokens
-        text = str(self.tokenizer.decode(said, skip_special_tokens=True))
+        # Decoding would keep an end token that is an ordinary one, such as a newline.
+        shown = tokens[:-1] if end == len(tokens) else tokens
+        text = str(self.tokenizer.decode(shown, skip_special_tokens=True))
         cuts = [at for stop in self.stops if (at := text.find(stop)) >= 0]
         text = text[: min(cuts)] if cuts else text
         return Response(text, "stop" if ends else "length", len(request.tokens), len(tokens))
 
 
 def failed(request: Request, error: Exception) -> Response:
-    """The response of a row that the model raised an error for."""
+    """The response of a row for which the model raised an error."""
     kind = "out_of_memory" if out_of_memory(error) else "model_error"
     message = f"{type(error).__name__}: {first_line(error)}"
     return Response(input_tokens=len(request.tokens), error_type=kind, error=message)

@@ -1,4 +1,4 @@
-"""Rows that generate side by side while others leave and join them."""
+"""Refilled batches, the model runner: prefills rows into slots and decodes one token of each running row a step."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _WINDOW = "sliding_attention"
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A request on its way.
+    """A request, and the state of its response.
 
     Attributes:
-        prefix: the tokens at its beginning that are read once for all rows that begin with them.
-        shared: whether they are kept once for all rows, as those of one prefix can be, or copied into the row's slot.
+        prefix: the first tokens of the prompt, if the model prefills them once for all rows that begin with them.
+        shared: whether the prefix is kept once for all rows, which one prefix can be, or copied into the row's slot.
         written: the tokens of the response so far.
-        uniforms: what it draws its tokens by, where they are drawn.
+        uniforms: the random numbers of sampling, one for each token; None for greedy decoding.
     """
 
     request: Request
@@ -37,18 +37,18 @@ class Row:
     uniforms: NDArray[Any] | None = None
 
     @property
-    def own(self) -> list[int]:
-        """The tokens to read: all but the prefix, and but the last one, which is the first step's."""
+    def unread(self) -> list[int]:
+        """The tokens to prefill: without the prefix, and without the last one, which the first step takes."""
         return self.request.tokens[len(self.prefix) : -1]
 
     @property
     def position(self) -> int:
-        """Of the token that the next step takes: as many as the model has read of the row."""
+        """The position of the token that the next step takes."""
         return len(self.request.tokens) + len(self.written) - 1
 
     @property
     def column(self) -> int:
-        """Of its slot, for that token."""
+        """The column of the row's slot for that token."""
         return self.position - (len(self.prefix) if self.shared else 0)
 
 
@@ -56,14 +56,14 @@ class Running:
     """The rows that are running, and their keys and values.
 
     Attributes:
-        rows: those that are running, by their slots.
+        rows: the running rows, each at the number of its slot.
     """
 
     def __init__(self, loaded: Loaded, writer: Writer, sampling: Sampling, slots: int, width: int) -> None:
         """
         Args:
-            slots: most rows at a time.
-            width: most columns of a row's slot, for its prompt and its response.
+            slots: the most rows at a time.
+            width: the columns of a slot, for a row's prompt and response.
         """
         self.rows: list[Row] = []
         self._model, self._device = loaded.model, loaded.device
@@ -87,7 +87,7 @@ class Running:
 
     @property
     def bytes(self) -> int:
-        """Memory that is taken by keys and values."""
+        """The memory of keys and values."""
         return self._slots.bytes
 
     @torch.inference_mode()
@@ -95,14 +95,14 @@ class Running:
         self._slots.resize(slots, width, len(self.rows), max((row.column for row in self.rows), default=0))
 
     @torch.inference_mode()
-    def read(self, group: Sequence[Row]) -> None:
-        """Read prompts that have one and the same prefix, and let them join the rows that are running."""
+    def prefill(self, group: Sequence[Row]) -> None:
+        """Read prompts with the same prefix, equal ones once, and add their rows to the running ones."""
         numbers: dict[tuple[int, ...], int] = {}
-        sources = [numbers.setdefault(tuple(row.own), len(numbers)) for row in group]
+        sources = [numbers.setdefault(tuple(row.unread), len(numbers)) for row in group]
         prefix, width = group[0].prefix, max(map(len, numbers))
-        cache = self._begun(group[0], len(numbers))
+        cache = self._prefixed(group[0], len(numbers))
         if width:
-            # Padded behind their end, where no token of theirs looks, so that reading needs no mask for it.
+            # Padding stands behind the tokens, which attend to nothing behind them: no mask is needed.
             pad = group[0].request.tokens[-1:]
             self._forward([[*tokens, *(width - len(tokens)) * pad] for tokens in numbers], cache)
         self._slots.join(cache, sources, len(self.rows), len(prefix) if group[0].shared else 0)
@@ -113,10 +113,10 @@ class Running:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Row, int | None]]:
-        """Write one token of each row.
+        """Decode one token of each row.
 
         Returns:
-            The rows that have ended and run no longer, each with the number of its tokens if a stop string ended it.
+            The rows that have ended, which run no longer, each with the number of its tokens if a stop string ended it.
         """
         positions = torch.tensor([row.position for row in self.rows], device=self._device)
         columns = self._slots.at([row.column for row in self.rows], self._device)
@@ -136,12 +136,12 @@ class Running:
             row.written.append(token)
         stopped = self._stops.found([row.written[-self._stops.tail :] for row in self.rows])
         ended = [
-            found or row.written[-1] in self._writer.ends or len(row.written) == self._sampling.max_new_tokens
-            for row, found in zip(self.rows, stopped, strict=True)
+            stop or row.written[-1] in self._writer.ends or len(row.written) == self._sampling.max_new_tokens
+            for row, stop in zip(self.rows, stopped, strict=True)
         ]
         done = [
-            (row, len(row.written) if found else None)
-            for row, found, end in zip(self.rows, stopped, ended, strict=True)
+            (row, len(row.written) if stop else None)
+            for row, stop, end in zip(self.rows, stopped, ended, strict=True)
             if end
         ]
         if done:
@@ -149,7 +149,7 @@ class Running:
         return done
 
     def _leave(self, ended: Sequence[bool]) -> None:
-        """Drop rows, and move those in the last slots to the ones that are free now."""
+        """Drop the rows that ended, and move rows of the last slots into the free ones."""
         left = len(ended) - sum(ended)
         targets = [slot for slot in range(left) if ended[slot]]
         sources = [slot for slot in range(left, len(ended)) if not ended[slot]]
@@ -159,9 +159,9 @@ class Running:
             self.rows[target] = self.rows[source]
         del self.rows[left:]
 
-    def _begun(self, first: Row, rows: int) -> DynamicCache:
-        """A cache of so many rows that have read the prefix of this one."""
-        # Without a configuration its layers keep all tokens, those with a sliding window too.
+    def _prefixed(self, first: Row, rows: int) -> DynamicCache:
+        """A cache of `rows` rows that contains the prefix of `first`, which the model reads once."""
+        # Made without a configuration, layers with a sliding window keep all tokens too.
         cache, prefix = DynamicCache(), first.prefix
         if not prefix:
             return cache
@@ -172,10 +172,10 @@ class Running:
             if first.shared:
                 self._slots.share(read)
         for keys, values in states(self._prefixes[prefix]):
-            begun = DynamicLayer()  # type: ignore[no-untyped-call]
-            begun.lazy_initialization(keys, values)
-            begun.keys, begun.values = (kept.expand(rows, -1, -1, -1) for kept in (keys, values))
-            cache.layers.append(begun)
+            layer = DynamicLayer()  # type: ignore[no-untyped-call]
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = (kept.expand(rows, -1, -1, -1) for kept in (keys, values))
+            cache.layers.append(layer)
         return cache
 
     def _forward(self, tokens: list[list[int]], cache: DynamicCache) -> None:
@@ -192,9 +192,9 @@ class Running:
         )
 
     def _masks(self, positions: torch.Tensor, columns: torch.Tensor) -> Any:
-        """What each row's new token sees, as models take masks that are made before: by the kinds of their layers."""
+        """The masks of each row's new token: one, or one for each kind of layers, as transformers takes them."""
         at = torch.arange(max(seen for _, _, seen in self._slots.spans), device=self._device)
-        # Columns of the slot as positions in the row; a row that shares no prefix sees none of it.
+        # Columns of the slot as positions in the row. For a row without the shared prefix, `where` masks the prefix.
         begins = (positions - columns)[:, None]
         before = torch.arange(self._slots.shared, device=self._device).expand(len(self.rows), -1)
         where = torch.cat([torch.where(begins > 0, before, positions[:, None] + 1), at + begins], dim=1)
@@ -205,16 +205,16 @@ class Running:
         return {kind: self._mask(windowed if kind == _WINDOW else full) for kind in set(self._kinds)}
 
     def _mask(self, seen: torch.Tensor) -> torch.Tensor:
-        """What is added to scores, of shape [rows, 1, 1, columns]."""
+        """A mask that is added to attention scores, of shape [rows, 1, 1, columns]."""
         dtype = self._model.dtype
         mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
         return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None, None]
 
     def _chosen(self, scores: torch.Tensor) -> torch.Tensor:
-        """The next token of each row, of shape [rows], by its logits."""
+        """The next token of each row, of shape [rows], from logits of shape [rows, vocabulary]."""
         if self._warpers is None:
             return scores.argmax(dim=-1)
         numbers = [row.uniforms[len(row.written)] for row in self.rows if row.uniforms is not None]
-        # Each of them looks at the scores alone.
+        # These processors read the scores alone, so the input ids may be empty.
         scores = self._warpers(scores.new_empty(0), scores)  # type: ignore[arg-type]
         return draw(scores, torch.tensor(numbers, dtype=torch.float64, device=scores.device))

@@ -1,4 +1,4 @@
-"""A cache of keys and values whose rows come and go: a row of any length joins, and leaves, while the others go on."""
+"""Refilled batches, the cache: keys and values of rows that join and leave while others go on."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 _NAME = "batchroute_slots"
 _OTHER_KINDS = ("softcap", "s_aux", "position_bias")
-# Rows of a CPU that attend together, to as many columns as the longest of them has.
+# On a CPU this many rows attend together, to as many columns as the longest of them has.
 _CPU_ROWS = 16
 
 
 class Slots(Cache):
-    """Keys and values of the rows that generate side by side, each at the beginning of a slot of its own.
+    """The keys and values of the running rows, each row in a slot of its own.
 
-    `DynamicCache` grows by a copy of itself at each token. Here each layer has one tensor of the shape
-    [slots, heads, width, dim] from the start, new tokens are written into it, and attention sees a view of it. A row's
-    tokens lie in the columns from 0 on, whatever its neighbours' length, so that what lies behind them must be masked.
-    Layers with a sliding window keep all tokens too, which costs memory, and leaves the window to the mask.
+    `DynamicCache` copies itself at each token. Here each layer allocates one tensor of shape
+    [slots, heads, width, dim], writes new tokens into it, and attends to a view of it. A row's tokens start at column
+    0, and the mask hides the columns behind them. Layers with a sliding window keep all tokens, which costs memory, and
+    leave the window to the mask.
 
-    A prefix that rows share is kept once, beside the slots, and each layer attends to it once for all rows. The rows
-    in use are always the first ones, so that a step computes none in vain.
+    The shared prefix is kept once, outside of the slots, and each layer attends to it once for all rows. The running
+    rows are always in the first slots, so a step computes no empty one.
 
     Attributes:
-        slots: most rows at a time.
-        width: most columns of a row.
-        shared: tokens of the prefix.
-        spans: of each piece of rows that attend together its first row, its end, and the columns that it sees.
+        slots: the most rows at a time.
+        width: the most columns of a row.
+        shared: the tokens of the shared prefix.
+        spans: for each group of rows that attend together: its first row, its end, and the columns that it attends to.
     """
 
     layers: list[Any]
@@ -45,23 +45,22 @@ class Slots(Cache):
 
     @property
     def bytes(self) -> int:
-        """Memory that is taken now."""
+        """The memory of all layers' slots."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
 
     def share(self, read: DynamicCache) -> None:
-        """Keep the one row that was read as the prefix that rows may share."""
+        """Make the one row of `read` the shared prefix."""
         self.shared = read.get_seq_length()
         for index, (keys, values) in enumerate(states(read)):
             self._layer(index).prefix = keys[0], values[0]
 
     def join(self, read: DynamicCache, sources: Sequence[int], first: int, skip: int) -> None:
-        """Copy rows that have been read into the slots from `first` on.
+        """Copy prefilled rows into the slots from `first` on.
 
         Args:
-            read: keys and values [rows, heads, columns, dim] of each layer; what lies behind a row's own tokens is
-                copied with them.
-            sources: the row of `read` for each new row; one may serve several.
-            skip: columns at the beginning to leave out: those of the shared prefix.
+            read: keys and values [rows, heads, columns, dim] of each layer; padding behind a row is copied too.
+            sources: for each new row, its row in `read`; several may have the same.
+            skip: the number of first columns to leave out: the shared prefix.
         """
         rows = slice(first, first + len(sources))
         for index, (keys, values) in enumerate(states(read)):
@@ -71,26 +70,26 @@ class Slots(Cache):
             slots.values[rows, :, :length] = values[sources, :, skip:]
 
     def move(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
-        """Copy the first `length` columns of some slots to others, none of which is among them."""
+        """Copy the first `length` columns of the slots `sources` to the slots `targets`, which are others."""
         for layer in self.layers:
             layer.keys[targets, :, :length] = layer.keys[sources, :, :length]
             layer.values[targets, :, :length] = layer.values[sources, :, :length]
 
     def resize(self, slots: int, width: int, rows: int, length: int) -> None:
-        """Take another number of slots in place of these, and another width.
+        """Allocate slots of another number and width, and copy the rows.
 
         Args:
-            rows: how many of the first slots to keep.
-            length: how many of their columns.
+            rows: the number of first slots to copy.
+            length: the number of their columns to copy.
         """
         self.slots, self.width = slots, width
         for layer in self.layers:
-            # One after the other: twice the memory of one is taken, not of all.
+            # One tensor after the other: this takes twice the memory of one, not of all.
             layer.keys = self._moved(layer.keys, rows, length)
             layer.values = self._moved(layer.values, rows, length)
 
     def at(self, columns: Sequence[int], device: torch.device) -> torch.Tensor:
-        """Say in which columns the first rows write in the next step; returns them as a tensor of shape [rows]."""
+        """Set the columns in which the rows write in the next step; returns them as a tensor of shape [rows]."""
         rows = len(columns)
         together = _CPU_ROWS if device.type == "cpu" else rows
         starts = range(0, rows, together)
@@ -100,7 +99,7 @@ class Slots(Cache):
 
     @contextmanager
     def attended(self, model: Any) -> Iterator[None]:
-        """Within, all layers of the model attend to slots; `slots` must be among the arguments of its call."""
+        """A context in which all layers of the model use `attend`; a call of the model must pass `slots`."""
         config = model.config.get_text_config()
         before = config._attn_implementation
         config._attn_implementation = _NAME
@@ -110,26 +109,26 @@ class Slots(Cache):
             config._attn_implementation = before
 
     def zeros(self, like: torch.Tensor) -> torch.Tensor:
-        """Slots for keys or values of the shape [rows, heads, columns, dim].
+        """Empty slots for keys or values like these, of shape [rows, heads, columns, dim].
 
-        Zeros, since what is masked is multiplied by 0, and memory that was never written may hold a NaN.
+        They hold zeros: masked values are multiplied by 0, and uninitialised memory may hold a NaN.
         """
         shape = (self.slots, like.shape[1], self.width, like.shape[3])
         if like.device.type != "cpu":
             return like.new_zeros(shape)
-        # Of numpy's zeros only the pages that are written to are taken.
-        room = np.zeros(shape[0] * shape[1] * shape[2] * shape[3] * like.itemsize, dtype=np.uint8)
-        return torch.from_numpy(room).view(like.dtype).view(shape)
+        # numpy's zeros take memory only for the pages that are written.
+        zeros = np.zeros(shape[0] * shape[1] * shape[2] * shape[3] * like.itemsize, dtype=np.uint8)
+        return torch.from_numpy(zeros).view(like.dtype).view(shape)
 
     def put(self, kept: torch.Tensor, new: torch.Tensor) -> None:
-        """Write the keys or values of one token of each row, of the shape [rows, heads, 1, dim]."""
+        """Write the keys or values of one token of each row, of shape [rows, heads, 1, dim]."""
         kept[self._rows, :, self._columns] = new[:, :, 0]
 
     def _layer(self, index: int) -> _SlotLayer:
         while len(self.layers) <= index:
             self.layers.append(_SlotLayer(self))
-        found: _SlotLayer = self.layers[index]
-        return found
+        layer: _SlotLayer = self.layers[index]
+        return layer
 
     def _moved(self, kept: torch.Tensor, rows: int, length: int) -> torch.Tensor:
         moved = self.zeros(kept)
@@ -138,7 +137,7 @@ class Slots(Cache):
 
 
 def states(read: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The keys and the values [rows, heads, columns, dim] of each layer of a cache that has read something."""
+    """The keys and the values [rows, heads, columns, dim] of each layer of a cache."""
     layers: list[Any] = read.layers
     return [(layer.keys, layer.values) for layer in layers]
 
@@ -147,7 +146,7 @@ class _SlotLayer(CacheLayerMixin):
     """The slots of one layer.
 
     Attributes:
-        prefix: keys and values of the shape [heads, columns, dim] that rows share.
+        prefix: keys and values of the shared prefix, of shape [heads, columns, dim].
     """
 
     keys: torch.Tensor
@@ -160,7 +159,7 @@ class _SlotLayer(CacheLayerMixin):
         self.prefix: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def make(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Take the memory, in the shape and the precision of keys and values [rows, heads, columns, dim]."""
+        """Allocate the slots, once, in the shape and precision of keys and values [rows, heads, columns, dim]."""
         if not self.is_initialized:
             self.keys, self.values = self._slots.zeros(keys), self._slots.zeros(values)
             self.is_initialized = True
@@ -171,7 +170,7 @@ class _SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one token of each row. Attention takes keys and values from the slots, not from what is returned."""
+        """Write one token of each row; returns the whole slots, which `attend` reads."""
         self.make(key_states, value_states)
         self._slots.put(self.keys, key_states)
         self._slots.put(self.values, value_states)
@@ -201,14 +200,14 @@ def attend(
 
     Args:
         query: of shape [rows, heads, 1, dim].
-        key, value: all slots of the layer.
-        attention_mask: what is added to the scores, of shape [rows, 1, 1, shared + columns].
+        key, value: all slots of the layer, of shape [slots, heads of keys, width, dim].
+        attention_mask: added to the scores, of shape [rows, 1, 1, shared + columns].
 
     Returns:
-        Of shape [rows, 1, heads, dim of values], and no weights.
+        The output of shape [rows, 1, heads, dim of values], and no weights.
 
     Raises:
-        ValueError: the model asks for a kind of attention that this is not.
+        ValueError: the model needs a kind of attention that slots do not support.
     """
     for kind in _OTHER_KINDS:
         if kwargs.get(kind) is not None:
@@ -219,19 +218,19 @@ def attend(
     shared, prefix = slots.shared, slots.layers[module.layer_idx].prefix
     before = None
     if prefix is not None:
-        # The rows' queries one below the other: the prefix is read once for all of them.
+        # The queries of all rows in one matrix: the prefix is read from memory once for all rows.
         below = query.transpose(0, 1).reshape(groups, -1, dim)
         before = torch.matmul(below, prefix[0].transpose(1, 2)).view(groups, rows, -1, shared).transpose(0, 1)
-    found, weights = [], []
+    outputs, weights = [], []
     for start, end, seen in slots.spans:
         scores = torch.matmul(query[start:end], key[start:end, :, :seen].transpose(2, 3))
         if before is not None:
             scores = torch.cat([before[start:end], scores], dim=-1)
         scores += attention_mask[start:end, :, :, : shared + seen]
         probabilities = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
-        found.append(torch.matmul(probabilities[..., shared:], value[start:end, :, :seen]))
+        outputs.append(torch.matmul(probabilities[..., shared:], value[start:end, :, :seen]))
         weights.append(probabilities[..., :shared])
-    out = torch.cat(found)
+    out = torch.cat(outputs)
     if prefix is not None:
         below = torch.cat(weights).transpose(0, 1).reshape(groups, -1, shared)
         out += torch.matmul(below, prefix[1]).view(groups, rows, heads // groups, -1).transpose(0, 1)

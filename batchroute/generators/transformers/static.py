@@ -1,4 +1,4 @@
-"""Static batches: rows of similar length generate side by side until the last of them has ended."""
+"""Static batches: rows of similar length generate together until the last of them has ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CPU_ROWS = 16
 
 
 class StaticBatches:
-    """Answers requests in batches sorted by prompt length, so that little is padding."""
+    """Answers requests in batches sorted by prompt length, which keeps padding small."""
 
     def __init__(self, loaded: Loaded, writer: Writer, spec: ModelSpec) -> None:
         self._loaded = loaded
@@ -28,8 +28,8 @@ class StaticBatches:
         self._sizes = sizes(loaded, spec)
 
     def answer(self, requests: Sequence[Request]) -> dict[int, Response]:
-        """One response a request, by the request's index."""
-        # The longest first: a batch that does not fit in memory shows itself at once.
+        """One response for each request, by the request's index."""
+        # The longest first: if a batch does not fit in memory, the first one shows it.
         ordered = sorted(requests, key=lambda request: len(request.tokens), reverse=True)
         responses: dict[int, Response] = {}
         start = 0
@@ -41,7 +41,7 @@ class StaticBatches:
         return responses
 
     def _answer(self, batch: list[Request]) -> dict[int, Response]:
-        """Responses to all of `batch`, or to none of it when memory ran out and the batch size was halved."""
+        """Responses to all of `batch`; none if memory ran out, which halves the batch size."""
         try:
             return self._decode(batch)
         except Exception as error:
@@ -50,7 +50,7 @@ class StaticBatches:
             if out_of_memory(error):
                 self._sizes.shrink(len(batch))
                 return {}
-        # One row's error must not take its neighbours with it.
+        # An error of one row must not fail the others: ask row by row.
         return {request.index: self._answer([request])[request.index] for request in batch}
 
     @torch.inference_mode()
@@ -78,7 +78,7 @@ class StaticBatches:
 
 
 def sizes(loaded: Loaded, spec: ModelSpec) -> Sizes:
-    """How many rows make a batch: what `batch_size` says, or 16 on CPU and what the memory of a GPU has room for."""
+    """The size of batches: `batch_size` if it is set, else 16 on a CPU and what fits the memory of a GPU."""
     if spec.batch_size != "auto":
         return FixedRows(spec.batch_size)
     if loaded.device.type != "cuda":

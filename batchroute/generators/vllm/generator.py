@@ -185,7 +185,7 @@ class _Copy:
         try:
             return self.start()
         except InputError as error:
-            raise StoppedError(f"vLLM died, and then: {error}; fix the cause and run again") from error
+            raise StoppedError(f"vLLM died, and then: {error}; fix it and run again") from error
 
     def _ask_something_harmless(self) -> None:
         """Find out whether only some rows kill vLLM, or any.
@@ -196,7 +196,7 @@ class _Copy:
         if not self._ask([_HARMLESS], {}):
             raise StoppedError(
                 f"vLLM died three times in a row on the model '{self._model}', without an answer: {self._died_of}; "
-                "fix the cause and run again"
+                "fix it and run again"
             )
 
     def _refuse_if_closed(self) -> None:

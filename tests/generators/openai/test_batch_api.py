@@ -197,7 +197,7 @@ def test_an_endpoint_that_does_not_answer_stops_the_run_after_a_while() -> None:
         BatchApi(spec, 0.5).upload("in.jsonl", b"{}\n")
 
 
-def test_a_wrong_key_is_the_users_to_mend_and_not_repeated(
+def test_a_wrong_key_is_the_users_to_fix_and_not_repeated(
     server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-key")

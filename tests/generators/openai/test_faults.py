@@ -240,14 +240,14 @@ def test_twenty_rows_that_fail_alike_end_the_run(server: OpenAIServer) -> None:
     with pytest.raises(StoppedError) as found:
         ask(server, ROWS)
     assert str(found.value) == (
-        f"20 rows in a row failed alike at 127.0.0.1:{server.port}: HTTP 400: No.; mend it and run again"
+        f"20 rows in a row failed alike at 127.0.0.1:{server.port}: HTTP 400: No.; fix it and run again"
     )
     assert len(server.requests) < 40
 
 
 def test_errors_that_differ_only_by_a_number_are_alike(server: OpenAIServer) -> None:
     server.faults = {f"{n:02} x": [Fault("400", message=f"No, see req_{n}a.")] for n in range(40)}
-    with pytest.raises(StoppedError, match=r"^20 rows in a row .*: HTTP 400: No, see req_\d+a\.; mend it"):
+    with pytest.raises(StoppedError, match=r"^20 rows in a row .*: HTTP 400: No, see req_\d+a\.; fix it"):
         ask(server, [f"{n:02} x" for n in range(40)])
 
 
@@ -277,7 +277,7 @@ def test_an_endpoint_that_is_down_ends_the_run(server: OpenAIServer) -> None:
         ask("http://127.0.0.1:9/v1", ROWS, retries=2)
     assert str(found.value) == (
         "20 rows in a row failed alike at 127.0.0.1:9: ConnectError: All connection attempts failed; "
-        "mend it and run again"
+        "fix it and run again"
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from batchroute import generators
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
-from batchroute.generators.openai.generator import OpenAIGenerator
+from batchroute.generators.openai.generator import OpenAIGenerator, _backoff
 from tests.generators.openai.openai_generators import KEY, generator, spec
 from tests.support.openai_server import OpenAIServer
 from tests.support.tiny_models import tiny_tokenizer
@@ -115,10 +115,17 @@ def test_texts_that_break_the_response_format_fail_and_are_kept(server: OpenAISe
 
 @pytest.mark.parametrize("concurrency", [1, 5, 20])
 def test_no_more_than_the_concurrency_are_under_way(server: OpenAIServer, concurrency: int) -> None:
-    server.settings.delay = 0.05
     rows = 4 * concurrency
-    with generator(server, concurrency=concurrency) as asked:
-        asked.generate(ROWS[:rows], range(rows))
+    # The first half is answered, which lets the concurrency grow; the others wait until as many wait as there may be.
+    server.faults |= {row: "hang*" for row in ROWS[2 * concurrency : rows]}
+    with generator(server, concurrency=concurrency) as asked, ThreadPoolExecutor(1) as threads:
+        call = threads.submit(asked.generate, ROWS[:rows], range(rows))
+        deadline = time.monotonic() + 30
+        while server.max_in_flight < concurrency and time.monotonic() < deadline:
+            time.sleep(0.01)
+        asked.close()
+        with pytest.raises(CancelledError):
+            call.result()
     assert server.max_in_flight == concurrency
 
 
@@ -236,3 +243,10 @@ def test_nothing_of_prompts_answers_and_keys_is_logged(server: OpenAIServer, cap
     with caplog.at_level(logging.DEBUG), generator(server) as asked:
         asked.generate(["row 1", "row 2"], [0, 0])
     assert not [record for record in caplog.records if record.name.startswith("batchroute")]
+
+
+def test_the_wait_between_attempts_grows_to_a_minute_and_stays_there() -> None:
+    assert 0.25 <= _backoff(1) <= 0.5
+    assert 1.0 <= _backoff(3) <= 2.0
+    for attempts in (20, 1_024, 1_025, 10**6):
+        assert 30.0 <= _backoff(attempts) <= 60.0

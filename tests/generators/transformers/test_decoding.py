@@ -63,7 +63,7 @@ def test_sampled_tokens_have_the_models_distribution(settings: dict[str, Any], e
     assert chi_square(draw(Sampling(max_new_tokens=1, **settings)), expected) < CHI_SQUARE
 
 
-def test_every_step_draws_anew() -> None:
+def test_every_step_draws_another_number() -> None:
     first, second = draw(Sampling(max_new_tokens=2, temperature=1.0), steps=2)
     assert chi_square(second, kept(EVERY)) < CHI_SQUARE
     after_zero = second[first == 0]

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import gc
 import shutil
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,12 +15,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from batchroute.errors import InputError
-from batchroute.generators.base import Prompt, Response
+from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec, Sampling
 from batchroute.generators.transformers import loading
 from batchroute.generators.transformers.generator import TransformersGenerator, _rows_at_a_time
 from batchroute.generators.transformers.memory import FixedRows, RowsByMemory, footprint, row_bytes
 from batchroute.generators.transformers.static import sizes
+from batchroute.prompt import Prompt
 from tests.generators.transformers.tiny_generators import CONTEXT, tiny_decoder, tiny_encoder_decoder
 from tests.support.tiny_models import tiny_tokenizer
 
@@ -503,6 +505,35 @@ class TestLoading:
         with pytest.raises(InputError, match=f"cannot load the model '{tmp_path}': ") as caught:
             load(tmp_path)
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("renamed", "modules", "kind"),
+        [
+            ("transformers.cache_utils.CacheLayerMixin", ("refill", "running", "slots"), "refilled"),
+            ("transformers.cache_utils.DynamicLayer", ("refill", "running", "slots"), "refilled"),
+            ("transformers.utils.import_utils.is_flash_attn_3_available", (), "continuous"),
+        ],
+    )
+    def test_a_name_that_transformers_renamed_costs_the_fast_batches_alone(
+        self, decoder: Path, monkeypatch: pytest.MonkeyPatch, renamed: str, modules: Sequence[str], kind: str
+    ) -> None:
+        expected = answers(decoder)
+        with monkeypatch.context() as patch:
+            for module in modules:
+                patch.delitem(sys.modules, f"batchroute.generators.transformers.{module}", raising=False)
+            patch.delattr(renamed)
+            static, auto = load(decoder), load(decoder, batching="auto")
+        assert static.notes == []
+        assert len(auto.notes) == 1
+        assert f"{kind} batches do not work with this version of transformers" in auto.notes[0]
+        assert static.generate(PROMPTS, SEEDS) == auto.generate(PROMPTS, SEEDS) == expected
+
+    def test_continuous_batches_that_the_job_file_asks_for_are_not_replaced(
+        self, decoder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "batchroute.generators.transformers.continuous", None)
+        with pytest.raises(InputError, match="continuous batches do not work with this version of transformers"):
+            load(decoder, batching="continuous")
 
     @pytest.mark.parametrize("kind", ["decoder", "bart"])
     def test_more_new_tokens_than_the_context_are_refused(self, folders: dict[str, Path], kind: str) -> None:

@@ -146,7 +146,7 @@ class TestRowsByMemory:
         assert self.sizes(0).rows(4_000) == 1
         assert self.sizes(10_000).rows(10) == 512
 
-    def test_each_batch_asks_for_the_free_memory_anew(self) -> None:
+    def test_each_batch_asks_for_the_free_memory_again(self) -> None:
         free = [40 * GIB, 10 * GIB]
         sizes = RowsByMemory(footprint(LLAMA_2_7B, HALF), 256, lambda: free.pop(0))
         before, after = sizes.rows(1_000), sizes.rows(1_000)

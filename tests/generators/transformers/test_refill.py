@@ -361,7 +361,7 @@ class TestFailures:
 
 
 class TestSizes:
-    def test_slots_are_taken_anew_once_the_longest_rows_have_left(
+    def test_more_slots_are_taken_once_the_longest_rows_have_left(
         self, llama: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # Memory for two rows of the longest prompt's length.
@@ -437,13 +437,13 @@ def test_rows_that_were_moved_and_rows_that_joined_keep_what_they_read(llama: Pa
     rows = [Row(request) for request in requests]
     with torch.inference_mode():
         for row in rows[:3]:
-            running.read([row])
+            running.prefill([row])
         for _ in range(4):
             assert running.step() == []
         running._leave([True, False, False])
         assert running.rows == [rows[2], rows[1]]
         running.resize(4, 80)
-        running.read([rows[3]])
+        running.prefill([rows[3]])
         for _ in range(7):
             assert running.step() == []
     assert [row.written for row in running.rows] == [expected[2][:11], expected[1][:11], expected[3][:7]]

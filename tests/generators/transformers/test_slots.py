@@ -53,7 +53,7 @@ def test_rows_join_behind_those_that_run_and_leave_the_prefix_out() -> None:
     assert slots.bytes == 2 * 6 * GROUPS * 20 * DIM * 4
 
 
-def test_a_row_that_is_moved_and_slots_that_are_taken_anew_keep_all_tokens() -> None:
+def test_a_row_that_is_moved_and_slots_that_are_resized_keep_all_tokens() -> None:
     slots = Slots(4, 20)
     cache = read(4, 7, 1)
     slots.join(cache, [0, 1, 2, 3], 0, 0)

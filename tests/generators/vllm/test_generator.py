@@ -264,7 +264,7 @@ def test_a_death_that_no_row_is_to_blame_for(load: Callable[..., VllmGenerator],
 def test_vllm_that_dies_and_cannot_be_loaded_again(load: Callable[..., VllmGenerator], model: Path) -> None:
     generator = load()
     (model / "config.json").unlink()
-    with pytest.raises(StoppedError, match=r"vLLM died, and then: cannot load the model .*; mend it and run again"):
+    with pytest.raises(StoppedError, match=r"vLLM died, and then: cannot load the model .*; fix it and run again"):
         ask(generator, ["a", "DIE"])
 
 
@@ -276,7 +276,7 @@ def test_vllm_that_dies_of_everything_stops_the_run(
     with pytest.raises(StoppedError) as stopped:
         ask(generator, ["the secret prompt", "another"])
     assert "died three times in a row" in str(stopped.value)
-    assert "device-side assert triggered; mend it and run again" in str(stopped.value)
+    assert "device-side assert triggered; fix it and run again" in str(stopped.value)
     assert "secret" not in str(stopped.value)
     assert len(recorded(record, "chat")) == len(recorded(record, "load")) == 3
     assert not any(running(load["core"]) for load in recorded(record, "load"))
