@@ -60,10 +60,9 @@ class Tally:
     """How far a stage is."""
 
     def __init__(self, units: int, done: Sequence[Receipt]) -> None:
-        self.units, self.done = units, len(done)
-        self.rows = sum(receipt.rows for receipt in done)
-        self.failed = sum(receipt.counts.get("failed", 0) for receipt in done)
-        self.pico = sum(receipt.counts.get("cost_pico", 0) for receipt in done)
+        self.units, self.done, self.rows, self.failed, self.pico = units, 0, 0, 0, 0
+        for receipt in done:
+            self.add(receipt)
         self._started, self._rows_before, self._done_before = time.monotonic(), self.rows, self.done
 
     def add(self, receipt: Receipt) -> None:

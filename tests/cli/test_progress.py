@@ -98,7 +98,7 @@ def test_json_progress_writes_one_object_a_unit(tmp_path: Path) -> None:
 
 
 def gen_ai(folder: Path, model: dict[str, Any], **counts: int) -> dict[str, Any]:
-    """What the JSON line of a unit that the model has answered has besides what all units have."""
+    """The attributes of OpenTelemetry in the JSON line of a unit of this model."""
     stream = io.StringIO()
     units = receipts(folder, 1, **counts)
     play(JsonProgress(stream), [], units, attributes(ModelSpec.model_validate(model)))
@@ -121,7 +121,7 @@ def test_json_lines_of_generation_have_the_attributes_of_opentelemetry(tmp_path:
     }
 
 
-def test_a_local_model_is_its_own_provider_and_says_no_operation(tmp_path: Path) -> None:
+def test_a_local_model_is_its_own_provider_and_has_no_operation(tmp_path: Path) -> None:
     assert gen_ai(tmp_path, {"backend": "vllm", "model": "Qwen/Qwen3-4B"}, input_tokens=3, output_tokens=4) == {
         "gen_ai.provider.name": "vllm",
         "gen_ai.request.model": "Qwen/Qwen3-4B",
@@ -146,7 +146,7 @@ def test_a_provider_is_known_by_its_host(tmp_path: Path, endpoint: str, provider
     assert (found["gen_ai.provider.name"], found["server.address"]) == (provider, server)
 
 
-def test_the_units_of_both_models_have_them_in_a_run(tmp_path: Path) -> None:
+def test_in_a_run_the_units_of_both_models_have_the_attributes(tmp_path: Path) -> None:
     stream = io.StringIO()
     job.run(JobFolder(tmp_path, table(60)).load(), JsonProgress(stream))
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -157,7 +157,7 @@ def test_the_units_of_both_models_have_them_in_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [PlainProgress, JsonProgress])
-def test_no_log_holds_what_the_rows_hold(tmp_path: Path, kind: type[PlainProgress | JsonProgress]) -> None:
+def test_no_log_holds_a_prompt(tmp_path: Path, kind: type[PlainProgress | JsonProgress]) -> None:
     stream = io.StringIO()
     play(kind(stream), [], receipts(tmp_path, 2))
     assert "small" in stream.getvalue()
@@ -176,7 +176,7 @@ def test_the_rate_and_the_time_left_leave_earlier_attempts_out(tmp_path: Path) -
     assert tally.seconds_left == 0
 
 
-def test_lines_tell_what_a_stage_has_cost_and_what_it_will(tmp_path: Path) -> None:
+def test_lines_have_the_cost_so_far_and_the_projected_one(tmp_path: Path) -> None:
     stream = io.StringIO()
     # Forty cents each.
     units = receipts(tmp_path, 10, cost_pico=4 * 10**11)
@@ -186,7 +186,7 @@ def test_lines_tell_what_a_stage_has_cost_and_what_it_will(tmp_path: Path) -> No
     assert last.endswith(" · 10 failed · $4.00")
 
 
-def test_a_stage_that_costs_nothing_says_nothing_of_costs(tmp_path: Path) -> None:
+def test_a_stage_without_costs_names_none(tmp_path: Path) -> None:
     for progress in (PlainProgress(stream := io.StringIO()), JsonProgress(stream)):
         units = receipts(tmp_path, 2, cost_pico=0)
         play(progress, [], units)
@@ -222,7 +222,7 @@ def test_the_bar_on_a_terminal_shows_costs_too(tmp_path: Path, monkeypatch: pyte
     assert "2 failed · $1.00, about $1.50 in all" in stream.getvalue()
 
 
-def test_a_long_unit_gives_a_sign_of_life_and_no_flood() -> None:
+def test_a_long_unit_gives_one_sign_of_life_at_a_time() -> None:
     stream = io.StringIO()
     progress = PlainProgress(stream)
     with progress.stage("small", 2, []):

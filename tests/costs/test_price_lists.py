@@ -121,7 +121,7 @@ class TestPriceList:
             ("as_of: 2026-11-01", "as_of: 2026-13-01", ": not valid YAML: month must be in 1..12"),
         ],
     )
-    def test_what_is_wrong_is_named_in_one_sentence(self, tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    def test_a_problem_is_named_in_one_sentence(self, tmp_path: Path, old: str, new: str, sentence: str) -> None:
         assert GOOD.count(old) == 1 or old in ("source:", "as_of: 2026-11-01")
         found = problems(tmp_path, GOOD.replace(old, new, 1))
         assert any(line.startswith(sentence.removeprefix(": ")) for line in found), found
@@ -172,7 +172,7 @@ class TestKnownPrices:
         assert usd(own_price(found).of_tokens(*usage)) == by_the_package(model, usage)
         assert found.source == f"genai-prices {genai_prices.__version__} on 2026-11-24 (openai)"
 
-    # The first has no price of cached input in its batch table, the second has, the third costs as usual.
+    # Batch prices: the first model has none of cached input, the second has one, the third has its usual prices.
     @given(usages(), st.sampled_from(["gpt-4o-mini", "gpt-5.1", "gpt-3.5-turbo-1106"]))
     def test_a_batch_has_its_own_price(self, usage: tuple[int, int, int], model: str) -> None:
         found = known_prices(model, OPENAI, batch=True, on=DAY)
@@ -180,7 +180,7 @@ class TestKnownPrices:
         assert usd(spent) == by_the_package(model, usage, {"processing": "batch"})
         assert found.source.endswith("on 2026-11-24 (openai, batch)")
 
-    def test_in_a_batch_cached_input_stays_as_usual_where_none_is_listed(self) -> None:
+    def test_in_a_batch_cached_input_has_its_usual_price_unless_listed(self) -> None:
         usual, batch = (own_price(known_prices("gpt-4o-mini", batch=batch, on=DAY)) for batch in (False, True))
         assert usual.input == 2 * (batch.input or 0)
         assert usual.cached_input == batch.cached_input
@@ -222,7 +222,7 @@ class TestKnownPrices:
             ("glm-4.5-air", "https://open.bigmodel.cn/api/paas/v4", "only the lowest are listed"),
         ],
     )
-    def test_what_has_no_single_price_has_none(self, model: str, endpoint: str | None, reason: str) -> None:
+    def test_a_model_without_a_single_price_has_none(self, model: str, endpoint: str | None, reason: str) -> None:
         found = known_prices(model, endpoint, on=DAY)
         assert found.price is None
         assert found.source.endswith(reason)
@@ -238,9 +238,7 @@ class TestKnownPrices:
         assert found.price is None
         assert found.source.endswith("a request for the service tier priority may be answered by another")
 
-    def test_the_endpoint_of_the_environment_counts_as_the_backend_counts_it(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_endpoint_of_the_environment_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:8000/v1")
         assert known_prices("gpt-4o-mini", on=DAY).price is None
         assert known_prices("gpt-4o-mini", OPENAI, on=DAY).price is not None
@@ -266,7 +264,7 @@ def flat(read: str = "1", written: str = "2", **further: Any) -> ModelPrice:
 
 
 class TestListsMadeUp:
-    """What the package may list, whatever it lists today."""
+    """Listings that the package allows, whether it has them today or not."""
 
     def known(
         self,
@@ -303,13 +301,13 @@ class TestListsMadeUp:
         assert found.source.endswith("it depends on the length of the prompt")
 
     @pytest.mark.parametrize("further", ["cache_write_mtok", "requests_kcount", "output_audio_mtok"])
-    def test_what_else_is_charged_makes_a_price_none(self, monkeypatch: pytest.MonkeyPatch, further: str) -> None:
+    def test_a_further_charge_makes_a_price_none(self, monkeypatch: pytest.MonkeyPatch, further: str) -> None:
         found = self.known(monkeypatch, listed(flat(**{further: Decimal(1)})))
         assert found.price is None
         assert found.source.endswith(f"it also charges {further}")
 
     @pytest.mark.filterwarnings("ignore:Unsupported price key")
-    def test_so_does_what_is_charged_only_tomorrow(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_charge_that_begins_tomorrow_makes_a_price_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         found = self.known(monkeypatch, listed(flat(of_tomorrow=Decimal(1))))
         assert found.source.endswith("it also charges of_tomorrow")
 
@@ -344,7 +342,7 @@ class TestPricesSpec:
             ({"published": True, "on": 20261124}, "write the date as 2026-11-01"),
         ],
     )
-    def test_what_names_no_source_is_refused(self, values: dict[str, object], sentence: str) -> None:
+    def test_prices_without_a_source_are_refused(self, values: dict[str, object], sentence: str) -> None:
         with pytest.raises(ValidationError) as caught:
             PricesSpec.model_validate(values)
         assert [problem["msg"] for problem in caught.value.errors()] == [f"Value error, {sentence}"]

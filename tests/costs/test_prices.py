@@ -119,7 +119,7 @@ def test_time_costs_its_part_of_an_hour_rounded_down(seconds: float, pico: int) 
     assert price(gpu_hour=2.10).of_seconds(seconds) == pico
 
 
-def test_a_year_of_a_dear_machine_is_exact() -> None:
+def test_a_year_of_an_expensive_machine_is_exact() -> None:
     assert usd(price(gpu_hour="99.999999").of_seconds(365 * 24 * 3600.0)) == Decimal("99.999999") * 365 * 24
 
 
@@ -160,14 +160,14 @@ def test_a_weight_of_zero_gets_nothing_unless_all_are_zero() -> None:
         {"input": 1, "output": 1, "batch_discount": "0.0000001"},
     ],
 )
-def test_what_is_no_price_is_refused(values: dict[str, object]) -> None:
+def test_a_wrong_price_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         price(**values)
 
 
 @pytest.mark.parametrize("values", [{}, {"gpu_hour": 1}])
 @pytest.mark.parametrize(("key", "value"), [("cached_input", 1), ("batch_discount", "50%")])
-def test_what_goes_with_a_price_by_token_is_refused_without_one(
+def test_a_setting_of_a_price_by_token_is_refused_without_one(
     values: dict[str, object], key: str, value: object
 ) -> None:
     with pytest.raises(ValidationError) as caught:

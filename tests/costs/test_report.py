@@ -58,7 +58,7 @@ def usage(
 
 
 def gone_on(usage: ModelUsage, small_cost: str = "0", **reasons: int) -> Escalated:
-    """Rows of the small model's that the large one answered, which took `usage`."""
+    """Escalated rows that took `usage` on the large model."""
     return Escalated(
         rows=usage.rows, reasons=reasons or {"invalid": usage.rows}, small_cost=Decimal(small_cost), usage=usage
     )
@@ -87,7 +87,7 @@ def build(
 
 
 class TestUsage:
-    def test_what_a_router_took_is_added_up(self) -> None:
+    def test_the_routers_usage_is_added_up(self) -> None:
         units = [
             receipt(10, 1.5, 3.0, tokens=50, failed=2, truncated=1, unscored=0),
             receipt(5, 0.5, tokens=7, failed=0, truncated=0, unscored=1),
@@ -106,7 +106,7 @@ class TestUsage:
     def test_a_model_by_token_does_not_cost_its_loading(self) -> None:
         assert usage(BY_TOKEN, 4, 100, 10, seconds=2.0, load=1.0).cost == Decimal("0.0002")
 
-    def test_tokens_of_special_kinds_and_the_source_of_the_price_are_told(self) -> None:
+    def test_usage_has_tokens_of_special_kinds_and_the_source_of_the_price(self) -> None:
         found = usage(
             BY_TOKEN, 4, 100, 30, failed=2, source="prices.yaml", answered=3, cached_tokens=60, reasoning_tokens=20,
             estimated=1,
@@ -133,14 +133,14 @@ class TestBuild:
         assert found.missing_prices == []
 
     def test_by_token_the_small_rows_are_priced_by_their_prompts_and_the_large_rows_answers(self) -> None:
-        # The large model read 2 tokens per token of the router, and wrote 10 a row.
+        # The large model read 2 tokens per token of the router, and wrote 10 tokens per row.
         small = usage(CHEAP, 6, 999, 999, tokens=300)
         large = usage(BY_TOKEN, 4, 400, 40, tokens=200)
         found = build(small, large, BY_TOKEN).baseline
         assert found.cost == Decimal("0.0008") + Decimal(600 * 1 + 60 * 10) / 10**6
         assert "written as many tokens per row (10.0)" in found.assumption
 
-    def test_by_token_failed_rows_of_the_large_model_say_nothing_of_its_answers(self) -> None:
+    def test_by_token_failed_rows_of_the_large_model_do_not_count_as_answers(self) -> None:
         small = usage(CHEAP, 6, 600, 60, tokens=600)
         large = usage(BY_TOKEN, 8, 400, 40, failed=4, tokens=400)
         assert build(small, large, BY_TOKEN).baseline.cost == Decimal("0.0008") + Decimal(600 + 60 * 10) / 10**6
@@ -155,7 +155,7 @@ class TestBuild:
         price = Price.model_validate({"input": 1, "cached_input": "0.1", "output": 10})
         small = usage(CHEAP, 6, 600, 60, tokens=600)
         large = usage(price, 4, 400, 40, cached_tokens=100, tokens=400)
-        # A quarter of what the large model read was cached, so that 150 of 600 would have been.
+        # A quarter of the large model's input was cached: 150 of the 600 tokens.
         spent = Decimal(300) + 100 * Decimal("0.1") + 400
         added = Decimal(450) + 150 * Decimal("0.1") + 600
         assert build(small, large, price).baseline.cost == (spent + added) / 10**6
@@ -176,7 +176,7 @@ class TestBuild:
         escalated = gone_on(usage(BY_TOKEN, 2, 200, 80, tokens=200), "0.00001")
         found = build(small, large, BY_TOKEN, escalated=escalated)
         assert found.total_cost == Decimal("0.002") + Decimal("0.000066") + Decimal("0.0008") + Decimal("0.001")
-        # Six rows of the large model's wrote 120 tokens: 20 a row for the four that it was not asked for.
+        # Six rows on the large model have 120 output tokens: 20 for each of the four other rows.
         assert found.baseline.cost == Decimal("0.0018") + Decimal(400 + 4 * 20 * 10) / 10**6
         assert "written as many tokens per row (20.0)" in found.baseline.assumption
         assert found.savings is not None
@@ -184,13 +184,13 @@ class TestBuild:
         assert found.cost_advantage == 0.6
         assert CostReport.model_validate_json(found.model_dump_json()).escalated == escalated
 
-    def test_by_the_hour_escalated_rows_tell_of_the_large_models_speed_too(self) -> None:
+    def test_by_the_hour_escalated_rows_count_for_the_large_models_speed(self) -> None:
         small, large = usage(FREE, 6, 6, 6), usage(BY_HOUR, 0, 0, 0)
         escalated = gone_on(usage(BY_HOUR, 2, 2, 2, seconds=4.0, load=5.0))
         # Two rows in 4 s, so that the four others take 8 s; the model is loaded once.
         assert build(small, large, BY_HOUR, escalated=escalated).baseline.cost == Decimal("0.017")
 
-    def test_when_all_small_rows_went_on_the_baseline_is_what_the_large_model_cost(self) -> None:
+    def test_when_all_small_rows_escalate_the_baseline_is_the_large_models_cost(self) -> None:
         escalated = gone_on(usage(BY_TOKEN, 6, 600, 60))
         found = build(usage(FREE, 6, 600, 60), usage(BY_TOKEN, 4, 400, 40), BY_TOKEN, scored(FREE), escalated)
         assert found.baseline.cost == found.total_cost == Decimal("0.002")
@@ -215,7 +215,7 @@ class TestBuild:
         assert found.savings is None
         assert found.total_cost == Decimal("0.002")
 
-    def test_with_all_rows_on_the_large_model_the_baseline_is_its_cost_and_the_router_the_loss(self) -> None:
+    def test_with_all_rows_on_the_large_model_only_the_routers_cost_is_lost(self) -> None:
         found = build(usage(CHEAP, 0, 0, 0), usage(BY_TOKEN, 4, 400, 40), BY_TOKEN)
         assert found.baseline.cost == Decimal("0.0008")
         assert found.savings is not None
@@ -269,7 +269,7 @@ class TestBuild:
 
 
 def output(folder: Path, prefix: str = "", priced: bool = True) -> list[Path]:
-    """Two committed files with rows of all fates: answered, a copy, failed on the model, without a usable prompt."""
+    """Two committed files with rows that are answered, copied, failed on the model, or without a usable prompt."""
     cost = [Decimal("0.000000000001"), Decimal("0.1"), Decimal("0.2"), Decimal(0), Decimal("0.3"), Decimal(0)]
     results: dict[str, Any] = {
         "route": ["small", "large", "large", "large", "large", None],
@@ -309,7 +309,7 @@ class TestGroups:
         found = reports.by_group(output(tmp_path), "", [], ["model_error"]).filter(route="large")
         assert found.select("failed", "input_tokens", "output_tokens").rows() == [(1, 14, 60)]
 
-    def test_rows_that_went_on_have_a_route_of_their_own_and_the_large_models_name(self, tmp_path: Path) -> None:
+    def test_escalated_rows_have_their_own_route_and_the_large_models_name(self, tmp_path: Path) -> None:
         first, second = output(tmp_path)
         pl.read_parquet(second).with_columns(route=pl.lit("small→large")).write_parquet(second)
         groups = reports.by_group([first, second], "", [])
@@ -348,7 +348,7 @@ class TestGroups:
         assert frame["cost"].sum() == groups["cost"].sum() + Decimal("0.002")
         assert frame["rows"].to_list() == [1, 1, 1, 3, 10]
 
-    def test_the_table_of_a_router_without_a_price_has_no_cost_there(self, tmp_path: Path) -> None:
+    def test_the_router_without_a_price_has_no_cost_in_the_table(self, tmp_path: Path) -> None:
         groups = reports.by_group(output(tmp_path), "", [])
         found = build(usage(CHEAP, 1, 1, 10), usage(BY_TOKEN, 4, 4, 40), BY_TOKEN, scored(None))
         assert reports.to_frame(found, groups)["cost"].to_list()[-1] is None

@@ -1,4 +1,4 @@
-"""Reports of nights as different as nights are."""
+"""Sample reports of nights: full, tiny, empty, hostile."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def cost(
 
 
 def night(found: CostReport, **fields: Any) -> NightReport:
-    """A report of which nothing is known but its costs, unless `fields` say so."""
+    """A report with costs alone, and `fields`."""
     small, routed = found.models["small"].rows, sum(one.rows for one in found.models.values())
     defaults: dict[str, Any] = {
         "finished": "2026-11-24T02:14:09.120+00:00",
@@ -112,7 +112,7 @@ def night(found: CostReport, **fields: Any) -> NightReport:
 
 
 def histogram(small: int, large: int, threshold: float, bins: int = 40) -> Histogram:
-    """Scores in two humps, those from the threshold on sent to small."""
+    """Scores in two humps; the rows from the threshold on went to small."""
     edges = [place / bins for place in range(bins + 1)]
     middles = [(low + high) / 2 for low, high in itertools.pairwise(edges)]
     weights = [math.exp(-(((x - 0.78) / 0.13) ** 2)) + 0.45 * math.exp(-(((x - 0.35) / 0.16) ** 2)) for x in middles]
@@ -199,7 +199,7 @@ TEAMS = ("support", "billing", "search", "legal", "onboarding", "research", None
 
 
 def full() -> NightReport:
-    """120,000 rows with all there is: groups, escalated rows, an audit, drift and failures."""
+    """120,000 rows with groups, escalated rows, an audit, drift and failures."""
     escalated = Escalated(
         rows=940, reasons={"invalid_response": 610, "refused": 214, "cut": 116}, small_cost=Decimal("0.31"),
         usage=usage("gpt-4.1", 940, 151_000, 176_000, "1.71"),
@@ -356,7 +356,7 @@ def by_group(groups: int = 400) -> NightReport:
 
 
 def hostile() -> NightReport:
-    """Names that hold markup of all kinds, and are as long as names can be."""
+    """Very long names with markup of all kinds."""
     long = HOSTILE + "x" * 200
     found = cost(
         usage(long, 6, 60, 6, "0.0000004", price=HOSTILE),

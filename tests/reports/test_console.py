@@ -15,7 +15,7 @@ def with_escalated_rows(price: Price | None = BY_TOKEN) -> CostReport:
     return build(*usages, price, scored(FREE), gone_on(usage(price, 2, 200, 20), cut=1, invalid=1))
 
 
-def test_the_table_is_printed_with_all_its_columns_where_there_is_no_terminal(
+def test_without_a_terminal_the_table_has_all_columns(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     console.show(build(usage(None, 600, 1_234_567, 60), usage(BY_TOKEN, 400, 400, 40), BY_TOKEN))
@@ -35,16 +35,16 @@ def test_the_table_has_a_row_for_the_audit(capsys: pytest.CaptureFixture[str]) -
     assert audit == ["audit", "m", "2", "200", "20", "0.0", "s", "0.0", "s", "$0.000400"]
 
 
-def test_the_table_has_a_row_for_what_went_on_to_the_large_model(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_a_row_for_escalated_rows(capsys: pytest.CaptureFixture[str]) -> None:
     console.show(with_escalated_rows())
     lines = capsys.readouterr().out.splitlines()
-    # Without a share: these are rows of the small model's.
+    # No share: the small model's line counts the same rows.
     (escalated,) = (line.split() for line in lines if line.strip().startswith("small→large"))
     assert escalated == ["small→large", "m", "2", "0", "200", "20", "0.0", "s", "0.0", "s", "$0.000400"]
     assert lines[-1] == "Rows that went on to the large model: 1 cut, 1 invalid."
 
 
-def test_nothing_is_said_of_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plain_run_has_no_notes(capsys: pytest.CaptureFixture[str]) -> None:
     small, large = usage(FREE, 9, 900, 90, source="the job file"), usage(BY_TOKEN, 1, 100, 10, source="the job file")
     found = build(small, large, BY_TOKEN, scored(FREE), gone_on(usage(BY_TOKEN, 0, 0, 0)))
     assert notes(found) == []
@@ -67,7 +67,7 @@ def test_a_note_below_the_table_names_cached_reasoning_and_estimated_tokens() ->
     ]
 
 
-def test_prices_of_elsewhere_and_missing_ones_say_where_they_are_from_and_why() -> None:
+def test_notes_name_the_source_of_a_price_or_why_there_is_none() -> None:
     small = usage(CHEAP, 6, 600, 60, source="prices.yaml as of 2026-11-01 (contract 4711)")
     large = usage(None, 4, 400, 40, source="not in prices.yaml (which has 'gpt-4.1')")
     assert notes(build(small, large, None)) == [

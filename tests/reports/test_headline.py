@@ -41,11 +41,11 @@ from tests.reports import nights
         (nights.unusable, "No model was called: none of the 3 rows has a usable prompt."),
     ],
 )
-def test_the_night_is_told_in_one_sentence(night: Callable[[], NightReport], sentence: str) -> None:
+def test_the_headline_is_one_sentence(night: Callable[[], NightReport], sentence: str) -> None:
     assert headline(night()) == sentence
 
 
-def test_an_audit_that_could_not_tell_leaves_what_was_expected() -> None:
+def test_without_an_audited_drop_the_headline_has_the_expected_one() -> None:
     night = nights.calibrated().model_copy(update={"audit": nights.audit(None, None, None)})
     assert "expected to be 0.6 % lower" in headline(night)
 
@@ -58,6 +58,6 @@ def test_a_night_on_the_large_model_alone_has_its_quality() -> None:
     )
 
 
-def test_savings_that_cannot_be_told_are_not_made_up() -> None:
+def test_unknown_savings_are_called_unknown() -> None:
     found = nights.cost(nights.usage("s", 5, 50, 5, "1"), nights.usage("l", 0, 0, 0, "0"), baseline=None)
     assert headline(nights.night(found)).startswith("Routing 5 prompts cost $1.00, and the savings are not known; ")

@@ -27,7 +27,7 @@ def test_dollars_have_cents_and_small_amounts_three_digits(amount: str | None, t
     assert words.money(None if amount is None else Decimal(amount)) == text
 
 
-def test_an_amount_that_its_column_has_no_decimals_for_is_not_written_as_nothing() -> None:
+def test_an_amount_below_the_columns_decimals_is_not_written_as_zero() -> None:
     assert words.money(Decimal("0.0000004"), 2) == "<$0.01"
     assert words.money(Decimal("-0.0000004"), 2) == "−<$0.01"
     assert words.money(Decimal(0), 2) == "$0.00"
@@ -51,7 +51,7 @@ def test_the_largest_amount_chooses_the_decimals_of_a_column() -> None:
         ("25000000000", "$25.0 billion"),
     ],
 )
-def test_large_amounts_are_short_where_there_is_little_room(amount: str, text: str) -> None:
+def test_large_amounts_have_a_short_form(amount: str, text: str) -> None:
     assert words.money_briefly(Decimal(amount)) == text
 
 
@@ -59,7 +59,7 @@ def test_large_amounts_are_short_where_there_is_little_room(amount: str, text: s
     ("part", "text"),
     [(None, "n/a"), (0, "0.0 %"), (0.00001, "<0.1 %"), (0.716, "71.6 %"), (0.99999, ">99.9 %"), (1, "100.0 %")],
 )
-def test_a_share_that_is_not_all_or_nothing_does_not_look_like_it(part: float | None, text: str) -> None:
+def test_a_share_close_to_none_or_all_does_not_look_like_it(part: float | None, text: str) -> None:
     assert words.share(part) == text
 
 

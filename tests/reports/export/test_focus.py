@@ -17,7 +17,7 @@ from batchroute.reports.export import focus
 from batchroute.reports.night import NightReport
 from tests.reports import nights
 
-# As the requirements of FOCUS 1.3 on the cost and usage dataset have them.
+# From the requirements of FOCUS 1.3 on the cost and usage dataset.
 MANDATORY = {
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart",
     "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargePeriodEnd", "ChargePeriodStart", "ContractedCost",
@@ -32,7 +32,7 @@ LARGE = Price.model_validate({"input": "2.5", "output": "10.000001"})
 
 
 def priced(model: str, price: Price, read: int, written: int, cached: int = 0, more: str = "0") -> ModelUsage:
-    """A model's usage that costs what its tokens cost, and `more`."""
+    """A model's usage that costs its tokens and `more`."""
     cost = Decimal(price.of_tokens(read, written, cached)).scaleb(-12) + Decimal(more)
     return nights.usage(model, 100, read, written, str(cost)).model_copy(update={"cached_tokens": cached})
 
@@ -91,7 +91,7 @@ def test_a_price_by_time_is_in_hours() -> None:
     assert row["ListUnitPrice"] is None
 
 
-def test_a_cost_that_its_tokens_do_not_explain_is_one_row() -> None:
+def test_a_cost_that_differs_from_its_tokens_is_one_row() -> None:
     night = by_token(more="0.004")
     frame = focus.table(night, PRICES)
     assert sum(frame["BilledCost"], Decimal(0)) == night.total_cost
@@ -101,7 +101,7 @@ def test_a_cost_that_its_tokens_do_not_explain_is_one_row() -> None:
     )  # fmt: skip
 
 
-def test_what_has_no_price_has_no_row() -> None:
+def test_a_side_without_a_price_has_no_row() -> None:
     assert focus.table(nights.unknown(), PRICES).is_empty()
     night = nights.night(nights.cost(nights.usage("s", 6, 60, 6, "0.25"), nights.usage("l", 4, 40, 4, None)))
     assert set(focus.table(night)["ResourceId"]) == {"models/router-2026-11", "s"}
@@ -149,7 +149,7 @@ def test_charges_are_of_the_day_in_utc_on_which_the_run_finished(
     assert row["BillingPeriodEnd"] == datetime.datetime(*next_month, tzinfo=datetime.UTC)
 
 
-def test_the_file_says_which_version_it_is_of_and_other_tools_read_it() -> None:
+def test_the_file_names_its_version_and_other_tools_read_it() -> None:
     night = by_token()
     data = focus.parquet(night, PRICES)
     metadata = pq.read_metadata(io.BytesIO(data)).metadata

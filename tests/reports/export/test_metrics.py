@@ -40,7 +40,7 @@ def test_both_parsers_read_every_night_and_its_job_is_named_in_every_sample(kind
     assert {sample.labels["job_name"] for sample in samples} == {night.name}
 
 
-def test_a_night_with_all_there_is_has_all_metrics() -> None:
+def test_a_full_night_has_all_metrics() -> None:
     found = series(render(nights.full()))
     assert value(found, "rows", status="ok") + value(found, "rows", status="failed") == 120_000
     routes = {route: value(found, "routed_rows", route=route) for route in ("small", "large", "escalated", "unrouted")}
@@ -74,7 +74,7 @@ def test_drops_are_ratios_with_their_intervals() -> None:
         assert value(found, f"{kind}_quality_drop_high_ratio") == pytest.approx(high / 100)
 
 
-def test_what_is_not_known_has_no_sample() -> None:
+def test_an_unknown_figure_has_no_sample() -> None:
     names = {name for name, _ in series(render(nights.unknown()))}
     assert names == {
         f"batchroute_{name}"
@@ -93,7 +93,7 @@ def test_one_missing_price_leaves_the_other_costs() -> None:
     assert "batchroute_cost_usd" not in {name for name, _ in found}
 
 
-def test_an_audit_that_could_not_tell_has_no_drop() -> None:
+def test_an_audit_without_a_drop_has_no_sample_of_it() -> None:
     night = nights.full().model_copy(update={"audit": nights.audit(None, None, None)})
     found = series(render(night))
     assert value(found, "audit_cost_usd") == 2.114
@@ -106,7 +106,7 @@ def test_groups_make_no_series() -> None:
     assert len(many) < 40
 
 
-def test_the_run_is_named_in_no_label_but_that_of_the_info() -> None:
+def test_only_the_info_metric_names_the_run() -> None:
     night: NightReport = nights.full()
     lines = [line for line in render(night).splitlines() if nights.RUN_ID in line]
     assert [line.split("{")[0] for line in lines] == ["batchroute_run_info"]

@@ -30,7 +30,7 @@ RECORD = {"event": "done", "message": "All went well.", "exit_code": 0, "job_nam
 
 
 class Hook(http.server.ThreadingHTTPServer):
-    """A server that records what it is asked, and answers with one status after another, the last one for good."""
+    """A server that records its requests and answers with `statuses` in order, repeating the last."""
 
     daemon_threads = True
 
@@ -89,7 +89,7 @@ def spec(url: str, **settings: Any) -> NotifySpec:
     return NotifySpec.model_validate({"url": url, **settings})
 
 
-def test_a_hook_is_sent_the_record_as_json(hook: Hook) -> None:
+def test_a_hook_gets_the_record_as_json(hook: Hook) -> None:
     assert notify.send(spec(hook.url), "done", RECORD) == []
     ((method, path, headers, body),) = hook.asked
     assert (method, path) == ("POST", f"/services/{SECRET}?{QUERY}")
@@ -107,7 +107,7 @@ def test_user_and_password_are_sent_as_a_header(hook: Hook) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_a_hook_that_fails_twice_is_asked_again(status: int) -> None:
+def test_a_hook_that_fails_twice_is_called_again(status: int) -> None:
     with Hook(status, status, 200) as hook:
         assert notify.send(spec(hook.url), "done", RECORD) == []
         assert len(hook.asked) == 3
@@ -121,7 +121,7 @@ def test_a_hook_that_keeps_failing_is_one_warning_that_names_its_host_alone() ->
         hook.shutdown()
 
 
-def test_a_refusal_is_not_asked_again() -> None:
+def test_a_refusal_is_not_retried() -> None:
     with Hook(404) as hook:
         assert notify.send(spec(hook.url), "done", RECORD) == [f"{hook.host} did not take the notification: HTTP 404"]
         assert len(hook.asked) == 1
@@ -141,7 +141,7 @@ def test_a_hook_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) 
         hook.shutdown()
 
 
-def test_after_a_signal_a_hook_is_asked_once() -> None:
+def test_after_a_signal_a_hook_is_called_once() -> None:
     with Hook(500) as hook:
         assert notify.send(spec(hook.url), "terminated", RECORD)
         assert len(hook.asked) == 1
@@ -193,7 +193,7 @@ def test_a_server_that_speaks_no_http_is_a_warning_without_the_address() -> None
     assert SECRET not in warning
 
 
-def test_by_default_all_is_told_but_that_there_is_nothing_to_tell(hook: Hook) -> None:
+def test_by_default_a_hook_gets_all_ends_but_nothing_and_waiting(hook: Hook) -> None:
     for event in get_args(notify.Event):
         notify.send(spec(hook.url), event, {**RECORD, "event": event})
     assert [body["event"] for body in hook.bodies] == [
@@ -201,7 +201,7 @@ def test_by_default_all_is_told_but_that_there_is_nothing_to_tell(hook: Hook) ->
     ]  # fmt: skip
 
 
-def test_a_hook_is_told_of_the_ends_that_it_is_on(hook: Hook) -> None:
+def test_a_hook_gets_the_ends_of_its_setting_on(hook: Hook) -> None:
     for event in get_args(notify.Event):
         notify.send(spec(hook.url, on=["waiting", "stopped"]), event, {**RECORD, "event": event})
     assert [body["event"] for body in hook.bodies] == ["stopped", "waiting"]
@@ -230,14 +230,14 @@ def test_every_exception_has_its_end(error: BaseException, event: str, exit_code
      f"https://x:port/{SECRET}", f"https:///{SECRET}", f"https://x/{SECRET}é", f"https://x/{SECRET}\n/y"],
 )  # fmt: skip
 @pytest.mark.parametrize("key", ["url", "pushgateway"])
-def test_an_address_that_is_none_is_one_sentence_without_its_words(tmp_path: Path, key: str, url: Any) -> None:
+def test_a_malformed_address_is_one_sentence_that_does_not_repeat_it(tmp_path: Path, key: str, url: Any) -> None:
     folder = JobFolder(tmp_path, notify={key: url})
     with pytest.raises(InputError, match=rf"notify\.{key}: it is (empty or not text|not a URL)") as caught:
         folder.load()
     assert SECRET not in str(caught.value)
 
 
-def test_a_job_holds_no_address_in_what_it_says_of_itself(tmp_path: Path) -> None:
+def test_the_text_of_a_job_holds_no_address(tmp_path: Path) -> None:
     found = JobFolder(tmp_path, notify={"url": f"https://x/{SECRET}", "pushgateway": f"https://y/{SECRET}"}).load()
     for text in (repr(found), str(found), found.model_dump_json(), str(found.model_dump())):
         assert SECRET not in text
@@ -280,7 +280,7 @@ def test_a_gateway_that_fails_is_a_warning() -> None:
 
 
 class Runs:
-    """Runs of the command in this process, and all that they said."""
+    """Runs of the command in this process, and all their output."""
 
     def __init__(self, folder: JobFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._folder, self._monkeypatch, self._capsys = folder, monkeypatch, capsys
@@ -318,7 +318,7 @@ def runs(tmp_path: Path, hook: Hook, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def search(folder: Path, said: str) -> None:
-    """No part of the address is in a file or was said."""
+    """Assert that no part of the address is in a file or in the output."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 5
     parts = [SECRET, *SECRET.split("/"), QUERY]
@@ -331,7 +331,7 @@ def search(folder: Path, said: str) -> None:
 
 
 def sent(hook: Hook) -> dict[str, Any]:
-    """What the hook got last, without what is the hook's own."""
+    """The last body that the hook got, without the keys for the hook alone."""
     return {key: value for key, value in hook.bodies[-1].items() if key not in ("text", "time")}
 
 
@@ -349,7 +349,7 @@ def test_the_last_line_of_the_log_is_what_the_hook_is_sent(runs: Runs, hook: Hoo
     assert small["gen_ai.usage.input_tokens"] > 0
 
 
-def test_a_second_run_does_not_ring_and_says_that_there_is_nothing_to_do(runs: Runs, hook: Hook) -> None:
+def test_a_second_run_does_not_notify_and_says_that_there_is_nothing_to_do(runs: Runs, hook: Hook) -> None:
     assert runs() == 0
     assert len(hook.asked) == 1
     assert runs("--json-logs") == 0
@@ -358,12 +358,12 @@ def test_a_second_run_does_not_ring_and_says_that_there_is_nothing_to_do(runs: R
     assert len(hook.asked) == 1
 
 
-def test_too_many_failed_rows_ring(runs: Runs, hook: Hook) -> None:
+def test_too_many_failed_rows_notify(runs: Runs, hook: Hook) -> None:
     assert runs("--set", "max_failed=0%") == 1
     assert (sent(hook)["event"], sent(hook)["exit_code"]) == ("failed", 1)
 
 
-def test_a_wrong_setting_rings_once_the_job_file_is_read(runs: Runs, hook: Hook) -> None:
+def test_a_wrong_setting_notifies_once_the_job_file_is_read(runs: Runs, hook: Hook) -> None:
     assert runs("--json-logs", "--set", "input.prompt=nowhere") == 2
     assert runs.record == sent(hook)
     assert (runs.record["event"], runs.record["job_name"]) == ("error", "test")
@@ -373,13 +373,13 @@ def test_a_wrong_setting_rings_once_the_job_file_is_read(runs: Runs, hook: Hook)
     assert len(hook.asked) == 1
 
 
-def test_a_stopped_run_rings(runs: Runs, hook: Hook) -> None:
+def test_a_stopped_run_notifies(runs: Runs, hook: Hook) -> None:
     assert runs("--set", "max_tokens=5") == 3
     assert (sent(hook)["event"], sent(hook)["exit_code"]) == ("stopped", 3)
 
 
 @pytest.mark.parametrize(("error", "event", "exit_code"), [(Terminated, "terminated", 143), (OSError, "crashed", 1)])
-def test_a_run_that_is_ended_from_outside_rings(
+def test_a_terminated_or_crashed_run_notifies(
     runs: Runs, hook: Hook, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], event: str, exit_code: int
 ) -> None:
     def end(*arguments: Any) -> None:
@@ -410,7 +410,7 @@ def test_the_last_line_on_the_console_is_one_sentence(runs: Runs) -> None:
     assert "$" in last
 
 
-def test_a_night_with_a_report_is_told_in_one_sentence_and_in_metrics(
+def test_a_night_with_a_report_gives_a_headline_and_metrics(
     tmp_path: Path, runs: Runs, hook: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     night, run = nights.full(), command.run_job
@@ -442,7 +442,7 @@ def test_no_file_and_no_line_holds_the_address(tmp_path: Path, runs: Runs, hook:
     search(tmp_path, runs.said)
 
 
-def test_another_hook_is_no_other_run(runs: Runs, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_hook_does_not_change_the_run(runs: Runs, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     assert runs() == 0
     monkeypatch.setenv("HOOK", f"http://{hook.host}/another")
     assert runs() == 0

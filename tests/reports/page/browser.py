@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by its DevTools protocol over a pair of pipes: no port, and no package for it."""
+"""A headless Chromium, driven by its DevTools protocol over two pipes, without a port or a further package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECONDS = 30
 
 
 def find() -> str | None:
-    """The path of a Chromium; None where there is none."""
+    """The path of a Chromium; None without one."""
     return next((path for name in BINARIES if (path := shutil.which(name))), None)
 
 
@@ -88,7 +88,7 @@ class Tab:
         return found["result"].get("value")
 
     def requests(self) -> list[str]:
-        """The addresses that the page asked for, itself included; data: is none."""
+        """The addresses that the page requested, with its own and without data: URLs."""
         asked = [event["params"]["request"]["url"] for event in self.events if _is(event, "Network.requestWillBeSent")]
         return [url for url in asked if not url.startswith("data:")]
 
@@ -131,7 +131,7 @@ def _moved(descriptor: int) -> int:
 
 @contextmanager
 def tab(binary: str, profile: Path) -> Iterator[Tab]:
-    """A page in a browser of its own, which ends with it."""
+    """A page in its own browser, which closes with it."""
     ours_read, theirs_write = os.pipe()
     theirs_read, ours_write = os.pipe()
     # Out of the way of 3 and 4.

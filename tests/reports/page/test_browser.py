@@ -40,7 +40,7 @@ def test_a_page_asks_for_nothing_complains_of_nothing_and_fits(
         assert tab.requests() == [pages[name].as_uri()]
         assert tab.complaints() == []
         assert tab.ask("document.documentElement.scrollWidth") <= width
-        # What does not fit may scroll in a box of its own, and nothing else is cut off.
+        # Content that does not fit scrolls in its own box; nothing is cut off.
         assert tab.ask(
             "[...document.querySelectorAll('main *, header *')].filter(e => !e.closest('.scroll, svg')"
             " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 99))"
@@ -62,7 +62,7 @@ def test_the_report_is_rendered_as_it_is_meant(tab: browser.Tab, pages: dict[str
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_and_pictures_stand_out_by_day_and_by_night(tab: browser.Tab, pages: dict[str, Path], scheme: str) -> None:
-    """Contrasts as the Web Content Accessibility Guidelines ask for: 4.5 of text, 3 of what is drawn."""
+    """The contrasts of the Web Content Accessibility Guidelines: 4.5 for text, 3 for graphics."""
     tab.show(pages["full"], scheme=scheme)
     paper = luminance(tab.ask("getComputedStyle(document.body).backgroundColor"))
     assert (paper > 0.9) == (scheme == "light")

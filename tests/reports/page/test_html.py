@@ -14,7 +14,7 @@ _VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 class Document(HTMLParser):
-    """What a page says, and whether its tags are well nested."""
+    """The text of a page. Parsing asserts that its tags are nested."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def test_the_same_night_gives_the_same_page() -> None:
     assert page.render(night) == page.render(NightReport.model_validate_json(night.model_dump_json()))
 
 
-def test_a_full_night_tells_all_there_is() -> None:
+def test_a_full_night_shows_every_figure() -> None:
     html = page.render(nights.full())
     text = Document(html).text.replace("\u00a0", " ")
     for words in (
@@ -109,7 +109,7 @@ def test_a_full_night_tells_all_there_is() -> None:
 def test_pictures_take_their_colours_and_font_from_the_page() -> None:
     html = page.render(nights.full())
     pictures = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
-    # White, black and whatever else does not follow the scheme of the page.
+    # No fixed colour: white and black would not follow the page's light or dark scheme.
     assert set(re.findall(r"#[0-9a-f]{6}\b", pictures)) == set()
     assert {"--ink", "--muted", "--line", "--small", "--large", "--quality"} <= set(
         re.findall(r"var\((--\w+)", pictures)
@@ -118,7 +118,7 @@ def test_pictures_take_their_colours_and_font_from_the_page() -> None:
     assert set(re.findall(r"--[\w-]+", pictures)) <= set(re.findall(r"(--[\w-]+):", html))
 
 
-def test_names_that_hold_markup_are_shown_as_they_are() -> None:
+def test_names_with_markup_are_shown_literally() -> None:
     html = page.render(nights.hostile())
     document = Document(html)
     assert (
@@ -149,7 +149,7 @@ def test_thousands_of_groups_with_the_longest_names_stay_below_a_megabyte() -> N
     assert len(page.render(nights.night(found, choices=choices, by=name)).encode()) < 1_000_000
 
 
-def test_nothing_is_drawn_or_said_of_what_is_not_known() -> None:
+def test_an_unknown_figure_is_neither_drawn_nor_named() -> None:
     html = page.render(nights.unknown())
     assert html.count("<svg") == 1
     assert "No row was audited." in html

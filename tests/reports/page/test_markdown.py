@@ -31,7 +31,7 @@ def test_every_night_begins_with_its_sentence_and_has_whole_tables(name: str) ->
     assert text == markdown.render(night)
 
 
-def test_a_full_night_tells_what_a_chat_has_room_for() -> None:
+def test_a_full_night_shows_the_short_form() -> None:
     text = markdown.render(nights.full())
     assert "> Drift: Scores are lower than the calibration's" in text
     assert "| saved | 71.6 % | $212.40 |" in text
@@ -44,7 +44,7 @@ def test_groups_that_are_left_out_are_counted() -> None:
     assert "390 more groups in the page next to this text." in markdown.render(nights.by_group())
 
 
-def test_names_that_hold_markup_ring_nobody_and_break_nothing() -> None:
+def test_names_with_markup_alert_nobody_and_break_nothing() -> None:
     text = markdown.render(nights.hostile())
     assert "<" not in text
     assert not re.search(r"(?<!\\)[`*]", text.replace("**", ""))
@@ -61,7 +61,7 @@ def test_names_that_hold_markup_ring_nobody_and_break_nothing() -> None:
         ("\u202eevil\x1b[31m", "evil \\[31m"),
     ],
 )
-def test_text_stays_what_it_says(value: str, text: str) -> None:
+def test_text_is_shown_literally(value: str, text: str) -> None:
     assert plain_text(value) == text
 
 

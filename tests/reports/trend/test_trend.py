@@ -27,7 +27,7 @@ def test_a_night_is_read_from_its_manifest() -> None:
     assert trend.night_of(nights.manifest(18)).drifted == "none"
 
 
-def test_a_night_of_an_earlier_version_is_shown_as_far_as_it_is_known() -> None:
+def test_a_night_of_an_earlier_version_shows_its_known_figures() -> None:
     old = nights.manifest(9, quality={})
     unpriced = nights.manifest(
         10, quality={}, cost={"total_cost": None, "baseline": {"cost": None, "assumption": "x"}, "savings": None}
@@ -59,7 +59,7 @@ def test_the_page_shows_every_night_and_every_figure() -> None:
     assert not re.search(r"https?:|//\w", html)
 
 
-def test_of_more_than_a_year_the_latest_nights_are_shown() -> None:
+def test_of_more_than_a_year_only_the_latest_nights_are_shown() -> None:
     many = [nights.manifest(1 + place % 28, run_id=f"run-{place}") for place in range(trend.LATEST + 3)]
     (shown,) = trend.series(many)
     assert (len(shown.nights), shown.earlier) == (trend.LATEST, 3)
@@ -68,7 +68,7 @@ def test_of_more_than_a_year_the_latest_nights_are_shown() -> None:
     assert len(html.encode()) < 1_000_000
 
 
-def test_names_that_hold_markup_are_shown_as_they_are() -> None:
+def test_names_with_markup_are_shown_literally() -> None:
     html = trend.render(trend.series([nights.manifest(day, name=nights.HOSTILE) for day in (1, 2)]))
     assert "<script>alert('x')</script>" in Document(html).text
 
@@ -76,6 +76,6 @@ def test_names_that_hold_markup_are_shown_as_they_are() -> None:
 @pytest.mark.parametrize(
     "changes", [{"committed_at": "noon"}, {"cost": {"total_cost": "much"}}, {"quality": {"drift": 3}}]
 )
-def test_figures_that_are_none_are_a_sentence(changes: dict[str, object]) -> None:
+def test_damaged_figures_are_one_sentence(changes: dict[str, object]) -> None:
     with pytest.raises(InputError, match="the manifest of run run-05 is damaged"):
         trend.series([nights.manifest(5, **changes)])
