@@ -60,8 +60,13 @@ def _decimals_of_three(number: float) -> int:
     return 2 if number < 9.995 else 1 if number < 99.95 else 0
 
 
+def digits(number: int | None) -> str:
+    """`1,200`; empty for None."""
+    return "" if number is None else f"{number:,}"
+
+
 def share(part: float | Decimal | None) -> str:
-    """A share from 0 to 1 as a percentage: `0.0 %` means none and `100.0 %` means all, never almost."""
+    """A share as a percentage: `0.0 %` means none and `100.0 %` means all, never almost."""
     if part is None:
         return NOT_KNOWN
     if 0 < part < Decimal("0.0005"):

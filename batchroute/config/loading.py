@@ -79,7 +79,7 @@ def _override(tree: dict[str, Any], override: str, option: str = "--set") -> Non
     try:
         branch[last] = yaml_files.value(value)
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{option} {override}: the value is not valid YAML") from error
+        raise InputError(f"{option} {override}: the value is not valid YAML, or has a key twice") from error
 
 
 _EXAMPLES = {"--set": "policy.threshold=0.4", "--storage": "anon=true", "--catalog": "type=sql"}

@@ -13,7 +13,7 @@ from batchroute.policy.forecast import Forecast
 from batchroute.reports import drops, tables
 from batchroute.reports.notes import copies, notes
 from batchroute.reports.tables import ModelRow
-from batchroute.words import NOT_KNOWN, model, money, plural, share
+from batchroute.words import digits, model, money, plural, share
 
 _LOG_WIDTH = 130
 
@@ -38,7 +38,7 @@ def _table(report: CostReport) -> Table:
         table.add_row(*_cells(row, decimals))
     table.add_section()
     total = money(report.total_cost, decimals)
-    table.add_row("all", "", _count(report.rows["total"]), "", _count(report.rows["failed"]), *[""] * 4, total)
+    table.add_row("all", "", digits(report.rows["total"]), "", digits(report.rows["failed"]), *[""] * 4, total)
     return table
 
 
@@ -46,16 +46,12 @@ def _cells(row: ModelRow, decimals: int) -> list[str]:
     return [
         row.role,
         model(row.model),
-        _count(row.rows),
+        digits(row.rows),
         "" if row.share is None else share(row.share),
-        *(_count(count) for count in (row.failed, row.input_tokens, row.output_tokens)),
+        *(digits(count) for count in (row.failed, row.input_tokens, row.output_tokens)),
         *(_seconds(seconds) for seconds in (row.busy_seconds, row.load_seconds)),
         money(row.cost, decimals) if row.is_priced else "",
     ]
-
-
-def _count(number: int | None) -> str:
-    return "" if number is None else f"{number:,}"
 
 
 def _seconds(seconds: float | None) -> str:
@@ -72,7 +68,7 @@ def policies(forecasts: list[Forecast]) -> Table:
             share(forecast.small_share),
             money(None if cost is None else cost.value),
             "" if cost is None else f"{money(cost.low)} to {money(cost.high)}",
-            NOT_KNOWN if forecast.savings_share is None else share(forecast.savings_share),
+            share(forecast.savings_share),
             drops.with_interval(forecast.drop),
             style="bold" if number == 0 else None,
         )

@@ -185,6 +185,8 @@ def test_the_last_set_of_a_policy_wins(tmp_path: Path) -> None:
         ("=3", "write it as key=value"),
         ("name.x=3", "'name' is not a section"),
         ("name=[", "the value is not valid YAML"),
+        ("name=2026-13-01", "the value is not valid YAML"),
+        ("units={score: 1, score: 2}", "the value is not valid YAML, or has a key twice"),
         ("models.smal.price=3", "models.smal: unknown key; did you mean 'small'?"),
     ],
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -74,10 +73,6 @@ def lines(text: str) -> Markup:
     return Markup("{}{}").format(tied(first), below)
 
 
-def digits(number: int | None) -> str:
-    return "" if number is None else f"{number:,}"
-
-
 def decimals(value: float | None, most: int) -> str:
     return words.NOT_KNOWN if value is None else f"{value:,.{most}f}"
 
@@ -95,14 +90,10 @@ def score(value: float | None) -> str:
     return words.NOT_KNOWN if value is None else "none" if value > 1 else f"{value:.4g}"
 
 
-def signed_share(value: Decimal | float) -> str:
-    return words.percent(float(value) * 100) if value < 0 else words.share(value)
-
-
 FILTERS: dict[str, Callable[..., str]] = {
     "cut": words.cut,
     "decimals": decimals,
-    "digits": digits,
+    "digits": words.digits,
     "duration": words.duration,
     "interval": drops.interval,
     "lines": lines,
@@ -116,7 +107,6 @@ FILTERS: dict[str, Callable[..., str]] = {
     "rate": rate,
     "score": score,
     "share": words.share,
-    "signed_share": signed_share,
     "tied": tied,
     "with_interval": drops.with_interval,
 }

@@ -175,7 +175,7 @@ def table(shown: Series) -> list[dict[str, Any]]:
             "rows": f"{night.rows:,}",
             "cost": words.money(night.costs.total_cost, decimals),
             "baseline": words.money(night.costs.baseline.cost, decimals),
-            "saved": _saved(night.costs.savings),
+            "saved": words.share(None if night.costs.savings is None else night.costs.savings.share),
             "small_share": words.share(night.small_share),
             "expected": drops.with_interval(night.quality.expected_drop),
             "audited": drops.with_interval(night.quality.audited_drop),
@@ -185,10 +185,6 @@ def table(shown: Series) -> list[dict[str, Any]]:
         }
         for night in shown.nights
     ]
-
-
-def _saved(savings: Costs.Savings | None) -> str:
-    return words.NOT_KNOWN if savings is None or savings.share is None else templates.signed_share(savings.share)
 
 
 def render(jobs: list[Series]) -> str:
