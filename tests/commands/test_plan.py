@@ -28,22 +28,22 @@ def plan(folder: JobFolder, *overrides: str, sample: int = 200) -> Plan:
 
 
 def test_what_it_expects_comes_true(folder: JobFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    found = plan(folder, "policy.small_share=60%")
+    planned = plan(folder, "policy.small_share=60%")
     assert not folder.output.exists()
     assert not list(folder.folder.glob("out.work/*"))
-    assert 150 <= found.scored <= 250
-    cost = found.expected.cost
+    assert 150 <= planned.scored <= 250
+    cost = planned.expected.cost
     assert cost is not None
-    assert found.expected.small == pytest.approx(0.6 * ROWS, abs=2)
+    assert planned.expected.small == pytest.approx(0.6 * ROWS, abs=2)
     outcome = folder.run("policy.small_share=60%")
     assert outcome.report.total_cost is not None
     assert cost.low <= float(outcome.report.total_cost) <= cost.high
-    assert found.expected.drop is not None
+    assert planned.expected.drop is not None
     assert outcome.night is not None
     assert outcome.night.expected is not None
     assert outcome.night.expected.drop is not None
-    assert found.expected.drop.value == pytest.approx(outcome.night.expected.drop.value, abs=5)
-    show(found, folder.load())
+    assert planned.expected.drop.value == pytest.approx(outcome.night.expected.drop.value, abs=5)
+    show(planned, folder.load())
     printed = capsys.readouterr().out
     assert "600 rows in 1 files; figures are of a sample of" in printed
     assert "nothing is done yet" in printed
@@ -53,28 +53,28 @@ def test_what_it_expects_comes_true(folder: JobFolder, capsys: pytest.CaptureFix
 def test_a_budget_is_planned_for_all_rows_by_a_sample_of_them(folder: JobFolder) -> None:
     words = sum(len(text.split()) for text in table(ROWS)["prompt"])
     budget = words * (0.15 + 2.0) / 2 / 10**6
-    found = plan(folder, f"policy.budget={budget:.6f}")
-    cost = found.expected.cost
+    planned = plan(folder, f"policy.budget={budget:.6f}")
+    cost = planned.expected.cost
     assert cost is not None
     assert cost.value == pytest.approx(budget, rel=0.03)
     outcome = folder.run(f"policy.budget={budget:.6f}")
-    assert found.expected.small_share == pytest.approx(outcome.manifest.counts["small"] / ROWS, abs=0.1)
+    assert planned.expected.small_share == pytest.approx(outcome.manifest.counts["small"] / ROWS, abs=0.1)
 
 
 def test_stored_scores_are_used_where_a_run_has_all_of_them(folder: JobFolder) -> None:
     with pytest.raises(StoppedError):
         folder.run("max_cost=0.000001")
-    found = plan(folder)
-    assert found.scored == ROWS
-    assert found.done[0] == "10 of 10 chunks are scored"
-    assert found.expected.small == round(0.6 * ROWS)
+    planned = plan(folder)
+    assert planned.scored == ROWS
+    assert planned.done[0] == "10 of 10 chunks are scored"
+    assert planned.expected.small == round(0.6 * ROWS)
 
 
 def test_alternatives_cost_less_and_lose_more_the_more_rows_go_to_small(folder: JobFolder) -> None:
-    found = plan(folder).alternatives
-    assert [one.policy for one in found] == [f"small_share {share} %" for share in (10, 30, 50, 70, 90)]
-    costs = [one.cost.value for one in found if one.cost is not None]
-    drops = [one.drop.value for one in found if one.drop is not None]
+    alternatives = plan(folder).alternatives
+    assert [one.policy for one in alternatives] == [f"small_share {share} %" for share in (10, 30, 50, 70, 90)]
+    costs = [one.cost.value for one in alternatives if one.cost is not None]
+    drops = [one.drop.value for one in alternatives if one.drop is not None]
     assert len(costs) == len(drops) == 5
     assert costs == sorted(costs, reverse=True)
     assert drops == sorted(drops)
@@ -82,9 +82,9 @@ def test_alternatives_cost_less_and_lose_more_the_more_rows_go_to_small(folder: 
 
 def test_groups_are_planned_each_by_its_policy(folder: JobFolder) -> None:
     folder.settings["policy"] = {"by": "team", "search": {"threshold": 1.01}, "default": {"threshold": 0}}
-    found = plan(folder)
-    assert [(one.group, one.small) for one in found.decided if one.small == 0] == [("search", 0)]
-    assert found.expected.small_share == pytest.approx(2 / 3, abs=0.05)
+    planned = plan(folder)
+    assert [(one.group, one.small) for one in planned.decided if one.small == 0] == [("search", 0)]
+    assert planned.expected.small_share == pytest.approx(2 / 3, abs=0.05)
 
 
 def test_a_committed_run_says_that_there_is_nothing_to_do(folder: JobFolder) -> None:
@@ -102,8 +102,8 @@ def test_an_empty_input_and_a_wrong_job_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("rows", "sample"), [(10, 1000), (1001, 1000), (10**7, 1000), (5000, 7)])
 def test_a_sample_is_spread_over_the_table(rows: int, sample: int) -> None:
-    found = _stretches(rows, sample)
-    at = np.concatenate([np.arange(*stretch) for stretch in found])
+    stretches = _stretches(rows, sample)
+    at = np.concatenate([np.arange(*stretch) for stretch in stretches])
     assert len(np.unique(at)) == len(at) <= max(sample, min(rows, sample))
     assert len(at) >= min(rows, sample) * 0.9
     assert at.max() < rows

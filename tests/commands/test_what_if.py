@@ -26,8 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> JobFolder:
 def test_it_tells_what_a_run_by_that_policy_then_costs(folder: JobFolder, tmp_path: Path) -> None:
     uri = str(folder.output)
     shares = ["0%", "30%", "60%", "100%"]
-    found = what_if(uri, [f"small_share={share}" for share in shares]).forecasts
-    for share, forecast in zip(shares, found, strict=True):
+    forecasts = what_if(uri, [f"small_share={share}" for share in shares]).forecasts
+    for share, forecast in zip(shares, forecasts, strict=True):
         other = JobFolder(
             tmp_path / share, None, **{key: folder.settings[key] for key in ("input", "router", "models")}
         )
@@ -40,29 +40,29 @@ def test_it_tells_what_a_run_by_that_policy_then_costs(folder: JobFolder, tmp_pa
 
 
 def test_the_policy_of_the_night_costs_what_it_did(folder: JobFolder) -> None:
-    found = what_if(str(folder.output), ["small_share=60%"])
-    (forecast,) = found.forecasts
+    result = what_if(str(folder.output), ["small_share=60%"])
+    (forecast,) = result.forecasts
     assert forecast.cost is not None
-    assert found.night.total_cost is not None
-    assert forecast.cost.value == pytest.approx(float(found.night.total_cost), rel=1e-9)
-    savings = found.night.cost.savings
+    assert result.night.total_cost is not None
+    assert forecast.cost.value == pytest.approx(float(result.night.total_cost), rel=1e-9)
+    savings = result.night.cost.savings
     assert savings is not None
     assert savings.share is not None
     assert forecast.savings_share == pytest.approx(float(savings.share), abs=0.01)
     assert forecast.drop is not None
-    assert found.night.expected is not None
-    assert found.night.expected.drop is not None
-    assert forecast.drop.value == pytest.approx(found.night.expected.drop.value)
+    assert result.night.expected is not None
+    assert result.night.expected.drop is not None
+    assert forecast.drop.value == pytest.approx(result.night.expected.drop.value)
 
 
 def test_budgets_thresholds_and_limits_are_decided_anew(folder: JobFolder, capsys: pytest.CaptureFixture[str]) -> None:
     cost = float(what_if(str(folder.output), ["small_share=50%"]).forecasts[0].cost.value)  # type: ignore[union-attr]
     policies = [f"budget={cost:.6f}", "threshold=0.5", "max_quality_drop=30%"]
-    found = what_if(str(folder.output), policies)
-    budget = found.forecasts[0]
+    result = what_if(str(folder.output), policies)
+    budget = result.forecasts[0]
     assert budget.cost is not None
     assert cost * 0.97 < budget.cost.value <= cost + 1e-6
-    show(found)
+    show(result)
     printed = capsys.readouterr().out
     assert "small_share 60 %, as it was" in printed
     assert "max_quality_drop 30 % (bounded)" in printed

@@ -48,6 +48,12 @@ def ranks(tmp_path: Path) -> Ranks:
     return ranks_of(tmp_path)
 
 
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A file that a rank makes when it is where a test wants it."""
+    return tmp_path / "begun"
+
+
 def ranks_of(folder: Path) -> Ranks:
     return Ranks(JobFolder(folder, table(300), units={"score": 20, "generate": 10, "merge": 40}))
 
@@ -160,12 +166,11 @@ def _score_after(begun: Path) -> None:
 
 
 @pytest.mark.crash
-def test_a_rank_in_a_long_computation_is_ended_by_its_guard(ranks: Ranks, tmp_path: Path) -> None:
+def test_a_rank_in_a_long_computation_is_ended_by_its_guard(ranks: Ranks, begun: Path) -> None:
     ranks.new_output()
-    deaf = tmp_path / "deaf"
-    others = functools.partial(_score_after, deaf)
-    world = ranks.start(3, faults={0: others, 1: functools.partial(_hold_scoring, deaf, deaf=True), 2: others})
-    wait_for(deaf.exists)
+    others = functools.partial(_score_after, begun)
+    world = ranks.start(3, faults={0: others, 1: functools.partial(_hold_scoring, begun, deaf=True), 2: others})
+    wait_for(begun.exists)
     world.ranks[2].kill()
     assert world.join() == [EXIT_STOPPED, EXIT_STOPPED, -signal.SIGKILL], world.said()
     assert "rank 2 of 3 died; rank 1 leaves its unit" in world.ranks[1].said()
@@ -191,9 +196,9 @@ def _impatient() -> None:
 
 
 @pytest.mark.crash
-def test_ranks_that_are_done_wait_for_rank_zero_as_long_as_it_takes(ranks: Ranks, tmp_path: Path) -> None:
+def test_ranks_that_are_done_wait_for_rank_zero_as_long_as_it_takes(ranks: Ranks, begun: Path) -> None:
     ranks.new_output()
-    begun, go_on = tmp_path / "begun", tmp_path / "go on"
+    go_on = begun.with_name("go on")
     world = ranks.start(3, faults={0: functools.partial(_hold_report, begun, go_on), 1: _impatient, 2: _impatient})
     wait_for(begun.exists)
     time.sleep(3)
@@ -203,9 +208,9 @@ def test_ranks_that_are_done_wait_for_rank_zero_as_long_as_it_takes(ranks: Ranks
 
 @pytest.mark.crash
 @pytest.mark.parametrize("victim", [0, 2])
-def test_ranks_that_are_done_hear_of_a_death_before_the_commit(ranks: Ranks, tmp_path: Path, victim: int) -> None:
-    output, begun = ranks.new_output(), tmp_path / "begun"
-    world = ranks.start(3, faults={0: functools.partial(_hold_report, begun, tmp_path / "never")})
+def test_ranks_that_are_done_hear_of_a_death_before_the_commit(ranks: Ranks, begun: Path, victim: int) -> None:
+    output = ranks.new_output()
+    world = ranks.start(3, faults={0: functools.partial(_hold_report, begun, begun.with_name("never"))})
     wait_for(begun.exists)
     world.ranks[victim].kill()
     codes = [EXIT_STOPPED] * 3
@@ -217,9 +222,8 @@ def test_ranks_that_are_done_hear_of_a_death_before_the_commit(ranks: Ranks, tmp
 
 
 @pytest.mark.crash
-def test_a_rank_that_is_terminated_terminates_the_run(ranks: Ranks, tmp_path: Path) -> None:
+def test_a_rank_that_is_terminated_terminates_the_run(ranks: Ranks, begun: Path) -> None:
     ranks.new_output()
-    begun = tmp_path / "begun"
     world = ranks.start(3, faults=dict.fromkeys(range(3), functools.partial(_hold_scoring, begun)))
     wait_for(begun.exists)
     world.ranks[1].signal(signal.SIGTERM)
@@ -228,10 +232,9 @@ def test_a_rank_that_is_terminated_terminates_the_run(ranks: Ranks, tmp_path: Pa
 
 
 @pytest.mark.crash
-def test_a_rank_that_is_terminated_when_it_is_done_terminates_the_run(ranks: Ranks, tmp_path: Path) -> None:
+def test_a_rank_that_is_terminated_when_it_is_done_terminates_the_run(ranks: Ranks, begun: Path) -> None:
     ranks.new_output()
-    begun = tmp_path / "begun"
-    world = ranks.start(2, faults={0: functools.partial(_hold_report, begun, tmp_path / "never")})
+    world = ranks.start(2, faults={0: functools.partial(_hold_report, begun, begun.with_name("never"))})
     wait_for(begun.exists)
     world.ranks[1].signal(signal.SIGTERM)
     assert world.join() == [EXIT_TERMINATED] * 2, world.said()
@@ -249,9 +252,8 @@ def _leave_a_thread_behind(begun: Path) -> None:
 
 
 @pytest.mark.crash
-def test_a_thread_that_never_ends_does_not_keep_a_rank(ranks: Ranks, tmp_path: Path) -> None:
+def test_a_thread_that_never_ends_does_not_keep_a_rank(ranks: Ranks, begun: Path) -> None:
     ranks.new_output()
-    begun = tmp_path / "begun"
     world = ranks.start(3, faults=dict.fromkeys(range(3), functools.partial(_leave_a_thread_behind, begun)))
     wait_for(begun.exists)
     world.ranks[2].kill()
@@ -260,9 +262,8 @@ def test_a_thread_that_never_ends_does_not_keep_a_rank(ranks: Ranks, tmp_path: P
 
 
 @pytest.mark.crash
-def test_a_thread_that_never_ends_does_not_keep_a_terminated_job(ranks: Ranks, tmp_path: Path) -> None:
+def test_a_thread_that_never_ends_does_not_keep_a_terminated_job(ranks: Ranks, begun: Path) -> None:
     ranks.new_output()
-    begun = tmp_path / "begun"
     world = ranks.start(1, faults={0: functools.partial(_leave_a_thread_behind, begun)})
     wait_for(begun.exists)
     world.ranks[0].signal(signal.SIGTERM)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from batchroute.engines.base import Run, Worker
 from batchroute.engines.local import LocalEngine
 from batchroute.errors import BatchrouteError
-from batchroute.progress import About, Report, nothing_more
+from batchroute.progress import NoProgress
 from batchroute.storage.receipts import Receipt
 
 Note = tuple[str, str, dict[str, Any]]
@@ -67,22 +66,15 @@ class RayWorker:
             return UnitResult(None, self._notes.take(), (error.exit_code, str(error)))
 
 
-@dataclass
-class _Notes:
-    """Progress notes, kept for the driver to show."""
+class _Notes(NoProgress):
+    """Keeps progress notes for the driver to show."""
 
-    kept: list[Note] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str, units: int, done: Sequence[Receipt], about: About = nothing_more) -> Iterator[Report]:
-        yield lambda receipt: None
-
-    def pulse(self, name: str, unit: str, rows: int, of: int) -> None:
-        pass
+    def __init__(self) -> None:
+        self._kept: list[Note] = []
 
     def note(self, event: str, message: str, **fields: Any) -> None:
-        self.kept.append((event, message, fields))
+        self._kept.append((event, message, fields))
 
     def take(self) -> list[Note]:
-        kept, self.kept = self.kept, []
+        kept, self._kept = self._kept, []
         return kept
