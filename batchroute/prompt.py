@@ -9,5 +9,5 @@ Prompt = str | list[Message]
 
 
 def as_text(prompt: Prompt) -> str:
-    """The prompt as one text: the contents of its messages with blank lines between them. Routers and metrics read it."""
+    """The prompt as one text: the contents of its messages with blank lines between. Routers and metrics read it."""
     return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 from batchroute.endpoint import Endpoint
 from batchroute.errors import InputError
 from batchroute.quality.base import Item, Measurement, MetricSpec
 from batchroute.quality.metric import MetricRecord
-
-if TYPE_CHECKING:
-    import torch
 
 _INSTRUCTION = (
     "You rate how well a response answers a prompt. 1 is useless or wrong, 10 is correct, complete and clear. Length "
@@ -105,14 +101,10 @@ def _read(answer: object) -> Measurement:
     return Measurement(float(rating[1]))
 
 
-def _load(spec: MetricSpec, device: Callable[[], torch.device]) -> Judge:
-    return Judge(spec)
-
-
 METRICS = (
     MetricRecord(
         name="judge",
-        load=_load,
+        load=lambda spec, device: Judge(spec),
         needs_reference=False,
         behind_api=True,
         settings=frozenset({"model", "endpoint"}),
