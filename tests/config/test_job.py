@@ -81,16 +81,16 @@ def test_a_missing_key_is_named_with_its_section(tmp_path: Path) -> None:
 
 def test_every_problem_has_a_line_of_its_own(tmp_path: Path) -> None:
     text = GOOD.replace("{uri: answers}", "{}").replace("model: models/router", "model: r, max_length: 2")
-    found = problems(tmp_path, text)
-    assert found[0] == "output.uri: missing"
-    assert found[1].startswith("router.max_length: ")
-    assert found[1].endswith("(it is 2)")
-    assert len(found) == 2
+    sentences = problems(tmp_path, text)
+    assert sentences[0] == "output.uri: missing"
+    assert sentences[1].startswith("router.max_length: ")
+    assert sentences[1].endswith("(it is 2)")
+    assert len(sentences) == 2
 
 
 def test_a_backend_that_loads_a_model_needs_its_name(tmp_path: Path) -> None:
-    found = problems(tmp_path, GOOD.replace("small: {backend: echo", "small: {backend: transformers"))
-    assert found == [
+    sentences = problems(tmp_path, GOOD.replace("small: {backend: echo", "small: {backend: transformers"))
+    assert sentences == [
         "models.small: model is missing: name a directory, a hub id, embedded:NAME, or the endpoint's model"
     ]
 
@@ -129,8 +129,8 @@ def test_variables_are_replaced_as_in_a_shell(
 @pytest.mark.parametrize("written", ["${UNSET_DAY}", "${UNSET_DAY}/x", "${UNSET_OTHER:-${UNSET_DAY}}"])
 def test_an_unset_variable_is_named_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
     monkeypatch.delenv("UNSET_DAY", raising=False)
-    found = problems(tmp_path, GOOD.replace("{uri: answers}", f'{{uri: "{written}"}}'))
-    assert found == [
+    sentences = problems(tmp_path, GOOD.replace("{uri: answers}", f'{{uri: "{written}"}}'))
+    assert sentences == [
         "output.uri: the environment variable UNSET_DAY is not set; set it, or write ${UNSET_DAY:-default}"
     ]
 
@@ -196,9 +196,9 @@ def test_a_bad_override_is_explained(tmp_path: Path, override: str, part: str) -
 
 @pytest.mark.parametrize("policy", ["{}", "{threshold: 0.5, small_share: 50%}", "{threshold: null}"])
 def test_exactly_one_policy_is_wanted(tmp_path: Path, policy: str) -> None:
-    found = problems(tmp_path, GOOD.replace("{small_share: 60%}", policy))
-    assert len(found) == 1
-    assert found[0].startswith("policy: give exactly one of threshold, small_share")
+    sentences = problems(tmp_path, GOOD.replace("{small_share: 60%}", policy))
+    assert len(sentences) == 1
+    assert sentences[0].startswith("policy: give exactly one of threshold, small_share")
 
 
 @pytest.mark.parametrize(
@@ -226,16 +226,16 @@ def test_a_share_is_exact_however_it_is_written(tmp_path: Path, written: str, sh
 )
 @pytest.mark.parametrize("key", ["policy.small_share", "max_failed"])
 def test_a_bad_share_is_refused_by_its_key(tmp_path: Path, key: str, written: str) -> None:
-    found = problems(tmp_path, GOOD, f"{key}={written}")
-    assert len(found) == 1
-    assert found[0].startswith(f"{key}: ")
+    sentences = problems(tmp_path, GOOD, f"{key}={written}")
+    assert len(sentences) == 1
+    assert sentences[0].startswith(f"{key}: ")
 
 
 @pytest.mark.parametrize("written", ["-0.1", ".nan", "high"])
 def test_a_bad_threshold_is_refused(tmp_path: Path, written: str) -> None:
-    found = problems(tmp_path, GOOD, f"policy.threshold={written}")
-    assert len(found) == 1
-    assert found[0].startswith("policy.threshold: ")
+    sentences = problems(tmp_path, GOOD, f"policy.threshold={written}")
+    assert len(sentences) == 1
+    assert sentences[0].startswith("policy.threshold: ")
 
 
 @pytest.mark.parametrize(
@@ -252,9 +252,9 @@ def test_a_bad_threshold_is_refused(tmp_path: Path, written: str) -> None:
     ],
 )
 def test_a_bad_price_is_refused(tmp_path: Path, price: str, part: str) -> None:
-    found = problems(tmp_path, GOOD, f"models.small.price={price}")
-    assert len(found) == 1
-    assert found[0].startswith(f"models.small.{part}")
+    sentences = problems(tmp_path, GOOD, f"models.small.price={price}")
+    assert len(sentences) == 1
+    assert sentences[0].startswith(f"models.small.{part}")
 
 
 def test_a_price_of_zero_is_a_price(tmp_path: Path) -> None:
@@ -265,35 +265,35 @@ def test_a_price_of_zero_is_a_price(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("template", ["no place", "{prompt} and {prompt}", "{ prompt }"])
 def test_a_template_has_one_place_for_the_prompt(tmp_path: Path, template: str) -> None:
-    found = problems(tmp_path, GOOD, f"models.small.template='{template}'")
-    assert found == ["models.small.template: must contain {prompt} exactly once, where the prompt goes"]
+    sentences = problems(tmp_path, GOOD, f"models.small.template='{template}'")
+    assert sentences == ["models.small.template: must contain {prompt} exactly once, where the prompt goes"]
 
 
 def test_one_stop_string_is_a_list_of_one_and_an_empty_one_is_refused(tmp_path: Path) -> None:
     assert load(tmp_path, GOOD, "models.small.generation.stop=END").models.small.generation.stop == ["END"]
-    found = problems(tmp_path, GOOD, "models.small.generation.stop=['']")
-    assert found == ["models.small.generation.stop: an empty stop string would end every response at once"]
+    sentences = problems(tmp_path, GOOD, "models.small.generation.stop=['']")
+    assert sentences == ["models.small.generation.stop: an empty stop string would end every response at once"]
 
 
 def test_a_yaml_error_names_its_line(tmp_path: Path) -> None:
-    found = problems(tmp_path, "name: a\ninput: {uri: [}\n")
-    assert len(found) == 1
-    assert found[0].startswith(" line 2: not valid YAML: ")
+    sentences = problems(tmp_path, "name: a\ninput: {uri: [}\n")
+    assert len(sentences) == 1
+    assert sentences[0].startswith(" line 2: not valid YAML: ")
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n", "null\n"])
 def test_a_job_file_is_a_mapping(tmp_path: Path, text: str) -> None:
-    found = problems(tmp_path, text)
-    assert len(found) == 1
-    assert found[0].startswith("a job file is a mapping with the keys name, input, output")
+    sentences = problems(tmp_path, text)
+    assert len(sentences) == 1
+    assert sentences[0].startswith("a job file is a mapping with the keys name, input, output")
 
 
 @pytest.mark.parametrize("section", ["input", "policy", "models", "report"])
 @pytest.mark.parametrize("value", ["3", "[a]", "text"])
 def test_a_section_is_a_mapping(tmp_path: Path, section: str, value: str) -> None:
-    found = problems(tmp_path, GOOD, f"{section}={value}")
-    assert len(found) == 1
-    assert found[0].startswith(f"{section}: ")
+    sentences = problems(tmp_path, GOOD, f"{section}={value}")
+    assert len(sentences) == 1
+    assert sentences[0].startswith(f"{section}: ")
 
 
 def test_an_empty_section_has_its_defaults(tmp_path: Path) -> None:
@@ -343,6 +343,6 @@ def test_an_unreadable_file_is_named_with_the_reason(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("groups", ["[rows]", "[failed]", "[route]", "[cost]", "[name]", "[model]", "[team, team]"])
 def test_a_group_that_the_table_of_costs_has_as_a_column_is_refused(tmp_path: Path, groups: str) -> None:
-    found = problems(tmp_path, GOOD, f"report.group_by={groups}")
-    assert len(found) == 1
-    assert found[0].startswith("report.group_by: ")
+    sentences = problems(tmp_path, GOOD, f"report.group_by={groups}")
+    assert len(sentences) == 1
+    assert sentences[0].startswith("report.group_by: ")

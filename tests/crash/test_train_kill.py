@@ -24,7 +24,8 @@ _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 # Two processes on machines of their own: each has the output in another directory.
 _SEPARATE = """
 import os, sys
-from batchroute.router.training import TrainOptions, train
+from batchroute.router.training.learner import TrainOptions
+from batchroute.router.training.train import train
 
 def stop(progress):
     if progress.epoch == 2 and sys.argv[4] == "stop":
@@ -38,28 +39,28 @@ train(TrainOptions.model_validate_json(sys.argv[1]), stop)
 @pytest.mark.crash
 def test_a_terminated_and_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     tiny_router(tmp_path / "base", head=False, initializer_range=0.2, hidden_dropout_prob=0.3)
-    asked = options(tmp_path, write_table(tmp_path, rows=200), epochs=5, patience=5, batch_size=4)
-    code, log = stopped(asked, signal.SIGTERM)
+    wanted = options(tmp_path, write_table(tmp_path, rows=200), epochs=5, patience=5, batch_size=4)
+    code, log = stopped(wanted, signal.SIGTERM)
     assert code == EXIT_TERMINATED
     assert "run the same command again" in log
-    code, log = stopped(asked, signal.SIGKILL)
+    code, log = stopped(wanted, signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert "going on after epoch" in log
-    assert not asked.output.exists()
-    words = [sys.executable, "-m", *command(asked)[1:]]
+    assert not wanted.output.exists()
+    words = [sys.executable, "-m", *command(wanted)[1:]]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=_ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert "going on after epoch" in done.stderr
-    calm = train(asked.model_copy(update={"output": tmp_path / "calm"}))
-    one, two = weights(calm.output), weights(asked.output)
+    calm = train(wanted.model_copy(update={"output": tmp_path / "calm"}))
+    one, two = weights(calm.output), weights(wanted.output)
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def stopped(asked: TrainOptions, how: signal.Signals) -> tuple[int, str]:
+def stopped(wanted: TrainOptions, how: signal.Signals) -> tuple[int, str]:
     """Start the training, and stop it soon after its next whole epoch."""
-    state = Path(f"{asked.output}.work") / "state.pt"
+    state = Path(f"{wanted.output}.work") / "state.pt"
     before = state.stat().st_mtime_ns if state.exists() else 0
-    words = [sys.executable, "-m", *command(asked)[1:]]
+    words = [sys.executable, "-m", *command(wanted)[1:]]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=_ENVIRONMENT)
     deadline = time.monotonic() + 120
     while not state.exists() or state.stat().st_mtime_ns == before:
@@ -76,10 +77,10 @@ def test_processes_that_find_different_states_do_not_go_on(tmp_path: Path) -> No
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         folder.mkdir()
-    asked = options(tmp_path, write_table(tmp_path, rows=60), epochs=3).model_copy(update={"output": Path("router")})
+    wanted = options(tmp_path, write_table(tmp_path, rows=60), epochs=3).model_copy(update={"output": Path("router")})
     script = tmp_path / "script.py"
     script.write_text(_SEPARATE)
-    words = [str(script), asked.model_dump_json(), *map(str, folders)]
+    words = [str(script), wanted.model_dump_json(), *map(str, folders)]
     assert "stopped" in launch(*words, "stop").stderr
     assert [(folder / "router.work" / "state.pt").exists() for folder in folders] == [True, False]
     done = launch(*words, "go on")

@@ -83,8 +83,8 @@ def _built(overlay: str) -> list[Document]:
 
 
 def one(documents: Sequence[Document], kind: str) -> Document:
-    (found,) = (document for document in documents if document["kind"] == kind)
-    return found
+    (match,) = (document for document in documents if document["kind"] == kind)
+    return match
 
 
 def settings(documents: Sequence[Document]) -> dict[str, dict[str, str]]:
@@ -94,12 +94,12 @@ def settings(documents: Sequence[Document]) -> dict[str, dict[str, str]]:
 def templates(overlay: str) -> list[Template]:
     documents = build(overlay)
     maps = settings(documents)
-    found = []
+    made = []
     for document in documents:
         for place, template, job in _templates(document):
             labels = template.get("metadata", {}).get("labels", {})
-            found.append(Template(f"{overlay}: {document['kind']} {place}", template["spec"], labels, maps, job))
-    return found
+            made.append(Template(f"{overlay}: {document['kind']} {place}", template["spec"], labels, maps, job))
+    return made
 
 
 def _templates(document: Document) -> Iterator[tuple[str, dict[str, Any], dict[str, Any] | None]]:

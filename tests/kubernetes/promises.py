@@ -180,8 +180,8 @@ PROMISES: dict[str, Callable[[Template], Problems]] = {
 
 def broken(template: Template) -> dict[str, list[str]]:
     """The promises that a pod template breaks, with what is wrong."""
-    found = {name: list(check(template)) for name, check in PROMISES.items()}
-    return {name: problems for name, problems in found.items() if problems}
+    results = {name: list(check(template)) for name, check in PROMISES.items()}
+    return {name: problems for name, problems in results.items() if problems}
 
 
 def action(job: dict[str, Any], code: int, disrupted: bool = False) -> str:

@@ -21,12 +21,12 @@ LAST_MINUTE = datetime.datetime(2026, 11, 24, 23, 59, tzinfo=datetime.UTC)
 
 def commands(overlay: str) -> list[list[str]]:
     """The words after `batchroute`, each."""
-    found = [template.command for template in templates(overlay) if template.job is not None]
+    lines = [template.command for template in templates(overlay) if template.job is not None]
     if overlay == "ray":
         program, *words = shlex.split(one(build(overlay), "RayJob")["spec"]["entrypoint"])
         assert program == "batchroute"
-        found.append(words)
-    return found
+        lines.append(words)
+    return lines
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -23,8 +23,8 @@ DOCKERFILE = ROOT / "Dockerfile"
 
 def test_hadolint_has_nothing_to_say() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
-    found = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, timeout=60)
-    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    result = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_the_context_is_what_the_build_copies_and_nothing_else() -> None:

@@ -14,8 +14,8 @@ Mutation = Callable[[Template], Any]
 
 
 def template_of(overlay: str, place: str) -> Template:
-    (found,) = (template for template in templates(overlay) if template.where.endswith(place))
-    return found
+    (match,) = (template for template in templates(overlay) if template.where.endswith(place))
+    return match
 
 
 def first(template: Template) -> dict[str, Any]:
@@ -38,9 +38,9 @@ def without_mount(path: str) -> Mutation:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_keeps_every_promise(overlay: str) -> None:
-    found = templates(overlay)
-    assert found, "an overlay without pods"
-    assert {template.where: broken(template) for template in found} == {template.where: {} for template in found}
+    pods = templates(overlay)
+    assert pods, "an overlay without pods"
+    assert {template.where: broken(template) for template in pods} == {template.where: {} for template in pods}
 
 
 MUTATIONS: list[tuple[str, str, str, Mutation]] = [
