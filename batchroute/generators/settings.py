@@ -49,7 +49,7 @@ class Sampling(BaseModel):
         return value
 
 
-class LoadedModel(BaseModel):
+class WeightsSettings(BaseModel):
     """Settings of a model whose weights a backend loads."""
 
     batch_size: int | Literal["auto"] = Field(
@@ -80,7 +80,7 @@ class LoadedModel(BaseModel):
         return value
 
 
-class ModelBehindApi(BaseModel):
+class ApiSettings(BaseModel):
     """Settings of a model behind an OpenAI-compatible endpoint."""
 
     endpoint: str | None = Field(default=None, description="base URL; OpenAI's own unless set")
@@ -116,7 +116,7 @@ def _known(name: Any) -> Any:
     return name
 
 
-class ModelSpec(LoadedModel, ModelBehindApi):
+class ModelSpec(WeightsSettings, ApiSettings):
     """How one model is loaded or reached, and asked."""
 
     model_config = ConfigDict(extra="forbid")
@@ -175,5 +175,5 @@ class ModelSpec(LoadedModel, ModelBehindApi):
         return self
 
 
-BACKEND_SETTINGS = frozenset({*LoadedModel.model_fields, *ModelBehindApi.model_fields})
+BACKEND_SETTINGS = frozenset({*WeightsSettings.model_fields, *ApiSettings.model_fields})
 """The keys that only some backends read; `Backend.settings` says which."""

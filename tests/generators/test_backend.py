@@ -61,7 +61,7 @@ COMMON = (
 def test_the_identity_of_a_model_is_that_of_version_0_1_0(
     monkeypatch: pytest.MonkeyPatch, settings: str, expected: str
 ) -> None:
-    monkeypatch.setattr(models, "identity", lambda name: f"weights of {name}")
+    monkeypatch.setattr(models, "identity", lambda name, **_: f"weights of {name}")
     model = JobModel.model_validate(yaml.safe_load(settings))
     assert model_settings(model) == {**yaml.safe_load(COMMON), "backend": model.backend, **yaml.safe_load(expected)}
 

@@ -344,8 +344,8 @@ def test_close_while_it_answers(load: Callable[..., VllmGenerator], record: Path
 PARENT = """
 import sys
 from batchroute.generators.settings import ModelSpec
-from batchroute.generators.vllm import VllmGenerator
-generator = VllmGenerator(ModelSpec(backend="vllm", model=sys.argv[1]  , generation={"max_new_tokens": 8}))
+from batchroute.generators.vllm.generator import VllmGenerator
+generator = VllmGenerator(ModelSpec(backend="vllm", model=sys.argv[1], generation={"max_new_tokens": 8}))
 generator.generate([sys.argv[2]], [0])
 print("answered", flush=True)
 sys.stdin.read()
