@@ -69,20 +69,20 @@ def problems(folder: Path, text: str) -> list[str]:
     return [line.removeprefix(path).removeprefix(": ") for line in str(caught.value).splitlines()]
 
 
-def own_price(found: Resolved) -> Price:
-    assert found.price is not None, found.source
-    return found.price
+def own_price(resolved: Resolved) -> Price:
+    assert resolved.price is not None, resolved.source
+    return resolved.price
 
 
 class TestPriceList:
     def test_a_good_file_is_read_to_the_digit(self, tmp_path: Path) -> None:
-        found = PriceList.load(write(tmp_path))
-        assert found.as_of == dt.date(2026, 11, 1)
-        assert found.source == "https://example.com/pricing; contract 4711"
-        mini = found.models["gpt-4o-mini"]
+        prices = PriceList.load(write(tmp_path))
+        assert prices.as_of == dt.date(2026, 11, 1)
+        assert prices.source == "https://example.com/pricing; contract 4711"
+        mini = prices.models["gpt-4o-mini"]
         assert (mini.input, mini.cached_input, mini.output) == (Decimal("0.15"), Decimal("0.075"), Decimal("0.6"))
         assert mini.batch_discount == Decimal("0.5")
-        assert found.models["meta-llama/Llama-3.1-8B-Instruct"].gpu_hour == Decimal("2.1")
+        assert prices.models["meta-llama/Llama-3.1-8B-Instruct"].gpu_hour == Decimal("2.1")
 
     @pytest.mark.parametrize(
         ("old", "new", "sentence"),
@@ -123,12 +123,12 @@ class TestPriceList:
     )
     def test_a_problem_is_named_in_one_sentence(self, tmp_path: Path, old: str, new: str, sentence: str) -> None:
         assert GOOD.count(old) == 1 or old in ("source:", "as_of: 2026-11-01")
-        found = problems(tmp_path, GOOD.replace(old, new, 1))
-        assert any(line.startswith(sentence.removeprefix(": ")) for line in found), found
+        lines = problems(tmp_path, GOOD.replace(old, new, 1))
+        assert any(line.startswith(sentence.removeprefix(": ")) for line in lines), lines
 
     def test_every_problem_has_a_line_of_its_own(self, tmp_path: Path) -> None:
-        found = problems(tmp_path, "models: {a: {gpu_hour: 1, output: 1}}\n")
-        assert found == ["as_of: missing", "source: missing", "models.a: give input and output, or gpu_hour, not both"]
+        lines = problems(tmp_path, "models: {a: {gpu_hour: 1, output: 1}}\n")
+        assert lines == ["as_of: missing", "source: missing", "models.a: give input and output, or gpu_hour, not both"]
 
     def test_an_empty_section_is_named(self, tmp_path: Path) -> None:
         assert problems(tmp_path, "as_of: 2026-11-01\nsource: us\nmodels:\n") == ["models: the section is empty"]
@@ -139,8 +139,8 @@ class TestPriceList:
 
     def test_merged_mappings_are_no_duplicates(self, tmp_path: Path) -> None:
         text = "as_of: 2026-11-01\nsource: us\nmodels:\n  a: &a {input: 1, output: 2}\n  b: {<<: *a, output: 3}\n"
-        found = PriceList.load(write(tmp_path, text)).models
-        assert (found["b"].input, found["b"].output) == (1, 3)
+        prices = PriceList.load(write(tmp_path, text)).models
+        assert (prices["b"].input, prices["b"].output) == (1, 3)
 
     def test_an_unreadable_file_is_named_with_the_reason(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"cannot read the price file .*absent\.yaml: No such file or directory"):
@@ -168,17 +168,17 @@ def by_the_package(model: str, usage: tuple[int, int, int], context: dict[str, s
 class TestKnownPrices:
     @given(usages(), st.sampled_from(["gpt-4o-mini", "gpt-4.1", "gpt-3.5-turbo"]))
     def test_a_published_price_is_the_packages_to_the_digit(self, usage: tuple[int, int, int], model: str) -> None:
-        found = known_prices(model, on=DAY)
-        assert usd(own_price(found).of_tokens(*usage)) == by_the_package(model, usage)
-        assert found.source == f"genai-prices {genai_prices.__version__} on 2026-11-24 (openai)"
+        resolved = known_prices(model, on=DAY)
+        assert usd(own_price(resolved).of_tokens(*usage)) == by_the_package(model, usage)
+        assert resolved.source == f"genai-prices {genai_prices.__version__} on 2026-11-24 (openai)"
 
     # Batch prices: the first model has none of cached input, the second has one, the third has its usual prices.
     @given(usages(), st.sampled_from(["gpt-4o-mini", "gpt-5.1", "gpt-3.5-turbo-1106"]))
     def test_a_batch_has_its_own_price(self, usage: tuple[int, int, int], model: str) -> None:
-        found = known_prices(model, OPENAI, batch=True, on=DAY)
-        spent = own_price(found).of_tokens(*usage)
+        resolved = known_prices(model, OPENAI, batch=True, on=DAY)
+        spent = own_price(resolved).of_tokens(*usage)
         assert usd(spent) == by_the_package(model, usage, {"processing": "batch"})
-        assert found.source.endswith("on 2026-11-24 (openai, batch)")
+        assert resolved.source.endswith("on 2026-11-24 (openai, batch)")
 
     def test_in_a_batch_cached_input_has_its_usual_price_unless_listed(self) -> None:
         usual, batch = (own_price(known_prices("gpt-4o-mini", batch=batch, on=DAY)) for batch in (False, True))
@@ -187,8 +187,8 @@ class TestKnownPrices:
 
     @given(usages())
     def test_the_service_tier_flex_has_its_own_price(self, usage: tuple[int, int, int]) -> None:
-        found = own_price(known_prices("gpt-5.1", on=DAY, service_tier="flex"))
-        assert usd(found.of_tokens(*usage)) == by_the_package("gpt-5.1", usage, {"service_tier": "flex"})
+        price = own_price(known_prices("gpt-5.1", on=DAY, service_tier="flex"))
+        assert usd(price.of_tokens(*usage)) == by_the_package("gpt-5.1", usage, {"service_tier": "flex"})
 
     @pytest.mark.parametrize("tier", [None, "auto", "default"])
     def test_the_usual_service_tier_has_the_usual_price(self, tier: str | None) -> None:
@@ -198,12 +198,12 @@ class TestKnownPrices:
         "model", [model for openai in providers if openai.id == "openai" for model in openai.models]
     )
     def test_each_of_openais_models_has_the_packages_price_or_none_with_a_reason(self, model: ModelInfo) -> None:
-        found = known_prices(model.id, on=DAY)
-        if found.price is None:
-            assert found.source.startswith("genai-prices ")
+        resolved = known_prices(model.id, on=DAY)
+        if resolved.price is None:
+            assert resolved.source.startswith("genai-prices ")
         else:
             usage = (300_000, 200_000, 100_000)
-            assert usd(found.price.of_tokens(*usage)) == by_the_package(model.id, usage)
+            assert usd(resolved.price.of_tokens(*usage)) == by_the_package(model.id, usage)
 
     @pytest.mark.parametrize(
         ("model", "endpoint", "reason"),
@@ -223,20 +223,20 @@ class TestKnownPrices:
         ],
     )
     def test_a_model_without_a_single_price_has_none(self, model: str, endpoint: str | None, reason: str) -> None:
-        found = known_prices(model, endpoint, on=DAY)
-        assert found.price is None
-        assert found.source.endswith(reason)
-        assert "secret" not in found.source
+        resolved = known_prices(model, endpoint, on=DAY)
+        assert resolved.price is None
+        assert resolved.source.endswith(reason)
+        assert "secret" not in resolved.source
 
     def test_without_a_price_for_batches_there_is_none(self) -> None:
-        found = known_prices("gpt-4o-mini", batch=True, on=dt.date(2026, 10, 1))
-        assert found.price is None
-        assert found.source.endswith("on 2026-10-01: none is listed for batch")
+        resolved = known_prices("gpt-4o-mini", batch=True, on=dt.date(2026, 10, 1))
+        assert resolved.price is None
+        assert resolved.source.endswith("on 2026-10-01: none is listed for batch")
 
     def test_a_service_tier_that_may_not_be_granted_has_none(self) -> None:
-        found = known_prices("gpt-5.1", on=DAY, service_tier="priority")
-        assert found.price is None
-        assert found.source.endswith("a request for the service tier priority may be answered by another")
+        resolved = known_prices("gpt-5.1", on=DAY, service_tier="priority")
+        assert resolved.price is None
+        assert resolved.source.endswith("a request for the service tier priority may be answered by another")
 
     def test_the_endpoint_of_the_environment_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:8000/v1")
@@ -291,32 +291,32 @@ class TestListsMadeUp:
 
     def test_a_price_of_later_dates_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = listed([ConditionalPrice(StartDateConstraint(DAY), prices=flat())])
-        found = self.known(monkeypatch, model, DAY - dt.timedelta(1))
-        assert found.price is None
-        assert found.source.endswith("it is listed for later dates only")
+        resolved = self.known(monkeypatch, model, DAY - dt.timedelta(1))
+        assert resolved.price is None
+        assert resolved.source.endswith("it is listed for later dates only")
 
     def test_a_price_of_cached_input_by_length_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         tiers = TieredPrices(base=Decimal(1), tiers=[Tier(start=1000, price=Decimal(2))])
-        found = self.known(monkeypatch, listed(flat(cache_read_mtok=tiers)))
-        assert found.source.endswith("it depends on the length of the prompt")
+        resolved = self.known(monkeypatch, listed(flat(cache_read_mtok=tiers)))
+        assert resolved.source.endswith("it depends on the length of the prompt")
 
     @pytest.mark.parametrize("further", ["cache_write_mtok", "requests_kcount", "output_audio_mtok"])
     def test_a_further_charge_makes_a_price_none(self, monkeypatch: pytest.MonkeyPatch, further: str) -> None:
-        found = self.known(monkeypatch, listed(flat(**{further: Decimal(1)})))
-        assert found.price is None
-        assert found.source.endswith(f"it also charges {further}")
+        resolved = self.known(monkeypatch, listed(flat(**{further: Decimal(1)})))
+        assert resolved.price is None
+        assert resolved.source.endswith(f"it also charges {further}")
 
     @pytest.mark.filterwarnings("ignore:Unsupported price key")
     def test_a_charge_that_begins_tomorrow_makes_a_price_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        found = self.known(monkeypatch, listed(flat(of_tomorrow=Decimal(1))))
-        assert found.source.endswith("it also charges of_tomorrow")
+        resolved = self.known(monkeypatch, listed(flat(of_tomorrow=Decimal(1))))
+        assert resolved.source.endswith("it also charges of_tomorrow")
 
     def test_a_price_for_batches_by_the_time_of_day_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         night = TimeOfDateConstraint(dt.time(11), dt.time(13))
-        found = self.known(
+        resolved = self.known(
             monkeypatch, listed(flat(), [PriceVariant({"processing": "batch"}, flat(), night)]), batch=True
         )
-        assert found.source.endswith("it depends on the time of day")
+        assert resolved.source.endswith("it depends on the time of day")
 
     def test_a_price_for_batches_of_another_provider_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = listed(flat(), [PriceVariant({"processing": "batch"}, flat("0.5"))])
@@ -328,8 +328,8 @@ class TestListsMadeUp:
         assert self.known(monkeypatch, listed(flat(), [variant]), batch=True).price is None
 
     def test_the_digits_of_a_binary_number_are_rounded_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        found = own_price(self.known(monkeypatch, listed(flat("0.18000000000000002", "1.0399999999999998"))))
-        assert (str(found.input), str(found.output)) == ("0.180000", "1.040000")
+        price = own_price(self.known(monkeypatch, listed(flat("0.18000000000000002", "1.0399999999999998"))))
+        assert (str(price.input), str(price.output)) == ("0.180000", "1.040000")
 
 
 class TestPricesSpec:
@@ -362,13 +362,13 @@ class TestResolve:
 
     def test_the_teams_file_comes_before_published_prices(self, tmp_path: Path) -> None:
         path = write(tmp_path, GOOD.replace("0.15", "0.11"))
-        found = resolve(PricesSpec(file=path, published=True), self.BOTH, "standard", None, None)
-        assert own_price(found).input == Decimal("0.11")
-        assert found.source == f"{path} as of 2026-11-01 (https://example.com/pricing; contract 4711)"
+        resolved = resolve(PricesSpec(file=path, published=True), self.BOTH, "standard", None, None)
+        assert own_price(resolved).input == Decimal("0.11")
+        assert resolved.source == f"{path} as of 2026-11-01 (https://example.com/pricing; contract 4711)"
 
     def test_the_teams_file_prices_models_that_are_loaded_here(self, tmp_path: Path) -> None:
-        found = resolve(PricesSpec(file=write(tmp_path)), "meta-llama/Llama-3.1-8B-Instruct", None, None, None)
-        assert own_price(found).gpu_hour == Decimal("2.1")
+        resolved = resolve(PricesSpec(file=write(tmp_path)), "meta-llama/Llama-3.1-8B-Instruct", None, None, None)
+        assert own_price(resolved).gpu_hour == Decimal("2.1")
 
     def test_published_prices_are_those_of_the_backend_and_the_pinned_date(self) -> None:
         spec = PricesSpec(published=True, on=DAY)
@@ -382,9 +382,9 @@ class TestResolve:
 
     def test_where_there_is_no_price_each_source_has_its_reason(self, tmp_path: Path) -> None:
         spec = PricesSpec(file=write(tmp_path), published=True, on=DAY)
-        found = resolve(spec, "gpt-4o-minni", "standard", None, None)
+        resolved = resolve(spec, "gpt-4o-minni", "standard", None, None)
         package = f"genai-prices {genai_prices.__version__}"
-        assert found == Resolved(
+        assert resolved == Resolved(
             None, f"not in {spec.file} (which has 'gpt-4o-mini'), and {package} does not know it at api.openai.com"
         )
         assert resolve(PricesSpec(file=spec.file), "zzz", "standard", None, None) == Resolved(
@@ -396,14 +396,14 @@ class TestResolve:
 
     def test_a_model_that_is_loaded_here_has_no_published_price(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "genai_prices", None)
-        found = resolve(PricesSpec(published=True), "gpt-4o-mini", None, None, None)
-        assert found == Resolved(None, "no provider publishes the price of a model that is not behind an API")
+        resolved = resolve(PricesSpec(published=True), "gpt-4o-mini", None, None, None)
+        assert resolved == Resolved(None, "no provider publishes the price of a model that is not behind an API")
 
     @pytest.mark.parametrize("host", ["notapi.x.ai", "api.x.ai.example.com", "api.x.ai-proxy.net"])
     def test_a_host_that_only_looks_like_a_providers_has_none_of_its_prices(self, host: str) -> None:
         assert known_prices("grok-4", "https://api.x.ai/v1", on=DAY).price is not None
-        found = known_prices("grok-4", f"https://{host}/v1", on=DAY)
-        assert found == Resolved(None, f"genai-prices {genai_prices.__version__} does not know it at {host}")
+        resolved = known_prices("grok-4", f"https://{host}/v1", on=DAY)
+        assert resolved == Resolved(None, f"genai-prices {genai_prices.__version__} does not know it at {host}")
 
     def test_a_wrong_price_file_ends_the_search(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="as_of: missing"):

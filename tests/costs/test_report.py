@@ -92,10 +92,10 @@ class TestUsage:
             receipt(10, 1.5, 3.0, tokens=50, failed=2, truncated=1, unscored=0),
             receipt(5, 0.5, tokens=7, failed=0, truncated=0, unscored=1),
         ]
-        found = router_usage("r", BY_HOUR, units)
-        assert (found.rows, found.tokens, found.truncated, found.unscored) == (13, 57, 1, 1)
-        assert (found.busy_seconds, found.load_seconds) == (2.0, 3.0)
-        assert found.cost == Decimal("0.005")
+        used = router_usage("r", BY_HOUR, units)
+        assert (used.rows, used.tokens, used.truncated, used.unscored) == (13, 57, 1, 1)
+        assert (used.busy_seconds, used.load_seconds) == (2.0, 3.0)
+        assert used.cost == Decimal("0.005")
 
     def test_a_router_can_have_a_price_by_token(self) -> None:
         assert router_usage("r", BY_TOKEN, [receipt(1, 9.0, tokens=1000)]).cost == Decimal("0.001")
@@ -107,14 +107,14 @@ class TestUsage:
         assert usage(BY_TOKEN, 4, 100, 10, seconds=2.0, load=1.0).cost == Decimal("0.0002")
 
     def test_usage_has_tokens_of_special_kinds_and_the_source_of_the_price(self) -> None:
-        found = usage(
+        used = usage(
             BY_TOKEN, 4, 100, 30, failed=2, source="prices.yaml", answered=3, cached_tokens=60, reasoning_tokens=20,
             estimated=1,
         )  # fmt: skip
-        assert (found.generated, found.failed, found.answered, found.estimated) == (4, 2, 3, 1)
-        assert (found.input_tokens, found.cached_tokens) == (100, 60)
-        assert (found.output_tokens, found.reasoning_tokens) == (30, 20)
-        assert found.price == "prices.yaml"
+        assert (used.generated, used.failed, used.answered, used.estimated) == (4, 2, 3, 1)
+        assert (used.input_tokens, used.cached_tokens) == (100, 60)
+        assert (used.output_tokens, used.reasoning_tokens) == (30, 20)
+        assert used.price == "prices.yaml"
 
     def test_without_a_price_there_is_no_cost(self) -> None:
         assert usage(None, 4, 100, 10).cost is None
@@ -126,19 +126,19 @@ class TestUsage:
 
 class TestBuild:
     def test_the_total_is_the_router_and_both_models(self) -> None:
-        found = build(usage(CHEAP, 6, 600, 60), usage(BY_TOKEN, 4, 400, 40), BY_TOKEN)
-        assert found.router.cost == Decimal("0.002")
-        assert found.total_cost == Decimal("0.002") + Decimal("0.000066") + Decimal("0.0008")
-        assert found.cost_advantage == 0.6
-        assert found.missing_prices == []
+        report = build(usage(CHEAP, 6, 600, 60), usage(BY_TOKEN, 4, 400, 40), BY_TOKEN)
+        assert report.router.cost == Decimal("0.002")
+        assert report.total_cost == Decimal("0.002") + Decimal("0.000066") + Decimal("0.0008")
+        assert report.cost_advantage == 0.6
+        assert report.missing_prices == []
 
     def test_by_token_the_small_rows_are_priced_by_their_prompts_and_the_large_rows_answers(self) -> None:
         # The large model read 2 tokens per token of the router, and wrote 10 tokens per row.
         small = usage(CHEAP, 6, 999, 999, tokens=300)
         large = usage(BY_TOKEN, 4, 400, 40, tokens=200)
-        found = build(small, large, BY_TOKEN).baseline
-        assert found.cost == Decimal("0.0008") + Decimal(600 * 1 + 60 * 10) / 10**6
-        assert "written as many tokens per row (10.0)" in found.assumption
+        baseline = build(small, large, BY_TOKEN).baseline
+        assert baseline.cost == Decimal("0.0008") + Decimal(600 * 1 + 60 * 10) / 10**6
+        assert "written as many tokens per row (10.0)" in baseline.assumption
 
     def test_by_token_failed_rows_of_the_large_model_do_not_count_as_answers(self) -> None:
         small = usage(CHEAP, 6, 600, 60, tokens=600)
@@ -161,9 +161,9 @@ class TestBuild:
         assert build(small, large, price).baseline.cost == (spent + added) / 10**6
 
     def test_by_token_without_large_rows_the_small_models_tokens_stand_for_the_large_ones(self) -> None:
-        found = build(usage(CHEAP, 6, 600, 60), usage(BY_TOKEN, 0, 0, 0), BY_TOKEN)
-        assert found.baseline.cost == Decimal(600 + 600) / 10**6
-        assert "as many tokens as the small model did" in found.baseline.assumption
+        report = build(usage(CHEAP, 6, 600, 60), usage(BY_TOKEN, 0, 0, 0), BY_TOKEN)
+        assert report.baseline.cost == Decimal(600 + 600) / 10**6
+        assert "as many tokens as the small model did" in report.baseline.assumption
 
     def test_by_the_hour_a_small_row_takes_as_long_as_a_large_one(self) -> None:
         small, large = usage(FREE, 6, 6, 6), usage(BY_HOUR, 4, 4, 4, seconds=8.0, load=5.0)
@@ -174,15 +174,15 @@ class TestBuild:
         small = usage(CHEAP, 6, 600, 60, tokens=600)
         large = usage(BY_TOKEN, 4, 400, 40, tokens=400)
         escalated = gone_on(usage(BY_TOKEN, 2, 200, 80, tokens=200), "0.00001")
-        found = build(small, large, BY_TOKEN, escalated=escalated)
-        assert found.total_cost == Decimal("0.002") + Decimal("0.000066") + Decimal("0.0008") + Decimal("0.001")
+        report = build(small, large, BY_TOKEN, escalated=escalated)
+        assert report.total_cost == Decimal("0.002") + Decimal("0.000066") + Decimal("0.0008") + Decimal("0.001")
         # Six rows on the large model have 120 output tokens: 20 for each of the four other rows.
-        assert found.baseline.cost == Decimal("0.0018") + Decimal(400 + 4 * 20 * 10) / 10**6
-        assert "written as many tokens per row (20.0)" in found.baseline.assumption
-        assert found.savings is not None
-        assert found.savings.usd == found.baseline.cost - found.total_cost
-        assert found.cost_advantage == 0.6
-        assert CostReport.model_validate_json(found.model_dump_json()).escalated == escalated
+        assert report.baseline.cost == Decimal("0.0018") + Decimal(400 + 4 * 20 * 10) / 10**6
+        assert "written as many tokens per row (20.0)" in report.baseline.assumption
+        assert report.savings is not None
+        assert report.savings.usd == report.baseline.cost - report.total_cost
+        assert report.cost_advantage == 0.6
+        assert CostReport.model_validate_json(report.model_dump_json()).escalated == escalated
 
     def test_by_the_hour_escalated_rows_count_for_the_large_models_speed(self) -> None:
         small, large = usage(FREE, 6, 6, 6), usage(BY_HOUR, 0, 0, 0)
@@ -192,49 +192,49 @@ class TestBuild:
 
     def test_when_all_small_rows_escalate_the_baseline_is_the_large_models_cost(self) -> None:
         escalated = gone_on(usage(BY_TOKEN, 6, 600, 60))
-        found = build(usage(FREE, 6, 600, 60), usage(BY_TOKEN, 4, 400, 40), BY_TOKEN, scored(FREE), escalated)
-        assert found.baseline.cost == found.total_cost == Decimal("0.002")
-        assert found.baseline.assumption == "every row was sent to the large model"
+        report = build(usage(FREE, 6, 600, 60), usage(BY_TOKEN, 4, 400, 40), BY_TOKEN, scored(FREE), escalated)
+        assert report.baseline.cost == report.total_cost == Decimal("0.002")
+        assert report.baseline.assumption == "every row was sent to the large model"
 
     def test_with_nothing_to_escalate_all_figures_are_as_without_escalation(self) -> None:
         small, large = usage(CHEAP, 6, 600, 60), usage(BY_TOKEN, 4, 400, 40)
-        found = build(small, large, BY_TOKEN, escalated=gone_on(usage(BY_TOKEN, 0, 0, 0)))
-        assert found.model_copy(update={"escalated": None}) == build(small, large, BY_TOKEN)
+        report = build(small, large, BY_TOKEN, escalated=gone_on(usage(BY_TOKEN, 0, 0, 0)))
+        assert report.model_copy(update={"escalated": None}) == build(small, large, BY_TOKEN)
 
     def test_a_missing_price_of_the_large_model_is_listed_once_and_says_why(self) -> None:
         small, large = usage(CHEAP, 6, 600, 60), usage(None, 4, 400, 40, source="not in prices.yaml")
-        found = build(small, large, None, escalated=gone_on(usage(None, 2, 200, 20)))
-        assert found.missing_prices == ["models.large.price"]
-        assert found.total_cost is None
-        assert found.baseline.assumption == "not known: models.large.price is missing (not in prices.yaml)"
+        report = build(small, large, None, escalated=gone_on(usage(None, 2, 200, 20)))
+        assert report.missing_prices == ["models.large.price"]
+        assert report.total_cost is None
+        assert report.baseline.assumption == "not known: models.large.price is missing (not in prices.yaml)"
 
     def test_by_the_hour_without_large_rows_the_baseline_is_not_known(self) -> None:
-        found = build(usage(FREE, 6, 6, 6), usage(BY_HOUR, 0, 0, 0), BY_HOUR)
-        assert found.baseline.cost is None
-        assert found.baseline.assumption.startswith("not known: no row ran on the large model")
-        assert found.savings is None
-        assert found.total_cost == Decimal("0.002")
+        report = build(usage(FREE, 6, 6, 6), usage(BY_HOUR, 0, 0, 0), BY_HOUR)
+        assert report.baseline.cost is None
+        assert report.baseline.assumption.startswith("not known: no row ran on the large model")
+        assert report.savings is None
+        assert report.total_cost == Decimal("0.002")
 
     def test_with_all_rows_on_the_large_model_only_the_routers_cost_is_lost(self) -> None:
-        found = build(usage(CHEAP, 0, 0, 0), usage(BY_TOKEN, 4, 400, 40), BY_TOKEN)
-        assert found.baseline.cost == Decimal("0.0008")
-        assert found.savings is not None
-        assert found.savings.usd == Decimal("-0.002")
-        assert found.savings.share == Decimal("-2.5")
+        report = build(usage(CHEAP, 0, 0, 0), usage(BY_TOKEN, 4, 400, 40), BY_TOKEN)
+        assert report.baseline.cost == Decimal("0.0008")
+        assert report.savings is not None
+        assert report.savings.usd == Decimal("-0.002")
+        assert report.savings.share == Decimal("-2.5")
 
     def test_savings_are_positive_when_the_run_was_cheaper(self) -> None:
-        found = build(usage(FREE, 9, 900, 90), usage(BY_TOKEN, 1, 100, 10), BY_TOKEN, scored(FREE))
-        assert found.savings is not None
-        assert found.total_cost == Decimal("0.0002")
-        assert found.baseline.cost == Decimal("0.002")
-        assert found.savings.usd == Decimal("0.0018")
-        assert found.savings.share == Decimal("0.9")
+        report = build(usage(FREE, 9, 900, 90), usage(BY_TOKEN, 1, 100, 10), BY_TOKEN, scored(FREE))
+        assert report.savings is not None
+        assert report.total_cost == Decimal("0.0002")
+        assert report.baseline.cost == Decimal("0.002")
+        assert report.savings.usd == Decimal("0.0018")
+        assert report.savings.share == Decimal("0.9")
 
     def test_a_large_model_that_costs_nothing_has_no_share_of_savings(self) -> None:
-        found = build(usage(FREE, 6, 6, 6), usage(FREE, 4, 4, 4), FREE)
-        assert found.savings is not None
-        assert found.savings.usd == Decimal("-0.002")
-        assert found.savings.share is None
+        report = build(usage(FREE, 6, 6, 6), usage(FREE, 4, 4, 4), FREE)
+        assert report.savings is not None
+        assert report.savings.usd == Decimal("-0.002")
+        assert report.savings.share is None
 
     @pytest.mark.parametrize("router", [ROUTER, None])
     @pytest.mark.parametrize("small", [CHEAP, None])
@@ -243,29 +243,29 @@ class TestBuild:
         self, router: Price | None, small: Price | None, large: Price | None
     ) -> None:
         prices = {"router.price": router, "models.small.price": small, "models.large.price": large}
-        found = build(usage(small, 6, 600, 60), usage(large, 4, 400, 40, seconds=1.0), large, scored(router))
+        report = build(usage(small, 6, 600, 60), usage(large, 4, 400, 40, seconds=1.0), large, scored(router))
         missing = [key for key, price in prices.items() if price is None]
-        assert found.missing_prices == missing
-        assert (found.total_cost is None) == bool(missing)
-        assert (found.savings is None) == bool(missing)
-        assert (found.baseline.cost is None) == (large is None)
-        tree = json.loads(found.model_dump_json())
+        assert report.missing_prices == missing
+        assert (report.total_cost is None) == bool(missing)
+        assert (report.savings is None) == bool(missing)
+        assert (report.baseline.cost is None) == (large is None)
+        tree = json.loads(report.model_dump_json())
         costs = [tree["router"]["cost"], tree["models"]["small"]["cost"], tree["models"]["large"]["cost"]]
         assert [cost is None for cost in costs] == [price is None for price in prices.values()]
 
     def test_a_run_without_rows_costs_nothing_and_saves_nothing(self) -> None:
-        found = build(usage(CHEAP, 0, 0, 0), usage(BY_TOKEN, 0, 0, 0), BY_TOKEN, scored(ROUTER, rows=0))
-        assert found.total_cost == found.baseline.cost == 0
-        assert found.savings is not None
-        assert found.savings.usd == 0
-        assert found.savings.share is None
-        assert found.cost_advantage is None
+        report = build(usage(CHEAP, 0, 0, 0), usage(BY_TOKEN, 0, 0, 0), BY_TOKEN, scored(ROUTER, rows=0))
+        assert report.total_cost == report.baseline.cost == 0
+        assert report.savings is not None
+        assert report.savings.usd == 0
+        assert report.savings.share is None
+        assert report.cost_advantage is None
 
     def test_a_report_survives_its_file_to_the_last_digit(self) -> None:
         large = usage(BY_TOKEN, 4, 400, 40, cost=123456789012345)
-        found = build(usage(CHEAP, 6, 600, 60), large, BY_TOKEN)
-        assert found.models["large"].cost == Decimal("123.456789012345")
-        assert CostReport.model_validate_json(found.model_dump_json()) == found
+        report = build(usage(CHEAP, 6, 600, 60), large, BY_TOKEN)
+        assert report.models["large"].cost == Decimal("123.456789012345")
+        assert CostReport.model_validate_json(report.model_dump_json()) == report
 
 
 def output(folder: Path, prefix: str = "", priced: bool = True) -> list[Path]:
@@ -295,10 +295,10 @@ GROUPS = ["team", "route", "rows", "failed", "input_tokens", "output_tokens", "c
 class TestGroups:
     @pytest.mark.parametrize("prefix", ["", "br_"])
     def test_costs_are_split_by_group_and_route(self, tmp_path: Path, prefix: str) -> None:
-        found = reports.by_group(output(tmp_path, prefix), prefix, ["team"])
-        assert found.columns == GROUPS
+        groups = reports.by_group(output(tmp_path, prefix), prefix, ["team"])
+        assert groups.columns == GROUPS
         # Copies and failures have tokens of their original or none: they were not generated.
-        assert found.rows() == [
+        assert groups.rows() == [
             (None, None, 1, 1, 0, 0, Decimal(0)),
             ("a", "large", 1, 0, 2, 20, Decimal("0.1")),
             ("a", "small", 1, 0, 1, 10, Decimal("0.000000000001")),
@@ -306,26 +306,26 @@ class TestGroups:
         ]
 
     def test_tokens_of_failed_rows_count_where_the_model_answered_all_the_same(self, tmp_path: Path) -> None:
-        found = reports.by_group(output(tmp_path), "", [], ["model_error"]).filter(route="large")
-        assert found.select("failed", "input_tokens", "output_tokens").rows() == [(1, 14, 60)]
+        groups = reports.by_group(output(tmp_path), "", [], ["model_error"]).filter(route="large")
+        assert groups.select("failed", "input_tokens", "output_tokens").rows() == [(1, 14, 60)]
 
     def test_escalated_rows_have_their_own_route_and_the_large_models_name(self, tmp_path: Path) -> None:
         first, second = output(tmp_path)
         pl.read_parquet(second).with_columns(route=pl.lit("small→large")).write_parquet(second)
         groups = reports.by_group([first, second], "", [])
         assert groups["route"].to_list() == ["large", "small", "small→large"]
-        found = build(usage(CHEAP, 1, 1, 10), usage(BY_TOKEN, 4, 4, 40), BY_TOKEN)
-        assert reports.to_frame(found, groups)["model"].to_list() == ["m", "m", "m", "models/router"]
+        report = build(usage(CHEAP, 1, 1, 10), usage(BY_TOKEN, 4, 4, 40), BY_TOKEN)
+        assert reports.to_frame(report, groups)["model"].to_list() == ["m", "m", "m", "models/router"]
 
     def test_without_a_group_there_is_a_row_a_route(self, tmp_path: Path) -> None:
-        found = reports.by_group(output(tmp_path), "", [])
-        assert found.columns == GROUPS[1:]
-        assert found["rows"].sum() == 6
-        assert found["cost"].sum() == Decimal("0.600000000001")
+        groups = reports.by_group(output(tmp_path), "", [])
+        assert groups.columns == GROUPS[1:]
+        assert groups["rows"].sum() == 6
+        assert groups["cost"].sum() == Decimal("0.600000000001")
 
     def test_without_a_price_a_group_has_no_cost(self, tmp_path: Path) -> None:
-        found = reports.by_group(output(tmp_path, priced=False), "", ["team"])
-        assert found["cost"].to_list() == [Decimal(0), None, None, None]
+        groups = reports.by_group(output(tmp_path, priced=False), "", ["team"])
+        assert groups["cost"].to_list() == [Decimal(0), None, None, None]
 
     def test_an_output_without_rows_has_no_groups(self, tmp_path: Path) -> None:
         first, _ = output(tmp_path)
@@ -339,8 +339,8 @@ class TestGroups:
 
     def test_the_table_of_costs_adds_up_to_the_report(self, tmp_path: Path) -> None:
         groups = reports.by_group(output(tmp_path), "", ["team"])
-        found = build(usage(CHEAP, 1, 1, 10), usage(BY_TOKEN, 4, 4, 40), BY_TOKEN)
-        frame = reports.to_frame(found, groups)
+        report = build(usage(CHEAP, 1, 1, 10), usage(BY_TOKEN, 4, 4, 40), BY_TOKEN)
+        frame = reports.to_frame(report, groups)
         assert frame.columns == ["name", "run_id", "team", *reports.COLUMNS[2:]]
         assert frame["route"].to_list() == [None, "large", "small", "large", "router"]
         assert frame["model"].to_list() == [None, "m", "m", "m", "models/router"]
@@ -350,5 +350,5 @@ class TestGroups:
 
     def test_the_router_without_a_price_has_no_cost_in_the_table(self, tmp_path: Path) -> None:
         groups = reports.by_group(output(tmp_path), "", [])
-        found = build(usage(CHEAP, 1, 1, 10), usage(BY_TOKEN, 4, 4, 40), BY_TOKEN, scored(None))
-        assert reports.to_frame(found, groups)["cost"].to_list()[-1] is None
+        report = build(usage(CHEAP, 1, 1, 10), usage(BY_TOKEN, 4, 4, 40), BY_TOKEN, scored(None))
+        assert reports.to_frame(report, groups)["cost"].to_list()[-1] is None

@@ -29,8 +29,8 @@ def test_without_a_terminal_the_table_has_all_columns(
 
 
 def test_the_table_has_a_row_for_the_audit(capsys: pytest.CaptureFixture[str]) -> None:
-    found = build(usage(FREE, 9, 900, 90), usage(BY_TOKEN, 1, 100, 10), BY_TOKEN, scored(FREE))
-    console.show(found.model_copy(update={"audited": usage(BY_TOKEN, 2, 200, 20)}))
+    report = build(usage(FREE, 9, 900, 90), usage(BY_TOKEN, 1, 100, 10), BY_TOKEN, scored(FREE))
+    console.show(report.model_copy(update={"audited": usage(BY_TOKEN, 2, 200, 20)}))
     (audit,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("audit"))
     assert audit == ["audit", "m", "2", "200", "20", "0.0", "s", "0.0", "s", "$0.000400"]
 
@@ -46,9 +46,9 @@ def test_the_table_has_a_row_for_escalated_rows(capsys: pytest.CaptureFixture[st
 
 def test_a_plain_run_has_no_notes(capsys: pytest.CaptureFixture[str]) -> None:
     small, large = usage(FREE, 9, 900, 90, source="the job file"), usage(BY_TOKEN, 1, 100, 10, source="the job file")
-    found = build(small, large, BY_TOKEN, scored(FREE), gone_on(usage(BY_TOKEN, 0, 0, 0)))
-    assert notes(found) == []
-    console.show(found)
+    report = build(small, large, BY_TOKEN, scored(FREE), gone_on(usage(BY_TOKEN, 0, 0, 0)))
+    assert notes(report) == []
+    console.show(report)
     assert "small→large" not in capsys.readouterr().out
 
 

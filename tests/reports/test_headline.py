@@ -51,13 +51,13 @@ def test_without_an_audited_drop_the_headline_has_the_expected_one() -> None:
 
 
 def test_a_night_on_the_large_model_alone_has_its_quality() -> None:
-    found = nights.cost(nights.usage("s", 0, 0, 0, "0"), nights.usage("l", 5, 50, 5, "2"), baseline="2")
-    assert headline(nights.night(found)) == (
+    used = nights.cost(nights.usage("s", 0, 0, 0, "0"), nights.usage("l", 5, 50, 5, "2"), baseline="2")
+    assert headline(nights.night(used)) == (
         "Routing 5 prompts cost $2.00, as much as the large model alone; "
         "quality is the large model's, which answered every row."
     )
 
 
 def test_unknown_savings_are_called_unknown() -> None:
-    found = nights.cost(nights.usage("s", 5, 50, 5, "1"), nights.usage("l", 0, 0, 0, "0"), baseline=None)
-    assert headline(nights.night(found)).startswith("Routing 5 prompts cost $1.00, and the savings are not known; ")
+    used = nights.cost(nights.usage("s", 5, 50, 5, "1"), nights.usage("l", 0, 0, 0, "0"), baseline=None)
+    assert headline(nights.night(used)).startswith("Routing 5 prompts cost $1.00, and the savings are not known; ")

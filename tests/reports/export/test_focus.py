@@ -155,6 +155,6 @@ def test_the_file_names_its_version_and_other_tools_read_it() -> None:
     metadata = pq.read_metadata(io.BytesIO(data)).metadata
     assert metadata[b"FocusVersion"] == b"1.3"
     assert metadata[b"DataGenerator"].startswith(b"batchroute ")
-    found = pq.read_table(io.BytesIO(data))
-    assert str(found.schema.field("BilledCost").type) == "decimal128(38, 12)"
-    assert sum(found["BilledCost"].to_pylist(), Decimal(0)) == night.total_cost
+    table = pq.read_table(io.BytesIO(data))
+    assert str(table.schema.field("BilledCost").type) == "decimal128(38, 12)"
+    assert sum(table["BilledCost"].to_pylist(), Decimal(0)) == night.total_cost
