@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from batchroute.errors import InputError
+
 Floats = NDArray[np.float64]
 Draws = NDArray[np.uint16]
 """Two bytes for each row and resample."""
@@ -42,6 +44,15 @@ class MeanQualities:
     def gap(self) -> Floats:
         """The quality gap q(S) − q(L)."""
         return self.small - self.large
+
+    def check(self, where: str = "") -> None:
+        """Raises:
+        InputError: the large model's mean quality is 0.
+        """
+        if self.large.mean() == 0.0:
+            raise InputError(
+                f"the large model's mean quality{where} is 0, so a drop in percent means nothing: shift the metric"
+            )
 
     def draws(self, resamples: int, seed: int) -> Draws:
         """How often each resample holds each row: shape [1 + resamples, rows]; entry 0 holds each row once."""

@@ -77,11 +77,7 @@ def evaluate(
             "see flattering figures"
         )
     qualities = MeanQualities.of(table.small_mean, table.large_mean, table.prompts)
-    if qualities.large.mean() == 0.0:
-        raise InputError(
-            f"the large model's mean quality in '{whole.path}' is 0, so a drop in percent means nothing: shift the "
-            "metric"
-        )
+    qualities.check(f" in '{whole.path}'")
     draws = qualities.draws(resamples, seed)
     evaluated = [_router(name, device, table, qualities, draws) for name in routers]
     first, oracle = evaluated[0][1], oracle_curves(qualities, draws)

@@ -7,7 +7,6 @@ from typing import Literal, Self
 
 import numpy as np
 
-from batchroute.errors import InputError
 from batchroute.router.evaluation.curves import MeanQualities, oracle_curves, random_curves
 from batchroute.tables.quality_table import QualityTable
 
@@ -66,11 +65,8 @@ class Verdict:
         InputError: the large model's mean quality is 0.
         """
         qualities = MeanQualities.of(table.small_mean, table.large_mean, table.prompts)
+        qualities.check()
         gap, large_mean = qualities.gap, float(qualities.large.mean())
-        if large_mean == 0.0:
-            raise InputError(
-                "the large model's mean quality is 0, so a drop in percent means nothing: shift the metric"
-            )
         oracle, random = oracle_curves(qualities), random_curves(qualities)
         return cls(
             rows=len(table),
