@@ -1,4 +1,4 @@
-"""Where models are (a directory, a hub id, or an embedded model in the cache), and what they may bring along."""
+"""Models by name: a directory, a hub id or an embedded model in the cache; their digests, and loading them safely."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WEIGHTS = (("model*.safetensors", "pytorch_model*.bin"), ("adapter_model*.safet
 
 @dataclass(frozen=True)
 class Keys:
-    """What to do to allow pickled weights, or code that comes with a model; None where that cannot be allowed."""
+    """How the user allows pickled weights, or code that comes with a model; None where that cannot be allowed."""
 
     pickle: str | None = None
     code: str | None = None
@@ -47,10 +47,10 @@ def embedded_dir(name: str) -> Path:
 
 
 def resolve(name: str, adapter: bool = False) -> str:
-    """What to hand to `from_pretrained`: an absolute directory, or a hub id as it stands.
+    """The argument for `from_pretrained`: an absolute directory, or a hub id unchanged.
 
     Args:
-        adapter: it is a LoRA adapter, not a model.
+        adapter: the name is a LoRA adapter, not a model.
 
     Raises:
         InputError: an embedded model that was not fetched, or a path that is no model (or adapter) directory.
@@ -66,7 +66,7 @@ def resolve(name: str, adapter: bool = False) -> str:
 
 
 def _directory(name: str, what: str) -> Path | None:
-    """The absolute directory that `name` is, or None for a hub id."""
+    """The absolute directory behind `name`, or None for a hub id."""
     if name.startswith(EMBEDDED_PREFIX):
         path = embedded_dir(name.removeprefix(EMBEDDED_PREFIX))
         if not path.is_dir():
@@ -132,15 +132,15 @@ def _sampled(size: int, version: int) -> Iterator[tuple[int, int]]:
 
 
 def check(name: str, router: bool = False, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> None:
-    """Check that a model is there, of a kind that can be used, and safe to load, without loading its weights.
+    """Check that a model exists, is usable, and is safe to load. No weights are loaded.
 
     Args:
-        trust_remote_code: run the code of its configuration, where it brings some.
-        allow_pickle: accept weights that are no safetensors. Of a hub id that shows only when it is loaded.
+        trust_remote_code: run the code that comes with its configuration.
+        allow_pickle: accept weights as a pickle. For a hub id that shows only when the model is loaded.
 
     Raises:
-        InputError: it is not there, brings what was not allowed, or, for a router, is no classifier with one or two
-            labels.
+        InputError: the model is missing, is a pickle or brings code without leave, or is a router but not a classifier
+            with one or two labels.
     """
     from transformers import AutoConfig
 
@@ -159,10 +159,10 @@ def check(name: str, router: bool = False, *, trust_remote_code: bool = False, a
 
 
 def check_adapter(name: str, allow_pickle: bool = False) -> None:
-    """Check that a LoRA adapter is there, and safe to load.
+    """Check that a LoRA adapter exists and is safe to load.
 
     Raises:
-        InputError: it is not there, or a pickle that was not allowed.
+        InputError: the adapter is missing, or is a pickle without leave.
     """
     with loading(f"the adapter '{name}'", resolve(name, adapter=True), allow_pickle):
         pass
@@ -170,18 +170,17 @@ def check_adapter(name: str, allow_pickle: bool = False) -> None:
 
 @contextlib.contextmanager
 def loading(what: str, path: str, allow_pickle: bool = False, keys: Keys = MODEL_KEYS) -> Iterator[None]:
-    """Around `from_pretrained`: what goes wrong becomes one sentence, and weights that can run code are not loaded.
+    """Around `from_pretrained`: refuses pickled weights, which can run code, and turns errors into one sentence.
 
-    `from_pretrained` must be given `use_safetensors=safetensors(allow_pickle)` and `trust_remote_code` all the same.
+    The caller must still give `from_pretrained` `use_safetensors=safetensors(allow_pickle)` and `trust_remote_code`.
 
     Args:
         what: the model, as the sentence names it.
-        path: what `resolve` made of its name.
-        keys: how to allow what was refused, for the sentence that refuses it.
+        path: from `resolve`.
+        keys: how to allow a pickle or code, for the sentence that refuses it.
 
     Raises:
-        InputError: the model is not there, is broken, needs a package that is not installed, is a pickle, or brings
-            code.
+        InputError: the model is missing or broken, needs a package that is not installed, is a pickle, or brings code.
     """
     from safetensors import SafetensorError
 
@@ -192,27 +191,27 @@ def loading(what: str, path: str, allow_pickle: bool = False, keys: Keys = MODEL
     except (
         OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, pickle.UnpicklingError
     ) as error:  # fmt: skip
-        # The one exception of transformers about code, which names its own argument.
+        # Only transformers' error about code names this argument.
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             may = "it is not run" if keys.code is None else f"{keys.code} if you trust it"
             raise InputError(f"{what} brings code of its own: {may}") from error
-        # Files on a hub are not seen before; without `use_safetensors` no message says so.
+        # Weights on a hub show their format only here; transformers names its own argument in this error.
         if isinstance(error, OSError) and "use_safetensors=True" in str(error):
             raise InputError(_pickle(f"{what} has no safetensors, but maybe a pickle", keys)) from error
         raise InputError(f"cannot load {what}: {first_line(error)}") from error
 
 
 def safetensors(allow_pickle: bool) -> bool | None:
-    """The value of `use_safetensors`: nothing else, or those where they are there."""
+    """The value of `use_safetensors`: True accepts nothing else, None prefers safetensors."""
     return None if allow_pickle else True
 
 
 def _only_pickled(folder: Path) -> bool:
-    """Whether a directory holds weights as a pickle without holding them as safetensors too."""
+    """Whether a directory holds weights as a pickle and not as safetensors too."""
     return any(any(folder.glob(bad)) and not any(folder.glob(good)) for good, bad in _WEIGHTS)
 
 
 def _pickle(what: str, keys: Keys) -> str:
-    advice = "save it anew with save_pretrained, which writes safetensors"
+    advice = "save it again with save_pretrained, which writes safetensors"
     advice += "" if keys.pickle is None else f", or {keys.pickle} if you trust it"
     return f"{what}, which can run code when it is loaded: {advice}"

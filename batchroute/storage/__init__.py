@@ -1,1 +1,1 @@
-"""Where state lives: create-only objects, and the work folder with its units, receipts and manifest."""
+"""Storage: folders with create-only puts, and the work folder, its units and receipts, and the manifest in them."""

@@ -1,4 +1,4 @@
-"""A folder of an output or of a run's state: what every storage can do, create-only puts above all."""
+"""A folder of an output or of a run's state, as every storage offers it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 
 class Folder(ABC):
-    """Files under one root. Names are relative to it, with `/` between their parts.
+    """Files under one root. Names are relative to the root, with `/` between their parts.
 
-    A put is whole and create-only: the name appears with its whole content or not at all, and never replaces what is
-    there.
+    A put is whole and create-only: the name appears with its whole content or not at all, and never replaces a file.
     """
 
     uri: str
@@ -20,25 +19,25 @@ class Folder(ABC):
 
     @abstractmethod
     def beside(self, suffix: str) -> Folder:
-        """The folder next to this one whose name has `suffix` at its end."""
+        """The folder next to this one with the same name plus `suffix`."""
 
     @abstractmethod
     def put_new(self, name: str, data: bytes | memoryview, sync_folder: bool = True) -> bool:
-        """Create `name` with `data`. False when it exists already, which leaves it as it is.
+        """Create `name` with `data`; False, and no change, when it exists.
 
-        Without `sync_folder` the content survives a power cut, the name only after a later put into the same folder.
+        Without `sync_folder` the content survives a power cut, but the name only after a later put into the folder.
 
         Raises:
-            InputError: the folder may not be written.
-            StoppedError: the storage is full, failing or gone; mend it and run again.
+            InputError: no right to write here.
+            StoppedError: the storage is full, failing or gone.
         """
 
     @abstractmethod
     def check_create_only(self) -> str | None:
-        """Try whether puts are create-only here; the warning to give when that was waived (`single_writer`).
+        """Try whether puts are create-only here; returns a warning where they are not and `single_writer` waives it.
 
         Raises:
-            InputError: they are not.
+            InputError: puts are not create-only.
         """
 
     @abstractmethod
@@ -54,12 +53,12 @@ class Folder(ABC):
         """
 
     def read_all(self, names: list[str]) -> list[bytes]:
-        """As `read`, of many small files."""
+        """`read` for many small files, at the same time where that is faster."""
         return [self.read(name) for name in names]
 
     @abstractmethod
     def parquet(self, name: str, size: int | None = None) -> Any:
-        """What pyarrow reads a parquet file from; with its `size` in bytes only the parts that are asked for travel.
+        """What pyarrow reads a parquet file from. Given `size`, in bytes, only the parts in need travel.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -70,11 +69,11 @@ class Folder(ABC):
 
     @abstractmethod
     def is_file(self) -> bool:
-        """Whether there is a file in the place of the folder."""
+        """Whether the folder's own name is a file."""
 
     @abstractmethod
     def names(self, suffix: str) -> list[str]:
-        """The names of the files directly in this folder that end in `suffix`, sorted; none when there is no folder."""
+        """The sorted names of files directly in this folder that end in `suffix`; empty when there is no folder."""
 
     @abstractmethod
     def folders(self) -> list[str]:
@@ -86,7 +85,7 @@ class Folder(ABC):
 
     @abstractmethod
     def leftovers(self, older_than: float) -> list[str]:
-        """What puts that never ended have left anywhere under this folder, `older_than` seconds ago or more."""
+        """The remains of unfinished puts anywhere under this folder that are `older_than` seconds old or more."""
 
     @abstractmethod
     def remove_leftovers(self, older_than: float) -> None: ...
@@ -97,11 +96,11 @@ class Folder(ABC):
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove one file; nothing happens when it is not there."""
+        """Remove one file, if it is there."""
 
     @abstractmethod
     def remove_all(self) -> None:
-        """Remove this folder and all that is in it; nothing happens when it is not there."""
+        """Remove this folder with everything in it, if it is there."""
 
     def __str__(self) -> str:
         return self.uri

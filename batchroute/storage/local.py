@@ -17,7 +17,7 @@ _TEMPORARY = ".tmp-"
 
 
 class LocalFolder(Folder):
-    """A put writes a temporary file beside the target, syncs it, and links it to its name."""
+    """A put writes a temporary file next to its target, syncs the file, and links it to the name."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser().absolute()
@@ -67,10 +67,10 @@ class LocalFolder(Folder):
 
     def names(self, suffix: str) -> list[str]:
         try:
-            found = [entry.name for entry in os.scandir(self.path) if entry.name.endswith(suffix)]
+            names = [entry.name for entry in os.scandir(self.path) if entry.name.endswith(suffix)]
         except FileNotFoundError:
             return []
-        return sorted(name for name in found if not name.startswith(_TEMPORARY))
+        return sorted(name for name in names if not name.startswith(_TEMPORARY))
 
     def folders(self) -> list[str]:
         return sorted(entry.name for entry in self.path.iterdir() if entry.is_dir()) if self.path.is_dir() else []
@@ -79,8 +79,7 @@ class LocalFolder(Folder):
         return not any(path.is_file() for path in self.path.rglob("*"))
 
     def leftovers(self, older_than: float) -> list[str]:
-        found = self.path.rglob(f"{_TEMPORARY}*")
-        return sorted(str(path) for path in found if _age(path) >= older_than)
+        return sorted(str(path) for path in self.path.rglob(f"{_TEMPORARY}*") if _age(path) >= older_than)
 
     def remove_leftovers(self, older_than: float) -> None:
         for path in self.leftovers(older_than):
@@ -123,7 +122,7 @@ def _link_new(target: Path, data: bytes | memoryview, sync_folder: bool) -> bool
 
 
 def _sync_folder(path: Path) -> None:
-    # Without this a power cut can forget the new name although the file's content is on disk.
+    # Without this a power cut can lose the new name although the file's content is on disk.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The manifest: the one file that makes an output committed."""
+"""The manifest: the file that commits an output."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Manifest(BaseModel):
     fingerprint: str
     settings: dict[str, Any]
     source: dict[str, Any] = {}
-    """Of a run that fetched its input: what that was, and which version."""
+    """Of a run that fetched its input: the source, and its version."""
     input_files: list[dict[str, Any]]
     committed_at: str
     committed_by: str
@@ -55,7 +55,7 @@ class Manifest(BaseModel):
 
     @property
     def serial(self) -> int:
-        """Of this commit: milliseconds since 1970. When a run is committed again, for failed rows, it is greater."""
+        """The commit's time in milliseconds since 1970; greater when --retry-failed commits the run again."""
         return int(datetime.datetime.fromisoformat(self.committed_at).timestamp() * 1000)
 
     @property
@@ -63,7 +63,7 @@ class Manifest(BaseModel):
         return load_id(self.run_id, self.source)
 
     def put(self, output: Folder) -> bool:
-        """Commit. False when the output was committed before, by this run or another."""
+        """Commit; False when the output is committed already, by this run or another."""
         return output.put_new(MANIFEST, self.model_dump_json(indent=1).encode())
 
 
@@ -88,8 +88,8 @@ def read(output: Folder) -> Manifest | None:
 
 
 def load_id(run_id: str, source: dict[str, Any]) -> str:
-    """What a table knows a run's rows by: the run, and the fetch of its rows where they were fetched. A query that is
-    asked anew by the same job may give others.
+    """The id of a run's rows in a table: the run, and the fetch where rows were fetched, since a query that runs again
+    may give other rows.
     """
     return f"{run_id}-{source['attempt']}" if source else run_id
 

@@ -1,4 +1,4 @@
-"""Where a URI leads: local disk, or any filesystem that fsspec knows. The only way to files that batchroute writes."""
+"""The folder that a URI names: on local disk, or in any filesystem of fsspec. Everything is written through it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder_at(uri: str, storage_options: Mapping[str, Any] | None = None, single
 
     Args:
         storage_options: of the fsspec filesystem; none on local disk.
-        single_writer: do without create-only puts where the storage has none.
+        single_writer: accept a storage without create-only puts.
 
     Raises:
         InputError: the filesystem is unknown, or its package is not installed.

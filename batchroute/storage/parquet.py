@@ -1,4 +1,4 @@
-"""The parquet files that a run writes: their settings, and the facts in their metadata."""
+"""Parquet files that a run writes: compression, row groups, and the unit's facts in the metadata."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from batchroute.storage.receipts import Facts
 
 _FACTS = b"batchroute.unit"
 
-# Files of the work folder are read once or twice: level 1. The output stays: level 3 makes it 29 % smaller, and takes
-# 1.4 times as long. Others are measured in `tests/benchmarks/parquet_settings.py`.
+# Files of the work folder are read once or twice: level 1. For the output, level 3 makes files 29 % smaller and takes
+# 1.4 times as long; `tests/benchmarks/parquet_settings.py` measures more settings.
 WORK_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
 
 OUTPUT_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
@@ -23,7 +23,7 @@ _ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 1 << 16, 64 << 20
 
 
 def read_facts(source: object) -> Facts | None:
-    """The facts in a parquet file (a path or a buffer) that a run wrote; None for any other file."""
+    """The facts in a parquet file, given as a path or a buffer; None for a file that no run wrote."""
     try:
         metadata = pq.read_metadata(source).metadata or {}
     except (pa.ArrowInvalid, OSError):
@@ -44,7 +44,7 @@ def parquet_bytes(
     left_out: Collection[str] = (),
     settings: Mapping[str, Any] = WORK_PARQUET,
 ) -> tuple[memoryview, Facts]:
-    """A whole parquet file in memory, compressed, with its final facts in the metadata, but for those left out."""
+    """A compressed parquet file in memory, and its final facts; its metadata hold them without those `left_out`."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema, **settings) as writer:
         for group in _row_groups(batches):
@@ -55,7 +55,7 @@ def parquet_bytes(
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
-    """Batches gathered to row groups large enough for quick reading and small enough for memory."""
+    """Gathers batches to row groups that are large enough to read fast and small enough for memory."""
     group: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Receipts: the proof that a unit is done."""
+"""Receipts, each of which proves that a unit is done, and the facts in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FORMAT_VERSION = 1
 
 
 class Facts(BaseModel):
-    """What is known of a unit besides its file: written into the data's own metadata and into the receipt."""
+    """What is known of a unit apart from its rows; stands in the metadata of the data file and in the receipt."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,7 +26,7 @@ class Facts(BaseModel):
 
 
 class Receipt(Facts):
-    """Proof that a unit is done."""
+    """Proof that a unit is done: the facts, and the data file with its hash."""
 
     file: str
     bytes: int

@@ -42,7 +42,7 @@ class RemoteFolder(Folder):
         except FileNotFoundError as error:
             raise InputError(f"cannot write {uri}: the bucket does not exist; create it") from error
         except FileExistsError:
-            # It may be this very put, whose answer was lost on the way before it was tried again.
+            # A first try of this put may have succeeded although its answer was lost.
             return self._holds(uri, content)
         return True
 
@@ -53,7 +53,7 @@ class RemoteFolder(Folder):
         try:
             kept = strict.put_new(name, b"1") and not strict.put_new(name, b"2")
         except InputError:
-            # A storage that knows no conditional put may refuse one; any other trouble shows in a plain put too.
+            # A storage without conditional puts may refuse one; any other fault shows in a plain put too.
             self._plain(name)
             kept = False
         self.remove(name)
@@ -163,20 +163,19 @@ class RemoteFolder(Folder):
         return hashlib.sha256(self._store.read(uri)).digest() == hashlib.sha256(content).digest()
 
     def _list(self, kind: str) -> list[str]:
-        found = [entry["name"] for entry in self._store.entries(self.uri) if entry["type"] == kind]
-        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found)
+        paths = [entry["name"] for entry in self._store.entries(self.uri) if entry["type"] == kind]
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
 
     def _uploads(self, older_than: float) -> list[tuple[str, str, str]]:
-        """Bucket, key and id of the multipart uploads under this folder that never ended."""
+        """Bucket, key and id of the unfinished multipart uploads under this folder."""
         if self._store.protocol not in ("s3", "s3a"):
             return []
         bucket, _, prefix = self._store.path(self.uri).partition("/")
         answer = self._store.call(
             "list", self.uri, lambda fs: fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix + "/")
         )
-        found = answer.get("Uploads") or []
         return [
             (bucket, upload["Key"], upload["UploadId"])
-            for upload in found
+            for upload in answer.get("Uploads") or []
             if time.time() - upload["Initiated"].timestamp() >= older_than
         ]

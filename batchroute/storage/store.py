@@ -1,4 +1,4 @@
-"""Calls to a remote filesystem, by fsspec: retried while the trouble may pass, and in one sentence when it does not."""
+"""Calls to a remote filesystem by fsspec: retried while an error may pass; its last error is one sentence."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from batchroute.errors import BatchrouteError, InputError, StoppedError
 
-# Of the first call, which an operator may be waiting for, and of every later one, in seconds.
+# For how many seconds to retry: the first call, for which an operator may be waiting, and every later call.
 _FIRST_PATIENCE, _PATIENCE = 15.0, 150.0
 _MOST_WAIT = 10.0
-# S3 refuses what was signed a quarter of an hour ago.
+# S3 refuses a request that was signed a quarter of an hour ago.
 _MOST_SKEW_SECONDS = 600
 _now = time.time
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
@@ -61,27 +61,27 @@ class Store:
         if protocol in ("s3", "s3a"):
             options = _s3_options(options)
         try:
-            # Cached listings are stale as soon as another process writes.
+            # Cached listings are wrong as soon as another process writes.
             self._fs = fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True, **options)
         except ImportError as error:
             extra = f"'batchroute[{_EXTRAS[protocol]}]'" if protocol in _EXTRAS else f"the fsspec package of {protocol}"
             raise InputError(f"{protocol}:// needs a package: pip install {extra}") from error
         except ValueError as error:
-            raise InputError(f"{protocol}:// is no storage that is known here") from error
+            raise InputError(f"{protocol}:// is not a known storage") from error
         except TypeError as error:
             raise InputError(f"storage_options do not fit {protocol}://: {error}") from error
-        # Retrying is done here, once, where its time is bounded.
+        # `call` retries, for a bounded time.
         self._fs.retries = 1
         self.protocol = protocol
         self._reached = False
 
     def call(self, what: str, uri: str, do: Callable[[Any], Result]) -> Result:
-        """`do(filesystem)`, tried again while its error may pass.
+        """`do(filesystem)`, retried while its error may pass.
 
         Raises:
-            FileNotFoundError, FileExistsError: as the filesystem says.
-            InputError: it will never work.
-            StoppedError: it did not work for long; run again.
+            FileNotFoundError, FileExistsError: as the filesystem raises them.
+            InputError: the call can never succeed.
+            StoppedError: the error did not pass in time; run again.
         """
         retrying = Retrying(
             retry=retry_if_exception(is_transient),
@@ -105,11 +105,11 @@ class Store:
 
     @property
     def filesystem(self) -> Any:
-        """The fsspec filesystem itself, for what reads by it without retries."""
+        """The fsspec filesystem, without retries."""
         return self._fs
 
     def path(self, uri: str) -> str:
-        """As the filesystem itself writes it."""
+        """The path in the filesystem's own form."""
         return str(self._fs._strip_protocol(uri))
 
     def uri(self, path: str) -> str:
@@ -119,11 +119,10 @@ class Store:
         """Raises:
         FileNotFoundError: there is nothing.
         """
-        found = self.call("read", uri, lambda fs: fs.info(self.path(uri)))
-        return dict(found)
+        return dict(self.call("read", uri, lambda fs: fs.info(self.path(uri))))
 
     def entries(self, uri: str) -> list[dict[str, Any]]:
-        """What is directly in a folder; nothing when there is no folder."""
+        """The entries directly in a folder; empty when there is no folder."""
         path = self.path(uri)
         try:
             entries = self.call("list", uri, lambda fs: fs.ls(path, detail=True))
@@ -135,14 +134,14 @@ class Store:
     def files(self, uri: str) -> list[str]:
         """The URIs of all files anywhere in a folder.
 
-        fsspec's own `find` and `glob` leave out what a failing request did not tell, without a word.
+        fsspec's own `find` and `glob` silently leave out folders whose listing failed.
         """
-        found: list[str] = []
+        files: list[str] = []
         folders = [uri]
         while folders:
             for entry in self.entries(folders.pop()):
-                (folders if entry["type"] == "directory" else found).append(self.uri(entry["name"].rstrip("/")))
-        return sorted(found)
+                (folders if entry["type"] == "directory" else files).append(self.uri(entry["name"].rstrip("/")))
+        return sorted(files)
 
     def read(self, uri: str, start: int | None = None, stop: int | None = None) -> bytes:
         return bytes(self.call("read", uri, lambda fs: fs.cat_file(self.path(uri), start=start, end=stop)))
@@ -182,7 +181,7 @@ class RangeFile(io.RawIOBase):
 
 
 def _s3_options(options: dict[str, Any]) -> dict[str, Any]:
-    # s3fs and botocore each try again by themselves, for minutes, without a word: one try each is enough here.
+    # s3fs and botocore each retry silently for minutes; `call` retries instead.
     logging.getLogger("aiobotocore").setLevel(logging.ERROR)
     config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 0}}
     return {**options, "config_kwargs": {**config, **options.get("config_kwargs", {})}}
@@ -192,30 +191,30 @@ def _exclusive(do: Callable[[Any], Result], fs: Any) -> Result:
     try:
         return do(fs)
     except OSError as error:
-        # Servers that do not name the condition in their answer.
+        # Some servers do not name the failed condition in their answer.
         if _status(error) == 412:
             raise FileExistsError(str(error)) from error
         raise
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
+    causes: list[BaseException] = []
+    while error is not None and error not in causes:
+        causes.append(error)
         error = error.__cause__ or error.__context__
-    return found
+    return causes
 
 
 def _response(error: BaseException) -> dict[str, Any]:
-    """The answer of an S3 server behind an error; empty when there was none."""
+    """The answer of an S3 server behind an error; empty without an answer."""
     responses = (getattr(cause, "response", None) for cause in _causes(error))
     return next((response for response in responses if isinstance(response, dict)), {})
 
 
 def _status(error: BaseException) -> int | None:
-    found = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
-    found = found if found is not None else getattr(error, "code", None)
-    return found if isinstance(found, int) else None
+    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = status if status is not None else getattr(error, "code", None)
+    return status if isinstance(status, int) else None
 
 
 def _code(error: BaseException) -> str | None:
@@ -238,7 +237,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _is_skewed(error: BaseException) -> bool:
-    """A refusal that has no body names no reason; the time that it came at tells this one."""
+    """Whether this machine's clock is wrong: a refusal without a body names no reason, but it has the server's time."""
     date = _response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
     try:
         return abs(parsedate_to_datetime(date).timestamp() - _now()) > _MOST_SKEW_SECONDS
@@ -248,21 +247,21 @@ def _is_skewed(error: BaseException) -> bool:
 
 @functools.cache
 def _lost_connections() -> tuple[type[BaseException], ...]:
-    found: list[type[BaseException]] = [ConnectionError, TimeoutError, FSTimeoutError, EOFError]
+    kinds: list[type[BaseException]] = [ConnectionError, TimeoutError, FSTimeoutError, EOFError]
     try:
         import aiohttp
 
-        found += [aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError]
+        kinds += [aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError]
     except ImportError:
         pass
     try:
         from botocore import exceptions
         from botocore.parsers import ResponseParserError
 
-        found += [exceptions.HTTPClientError, exceptions.ConnectionError, ResponseParserError]
+        kinds += [exceptions.HTTPClientError, exceptions.ConnectionError, ResponseParserError]
     except ImportError:
         pass
-    return tuple(found)
+    return tuple(kinds)
 
 
 def _explained(what: str, uri: str, error: Exception) -> BatchrouteError:

@@ -1,4 +1,4 @@
-"""A table that appears whole at the end of long work, and the files beside it: `<name>.parquet`, `<name>.<suffix>`."""
+"""A table that appears whole when long work ends, `<name>.parquet`, and the files next to it, `<name>.<suffix>`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from batchroute.storage.workdir import work_root
 
 
 class TableFile:
-    """The table is there when the work is done. Its metadata tell whose it is, by the fingerprint of that work."""
+    """The table exists when the work is done; its metadata hold the fingerprint of that work."""
 
     def __init__(self, uri: str, key: str) -> None:
         """Args:
-            key: of the fingerprint in the metadata.
+            key: the name of the fingerprint in the metadata.
 
         Raises:
             InputError: the place is a folder, or not a local path.
@@ -35,7 +35,7 @@ class TableFile:
 
     def check_apart_from(self, source: str, files: Iterable[str]) -> None:
         """Raises:
-        InputError: the table would be among the files that are read.
+        InputError: the table would be one of the input files.
         """
         path, source = str(self.output.path), os.path.abspath(os.path.expanduser(source))
         inside = os.path.isdir(source) and source in map(str, self.output.path.parents)
@@ -46,16 +46,16 @@ class TableFile:
         return self._folder.exists(self._named(suffix))
 
     def fingerprint(self) -> str | None:
-        """Of the work that wrote the table; None for a file of another kind."""
+        """The fingerprint of the work that wrote the table; None for any other file."""
         try:
             metadata = pq.read_schema(self.output.path).metadata or {}
         except (pa.ArrowInvalid, OSError):
             return None
-        found = metadata.get(self._key.encode())
-        return None if found is None else found.decode()
+        fingerprint = metadata.get(self._key.encode())
+        return None if fingerprint is None else fingerprint.decode()
 
     def put(self, table: pa.Table, fingerprint: str, metadata: dict[str, str], suffix: str | None = None) -> None:
-        """Put the table, or one beside it. Create-only."""
+        """Put the table, or with `suffix` a table next to it; create-only."""
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata({**metadata, self._key: fingerprint}), sink, compression="zstd")
         self._folder.put_new(self._named(suffix), memoryview(sink.getvalue()))
@@ -65,11 +65,11 @@ class TableFile:
 
     def read_text(self, suffix: str) -> str:
         """Raises:
-        InputError: it is gone.
+        InputError: the file is gone.
         """
         if not self.exists(suffix):
             raise InputError(
-                f"{self._folder}/{self._named(suffix)} is gone, though its table is there; start anew with --fresh"
+                f"{self._folder}/{self._named(suffix)} is gone, though its table is there; start again with --fresh"
             )
         return self._folder.read(self._named(suffix)).decode()
 
@@ -77,13 +77,13 @@ class TableFile:
         self._folder.remove(self._named(suffix))
 
     def discard(self, suffixes: Iterable[str]) -> None:
-        """Remove the table, what is beside it, and the state of its work.
+        """Remove the table, the files next to it, and the work folder.
 
         Raises:
-            InputError: the table is not of this kind.
+            InputError: something else wrote the table.
         """
         if self.exists() and self.fingerprint() is None:
-            raise InputError(f"the output {self.output} was written by something else, so it stays; name another")
+            raise InputError(f"the output {self.output} was not written by this command and stays; name another")
         self._folder.remove(self._name)
         for suffix in suffixes:
             self.remove(suffix)

@@ -1,4 +1,8 @@
-"""A stage's units: their data, their receipts, and the commit of each."""
+"""Units of work: a stage's data files and receipts.
+
+A unit's data is put first and its receipt second, both create-only. A crash between the two leaves data without a
+receipt. That file is whole, since puts are, and holds the unit's facts in its metadata, so the next attempt adopts it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ def is_unit(name: str) -> bool:
 
 
 class Stage:
-    """The units of one stage: where their data and their receipts are."""
+    """The units of one stage."""
 
     def __init__(self, run_id: str, receipts: Folder, data: Folder | None = None, prefix: str = "") -> None:
         self.run_id = run_id
@@ -37,10 +41,9 @@ class Stage:
         self._known: dict[str, Receipt] = {}
 
     def receipts(self) -> dict[str, Receipt]:
-        """The receipts of all units done so far, by unit, in order; one listing, and each receipt read once."""
+        """The receipts of all units done so far, by unit, in order: one listing, and one read of each receipt."""
         names = (name.removesuffix(".json") for name in self._receipts.names(".json"))
-        # Units are named by numbers, in whose order 100000 comes after 99999. Other files, such as notes.json, are left
-        # alone.
+        # In the order of numbers: 100000 comes after 99999. Other files, such as notes.json, are ignored.
         units = sorted((name for name in names if is_unit(name)), key=int)
         new = [unit for unit in units if unit not in self._known]
         receipts = self._receipts.read_all([f"{unit}.json" for unit in new])
@@ -55,20 +58,20 @@ class Stage:
         batches: Iterable[pa.RecordBatch],
         finish: Callable[[Facts], Facts] | None = None,
     ) -> Receipt:
-        """Put the unit's data and then its receipt. When another attempt's data is there already, that is adopted.
+        """Put the unit's data and then its receipt. Data that another attempt has put is adopted.
 
         Args:
-            finish: adds to `facts` what is known only when all `batches` were taken.
+            finish: completes `facts` after the last batch was taken.
 
         Raises:
-            InputError: a file of the unit's name is there that is not this unit's.
+            InputError: the unit's file exists and belongs to another run or unit.
         """
         unit, file = facts.unit, f"{self._prefix}{facts.unit}.parquet"
-        # Of an output's parts without times: the same rows are the same bytes, whoever wrote them, and when.
+        # Parts of an output leave out times, so that the same rows are the same bytes whoever wrote them, and when.
         is_output = self._data is not self._receipts
         left_out, settings = (_TIMES, OUTPUT_PARQUET) if is_output else (set(), WORK_PARQUET)
         data, facts = parquet_bytes(schema, batches, facts, finish, left_out, settings)
-        # The receipt's put syncs the folder for both, when both are in it.
+        # The receipt's put syncs the folder for both files where both lie in it.
         if not self._data.put_new(file, data, sync_folder=is_output):
             data = memoryview(self._data.read(file))
             facts = self._adopt(file, data, facts)
@@ -84,27 +87,29 @@ class Stage:
         return _read_table(self._data, f"{self._prefix}{unit}.parquet", columns)
 
     def reopen(self, unit: str, keep: bool = False) -> None:
-        """Forget that the unit is done, and its data; `keep` puts that aside for `kept`. Repeat it after a crash."""
+        """Remove the unit's data and receipt; with `keep`, `kept` can still read the data. After a crash, repeat the
+        call.
+        """
         file, kept = f"{self._prefix}{unit}.parquet", unit + _KEPT
         if keep and self._data.exists(file):
             self._receipts.remove(kept)
             self._receipts.put_new(kept, self._data.read(file))
-        # The data first: without its receipt it would be adopted by the next attempt.
+        # The data goes first: data without a receipt would be adopted by the next attempt.
         self._data.remove(file)
         self._receipts.remove(f"{unit}.json")
         self._known.pop(unit, None)
 
     def kept(self, unit: str) -> pa.Table | None:
-        """What `reopen` put aside; None when it never did."""
+        """The data that `reopen` kept; None where it kept nothing."""
         if not self._receipts.exists(unit + _KEPT):
             return None
         return _read_table(self._receipts, unit + _KEPT)
 
     def _adopt(self, file: str, data: memoryview, facts: Facts) -> Facts:
-        found = read_facts(pa.BufferReader(data))
-        if found is None or (found.run_id, found.unit, found.rows) != (facts.run_id, facts.unit, facts.rows):
+        stored = read_facts(pa.BufferReader(data))
+        if stored is None or (stored.run_id, stored.unit, stored.rows) != (facts.run_id, facts.unit, facts.rows):
             raise InputError(f"{self._data}/{file} is in the way and not of this run; move it, or run with --fresh")
-        return found
+        return stored
 
 
 def _read_table(folder: Folder, name: str, columns: list[str] | None = None) -> pa.Table:
@@ -114,13 +119,13 @@ def _read_table(folder: Folder, name: str, columns: list[str] | None = None) -> 
         )
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         state = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
-        raise InputError(f"{folder}/{name} {state}, though its receipt is there; start anew with --fresh") from error
-    # The facts are the file's, not the table's: tables of several units are put together.
+        raise InputError(f"{folder}/{name} {state}, though its receipt is there; start again with --fresh") from error
+    # The facts belong to the file: tables of several units are concatenated.
     return table.replace_schema_metadata(None)
 
 
 class Span(NamedTuple):
-    """The rows at positions `start` up to `stop` as a unit of work."""
+    """A unit of work: the rows at positions `start` up to `stop`."""
 
     unit: str
     start: int
@@ -132,5 +137,5 @@ class Span(NamedTuple):
 
 
 def spans(rows: int, size: int) -> list[Span]:
-    """Rows 0 to `rows` in units of `size`; the last one may be smaller."""
+    """Rows 0 to `rows` in units of `size`; the last unit may be smaller."""
     return [Span(f"{number:05d}", start, min(start + size, rows)) for number, start in enumerate(range(0, rows, size))]

@@ -1,4 +1,4 @@
-"""The files of an input, local or remote: finding them, and knowing them again."""
+"""The files of an input, local or remote: finding them, and recognizing a change."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class InputFile(BaseModel):
     size: int
     mtime_ns: int | None = None
     etag: str | None = None
-    """What a remote storage tells a version by: an etag, else the time of the last change."""
+    """A remote file's version: an etag, else the time of the last change."""
     rows: int
     bytes: int = 0
     """Of all columns, before compression."""
@@ -68,8 +68,8 @@ class Files:
         Raises:
             InputError: nothing matches, or a file is no parquet.
         """
-        base, found, none = self._local() if self._store is None else self._remote(self._store)
-        visible = [name for name in sorted(found) if not _hidden(os.path.relpath(name, base))]
+        base, paths, none = self._local() if self._store is None else self._remote(self._store)
+        visible = [name for name in sorted(paths) if not _hidden(os.path.relpath(name, base))]
         if not visible:
             raise InputError(f"input.uri: {none} {self._uri}")
         if self._store is None:
@@ -135,32 +135,31 @@ class Files:
         return {"size": info["size"], "mtime_ns": None, "etag": etag}
 
     def _local(self) -> tuple[str, list[str], str]:
-        """The folder that paths are told relative to, the files, and what to say when there are none."""
+        """The folder at the root of hive partitions, the files, and the words for an error when there are none."""
         path, none = self._uri, "no such file:"
         if _is_glob(path) and not os.path.exists(path):
             base = str(Path(*itertools.takewhile(lambda part: not _is_glob(part), Path(path).parts)))
-            found, none = glob.glob(path, recursive=True, include_hidden=True), "no file matches"
+            paths, none = glob.glob(path, recursive=True, include_hidden=True), "no file matches"
         elif os.path.isdir(path):
-            found = glob.glob(f"{glob.escape(path)}/**/*.parquet", recursive=True, include_hidden=True)
+            paths = glob.glob(f"{glob.escape(path)}/**/*.parquet", recursive=True, include_hidden=True)
             base, none = path, "no parquet file in"
         else:
-            base, found = path, [path]
+            base, paths = path, [path]
         if os.path.isdir(os.path.join(base, _DELTA_LOG)):
             self._refuse_delta()
-        return base, [name for name in found if os.path.isfile(name)], none
+        return base, [name for name in paths if os.path.isfile(name)], none
 
     def _remote(self, store: Store) -> tuple[str, list[str], str]:
         if not _is_glob(self._uri):
             if self._is_file(store):
                 return self._uri, [self._uri], ""
-            found = list(store.files(self._uri))
-            if any(f"/{_DELTA_LOG}/" in uri for uri in found):
+            uris = store.files(self._uri)
+            if any(f"/{_DELTA_LOG}/" in uri for uri in uris):
                 self._refuse_delta()
-            return self._uri, [uri for uri in found if uri.endswith(".parquet")], "no parquet file in"
+            return self._uri, [uri for uri in uris if uri.endswith(".parquet")], "no parquet file in"
         base = "/".join(itertools.takewhile(lambda part: not _is_glob(part), self._uri.split("/")))
         wanted = re.compile(glob_translate(store.path(self._uri)))
-        found = [uri for uri in store.files(base) if wanted.match(store.path(uri))]
-        return base, found, "no file matches"
+        return base, [uri for uri in store.files(base) if wanted.match(store.path(uri))], "no file matches"
 
     def _refuse_delta(self) -> NoReturn:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Ids of rows, known by their hashes."""
+"""Hashes of row ids."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def hash_ids(ids: pa.Array, seed: int = 0) -> npt.NDArray[np.uint64]:
 
 
 class IdSet:
-    """Ids of one type, at 16 bytes each: that two different ones are taken for the same is not to be expected."""
+    """A set of ids of one type, as 128-bit hashes: 16 bytes an id; a collision is not to be expected."""
 
     def __init__(self, kind: pa.DataType, arrays: Iterable[pa.Array]) -> None:
         """Raises:
@@ -32,8 +32,8 @@ class IdSet:
         """
         self._kind = pa.large_string() if pa.types.is_string(kind) else kind
         pairs = [self._hashes(array) for array in arrays]
-        found: Any = np.concatenate(pairs) if pairs else np.empty(0, _PAIR)
-        self._sorted = np.unique(found)
+        hashes: Any = np.concatenate(pairs) if pairs else np.empty(0, _PAIR)
+        self._sorted = np.unique(hashes)
 
     def __len__(self) -> int:
         return len(self._sorted)
@@ -43,9 +43,9 @@ class IdSet:
         pairs = self._hashes(ids)
         at = np.searchsorted(self._sorted, pairs)
         inside = at < len(self._sorted)
-        found = np.zeros(len(pairs), np.bool_)
-        found[inside] = self._sorted[at[inside]] == pairs[inside]
-        return found
+        contained = np.zeros(len(pairs), np.bool_)
+        contained[inside] = self._sorted[at[inside]] == pairs[inside]
+        return contained
 
     def _hashes(self, ids: pa.Array) -> Any:
         ids = plain(ids).cast(self._kind)

@@ -101,7 +101,7 @@ def _explained(public: str, error: Exception, may_pass: bool) -> BatchrouteError
     return StoppedError(f"{message}; run again") if may_pass else InputError(message)
 
 
-def moment(timestamp: str) -> datetime.datetime:
+def parse_time(timestamp: str) -> datetime.datetime:
     """The time that `input.timestamp` names; UTC where it names no zone.
 
     Raises:

@@ -192,7 +192,7 @@ class RowReader:
 
 
 def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same, some of them fetched in a thread before they are asked for."""
+    """Yields the batches; a thread reads the next ones ahead."""
     with ThreadPoolExecutor(1) as pool:
         coming = deque(pool.submit(next, batches, None) for _ in range(_BATCHES_AHEAD))
         while (batch := coming.popleft().result()) is not None:
@@ -211,7 +211,7 @@ def _check_same_columns(first: pa.Schema, first_file: InputFile, schema: pa.Sche
             )
     for name in schema.names:
         if name not in first.names:
-            raise InputError(f"input: {file.path} has a column '{name}' that {first_file.path} has not")
+            raise InputError(f"input: {file.path} has a column '{name}' that {first_file.path} does not have")
 
 
 def _hive_names(files: list[InputFile]) -> list[str]:
@@ -232,7 +232,7 @@ def _with_hive(schema: pa.Schema, files: list[InputFile]) -> pa.Schema:
 
 @dataclass(frozen=True)
 class PickedTable(PromptTable):
-    """The rows at `positions`, which rise; row 0 is the one at the first of them."""
+    """The rows at `positions`, in rising order; row 0 is the row at `positions[0]`."""
 
     positions: npt.NDArray[np.int64]
 
@@ -249,7 +249,7 @@ class PickedTable(PromptTable):
 
 
 class _PickedReader(RowReader):
-    """Reads past the rows between; ranges in rising order take one pass over the columns of the whole table."""
+    """Reads the whole table and drops the rows between; ranges in rising order take one pass over the files."""
 
     def __init__(self, whole: RowReader, table: PickedTable) -> None:
         self._whole, self._positions, self.schema = whole, table.positions, whole.schema

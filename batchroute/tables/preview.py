@@ -95,8 +95,8 @@ def preview(uri: str, query: str, table: str, catalog: Mapping[str, str], option
     if catalog:
         return _of_source({"iceberg": uri, "catalog": dict(catalog)}, None)
     if (is_local(uri) and os.path.isdir(os.path.join(local_path(uri), "_delta_log"))) or _is_remote_delta(uri, options):
-        found = open_delta(uri, {name: str(value) for name, value in options.items()})
-        return _of_source({"delta": uri, "storage_options": dict(options)}, found.count())
+        delta = open_delta(uri, {name: str(value) for name, value in options.items()})
+        return _of_source({"delta": uri, "storage_options": dict(options)}, delta.count())
     files = Files(uri, options)
     opened = PromptTable.open(files.find(), files)
     batches = opened.reader().read(0, min(_SAMPLE, opened.rows))

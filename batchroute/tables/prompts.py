@@ -1,4 +1,4 @@
-"""Prompts out of a column of a prompt table: usable ones, and for each other row what is wrong with it."""
+"""Prompts of a column: a usable prompt, or what is wrong, for each row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIGEST = pa.binary(16)
 
 @dataclass(frozen=True, slots=True)
 class BadPrompt:
-    """A row that no model can be asked; it stays in the output as failed."""
+    """A row without a usable prompt; it stays in the output as failed."""
 
     error_type: str
     error: str

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from batchroute.errors import InputError, first_line
+from batchroute.fields import SIDES
 
 _REQUIRED = ("prompt", "small_quality", "large_quality")
 _OPTIONAL = ("id", "task", "split")
 _STATUS, _OK = "status", "ok"
 _READ, _WRITTEN = "{side}_input_tokens", "{side}_output_tokens"
-_SIDES = ("small", "large")
 _TRAIN, _VALIDATION = "train", "validation"
 
 
@@ -113,7 +113,7 @@ def read(path: str) -> QualityTable:
                     f"the quality table '{path}' has no column '{column}', only {', '.join(present) or 'no columns'}: "
                     f"it needs {', '.join(_REQUIRED)}"
                 )
-        tokens = [form.format(side=side) for side in _SIDES for form in (_READ, _WRITTEN)]
+        tokens = [form.format(side=side) for side in SIDES for form in (_READ, _WRITTEN)]
         wanted = [name for name in (*_REQUIRED, *_OPTIONAL, _STATUS, *tokens) if name in present]
         for column in wanted:
             if present.count(column) > 1:
@@ -209,13 +209,13 @@ def _prompts(path: str, table: pa.Table, numbers: NDArray[np.intp]) -> list[str]
 
 def _texts(path: str, table: pa.Table, column: str) -> list[str | None]:
     try:
-        found: list[str | None] = table[column].cast(pa.large_string()).to_pylist()
+        texts: list[str | None] = table[column].cast(pa.large_string()).to_pylist()
     except pa.ArrowException as error:
         found_type = table.schema.field(column).type
         raise InputError(
             f"the column '{column}' of the quality table '{path}' has type {found_type}: it must be string"
         ) from error
-    return found
+    return texts
 
 
 def _qualities(path: str, table: pa.Table, column: str, numbers: NDArray[np.intp]) -> list[NDArray[np.float64]]:
@@ -246,8 +246,8 @@ def _qualities(path: str, table: pa.Table, column: str, numbers: NDArray[np.intp
 
 def _tokens(path: str, table: pa.Table) -> dict[str, Tokens]:
     """By side, where the file has both columns: numbers of tokens read, and lists of those written in each response."""
-    found = {}
-    for side in _SIDES:
+    tokens: dict[str, Tokens] = {}
+    for side in SIDES:
         read, written = _READ.format(side=side), _WRITTEN.format(side=side)
         if read not in table.column_names or written not in table.column_names:
             continue
@@ -265,8 +265,8 @@ def _tokens(path: str, table: pa.Table) -> dict[str, Tokens]:
         responses = np.bincount(parents[known], minlength=len(lists))
         with np.errstate(invalid="ignore"):
             means = np.bincount(parents[known], values[known], len(lists)) / responses
-        found[side] = Tokens(counts, means)
-    return found
+        tokens[side] = Tokens(counts, means)
+    return tokens
 
 
 def _metadata(source: pq.ParquetFile) -> dict[str, str]:

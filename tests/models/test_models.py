@@ -173,7 +173,7 @@ def test_weights_on_a_hub_that_are_no_safetensors_are_told_from_what_is_not_ther
         raise missing
     assert str(caught.value) == (
         "the model 'team/model' has no safetensors, but maybe a pickle, which can run code when it is loaded: "
-        "save it anew with save_pretrained, which writes safetensors, "
+        "save it again with save_pretrained, which writes safetensors, "
         "or set allow_pickle: true for this model if you trust it"
     )
     with (

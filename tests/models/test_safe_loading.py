@@ -86,7 +86,7 @@ class TestPickle:
         allow = f", or {ALLOW[kind]} if you trust it" if kind in ALLOW else ""
         assert str(caught.value) == (
             f"the weights of {name.format(folder)} are a pickle, which can run code when it is loaded: "
-            f"save it anew with save_pretrained, which writes safetensors{allow}"
+            f"save it again with save_pretrained, which writes safetensors{allow}"
         )
 
     def test_a_pickle_beside_safetensors_is_not_read(self, tmp_path: Path, kind: str) -> None:

@@ -185,7 +185,7 @@ def test_local_uris_are_one_folder(tmp_path: Path, uri: str) -> None:
     ("uri", "message"),
     [
         ("gs://bucket/a", r"pip install 'batchroute\[gcs\]'"),
-        ("nonsense://a", "nonsense:// is no storage"),
+        ("nonsense://a", "nonsense:// is not a known storage"),
     ],
 )
 def test_a_storage_that_is_not_there_is_a_sentence(uri: str, message: str) -> None:

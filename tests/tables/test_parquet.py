@@ -211,7 +211,7 @@ class TestTable:
     def test_one_column_more_is_named(self, tmp_path: Path) -> None:
         write(tmp_path / "a.parquet", pa.table({"a": [1]}))
         write(tmp_path / "b.parquet", pa.table({"a": [1], "b": [1]}))
-        with pytest.raises(InputError, match=r"b\.parquet has a column 'b' that .*a\.parquet has not"):
+        with pytest.raises(InputError, match=r"b\.parquet has a column 'b' that .*a\.parquet does not have"):
             open_table(tmp_path)
 
     def test_another_type_is_named_with_both(self, tmp_path: Path) -> None:

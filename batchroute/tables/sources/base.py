@@ -8,11 +8,11 @@ from typing import Any, Protocol, Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-_OF_TABLES = ("version", "timestamp", "where")
+_ONLY_OF_LAKES = ("version", "timestamp", "where")
 
 
 class OnlyNew(BaseModel):
-    """Leaves out the rows that an earlier night has answered: `output.table` holds their ids with status ok."""
+    """Leave out rows that an earlier run has answered: `output.table` holds their ids with status ok."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -26,7 +26,7 @@ class InputSpec(BaseModel):
 
     uri: str = Field(default="", description="of files: a parquet file, a glob or a folder")
     warehouse: str = Field(default="", description="of a database: postgresql://user@host/database", repr=False)
-    query: str = Field(default="", description="asked of the warehouse once a run")
+    query: str = Field(default="", description="run once in the warehouse")
     delta: str = Field(default="", description="of a Delta table: a folder or s3://bucket/table")
     iceberg: str = Field(default="", description="an Iceberg table of the catalog: namespace.table")
     catalog: dict[str, str] = Field(default_factory=dict, description="properties of the catalog", repr=False)
@@ -44,7 +44,7 @@ class InputSpec(BaseModel):
             raise ValueError("give one of uri, warehouse with a query, delta and iceberg")
         if bool(self.warehouse) != bool(self.query):
             raise ValueError("warehouse and query belong together")
-        wrong = [name for name in _OF_TABLES if getattr(self, name) not in (None, "")]
+        wrong = [name for name in _ONLY_OF_LAKES if getattr(self, name) not in (None, "")]
         if wrong and not self.delta and not self.iceberg:
             raise ValueError(f"{wrong[0]} is of delta or iceberg tables")
         if self.version is not None and self.timestamp is not None:
@@ -55,7 +55,7 @@ class InputSpec(BaseModel):
 
     @property
     def in_place(self) -> bool:
-        """Whether the rows are read where they are, at any time and in ranges."""
+        """Whether rows are read from the files themselves, at any time and in ranges; else they are fetched once."""
         return bool(self.uri) and self.only_new is None
 
     @property
@@ -67,10 +67,10 @@ class Source(Protocol):
     """Rows that are fetched into the work folder once a run."""
 
     public: str
-    """What it is, for people, without secrets."""
+    """The source as messages name it, without secrets."""
 
     def pin(self) -> dict[str, Any]:
-        """What a later attempt must be given to fetch the same rows; empty where there is no such thing."""
+        """What makes a later attempt fetch the same rows, such as a table's version; empty for a query."""
 
     def schema(self, pinned: dict[str, Any]) -> pa.Schema:
         """The columns, without the rows."""

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from batchroute.errors import InputError
-from batchroute.tables.lakes import delta_errors, moment, open_delta
+from batchroute.tables.lakes import delta_errors, open_delta, parse_time
 
 
 class DeltaVersion:
@@ -31,7 +31,7 @@ class DeltaVersion:
             if table is None:
                 raise InputError(f"input.delta: there is no Delta table at {self._uri}")
             if self._timestamp is not None:
-                table.load_as_version(moment(self._timestamp))
+                table.load_as_version(parse_time(self._timestamp))
             return {"delta": self._uri, "version": table.version()}
 
     def schema(self, pinned: dict[str, Any]) -> pa.Schema:

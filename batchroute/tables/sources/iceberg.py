@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from batchroute.errors import InputError
-from batchroute.tables.lakes import iceberg_errors, moment, open_catalog
+from batchroute.tables.lakes import iceberg_errors, open_catalog, parse_time
 
 
 class IcebergSnapshot:
@@ -28,14 +28,14 @@ class IcebergSnapshot:
         """
         with iceberg_errors(self.public):
             table = self._table()
-            found = table.current_snapshot()
+            snapshot = table.current_snapshot()
             if self._version is not None:
-                found = table.snapshot_by_id(self._version)
+                snapshot = table.snapshot_by_id(self._version)
             if self._timestamp is not None:
-                found = table.snapshot_as_of_timestamp(int(moment(self._timestamp).timestamp() * 1000))
-            if found is None and (self._version or self._timestamp):
+                snapshot = table.snapshot_as_of_timestamp(int(parse_time(self._timestamp).timestamp() * 1000))
+            if snapshot is None and (self._version or self._timestamp):
                 raise InputError(f"{self.public} has no snapshot {self._version or 'at ' + str(self._timestamp)}")
-            return {"iceberg": self._name, "version": found.snapshot_id if found else None}
+            return {"iceberg": self._name, "version": snapshot.snapshot_id if snapshot else None}
 
     def schema(self, pinned: dict[str, Any]) -> pa.Schema:
         with self.rows(pinned) as reader:

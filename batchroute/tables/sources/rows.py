@@ -1,4 +1,4 @@
-"""Sources that are fetched row by row: a query, and files of which only some rows are wanted."""
+"""Sources without a version: a query, and files with `only_new`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchroute.tables.warehouse import Warehouse
 
 
 class Query:
-    """The rows of a query: asked again, it may give others."""
+    """The rows of a query. Run again, the query may give other rows."""
 
     def __init__(self, spec: InputSpec) -> None:
         self._warehouse, self._query = Warehouse(spec.warehouse), spec.query
@@ -31,7 +31,7 @@ class Query:
 
 
 class FileRows:
-    """The rows of files, where only some of them are wanted."""
+    """The rows of files, of which `only_new` keeps some."""
 
     def __init__(self, spec: InputSpec) -> None:
         self._files = Files(spec.uri, spec.storage_options)

@@ -1,4 +1,4 @@
-"""Tables that a job's answers go to, after the commit of its files."""
+"""What a target is, its keys in the job file, and what all targets check."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from batchroute.errors import InputError
 from batchroute.tables.targets.columns import Holds, differences
 
 Mode = Literal["append", "replace", "upsert"]
+# What versions of a lake's tables record of a commit.
+LOAD, SERIAL = "batchroute.load_id", "batchroute.serial"
+GROW = "set output.table.allow_new_columns, or name another table"
 
 
 class TableSpec(BaseModel):
@@ -26,7 +29,7 @@ class TableSpec(BaseModel):
     iceberg: str = Field(default="", description="an Iceberg table of the catalog: namespace.table")
     catalog: dict[str, str] = Field(default_factory=dict, description="properties of the catalog", repr=False)
     mode: Mode = Field(default="append", description="append, replace all rows, or upsert by input.id")
-    allow_new_columns: bool = Field(default=False, description="add ours to a table of a lake that has them not")
+    allow_new_columns: bool = Field(default=False, description="add missing columns to a table of a lake")
     storage_options: dict[str, Any] = Field(default_factory=dict, description="of a Delta table's storage")
 
     @model_validator(mode="after")
@@ -45,7 +48,7 @@ class TableSpec(BaseModel):
 
     @property
     def public(self) -> str:
-        """What it is, for people, without secrets."""
+        """The table as messages name it, without secrets."""
         from batchroute.tables.warehouse import Warehouse
 
         if self.warehouse:
@@ -58,21 +61,21 @@ class Answers:
     """The rows of a commit."""
 
     load_id: str
-    """The same for all commits of the same rows of the input."""
+    """The same for all commits of the same input rows."""
     serial: int
-    """Of the commit: a later one has a greater serial."""
+    """Greater for a later commit."""
     count: int
     schema: pa.Schema
     rows: Callable[[], Iterator[pa.RecordBatch]]
 
     def fitted(self, holds: Holds) -> pa.RecordBatchReader:
-        """As a table can hold them, streamed."""
+        """A stream of the rows in types that the table holds."""
         schema = holds.schema(self.schema)
         return pa.RecordBatchReader.from_batches(schema, (holds.batch(batch, schema) for batch in self.rows()))
 
 
 class Target(Protocol):
-    """A table that holds the answers of many nights. All methods raise InputError for what will never work, and
+    """A table that holds the answers of many runs. All methods raise InputError for what will never work, and
     StoppedError where another attempt may succeed.
     """
 
@@ -80,35 +83,37 @@ class Target(Protocol):
     mode: Mode
 
     def prepare(self, schema: pa.Schema) -> None:
-        """Create the table where it is missing, or compare its columns with these and name all that differ."""
+        """Create the table where it is missing. Otherwise compare its columns with `schema`; the error names all that
+        differ.
+        """
 
     def loads(self, load_id: str) -> dict[int, str]:
-        """The commits of these rows that the table has, by their serials, and when or where that was."""
+        """The commits under this load id that the table has: serial to the time or version of the load."""
 
     def load(self, answers: Answers) -> bool:
-        """Load a commit, whole or not at all; False when it was loaded before. Needs `prepare`."""
+        """Load a commit, whole or not at all; False when it was loaded before. Call `prepare` first."""
 
     def answered(self, by: str, status: str) -> Iterator[pa.Array]:
-        """The values of column `by` in the rows whose column `status` is ok; none when there is no table."""
+        """The values of column `by` in rows whose column `status` is ok; nothing when there is no table."""
 
 
-def refuse_differences(public: str, wanted: pa.Schema, found: pa.Schema, may_grow: bool, remedy: str) -> None:
+def refuse_differences(public: str, answers: pa.Schema, table: pa.Schema, may_grow: bool, remedy: str) -> None:
     """Raises:
-    InputError: the rows do not fit into the table; each column is named.
+    InputError: the answers do not fit into the table; the message names each column.
     """
-    wrong, missing = differences(wanted, found)
+    wrong, missing = differences(answers, table)
     if missing and not may_grow:
-        kinds = ", ".join(f"{name} ({wanted.field(name).type})" for name in missing)
+        kinds = ", ".join(f"{name} ({answers.field(name).type})" for name in missing)
         wrong.append(f"it has no column {kinds}: {remedy}")
     if wrong:
         raise InputError(f"output.table: the answers do not fit into {public}: {'; '.join(wrong)}")
 
 
 def is_loaded(target: Target, serial: int, loads: dict[int, str]) -> bool:
-    """Whether a table with these `loads` has the commit, or a later one of the same rows.
+    """Whether `loads` of the target hold this commit or a later one of the same rows.
 
     Raises:
-        InputError: it has an earlier one, and would have its rows twice.
+        InputError: the target holds an earlier commit, and append would repeat its rows.
     """
     if loads and max(loads) >= serial:
         return True

@@ -1,4 +1,4 @@
-"""Columns as a table elsewhere can hold them."""
+"""Which types a target holds, and columns converted to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchroute.tables.types import is_text
 
 @dataclass(frozen=True)
 class Holds:
-    """Which of Arrow's types a kind of table has; columns of others become the nearest ones, or JSON text."""
+    """Which of Arrow's types a kind of table holds. Columns of other types become the nearest type, or JSON text."""
 
     lists: bool = True
     nested: bool = True
@@ -30,7 +30,7 @@ class Holds:
     def batch(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """
         Args:
-            schema: what `schema` made of the batch's.
+            schema: what `schema` made of the batch's schema.
         """
         columns = [self._fit(column, kind) for column, kind in zip(batch.columns, schema.types, strict=True)]
         return pa.RecordBatch.from_arrays(columns, schema=schema)
@@ -107,18 +107,16 @@ def _text(value: Any) -> str:
     return json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
-def differences(wanted: pa.Schema, found: pa.Schema) -> tuple[list[str], list[str]]:
-    """What hinders rows of one schema from going into a table of another: wrong types, told column by column, and the
-    names of columns that the table has not.
-    """
+def differences(answers: pa.Schema, table: pa.Schema) -> tuple[list[str], list[str]]:
+    """Why answers do not fit into a table: a sentence for each column of another type, and the missing columns."""
     wrong, missing = [], []
-    for field in wanted:
-        if field.name not in found.names:
+    for field in answers:
+        if field.name not in table.names:
             missing.append(field.name)
-        elif field.type != found.field(field.name).type:
-            wrong.append(f"{field.name} is {_told(found.field(field.name).type)} there and {_told(field.type)} here")
+        elif field.type != table.field(field.name).type:
+            wrong.append(f"{field.name} is {_name(table.field(field.name).type)} there and {_name(field.type)} here")
     return wrong, missing
 
 
-def _told(kind: pa.DataType) -> str:
+def _name(kind: pa.DataType) -> str:
     return str(kind.type_name if isinstance(kind, pa.OpaqueType) else kind)

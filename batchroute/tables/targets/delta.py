@@ -1,4 +1,4 @@
-"""A table of a lake as the place of the answers: one version for each commit, which also records it."""
+"""A Delta table as a target: one version of the table loads a commit and records it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from batchroute.tables.lakes import delta_errors, delta_options, delta_place, open_delta
-from batchroute.tables.targets.base import Answers, TableSpec, is_loaded, refuse_differences
+from batchroute.tables.targets.base import GROW, LOAD, SERIAL, Answers, TableSpec, is_loaded, refuse_differences
 from batchroute.tables.targets.columns import Holds
 from batchroute.tables.types import portable, portable_schema
 
-REMEDY = "set output.table.allow_new_columns, or name another table"
-LOAD, SERIAL = "batchroute.load_id", "batchroute.serial"
-
 
 class DeltaTarget:
-    """`output.table` that is a Delta table: the run id is the application transaction id, its version the serial."""
+    """`output.table` as a Delta table: the load id is an application transaction, the serial its version."""
 
     _holds = Holds(times=False)
 
@@ -38,8 +35,8 @@ class DeltaTarget:
                     storage_options=delta_options(self._spec.delta, self._options),
                 )
                 table = open_delta(self._spec.delta, self._options)
-            found = self._holds.schema(portable_schema(pa.schema(table.schema().to_arrow())))
-            refuse_differences(self.public, fitted, found, self._spec.allow_new_columns, REMEDY)
+            columns = self._holds.schema(portable_schema(pa.schema(table.schema().to_arrow())))
+            refuse_differences(self.public, fitted, columns, self._spec.allow_new_columns, GROW)
 
     def loads(self, load_id: str) -> dict[int, str]:
         with delta_errors(self.public):
@@ -54,7 +51,7 @@ class DeltaTarget:
         with delta_errors(self.public):
             from deltalake import CommitProperties, Transaction, write_deltalake
 
-            # Read before the check and written to after it: a commit of another loader in between is a conflict.
+            # The version is read before the check, so that a commit of another loader after it is a conflict.
             table = open_delta(self._spec.delta, self._options)
             if is_loaded(self, answers.serial, self._loads(table, answers.load_id)):
                 return False

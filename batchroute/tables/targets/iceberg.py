@@ -1,4 +1,4 @@
-"""An Iceberg table as a target."""
+"""An Iceberg table as a target: one snapshot loads a commit and records it in its summary."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 import pyarrow as pa
 
 from batchroute.tables.lakes import iceberg_errors, open_catalog
-from batchroute.tables.targets.base import Answers, TableSpec, is_loaded, refuse_differences
+from batchroute.tables.targets.base import GROW, LOAD, SERIAL, Answers, TableSpec, is_loaded, refuse_differences
 from batchroute.tables.targets.columns import Holds
-from batchroute.tables.targets.delta import LOAD, REMEDY, SERIAL
 from batchroute.tables.types import portable
 
 _NO_RETRIES = {"commit.retry.num-retries": "0"}
 
 
 class IcebergTarget:
-    """`output.table` that is an Iceberg table: run id and serial are in the summary of the snapshot."""
+    """`output.table` as an Iceberg table: load id and serial stand in the summary of a snapshot."""
 
     _holds = Holds(small_integers=False)
 
@@ -31,9 +30,9 @@ class IcebergTarget:
                 catalog.create_namespace_if_not_exists(self._spec.iceberg.rpartition(".")[0])
                 catalog.create_table_if_not_exists(self._spec.iceberg, schema=fitted)
             table = catalog.load_table(self._spec.iceberg)
-            found = self._holds.schema(table.schema().as_arrow())
-            refuse_differences(self.public, fitted, found, self._spec.allow_new_columns, REMEDY)
-            if set(fitted.names) - set(found.names):
+            columns = self._holds.schema(table.schema().as_arrow())
+            refuse_differences(self.public, fitted, columns, self._spec.allow_new_columns, GROW)
+            if set(fitted.names) - set(columns.names):
                 with table.update_schema() as update:
                     update.union_by_name(fitted)
 
@@ -45,12 +44,12 @@ class IcebergTarget:
             return self._loads(catalog.load_table(self._spec.iceberg), load_id)
 
     def _loads(self, table: Any, load_id: str) -> dict[int, str]:
-        found = {}
+        loads = {}
         for snapshot in table.metadata.snapshots:
-            of = snapshot.summary.additional_properties if snapshot.summary else {}
-            if of.get(LOAD) == load_id:
-                found[int(of[SERIAL])] = f"snapshot {snapshot.snapshot_id}"
-        return found
+            properties = snapshot.summary.additional_properties if snapshot.summary else {}
+            if properties.get(LOAD) == load_id:
+                loads[int(properties[SERIAL])] = f"snapshot {snapshot.snapshot_id}"
+        return loads
 
     def load(self, answers: Answers) -> bool:
         with iceberg_errors(self.public):
@@ -58,7 +57,7 @@ class IcebergTarget:
             record = {LOAD: answers.load_id, SERIAL: str(answers.serial)}
             if is_loaded(self, answers.serial, self._loads(table, answers.load_id)):
                 return False
-            # Left to itself it would put an append on top of that of another loader, which may be the same one.
+            # With its own retries pyiceberg would append after another loader of the same commit.
             table.metadata = table.metadata.model_copy(
                 update={"properties": {**table.metadata.properties, **_NO_RETRIES}}
             )

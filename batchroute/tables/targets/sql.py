@@ -29,11 +29,11 @@ _HOLDS_ELSEWHERE = Holds(nested=False, zero_characters=False)
 
 
 class SqlTarget:
-    """`output.table` of a warehouse."""
+    """`output.table` as a table of a warehouse."""
 
     def __init__(self, spec: TableSpec, key: str | None) -> None:
         """Raises:
-        InputError: the URI is none, or the warehouse has no transactions.
+        InputError: the warehouse is not a URI, or its driver has no transactions.
         """
         self._warehouse = Warehouse(spec.warehouse, "output.table.warehouse", create=True)
         if self._warehouse.scheme == "bigquery":
