@@ -260,7 +260,7 @@ def test_an_endpoint_that_was_changed_between_attempts_is_named(tmp_path: Path, 
         job.run(wait=False)
     with (
         OpenAIServer() as other,
-        pytest.raises(InputError, match=r"a batch of 30 requests was submitted to 127.*; set it back, or start anew"),
+        pytest.raises(InputError, match=r"a batch of 30 requests was submitted to 127.*; set it back, or start again"),
     ):
         job.run(f"models.large.endpoint={other.url}")
     job.run()
