@@ -1,4 +1,4 @@
-"""What a table is, at a glance: its columns, its rows, and which columns look like the id and the prompt."""
+"""A table at a glance: its columns, its first rows, and which columns look like the id and the prompt."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Preview:
 
     what: str
     rows: int | None
-    """Of the whole table; None where counting them would mean to read them."""
+    """Of the whole table; None where counting would read them all."""
     sample: pa.Table
 
     def id_column(self) -> str | None:
-        """The likeliest one: no nulls, nothing twice, and a name that says so, if there is one."""
+        """The column most likely to be the id: named like one, no nulls, no repeated values; None without one."""
         able = [
             field.name
             for field in self.sample.schema
@@ -51,7 +51,7 @@ class Preview:
         return next(iter(named), None)
 
     def prompt_column(self) -> str | None:
-        """The likeliest one: chat messages, a name that says so, or else the longest text."""
+        """The column most likely to be the prompt: chat messages, else named like one, else the longest text."""
         chats = [field.name for field in self.sample.schema if _is_chat(field.type)]
         texts = [field.name for field in self.sample.schema if is_text(field.type)]
         named = [name for wanted in _PROMPT_NAMES for name in texts if name.lower() == wanted]

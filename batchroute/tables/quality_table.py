@@ -26,10 +26,10 @@ _TRAIN, _VALIDATION = "train", "validation"
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a model read and wrote for the rows of a quality table: float64, shape [rows], NaN where that is not known.
+    """Tokens that a model read and wrote for each row of a quality table: float64, shape [rows], NaN where unknown.
 
     Attributes:
-        written: of a mean response.
+        written: in the mean response.
     """
 
     read: NDArray[np.float64]
@@ -46,9 +46,9 @@ class QualityTable:
         small, large: the qualities of each model's sampled responses: float64 arrays, one or more finite entries each.
         ids, tasks, splits: the optional columns, None where the file lacks them.
         metadata: of the file: model names, metric, sampling settings.
-        failed: how many rows of the file are left out, since they have another `status` than ok.
-        numbers: of the rows in the file, from 1; None where they are 1, 2, 3, …
-        tokens: by side, of the models whose tokens the file has.
+        failed: rows of the file that are left out, since their `status` is not ok.
+        numbers: the rows' numbers in the file, from 1; None where they are 1, 2, 3, …
+        tokens: by side, for the models whose tokens the file has.
     """
 
     path: str
@@ -271,6 +271,6 @@ def _tokens(path: str, table: pa.Table) -> dict[str, Tokens]:
 
 def _metadata(source: pq.ParquetFile) -> dict[str, str]:
     stored: dict[bytes, bytes] = {**(source.schema_arrow.metadata or {}), **(source.metadata.metadata or {})}
-    # These two describe the file to Arrow and pandas, and nothing of the table.
+    # Arrow and pandas describe their own types under these keys.
     own = {key: value for key, value in stored.items() if key not in (b"ARROW:schema", b"pandas")}
     return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in own.items()}

@@ -1,4 +1,4 @@
-"""Arrow types: which hold prompts, which name groups, and which pyarrow needs help with."""
+"""Arrow types: which hold prompts, which can name groups, and conversions where pyarrow lacks one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_message(kind: pa.DataType) -> bool:
 
 
 def names_groups(kind: pa.DataType) -> bool:
-    """Text, numbers, dates, times and booleans do."""
+    """Whether values name groups: text, numbers, dates, times and booleans do."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     wanted = (
         pa.types.is_integer,
@@ -33,14 +33,14 @@ def names_groups(kind: pa.DataType) -> bool:
 
 
 def plain(column: pa.Array) -> pa.Array:
-    """Text as pyarrow can take rows of: no dictionary, no view."""
+    """The column without dictionary and string view, of which pyarrow cannot take rows."""
     if pa.types.is_dictionary(column.type):
         return column.dictionary_decode()
     return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
 
 
 def portable_schema(schema: pa.Schema) -> pa.Schema:
-    """Without views and types of one driver alone, such as PostgreSQL's `numeric`, which is sent as text."""
+    """The schema without views and without a driver's own types, such as PostgreSQL's `numeric`, which becomes text."""
     fields = [field.with_type(_portable(field.type)).remove_metadata() for field in schema]
     return pa.schema(fields)
 
@@ -70,12 +70,12 @@ def _portable(kind: pa.DataType) -> pa.DataType:
 
 
 def has_nested_dictionary(kind: pa.DataType) -> bool:
-    """pyarrow reads no batch of these that comes from two row groups."""
+    """Whether a dictionary is nested in the type: pyarrow cannot read a batch of it across two row groups."""
     return pa.types.is_nested(kind) and _holds(kind, pa.types.is_dictionary)
 
 
 def writable(column: pa.Array) -> pa.Array:
-    """The same as pyarrow can write: of views within structs it writes no slices, so that these are copied."""
+    """The column as pyarrow can write it: slices of nested views, which it cannot write, are copied."""
     if column.offset and pa.types.is_nested(column.type) and _holds(column.type, _is_view):
         return pa.concat_arrays([column, column.slice(0, 0)])
     return column
@@ -92,7 +92,7 @@ def _holds(kind: pa.DataType, wanted: Callable[[pa.DataType], bool]) -> bool:
 
 
 def texts(values: pa.Array) -> list[str | None]:
-    """Values as text, as a job file would name them; bytes that are not UTF-8 become replacement characters."""
+    """Values as a job file would write them; bytes that are not UTF-8 become replacement characters."""
     return [_text(value) for value in plain(values)]
 
 
