@@ -248,7 +248,7 @@ def test_fresh_removes_nothing_that_label_did_not_write(table: Path) -> None:
     other = table.parent / "other" / "mine.parquet"
     other.parent.mkdir()
     other.write_bytes(b"mine")
-    with pytest.raises(InputError, match="was not written by this command, so it stays"):
+    with pytest.raises(InputError, match="was not written by this command and stays"):
         run(options(table, output=str(other)), fresh=True)
     assert other.read_bytes() == b"mine"
     with pytest.raises(InputError, match="is a folder"):
