@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from batchroute import generators, models
 
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     import torch
 
     from batchroute.generators.base import Generator
-    from batchroute.generators.openai.batch_api import BatchApi
-    from batchroute.generators.settings import ModelSpec
+
+Spec = Any
+"""A `ModelSpec`. Its file looks up the records, so it imports this one, and not the other way round."""
 
 ENTRY_POINTS = "batchroute.backends"
 """The group of entry points by which other packages bring backends: `name = "module:RECORD"`."""
 
 
-def _one_gpu(spec: ModelSpec) -> int | None:
+def _one_gpu(spec: Spec) -> int | None:
     return 1
 
 
-def _no_extras(spec: ModelSpec) -> Mapping[str, str]:
+def _no_extras(spec: Spec) -> Mapping[str, str]:
     return {}
 
 
@@ -63,19 +64,19 @@ class Backend:
 
     name: str
     settings: frozenset[str]
-    check: Callable[[ModelSpec], str]
-    load: Callable[[ModelSpec, Callable[[], torch.device], Sequence[int] | None], Generator]
+    check: Callable[[Spec], str]
+    load: Callable[[Spec, Callable[[], torch.device], Sequence[int] | None], Generator]
     speed: frozenset[str] = frozenset()
     holds_weights: bool = False
     behind_api: bool = False
-    batches: Callable[[ModelSpec, float | None], BatchApi] | None = None
+    batches: Callable[[Spec, float | None], Any] | None = None
     price_list: Literal["standard", "batch"] | None = None
-    gpus: Callable[[ModelSpec], int | None] = _one_gpu
+    gpus: Callable[[Spec], int | None] = _one_gpu
     needs_gpu: bool = False
     shares_memory: bool = False
     fewest_rows: int = 1
     any_settings: bool = False
-    extras: Callable[[ModelSpec], Mapping[str, str]] = _no_extras
+    extras: Callable[[Spec], Mapping[str, str]] = _no_extras
 
 
 @functools.cache
@@ -113,7 +114,7 @@ def backend_of(name: str) -> Backend:
     return record
 
 
-def check_weights(spec: ModelSpec) -> str:
+def check_weights(spec: Spec) -> str:
     """The check of a backend that loads weights: the files of the model and of its adapter.
 
     Raises:
@@ -122,4 +123,4 @@ def check_weights(spec: ModelSpec) -> str:
     models.check(spec.model, trust_remote_code=spec.trust_remote_code, allow_pickle=spec.allow_pickle)
     if spec.adapter is not None:
         models.check_adapter(spec.adapter, spec.allow_pickle)
-    return spec.model
+    return str(spec.model)

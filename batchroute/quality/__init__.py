@@ -24,12 +24,13 @@ def load(spec: MetricSpec, device: Callable[[], torch.device]) -> Metric:
         InputError: its model or endpoint is not there or cannot be used, or an optional package is missing.
     """
     try:
-        return spec.record.load(spec, device)
+        metric: Metric = spec.record.load(spec, device)
     except ImportError as error:
         if spec.record.extra is None:
             raise
         package = f"batchroute[{spec.record.extra}]"
         raise InputError(f"the metric {spec.name} needs a package: pip install '{package}'") from error
+    return metric
 
 
 def check(spec: MetricSpec, device: Callable[[], torch.device]) -> None:

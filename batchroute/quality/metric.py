@@ -7,14 +7,12 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchroute import quality
 
 if TYPE_CHECKING:
     import torch
-
-    from batchroute.quality.base import Metric, MetricSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +24,8 @@ class MetricRecord:
 
     Attributes:
         name: the value of `metric.name` in the job file, and of `--metric`.
-        load: makes the metric. Takes the settings and a function that returns the process's device. Raises
-            `InputError`, or `ImportError` if the packages of `extra` are missing.
+        load: makes the `Metric`, by a `MetricSpec` (whose file imports this one) and a function that returns the process's
+            device. Raises `InputError`, or `ImportError` if the packages of `extra` are missing.
         needs_reference: a row without a reference has no quality.
         behind_api: a model behind an endpoint measures. One process asks it, since all processes share its rate limit;
             `model` names nothing on this machine, and the endpoint is part of no description of the metric.
@@ -37,7 +35,7 @@ class MetricRecord:
     """
 
     name: str
-    load: Callable[[MetricSpec, Callable[[], torch.device]], Metric]
+    load: Callable[[Any, Callable[[], torch.device]], Any]
     needs_reference: bool = True
     behind_api: bool = False
     settings: frozenset[str] = frozenset()

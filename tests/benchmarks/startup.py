@@ -135,7 +135,7 @@ def rank(what: str, places: Path) -> None:
     elif what == "joined":
         importlib.import_module("torch.distributed")
         ranks = importlib.import_module("batchroute.engines.ranks.engine")
-        world = importlib.import_module("batchroute.engines.ranks.world").World.here()
+        world = importlib.import_module("batchroute.engines.ranks.world").World.from_environment()
         started = time.perf_counter()
         with ranks.joined(world):
             figure = time.perf_counter() - started

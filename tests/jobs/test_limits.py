@@ -188,7 +188,9 @@ def begun(job: JobFolder, *overrides: str) -> tuple[Limits, list[Receipt]]:
     table: Any = None
     context = Context(job.load(*overrides), snapshot, table, work, LocalEngine(PlainProgress(io.StringIO())))
     done = work.stage("small").receipts()
-    return JobLimits(context.job, context.snapshot, context.work), [unit for name, unit in shard_stage(work, "small").receipts().items() if name not in done]
+    return JobLimits(context.job, context.snapshot, context.work), [
+        unit for name, unit in shard_stage(work, "small").receipts().items() if name not in done
+    ]
 
 
 def test_what_is_begun_counts_until_it_is_done_and_no_unit_counts_twice(

@@ -222,9 +222,10 @@ def test_the_command_ends_with_the_verdict_and_its_exit_code_and_json_says_the_s
     assert "\x1b" not in ended.output
     ended = CliRunner().invoke(app, ["doctor", job.path, "--set", "router.model=./absent", "--json"])
     tree = json.loads(ended.output)
-    assert (ended.exit_code, tree["ok"]) == (2, False)
+    assert (ended.exit_code, tree["well"]) == (2, False)
     assert {"subject", "text", "mark", "remedy", "group"} == tree["findings"][0].keys()
     assert [one["subject"] for one in tree["findings"] if one["mark"] == "problem"] == ["router"]
+    assert {one["mark"] for one in tree["findings"]} <= {"well", "note", "problem"}
 
 
 def test_with_a_hub_that_cannot_be_reached_a_missing_model_is_a_problem_and_the_machine_is_not(
