@@ -24,8 +24,8 @@ class MetricRecord:
 
     Attributes:
         name: the value of `metric.name` in the job file, and of `--metric`.
-        load: makes the `Metric`, by a `MetricSpec` (whose file imports this one) and a function that returns the process's
-            device. Raises `InputError`, or `ImportError` if the packages of `extra` are missing.
+        load: makes the `Metric`. Takes the `MetricSpec`, whose file imports this one, and a function that returns the
+            process's device. Raises `InputError`, or `ImportError` if the packages of `extra` are missing.
         needs_reference: a row without a reference has no quality.
         behind_api: a model behind an endpoint measures. One process asks it, since all processes share its rate limit;
             `model` names nothing on this machine, and the endpoint is part of no description of the metric.

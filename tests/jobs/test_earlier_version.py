@@ -1,7 +1,7 @@
-"""A run that version 0.1.0 began, and that was killed with 2 of its 4 units of the large model done, is finished here.
+"""A run that version 0.1.0 began, killed after 2 of the 4 units of the large model, is finished by this version.
 
-Beside this file lie its input, its router and its work folder as the kill left them. A run knows its input by path, size
-and time: the test puts both back.
+The folder next to this file has its input, its router and its work folder as the kill left them. A run knows its input
+by path, size and time: the test puts both back.
 """
 
 from __future__ import annotations

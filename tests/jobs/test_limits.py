@@ -179,7 +179,7 @@ def test_two_units_side_by_side_stay_below_the_limit_together(tmp_path: Path, co
     assert taken(job) == 800
 
 
-def begun(job: JobFolder, *overrides: str) -> tuple[Limits, list[Receipt]]:
+def begun(job: JobFolder, *overrides: str) -> tuple[JobLimits, list[Receipt]]:
     """The limits of a run that was begun, and the units of the small shard that have no answers yet."""
     output = folder_at(str(job.output))
     (run_id,) = run_ids(output)
