@@ -30,14 +30,14 @@ def is_committed(job: Job) -> bool:
     return snapshot.committed(output_folder(job), identify(job)) is not None
 
 
-def finished(job: Job, retry_failed: bool) -> Manifest | None:
+def finished(job: Job, identity: Identity, retry_failed: bool) -> Manifest | None:
     """The manifest where nothing is left to generate; None where the run has to begin or to go on.
 
     Raises:
         InputError: another run is committed here, or the table of the input has a newer version than the committed one.
     """
     output = output_folder(job)
-    committed = snapshot.committed(output, identify(job))
+    committed = snapshot.committed(output, identity)
     if committed is None or (retry_failed and committed.counts["failed"]):
         return None
     if job.input.is_versioned:
@@ -55,7 +55,7 @@ def _refuse_newer(job: Job, output: Folder, committed: Manifest) -> None:
         )
 
 
-def start_over(job: Job, progress: Progress) -> None:
+def start_over(job: Job, identity: Identity, progress: Progress) -> None:
     """Remove the run that stands at the output, committed or not; cancel its provider batches.
 
     Raises:
@@ -63,7 +63,7 @@ def start_over(job: Job, progress: Progress) -> None:
     """
     output, target = output_folder(job), target_of(job.output.table, job.input.id)
     if target is not None and job.input.in_place:
-        is_loaded(target, sys.maxsize, target.loads(identify(job).run_id))
+        is_loaded(target, sys.maxsize, target.loads(identity.run_id))
     for run_id in run_ids(output):
         for line in batches.abandon(job, Workdir(output, run_id)):
             progress.note("fresh", line)
@@ -83,7 +83,7 @@ def discard(output: Folder) -> None:
     work_root(output).remove_all()
 
 
-def open_run(job: Job, engine: Engine, retry_failed: bool) -> Context:
+def open_run(job: Job, identity: Identity, engine: Engine, retry_failed: bool) -> Context:
     """Freeze the input and begin the run, or take up the one that was begun; on rank 0.
 
     Args:
@@ -93,7 +93,7 @@ def open_run(job: Job, engine: Engine, retry_failed: bool) -> Context:
         InputError: the job or its input is wrong, the output belongs to another run, or the answers do not fit into
             `output.table`.
     """
-    output, identity, progress = output_folder(job), identify(job), engine.progress
+    output, progress = output_folder(job), engine.progress
     if retry_failed:
         _refuse_lost_work(job, output, identity)
     if job.input.in_place:

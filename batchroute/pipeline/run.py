@@ -13,6 +13,7 @@ from batchroute.pipeline.audit.sample import draw_audit
 from batchroute.pipeline.batches.provider import submit_batches
 from batchroute.pipeline.commit import Outcome, commit, outcome_of
 from batchroute.pipeline.context import Context, join
+from batchroute.pipeline.identity import identify
 from batchroute.pipeline.stages.escalate import escalate
 from batchroute.pipeline.stages.generate import generate, generate_ahead
 from batchroute.pipeline.stages.load import load
@@ -49,13 +50,15 @@ def run(
     """
     engine = engine or LocalEngine(progress)
     with engine.terminable():
+        # Once: it lists the input and reads the footers of its files.
+        identity = identify(job)
         if fresh:
-            opening.start_over(job, progress)
-        committed = opening.finished(job, retry_failed)
+            opening.start_over(job, identity, progress)
+        committed = opening.finished(job, identity, retry_failed)
         if committed is not None:
             load(job, committed, progress)
             return outcome_of(job, committed, was_done=True)
-        context = opening.open_run(job, engine, retry_failed)
+        context = opening.open_run(job, identity, engine, retry_failed)
         engine.broadcast(lambda: context.snapshot.run_id)
         _stages(context, wait)
         committed = commit(context, write_report(context))
