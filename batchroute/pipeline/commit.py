@@ -13,13 +13,14 @@ from batchroute.config.job import Job
 from batchroute.costs.report import CostReport
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
 from batchroute.pipeline import layout
-from batchroute.pipeline.context import Context, output_folder
+from batchroute.pipeline.context import Context
 from batchroute.pipeline.stages.night import quality
 from batchroute.pipeline.stages.partition import read_partition
 from batchroute.pipeline.stages.report import read_cost
 from batchroute.reports import night as nights
 from batchroute.reports.night import NightReport
 from batchroute.storage import manifest
+from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import DataFile, Manifest
 
 
@@ -88,8 +89,8 @@ def _cutoff(context: Context) -> dict[str, Any]:
     return cutoffs[None] if None in cutoffs else {str(group): cutoff for group, cutoff in cutoffs.items()}
 
 
-def outcome_of(job: Job, committed: Manifest, was_done: bool) -> Outcome:
-    output, failed = output_folder(job), committed.counts["failed"]
+def outcome_of(job: Job, output: Folder, committed: Manifest, was_done: bool) -> Outcome:
+    failed = committed.counts["failed"]
     exit_code = EXIT_FAILED_ROWS if failed > job.max_failed * committed.rows else EXIT_OK
     night = NightReport.of(output) if f"report/{nights.REPORT}" in committed.report else None
     return Outcome(str(output), committed, read_cost(output), night, was_done, exit_code)

@@ -30,13 +30,12 @@ def is_committed(job: Job) -> bool:
     return snapshot.committed(output_folder(job), identify(job)) is not None
 
 
-def finished(job: Job, identity: Identity, retry_failed: bool) -> Manifest | None:
+def finished(job: Job, output: Folder, identity: Identity, retry_failed: bool) -> Manifest | None:
     """The manifest where nothing is left to generate; None where the run has to begin or to go on.
 
     Raises:
         InputError: another run is committed here, or the table of the input has a newer version than the committed one.
     """
-    output = output_folder(job)
     committed = snapshot.committed(output, identity)
     if committed is None or (retry_failed and committed.counts["failed"]):
         return None
@@ -55,13 +54,13 @@ def _refuse_newer(job: Job, output: Folder, committed: Manifest) -> None:
         )
 
 
-def start_over(job: Job, identity: Identity, progress: Progress) -> None:
+def start_over(job: Job, output: Folder, identity: Identity, progress: Progress) -> None:
     """Remove the run that stands at the output, committed or not; cancel its provider batches.
 
     Raises:
         InputError: `output.table` has the rows of that run, and the next one would load them twice.
     """
-    output, target = output_folder(job), target_of(job.output.table, job.input.id)
+    target = target_of(job.output.table, job.input.id)
     if target is not None and job.input.in_place:
         is_loaded(target, sys.maxsize, target.loads(identity.run_id))
     for run_id in run_ids(output):
@@ -83,7 +82,7 @@ def discard(output: Folder) -> None:
     work_root(output).remove_all()
 
 
-def open_run(job: Job, identity: Identity, engine: Engine, retry_failed: bool) -> Context:
+def open_run(job: Job, output: Folder, identity: Identity, engine: Engine, retry_failed: bool) -> Context:
     """Freeze the input and begin the run, or take up the one that was begun; on rank 0.
 
     Args:
@@ -93,7 +92,7 @@ def open_run(job: Job, identity: Identity, engine: Engine, retry_failed: bool) -
         InputError: the job or its input is wrong, the output belongs to another run, or the answers do not fit into
             `output.table`.
     """
-    output, progress = output_folder(job), engine.progress
+    progress = engine.progress
     if retry_failed:
         _refuse_lost_work(job, output, identity)
     if job.input.in_place:

@@ -12,7 +12,7 @@ from batchroute.pipeline.audit.metric import check_metric
 from batchroute.pipeline.audit.sample import draw_audit
 from batchroute.pipeline.batches.provider import submit_batches
 from batchroute.pipeline.commit import Outcome, commit, outcome_of
-from batchroute.pipeline.context import Context, join
+from batchroute.pipeline.context import Context, join, output_folder
 from batchroute.pipeline.identity import identify
 from batchroute.pipeline.stages.escalate import escalate
 from batchroute.pipeline.stages.generate import generate, generate_ahead
@@ -50,22 +50,21 @@ def run(
     """
     engine = engine or LocalEngine(progress)
     with engine.terminable():
-        # Once: it lists the input and reads the footers of its files.
-        identity = identify(job)
+        output, identity = output_folder(job), identify(job)
         if fresh:
-            opening.start_over(job, identity, progress)
-        committed = opening.finished(job, identity, retry_failed)
+            opening.start_over(job, output, identity, progress)
+        committed = opening.finished(job, output, identity, retry_failed)
         if committed is not None:
-            load(job, committed, progress)
-            return outcome_of(job, committed, was_done=True)
-        context = opening.open_run(job, identity, engine, retry_failed)
+            load(job, output, committed, progress)
+            return outcome_of(job, output, committed, was_done=True)
+        context = opening.open_run(job, output, identity, engine, retry_failed)
         engine.broadcast(lambda: context.snapshot.run_id)
         _stages(context, wait)
         committed = commit(context, write_report(context))
-        load(job, committed, progress)
+        load(job, output, committed, progress)
         if not job.output.keep_work:
-            work_root(context.work.output).remove_all()
-        return outcome_of(job, committed, was_done=False)
+            work_root(output).remove_all()
+        return outcome_of(job, output, committed, was_done=False)
 
 
 def follow(job: Job, engine: Engine, wait: bool = True) -> None:

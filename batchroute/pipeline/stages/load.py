@@ -10,7 +10,6 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from batchroute.config.job import Job
 from batchroute.errors import BatchrouteError, StoppedError
-from batchroute.pipeline.context import output_folder
 from batchroute.progress import Progress
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import Manifest
@@ -21,7 +20,7 @@ _READ_ROWS = 8192
 _ATTEMPTS, _LONGEST_WAIT = 5, 20.0
 
 
-def load(job: Job, committed: Manifest, progress: Progress) -> None:
+def load(job: Job, output: Folder, committed: Manifest, progress: Progress) -> None:
     """Load the rows of the committed files into the job's table, unless it has none or holds these rows already.
 
     Another attempt does no harm: the target records the commit together with its rows.
@@ -32,7 +31,6 @@ def load(job: Job, committed: Manifest, progress: Progress) -> None:
     target = target_of(job.output.table, job.input.id)
     if target is None:
         return
-    output = output_folder(job)
     schema = _schema(output, committed)
     answers = Answers(
         committed.load_id, committed.serial, committed.rows, schema, lambda: _rows(output, committed, schema)
