@@ -53,6 +53,7 @@ def run(
         output, identity = output_folder(job), identify(job)
         if fresh:
             opening.start_over(job, output, identity, progress)
+            identity = identify(job)
         committed = opening.finished(job, output, identity, retry_failed)
         if committed is not None:
             load(job, output, committed, progress)
