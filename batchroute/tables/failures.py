@@ -1,4 +1,4 @@
-"""Errors of warehouses and lakes: which of them may pass, so that another attempt can succeed.
+"""Errors of warehouses and lakes: which may pass, so that another attempt can succeed, and what of them is shown.
 
 Codes and classes decide. Messages repeat the user's SQL, in which a column may be named `clock` or `closed_at`. Where a
 library gives nothing but a message, a pattern is anchored to words that the library writes before any text of the user.
@@ -16,6 +16,19 @@ from batchroute.storage.store import is_transient
 
 # Connection, rolled back for another transaction, no resources, lock not available, ended by an operator.
 _PASSING_STATES = ("08", "40", "53", "55P03", "57")
+# States whose messages are about the connection and the SQL. Those of other states may quote a row.
+_ABOUT_SQL = ("08", "0A", "25", "28", "34", "3D", "3F", "40", "42", "53", "54", "55", "57", "58")
+_STATES = {
+    "22001": "a text is too long for the column",
+    "22003": "a number is out of the column's range",
+    "22P02": "a text is no value of the type",
+    "23502": "a value is missing where the column needs one",
+    "23503": "a foreign key has no row",
+    "23505": "a value is there already and must be unique",
+    "23514": "a check does not hold",
+}
+_NAMES = {"COLUMN": "column", "CONSTRAINT": "constraint", "DATATYPE": "type"}
+_COPIED_COLUMN = re.compile(r"COPY [^,]+, line \d+, column ([^:\n]+)")
 # Snowflake's for a refused login.
 _LOGIN_REFUSED = "08004"
 _PASSING_STATUS = ("IO", "TIMEOUT", "CANCELLED")
@@ -37,6 +50,25 @@ _DUCKDB_PASSING = re.compile(
     r"IO Error: (?:Could not set lock on file \"|[\w ]+ error for HTTP [A-Z]+ to ')|"
     r"HTTP Error: HTTP [A-Z]+ error on '[^']*' \(HTTP (?:408|429|5\d\d)\b)"
 )
+# DuckDB's class of exception, of which these are about the SQL and the place of the database.
+_DUCKDB_CLASS = re.compile(r"(?:[A-Z_]+: )?(?:Failed to execute query \"COMMIT\": )?([A-Z][\w ]*?) Error: ")
+_DUCKDB_ABOUT_SQL = {
+    "Binder",
+    "Catalog",
+    "Connection",
+    "HTTP",
+    "IO",
+    "Not implemented",
+    "Parser",
+    "Permission",
+    "Settings",
+}
+_DUCKDB_ABOUT_SQL |= {"TransactionContext", "Dependency"}
+# From the first quote to the last: what is quoted may hold quotes.
+_QUOTED = re.compile(r"""'.*'|".*\"""", re.DOTALL)
+_ROW = re.compile(r"(violated by value in row:?).*", re.DOTALL)
+_ABOUT_VALUES = re.compile(r"\b(?:cast|parse|convert|conversion|invariant)", re.IGNORECASE)
+_HIDDEN = "***"
 # Object stores of deltalake (Rust's object_store) and of pyiceberg (pyarrow's S3): errors without a class or a code.
 _STORE_PASSING = re.compile(
     r"Error performing [A-Z]+ \S+ in \S+(?:, after \d+ retries, max_retries: \d+, retry_timeout: \S+)? +- "
@@ -66,6 +98,56 @@ def warehouse_may_pass(scheme: str, error: Exception) -> bool:
     if status is None:
         return is_transient(error)
     return status.name in _PASSING_STATUS and not _LIBPQ_REFUSED.match(message)
+
+
+def driver_message(scheme: str, error: Exception) -> str:
+    """The message of an error of an ADBC driver, without values: those of a row are prompts and answers. Where the
+    message may quote a row, what is left are the driver's class and code, and the names of columns and constraints.
+
+    Args:
+        scheme: the driver.
+    """
+    state = getattr(error, "sqlstate", None)
+    # Drivers add their log, or the SQL, from the third line on.
+    text = str(error).partition(" Detail: Python")[0]
+    whole = " ".join(
+        line.strip() for line in text.splitlines()[:2] if line.strip() and not line.startswith(("DETAIL:", "CONTEXT:"))
+    )
+    if state:
+        return whole if state.startswith(_ABOUT_SQL) else _named(error, state)
+    if scheme == "sqlite" and not isinstance(error, pa.ArrowException):
+        return whole  # its messages have names alone
+    if scheme == "duckdb" and (kind := _DUCKDB_CLASS.match(text)):
+        if kind[1] in _DUCKDB_ABOUT_SQL:
+            return whole
+        if kind[1] not in ("Constraint", "Conversion"):
+            return f"{kind[1]} Error"  # such as what the SQL function error() says
+        return _unquoted(text)
+    status = getattr(error, "status_code", None)
+    about_values = isinstance(error, pa.ArrowException) or scheme == "duckdb"
+    if about_values or (status is not None and status.name in ("INVALID_DATA", "INTEGRITY", "INTERNAL", "UNKNOWN")):
+        return _unquoted(text)
+    return whole
+
+
+def _named(error: Exception, state: str) -> str:
+    details = {str(name): value.decode(errors="replace") for name, value in _details(error)}
+    named = [f"{word} {details[key]}" for name, word in _NAMES.items() if (key := f"PG_DIAG_{name}_NAME") in details]
+    copied = _COPIED_COLUMN.match(details.get("PG_DIAG_CONTEXT", ""))
+    if copied:
+        named.append(f"column {copied[1]}")
+    meaning = f": {_STATES[state]}" if state in _STATES else ""
+    return f"{type(error).__name__} {state}{meaning}" + (f" ({', '.join(named)})" if named else "")
+
+
+def _details(error: Exception) -> list[tuple[str, bytes]]:
+    found = getattr(error, "details", None) or ()
+    return [(name.decode() if isinstance(name, bytes) else str(name), value) for name, value in found]
+
+
+def _unquoted(text: str) -> str:
+    lines = _QUOTED.sub(f"'{_HIDDEN}'", _ROW.sub(rf"\1 {_HIDDEN}", text)).strip().splitlines()
+    return lines[0] if lines else ""
 
 
 def exists_already(error: Exception) -> bool:
@@ -123,8 +205,10 @@ def iceberg_may_pass(error: Exception) -> bool:
 
 
 def readable(error: Exception) -> str:
-    """The first line of a message; of deltalake's with the causes that it draws as a tree below."""
+    """The first line of a message; of deltalake's with the causes that it draws as a tree below. No value of a row."""
     text = hide_parameters(_unfolded(error)).strip() or type(error).__name__
+    if isinstance(error, pa.ArrowInvalid) or _ABOUT_VALUES.search(text):
+        text = _unquoted(text)  # of a value that does not fit
     return text.splitlines()[0].strip()[:400]
 
 

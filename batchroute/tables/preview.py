@@ -19,6 +19,7 @@ from batchroute.storage.objects import is_local, local_path
 from batchroute.tables.files import Files
 from batchroute.tables.lakes import open_delta
 from batchroute.tables.parquet import PromptTable
+from batchroute.tables.queries import bare
 from batchroute.tables.sources import source_of
 from batchroute.tables.sources.base import InputSpec
 from batchroute.tables.types import is_message, is_text, portable
@@ -88,7 +89,7 @@ def preview(uri: str, query: str, table: str, catalog: Mapping[str, str], option
     if "://" in uri and not _is_place_of_files(uri):
         if bool(query) == bool(table):
             raise InputError("of a warehouse, inspect a --table or a --query")
-        query = query.rstrip().rstrip(";") or f"select * from {table}"
+        query = bare(query) or f"select * from {table}"
         return _of_source({"warehouse": uri, "query": query}, _count(uri, query))
     if query or table:
         raise InputError("--query and --table are of a warehouse, such as postgresql://user@host/database")
@@ -118,7 +119,7 @@ def _of_source(settings: dict[str, Any], rows: int | None) -> Preview:
 
 
 def _count(uri: str, query: str) -> int:
-    with Warehouse(uri).query(f"select count(*) from ({query}) as batchroute_rows") as reader:
+    with Warehouse(uri).query(f"select count(*) from ({query}\n) as batchroute_rows") as reader:
         return int(reader.read_all().column(0)[0].as_py())
 
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from batchroute.errors import BatchrouteError, InputError, StoppedError
 from batchroute.redaction import Redactor, is_secret, secret_parameters
-from batchroute.tables.failures import warehouse_may_pass
+from batchroute.tables.failures import driver_message, warehouse_may_pass
+from batchroute.tables.queries import bare, statement_of
 
 _EXTRAS = {"postgresql", "sqlite", "duckdb", "snowflake", "bigquery"}
 _ALIASES = {"postgres": "postgresql"}
@@ -40,13 +41,27 @@ class Warehouse:
             raise InputError(f"{key}: not a URI such as postgresql://user@host/database")
         self.scheme = _ALIASES.get(scheme, scheme)
         self._uri = uri
-        password = urlsplit(uri).netloc.rpartition("@")[0].partition(":")[2]
-        self._redactor = Redactor((uri, password, unquote(password), *secret_parameters(uri)))
+        try:
+            password = urlsplit(uri).netloc.rpartition("@")[0].partition(":")[2]
+            secrets = (password, unquote(password), *secret_parameters(uri))
+        except ValueError as error:
+            if self.scheme not in ("sqlite", "duckdb"):
+                raise InputError(f"{key}: not a URI such as postgresql://user@host/database") from error
+            secrets = ()
+        self._redactor = Redactor((uri, *secrets))
 
     @property
     def public(self) -> str:
-        """The URI without secrets: for logs, and a part of a run's identity."""
-        parts = urlsplit(self._uri)
+        """The URI without secrets: for messages."""
+        return f"sqlite://{self._rest}" if self.scheme == "sqlite" else self.identity
+
+    @property
+    def identity(self) -> str:
+        """The URI without secrets, as a part of a run's identity: of some SQLite files it has less than their path."""
+        try:
+            parts = urlsplit(self._uri)
+        except ValueError:
+            return f"{self.scheme}://{self._rest}"
         user, at, host = parts.netloc.rpartition("@")
         query = [(name, value) for name, value in parse_qsl(parts.query) if not is_secret(name)]
         # urlunsplit would write sqlite:/file for sqlite:///file.
@@ -67,12 +82,14 @@ class Warehouse:
         """The result of a query, streamed.
 
         Raises:
-            InputError: the driver is missing, or the warehouse refuses the user, the password or the query.
+            InputError: the driver is missing, the warehouse refuses the user, the password or the query, or the result
+                holds what Arrow cannot.
             StoppedError: no connection, a lock, or a conflict with another transaction; another attempt may succeed.
         """
         with self.connected() as connection, connection.cursor() as cursor:
-            cursor.execute(query)
-            yield _reader(cursor)
+            statement = statement_of(self.scheme, cursor, bare(query))
+            cursor.execute(statement.sql)
+            yield statement.read(_reader(cursor))
 
     @contextmanager
     def connected(self) -> Iterator[Any]:
@@ -86,9 +103,13 @@ class Warehouse:
             raise self._explained(error) from None
 
     def schema(self, query: str) -> pa.Schema:
-        """The columns of a query's result; no rows are fetched. Raises as `query`."""
-        with self.query(f"select * from ({query.rstrip().rstrip(';')}) as batchroute_columns limit 0") as reader:
-            return reader.schema
+        """The columns of a query's result; no rows are fetched, and SQLite is asked for the first ones. Raises as
+        `query`.
+        """
+        with self.connected() as connection, connection.cursor() as cursor:
+            statement = statement_of(self.scheme, cursor, bare(query), peek=True)
+            cursor.execute(statement.columns())
+            return statement.read(_reader(cursor)).schema
 
     def _connect(self) -> Any:
         try:
@@ -113,9 +134,7 @@ class Warehouse:
         return driver.connect(self._rest if self.scheme == "snowflake" else self._uri)
 
     def _explained(self, error: Exception) -> BatchrouteError:
-        # Drivers add their log, or the SQL, from the third line on.
-        lines = str(error).partition(" Detail: Python")[0].splitlines()[:2]
-        message = self._redactor.text(" ".join(line.strip() for line in lines if line.strip()))
+        message = self._redactor.text(driver_message(self.scheme, error))
         if self.may_pass(error):
             return StoppedError(f"{self.public}: {message}; look at it, and run again")
         return InputError(f"{self.public}: {message}")

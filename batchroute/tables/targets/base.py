@@ -49,10 +49,18 @@ class TableSpec(BaseModel):
     @property
     def public(self) -> str:
         """The table as messages name it, without secrets."""
+        return self._named("public")
+
+    @property
+    def identity(self) -> str:
+        """The table as a part of a run's identity."""
+        return self._named("identity")
+
+    def _named(self, place: Literal["public", "identity"]) -> str:
         from batchroute.tables.warehouse import Warehouse
 
         if self.warehouse:
-            return f"table {self.name} of {Warehouse(self.warehouse, 'output.table.warehouse').public}"
+            return f"table {self.name} of {getattr(Warehouse(self.warehouse, 'output.table.warehouse'), place)}"
         return f"the Delta table {self.delta}" if self.delta else f"the Iceberg table {self.iceberg}"
 
 
