@@ -57,7 +57,7 @@ def commit(context: Context, night: NightReport) -> Manifest:
         fingerprint=frozen.fingerprint,
         settings=frozen.settings,
         source=frozen.source,
-        input_files=[file.identity() for file in frozen.files],
+        input_files=[file.record() for file in frozen.files],
         committed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         committed_by=by,
         rows=frozen.rows,

@@ -13,13 +13,15 @@ from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
 from batchroute.generators.settings import BACKEND_SETTINGS
+from batchroute.pipeline import layout
 from batchroute.policy.settings import Rule
 from batchroute.router.calibration.points import Calibration, Point
 from batchroute.router.drift.reference import Reference
 from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE
 from batchroute.storage import manifest
+from batchroute.storage.folder import Folder
 from batchroute.storage.objects import folder_at
-from batchroute.storage.workdir import run_ids
+from batchroute.storage.workdir import Workdir, run_ids
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.warehouse import Warehouse
 
@@ -69,17 +71,47 @@ def identify(job: Job) -> Identity:
     Raises:
         InputError: about the input's files or a model that is not there.
     """
-    files = [] if not job.input.uri else Files(job.input.uri, job.input.storage_options).find()
+    source = Files(job.input.uri, job.input.storage_options) if job.input.uri else None
+    files = [] if source is None else source.find()
     now, earlier = (Identity(settings=_settings(job, version), files=files) for version in (2, 1))
-    return earlier if earlier != now and _is_at_output(job, earlier) else now
-
-
-def _is_at_output(job: Job, identity: Identity) -> bool:
     output = folder_at(job.output.uri, job.output.storage_options)
+    for identity in (now,) if earlier == now else (earlier, now):
+        if _is_at(output, identity):
+            return identity
+        begun = None if source is None else _begun_on_the_same(output, identity, source)
+        if begun is not None:
+            return begun
+    return now
+
+
+def _is_at(output: Folder, identity: Identity) -> bool:
     committed = manifest.read(output)
     if committed is not None:
         return committed.fingerprint == identity.fingerprint
     return identity.run_id in run_ids(output)
+
+
+def _begun_on_the_same(output: Folder, identity: Identity, source: Files) -> Identity | None:
+    """The identity of the run at the output, if it has these settings, and its input was only copied again since.
+
+    A copy has another time or etag, which are part of an identity.
+    """
+    committed = manifest.read(output)
+    runs = [committed.run_id] if committed is not None else run_ids(output)
+    trees = [Workdir(output, run_id).read_json(layout.RUN) for run_id in runs]
+    if committed is not None:
+        trees.append({"settings": committed.settings, "source": committed.source, "files": committed.input_files})
+    for tree in trees:
+        if tree is None or tree["settings"] != identity.settings:
+            continue
+        found = tree.get("source", {}).get("files") or tree["files"]
+        then = {file.path: file for file in map(InputFile.model_validate, found)}
+        if then.keys() == {file.path for file in identity.files} and all(
+            source.is_same(then[file.path], file) for file in identity.files
+        ):
+            files = [file.as_it_was(then[file.path]) for file in identity.files]
+            return Identity(settings=identity.settings, files=files)
+    return None
 
 
 def _settings(job: Job, version: Literal[1, 2]) -> dict[str, Any]:
@@ -143,12 +175,12 @@ def model_settings(model: JobModel, version: Literal[1, 2] = 2) -> dict[str, Any
 def _input_settings(job: Job) -> dict[str, Any]:
     """The input without its place, which the files' identities hold, and without options that may hold secrets."""
     settings = job.input.model_dump(
-        mode="json", exclude={"uri", "storage_options", "catalog"}, exclude_defaults=True, exclude_none=True
+        mode="json", exclude={"uri", "storage_options", "catalog", "drift"}, exclude_defaults=True, exclude_none=True
     )
     if job.input.warehouse:
-        settings["warehouse"] = Warehouse(job.input.warehouse).public
+        settings["warehouse"] = Warehouse(job.input.warehouse).identity
     if job.input.only_new is not None and job.output.table is not None:
-        settings["only_new"]["table"] = job.output.table.public
+        settings["only_new"]["table"] = job.output.table.identity
     return {"prompt": job.input.prompt, **settings}
 
 
@@ -207,7 +239,7 @@ def difference(place: object, what: str, other: dict[str, Any], now: dict[str, A
         if before.get(key) != after.get(key):
             change = f"{key} was {before.get(key, 'not set')} and is {after.get(key, 'not set')}"
             return f"{place} {what} another job: {change}; {advice}"
-    old = {file["path"]: file for file in other["files"]}
+    old = {file["path"]: InputFile.model_validate(file).identity() for file in other["files"]}
     new = {file["path"]: file for file in now["files"]}
     for path in sorted(old.keys() | new.keys()):
         if old.get(path) != new.get(path):

@@ -10,18 +10,20 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import fsspec
 from fsspec.core import split_protocol
 from fsspec.exceptions import FSTimeoutError
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
-from batchroute.errors import BatchrouteError, InputError, StoppedError
+from batchroute.errors import BatchrouteError, InputError, StoppedError, first_line
 
 # For how many seconds to retry: the first call, for which an operator may be waiting, and every later call.
 _FIRST_PATIENCE, _PATIENCE = 15.0, 150.0
 _MOST_WAIT = 10.0
+# A wait is at most this share of the patience, so that nearly all of it is used, and none of it is overrun.
+_LONGEST_WAIT = 0.1
 # S3 refuses a request that was signed a quarter of an hour ago.
 _MOST_SKEW_SECONDS = 600
 _now = time.time
@@ -44,9 +46,22 @@ def store_of(uri: str, storage_options: Mapping[str, Any] | None = None) -> Stor
     """The store that holds `uri`; one per filesystem and options.
 
     Raises:
-        InputError: the filesystem is unknown, or its package is not installed.
+        InputError: the filesystem is unknown, its package is not installed, or the URI chains several.
     """
-    return _store(split_protocol(uri)[0] or "file", json.dumps(dict(storage_options or {}), sort_keys=True))
+    if "::" in uri:
+        raise InputError(f"{uri} chains filesystems, which is not supported; unpack the files, and name their place")
+    protocol = split_protocol(uri)[0] or "file"
+    options = {**_options_in(protocol, uri), **(storage_options or {})}
+    return _store(protocol, json.dumps(options, sort_keys=True))
+
+
+def _options_in(protocol: str, uri: str) -> dict[str, Any]:
+    """What stands in the URI itself, such as the account in `abfss://container@account.dfs.core.windows.net/folder`."""
+    try:
+        return dict(fsspec.get_filesystem_class(protocol)._get_kwargs_from_urls(uri))
+    except (ImportError, ValueError):
+        # `Store` says so.
+        return {}
 
 
 @functools.lru_cache(maxsize=16)
@@ -70,6 +85,9 @@ class Store:
             raise InputError(f"{protocol}:// is not a known storage") from error
         except TypeError as error:
             raise InputError(f"storage_options do not fit {protocol}://: {error}") from error
+        except Exception as error:
+            # Such as Hadoop's, which needs Java and a native library.
+            raise InputError(f"{protocol}:// cannot be used on this machine: {first_line(error)}") from error
         # `call` retries, for a bounded time.
         self._fs.retries = 1
         self.protocol = protocol
@@ -83,10 +101,11 @@ class Store:
             InputError: the call can never succeed.
             StoppedError: the error did not pass in time; run again.
         """
+        patience = _PATIENCE if self._reached else _FIRST_PATIENCE
         retrying = Retrying(
             retry=retry_if_exception(is_transient),
-            wait=wait_random_exponential(multiplier=0.1, max=_MOST_WAIT),
-            stop=stop_after_delay(_PATIENCE if self._reached else _FIRST_PATIENCE),
+            wait=wait_random_exponential(multiplier=0.1, max=min(_MOST_WAIT, patience * _LONGEST_WAIT)),
+            stop=stop_before_delay(patience),
             reraise=True,
         )
         try:
@@ -131,17 +150,57 @@ class Store:
         # Some storages list a folder itself among what is in it.
         return [entry for entry in entries if entry["name"].strip("/") != path.strip("/")]
 
-    def files(self, uri: str) -> list[str]:
-        """The URIs of all files anywhere in a folder.
+    def kind(self, uri: str) -> Literal["file", "directory"] | None:
+        """What is there under this very name, with its wildcards taken literally; None where nothing is."""
+        try:
+            return "directory" if self.info(uri)["type"] == "directory" else "file"
+        except FileNotFoundError:
+            return None
 
-        fsspec's own `find` and `glob` silently leave out folders whose listing failed.
-        """
-        files: list[str] = []
+    def files(self, uri: str) -> list[str]:
+        """The URIs of all files anywhere in a folder."""
+        return sorted(self.uri(entry["name"]) for entry in self.listed(uri))
+
+    def listed(self, uri: str) -> list[dict[str, Any]]:
+        """The entries of all files anywhere in a folder. One request lists 1,000 keys of S3."""
+        if self._is_s3:
+            path = self.path(uri)
+            try:
+                found = self.call("list", uri, lambda fs: fs.find(path, detail=True))
+            except FileNotFoundError:
+                return []
+            # A key that ends in a slash and holds nothing is a console's mark of a folder.
+            marks = {name for name, entry in found.items() if name.endswith("/") and not entry["size"]}
+            return [entry for name, entry in found.items() if name != path and name not in marks]
+        # fsspec's own `find` and `glob` silently leave out folders whose listing failed.
+        files: list[dict[str, Any]] = []
         folders = [uri]
         while folders:
             for entry in self.entries(folders.pop()):
-                (folders if entry["type"] == "directory" else files).append(self.uri(entry["name"].rstrip("/")))
-        return sorted(files)
+                if entry["type"] == "directory":
+                    folders.append(self.uri(entry["name"].rstrip("/")))
+                else:
+                    files.append(entry)
+        return files
+
+    def first_keys(self, uri: str) -> list[str]:
+        """The names of up to 1,000 files in a folder, for one request; empty where nothing may be listed."""
+        if self.protocol in ("http", "https"):
+            return []
+        try:
+            if not self._is_s3:
+                return [entry["name"] for entry in self.entries(uri)]
+            bucket, _, prefix = self.path(uri).partition("/")
+            answer = self.call(
+                "list", uri, lambda fs: fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix + "/")
+            )
+        except InputError:
+            return []
+        return [f"{bucket}/{entry['Key']}" for entry in answer.get("Contents") or []]
+
+    @property
+    def _is_s3(self) -> bool:
+        return self.protocol in ("s3", "s3a")
 
     def read(self, uri: str, start: int | None = None, stop: int | None = None) -> bytes:
         return bytes(self.call("read", uri, lambda fs: fs.cat_file(self.path(uri), start=start, end=stop)))

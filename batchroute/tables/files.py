@@ -1,30 +1,30 @@
-"""The files of an input, local or remote: finding them, and recognizing a change."""
+"""The files of an input, local or remote: their footers and schemas, and recognizing a change."""
 
 from __future__ import annotations
 
-import glob
-import itertools
+import hashlib
+import io
 import os
-import re
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
-from urllib.parse import unquote
+from threading import Lock
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.utils import glob_translate
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.errors import InputError
 from batchroute.storage.objects import is_local, local_path
 from batchroute.storage.store import RangeFile, Store, store_of
+from batchroute.tables.listing import Listing, list_local, list_remote
+from batchroute.tables.small_files import MOST_BYTES, SmallFiles
 
-_DELTA_LOG = "_delta_log"
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-_REQUESTS_AT_ONCE = 16
-_FOOTERS_KEPT = 256
+_AT_ONCE = 16
+_FOOTER_BYTES_KEPT = 32 << 20
+_VERSIONS = ("ETag", "etag", "md5Hash")
+_TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
 
 
 class InputFile(BaseModel):
@@ -42,13 +42,24 @@ class InputFile(BaseModel):
     bytes: int = 0
     """Of all columns, before compression."""
     hive: dict[str, str | None] = {}
+    content: str | None = None
+    """A digest of the file, or of its footer, by which a copy of it is known; no part of the identity."""
 
     def identity(self) -> dict[str, Any]:
         return self.model_dump(include={"path", "size", "mtime_ns", "etag", "rows"}, exclude_none=True)
 
+    def record(self) -> dict[str, Any]:
+        """The identity, and what a copy is known by."""
+        return self.model_dump(include={"path", "size", "mtime_ns", "etag", "rows", "content"}, exclude_none=True)
+
+
+    def as_it_was(self, then: InputFile) -> InputFile:
+        """This file with the version of the one that it is a copy of."""
+        return self.model_copy(update={"mtime_ns": then.mtime_ns, "etag": then.etag, "content": then.content})
+
 
 class Files:
-    """Where the input is read from. Footers are read once."""
+    """Where the input is read from. Footers are read once, and small remote files whole."""
 
     def __init__(self, uri: str = "", storage_options: Mapping[str, Any] | None = None) -> None:
         """Raises:
@@ -56,7 +67,13 @@ class Files:
         """
         self._store: Store | None = None if is_local(uri) else store_of(uri, storage_options)
         self._uri = local_path(uri) if self._store is None else uri.rstrip("/")
-        self._footers: dict[str, pq.FileMetaData] = {}
+        self._small = None if self._store is None else SmallFiles(self._store)
+        self._lock = Lock()
+        self._footers: OrderedDict[str, pq.FileMetaData] = OrderedDict()
+        self._footer_bytes = 0
+        self._schemas: dict[str, pa.Schema] = {}
+        self._distinct: dict[bytes, pa.Schema] = {}
+        self._copies: set[tuple[str, str]] = set()
 
     @property
     def is_local(self) -> bool:
@@ -66,117 +83,190 @@ class Files:
         """The files of the input, in the order of their paths, with row counts from their footers.
 
         Raises:
-            InputError: nothing matches, or a file is no parquet.
+            InputError: nothing matches, or something cannot be read.
         """
-        base, paths, none = self._local() if self._store is None else self._remote(self._store)
-        visible = [name for name in sorted(paths) if not _hidden(os.path.relpath(name, base))]
-        if not visible:
-            raise InputError(f"input.uri: {none} {self._uri}")
+        listing = list_local(self._uri) if self._store is None else list_remote(self._store, self._uri)
         if self._store is None:
-            return [self._inspect(name, base) for name in visible]
-        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
-            return list(pool.map(lambda name: self._inspect(name, base), visible))
+            return [self._inspect(path, listing) for path in listing.paths]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(lambda path: self._inspect(path, listing), listing.paths))
+
+    def seal(self, files: Sequence[InputFile]) -> list[InputFile]:
+        """The files with a digest of their contents, by which a copy is known.
+
+        Raises:
+            InputError: a file is not what it was when it was found.
+        """
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            return list(pool.map(self._sealed, files))
 
     def schemas(self, files: list[InputFile]) -> list[pa.Schema]:
-        # The footer itself knows no types that other writers than Arrow's mark, such as UUIDs.
-        return [pq.ParquetFile(self.open(file), metadata=self.footer(file)).schema_arrow for file in files]
+        if self._small is not None:
+            self._small.expect([(file.path, file.size) for file in files])
+        if self._store is None or all(file.path in self._schemas for file in files):
+            return [self._schema(file) for file in files]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(self._schema, files))
 
     def footer(self, file: InputFile) -> pq.FileMetaData:
         """Raises:
         InputError: it is not a parquet file.
         """
-        if file.path not in self._footers:
-            try:
-                footer = pq.read_metadata(self.open(file))
-            except (pa.ArrowInvalid, OSError) as error:
-                reason = "permission denied" if isinstance(error, PermissionError) else "not a readable parquet file"
-                raise InputError(f"input: {file.path} is {reason}") from error
-            if len(self._footers) >= _FOOTERS_KEPT:
-                self._footers.clear()
+        with self._lock:
+            known = self._footers.get(file.path)
+        if known is not None:
+            return known
+        try:
+            footer = pq.read_metadata(self.open(file))
+        except (pa.ArrowInvalid, OSError) as error:
+            reason = "permission denied" if isinstance(error, PermissionError) else "not a readable parquet file"
+            raise InputError(f"input: {file.path} is {reason}") from error
+        with self._lock:
             self._footers[file.path] = footer
-        return self._footers[file.path]
+            self._footer_bytes += footer.serialized_size
+            while self._footer_bytes > _FOOTER_BYTES_KEPT and len(self._footers) > 1:
+                self._footer_bytes -= self._footers.popitem(last=False)[1].serialized_size
+        return footer
 
-    def open(self, file: InputFile) -> str | RangeFile:
-        """What pyarrow reads the file from."""
-        return file.path if self._store is None else RangeFile(self._store, file.path, file.size)
+    def open(self, file: InputFile) -> str | RangeFile | pa.BufferReader:
+        """What pyarrow reads the file from.
+
+        Raises:
+            InputError: a small remote file is not what it was when the run began.
+        """
+        if self._store is None:
+            return file.path
+        if file.size <= MOST_BYTES:
+            return pa.BufferReader(self._whole(file))
+        return RangeFile(self._store, file.path, file.size)
 
     def check_unchanged(self, file: InputFile) -> None:
         """Raises:
-        InputError: the file is not what it was when the run began.
+        InputError: the file is neither what it was when the run began, nor a copy of that.
         """
+        if self._store is not None and file.size <= MOST_BYTES and file.content is not None:
+            self._whole(file)
+            return
         try:
-            now = self._identity(file.path)
+            now = self._version(file.path)
         except FileNotFoundError as error:
-            raise InputError(f"input: {file.path} is gone since the run began") from error
-        if now != {"size": file.size, "mtime_ns": file.mtime_ns, "etag": file.etag}:
-            raise InputError(f"input: {file.path} has changed since the run began; put it back, or start with --fresh")
+            raise _gone(file) from error
+        if now != _version_of(file) and not self._is_copy(file, now):
+            raise _changed(file)
 
-    def _inspect(self, path: str, base: str) -> InputFile:
-        file = InputFile(path=path, rows=0, **self._identity(path))
-        metadata = self.footer(file)
-        folders = PurePosixPath(os.path.relpath(path, base)).parts[:-1]
-        pairs = dict(part.split("=", 1) for part in folders if "=" in part)
+    def is_same(self, then: InputFile, now: InputFile) -> bool:
+        """Whether a file that was just found is the one of an earlier attempt, or a copy of it."""
+        if (then.path, then.size, then.rows) != (now.path, now.size, now.rows):
+            return False
+        return _version_of(then) == _version_of(now) or self._is_copy(then, _version_of(now))
+
+    def _is_copy(self, file: InputFile, now: dict[str, Any]) -> bool:
+        if file.content is None or now["size"] != file.size:
+            return False
+        key = (file.path, f"{now['mtime_ns']} {now['etag']} {file.content}")
+        if key not in self._copies:
+            if self._content(file) != file.content:
+                return False
+            self._copies.add(key)
+        return True
+
+    def _sealed(self, file: InputFile) -> InputFile:
+        if file.content is not None:
+            return file
+        sealed = file.model_copy(update={"content": self._content(file)})
+        if self._version(file.path) != _version_of(file):
+            raise _changed(file)
+        return sealed
+
+    def _content(self, file: InputFile) -> str:
+        """Of a large remote file the footer stands for all, since the whole would have to travel."""
+        if self._store is None:
+            with open(file.path, "rb") as opened:
+                return f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
+        if file.size <= MOST_BYTES:
+            return _digest(self._read(file))
+        return _footer_digest(pq.read_metadata(RangeFile(self._store, file.path, file.size)))
+
+    def _read(self, file: InputFile) -> bytes:
+        assert self._small is not None
+        try:
+            data = self._small.read(file.path, file.size)
+        except FileNotFoundError as error:
+            raise _gone(file) from error
+        if len(data) != file.size:
+            raise _changed(file)
+        return data
+
+    def _whole(self, file: InputFile) -> bytes:
+        data = self._read(file)
+        if file.content is not None and _digest(data) != file.content:
+            raise _changed(file)
+        return data
+
+    def _schema(self, file: InputFile) -> pa.Schema:
+        if file.path not in self._schemas:
+            # The footer itself knows no types that other writers than Arrow's mark, such as UUIDs.
+            footer = self.footer(file)
+            place = file.path if self._store is None else RangeFile(self._store, file.path, file.size)
+            try:
+                schema = pq.ParquetFile(place, metadata=footer).schema_arrow
+                _check_names(schema.names, file)
+            except UnicodeDecodeError as error:
+                raise InputError(f"input: {file.path} has a column whose name is not UTF-8; rename it") from error
+            self._schemas[file.path] = self._distinct.setdefault(schema.serialize().to_pybytes(), schema)
+        return self._schemas[file.path]
+
+    def _inspect(self, path: str, listing: Listing) -> InputFile:
+        file = InputFile(path=path, rows=0, **self._version(path, listing.entries.get(path)))
+        metadata, content = self.footer(file), None
+        if self._store is not None:
+            self._schema(file)
+            content = _digest(self._read(file)) if file.size <= MOST_BYTES else _footer_digest(metadata)
         groups = range(metadata.num_row_groups)
         return file.model_copy(
             update={
                 "rows": metadata.num_rows,
                 "bytes": sum(metadata.row_group(group).total_byte_size for group in groups),
-                "hive": {key: None if value == _HIVE_NULL else unquote(value) for key, value in pairs.items()},
+                "hive": listing.hive(path),
+                "content": content,
             }
         )
 
-    def _identity(self, path: str) -> dict[str, Any]:
+    def _version(self, path: str, entry: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Size and version of a file: by the entry of a listing, where that has the version."""
         if self._store is None:
             status = os.stat(path)
             return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "etag": None}
-        info = self._store.info(path)
-        keys = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
-        etag = next((str(info[key]) for key in keys if info.get(key)), None)
+        info = entry if entry is not None and any(entry.get(key) for key in _VERSIONS) else self._store.info(path)
+        etag = next((str(info[key]) for key in (*_VERSIONS, *_TIMES) if info.get(key)), None)
         return {"size": info["size"], "mtime_ns": None, "etag": etag}
 
-    def _local(self) -> tuple[str, list[str], str]:
-        """The folder at the root of hive partitions, the files, and the words for an error when there are none."""
-        path, none = self._uri, "no such file:"
-        if _is_glob(path) and not os.path.exists(path):
-            base = str(Path(*itertools.takewhile(lambda part: not _is_glob(part), Path(path).parts)))
-            paths, none = glob.glob(path, recursive=True, include_hidden=True), "no file matches"
-        elif os.path.isdir(path):
-            paths = glob.glob(f"{glob.escape(path)}/**/*.parquet", recursive=True, include_hidden=True)
-            base, none = path, "no parquet file in"
-        else:
-            base, paths = path, [path]
-        if os.path.isdir(os.path.join(base, _DELTA_LOG)):
-            self._refuse_delta()
-        return base, [name for name in paths if os.path.isfile(name)], none
 
-    def _remote(self, store: Store) -> tuple[str, list[str], str]:
-        if not _is_glob(self._uri):
-            if self._is_file(store):
-                return self._uri, [self._uri], ""
-            uris = store.files(self._uri)
-            if any(f"/{_DELTA_LOG}/" in uri for uri in uris):
-                self._refuse_delta()
-            return self._uri, [uri for uri in uris if uri.endswith(".parquet")], "no parquet file in"
-        base = "/".join(itertools.takewhile(lambda part: not _is_glob(part), self._uri.split("/")))
-        wanted = re.compile(glob_translate(store.path(self._uri)))
-        return base, [uri for uri in store.files(base) if wanted.match(store.path(uri))], "no file matches"
-
-    def _refuse_delta(self) -> NoReturn:
-        raise InputError(
-            f"input.uri: {self._uri} is a Delta table, whose files are not all of one version; name it as input.delta"
-        )
-
-    def _is_file(self, store: Store) -> bool:
-        try:
-            return bool(store.info(self._uri)["type"] == "file")
-        except FileNotFoundError:
-            return False
+def _version_of(file: InputFile) -> dict[str, Any]:
+    return {"size": file.size, "mtime_ns": file.mtime_ns, "etag": file.etag}
 
 
-def _is_glob(path: str) -> bool:
-    return any(character in path for character in "*?[")
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _hidden(relative: str) -> bool:
-    # Spark's _SUCCESS and _temporary, editors' and our own dot-files.
-    return any(part.startswith(("_", ".")) and "=" not in part and part != "." for part in Path(relative).parts)
+def _footer_digest(footer: pq.FileMetaData) -> str:
+    written = io.BytesIO()
+    footer.write_metadata_file(written)
+    return f"footer-{_digest(written.getvalue())}"
+
+
+def _check_names(names: list[str], file: InputFile) -> None:
+    if "" in names:
+        raise InputError(f"input: {file.path} has a column without a name; name it")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"input: {file.path} has two columns '{twice}'; rename one of them")
+
+
+def _gone(file: InputFile) -> InputError:
+    return InputError(f"input: {file.path} is gone since the run began")
+
+
+def _changed(file: InputFile) -> InputError:
+    return InputError(f"input: {file.path} has changed since the run began; put it back, or start with --fresh")

@@ -35,18 +35,20 @@ class FileRows:
 
     def __init__(self, spec: InputSpec) -> None:
         self._files = Files(spec.uri, spec.storage_options)
+        self._strict = spec.drift == "strict"
         self.public = spec.uri
 
     def pin(self) -> dict[str, Any]:
-        return {"files": [file.identity() for file in self._files.find()]}
+        return {"files": [file.record() for file in self._files.seal(self._files.find())]}
 
     def schema(self, pinned: dict[str, Any]) -> pa.Schema:
         return self._table().schema
 
     def rows(self, pinned: dict[str, Any]) -> AbstractContextManager[pa.RecordBatchReader]:
         table = self._table()
+        table.check_times()
         reader = pa.RecordBatchReader.from_batches(table.schema, table.reader().read(0, table.rows))
         return nullcontext(reader)
 
     def _table(self) -> PromptTable:
-        return PromptTable.open(self._files.find(), self._files)
+        return PromptTable.open(self._files.find(), self._files, self._strict)
