@@ -7,7 +7,10 @@ EXIT_FAILED_ROWS = 1
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 3
 EXIT_WAITING = 4
+EXIT_CRASHED = 70
 EXIT_INTERRUPTED = 130
+# As of a program that SIGPIPE ends.
+EXIT_CLOSED = 141
 EXIT_TERMINATED = 143
 
 
@@ -37,16 +40,32 @@ class WaitingError(BatchrouteError):
     exit_code = EXIT_WAITING
 
 
+class CrashedError(BatchrouteError):
+    """Another process of the run met an unexpected error, as the message says.
+
+    Attributes:
+        trace: the traceback; empty if that process's own log has it.
+    """
+
+    exit_code = EXIT_CRASHED
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
 class Terminated(BaseException):
     """SIGTERM arrived. Not an `Exception`, so that handlers of a model's errors do not catch it."""
 
 
-def error_of(exit_code: int, message: str) -> BaseException:
-    """The error that another process ended with, from its exit code and message."""
+def error_of(exit_code: int, message: str, trace: str = "") -> BaseException:
+    """The error that another process ended with, from its exit code, its message and, if it crashed, its traceback."""
     if exit_code == EXIT_TERMINATED:
         return Terminated()
     if exit_code == EXIT_INTERRUPTED:
         return KeyboardInterrupt()
+    if exit_code == EXIT_CRASHED:
+        return CrashedError(message, trace)
     kinds: dict[int, type[BatchrouteError]] = {EXIT_BAD_INPUT: InputError, EXIT_WAITING: WaitingError}
     return kinds.get(exit_code, StoppedError)(message)
 

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import gc as collector
 import os
+import select
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
+from typer.core import TyperGroup
 
-from batchroute import __version__
+from batchroute import __version__, crash
 from batchroute.cli.options import JobFile, JsonLogs, Output, Overrides, StorageOptions
 from batchroute.cli.router import router_app
 from batchroute.errors import (
+    EXIT_CLOSED,
+    EXIT_CRASHED,
     EXIT_FAILED_ROWS,
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_TERMINATED,
     EXIT_WAITING,
     BatchrouteError,
+    CrashedError,
     Terminated,
 )
 
@@ -32,10 +39,36 @@ _GARBAGE_THRESHOLDS = 50_000, 10, 10
 # How long threads may take to end once a command has failed and reported why.
 _SECONDS_TO_LEAVE = 5.0
 
+
+class _Ended(BaseException):
+    """Carries an error, its cause, past Typer."""
+
+
+@contextmanager
+def _past_typer() -> Iterator[None]:
+    """Typer itself would end the program after these errors, mostly with exit code 1 and without a word."""
+    try:
+        yield
+    except (EOFError, OSError, KeyboardInterrupt, SystemExit) as error:
+        raise _Ended from error
+
+
+class _Commands(TyperGroup):
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _past_typer():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _past_typer():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Route each prompt of a backlog to a small or a large language model, overnight and unattended.",
     epilog="Exit codes: 0 done or nothing to do · 1 failed rows above max_failed · 2 bad input or configuration · "
-    "3 stopped, run again to resume · 4 waiting for provider batches · 130 interrupted · 143 terminated",
+    "3 stopped, run again to resume · 4 waiting for provider batches · 70 unexpected error, with a traceback · "
+    "130 interrupted · 143 terminated",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -72,20 +105,52 @@ def command() -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # A container's first process ignores signals without a handler.
     signal.signal(signal.SIGTERM, _terminate)
+    threading.excepthook = _report_thread
     try:
         app()
     except SystemExit as end:
         return int(end.code or EXIT_OK)
-    except BatchrouteError as error:
-        typer.echo(f"{'waiting' if error.exit_code == EXIT_WAITING else 'error'}: {error}", err=True)
-        return error.exit_code
-    except Terminated:
+    except _Ended as ended:
+        return _report(ended.__cause__ or ended)
+    except BaseException as error:  # a panic of a library in Rust too, which is no Exception
+        return _report(error)
+    return EXIT_OK
+
+
+def _report(error: BaseException) -> int:
+    """Print why the command ends; returns its exit code."""
+    if isinstance(error, Terminated):
         typer.echo("terminated; run the same command again to go on", err=True)
         return EXIT_TERMINATED
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         typer.echo("interrupted; run the same command again to go on", err=True)
         return EXIT_INTERRUPTED
-    return EXIT_OK
+    if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):
+        return EXIT_CLOSED
+    if isinstance(error, BatchrouteError) and not isinstance(error, CrashedError):
+        typer.echo(f"{'waiting' if error.exit_code == EXIT_WAITING else 'error'}: {error}", err=True)
+        return error.exit_code
+    typer.echo(f"error: {crash.report(error)}", err=True)
+    return EXIT_CRASHED
+
+
+def _report_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+        typer.echo(f"warning: a thread ended: {crash.report(ended.exc_value)}", err=True)
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Whether the reader of a stream is gone, as after `| head`. If so, Python shall not try again when it ends."""
+    try:
+        descriptor = stream.fileno()
+    except OSError:
+        return False
+    closed = select.poll()
+    closed.register(descriptor, 0)
+    if not closed.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

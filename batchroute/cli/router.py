@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from batchroute import crash
 from batchroute.cli.options import JsonLogs, Overrides
-from batchroute.errors import BatchrouteError, InputError
+from batchroute.errors import EXIT_CRASHED, BatchrouteError, InputError
 
 router_app = typer.Typer()
 
@@ -76,11 +77,15 @@ def label(
     progress = for_this_terminal(json_logs)
     try:
         outcome = make_table(options, progress, fresh)
-    except BatchrouteError as error:
+    except Exception as error:
         if not json_logs:
             raise
-        progress.note("error", str(error), exit_code=error.exit_code)
-        raise typer.Exit(error.exit_code) from error
+        if isinstance(error, BatchrouteError):
+            progress.note("error", str(error), exit_code=error.exit_code)
+            raise typer.Exit(error.exit_code) from error
+        what = crash.sentence(error, "in this line")
+        progress.note("crashed", what, exit_code=EXIT_CRASHED, traceback=crash.trace(error))
+        raise typer.Exit(EXIT_CRASHED) from error
     if outcome.was_done:
         typer.echo(f"nothing to do: {outcome.output} is there already")
     for line in outcome.report.sentences():

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import typer
 
+from batchroute import crash
 from batchroute.config import loading
 from batchroute.config.job import Job
 from batchroute.engines.local import LocalEngine
@@ -17,7 +18,7 @@ from batchroute.engines.ranks import launcher
 from batchroute.engines.ranks.ending import exit_code
 from batchroute.engines.ranks.engine import Ranks, joined
 from batchroute.engines.ranks.world import DIED, World
-from batchroute.errors import EXIT_OK, BatchrouteError, DiedError, InputError, Terminated
+from batchroute.errors import EXIT_CRASHED, EXIT_OK, BatchrouteError, DiedError, InputError, Terminated
 from batchroute.pipeline.commit import Outcome
 from batchroute.pipeline.opening import is_committed
 from batchroute.pipeline.run import follow
@@ -78,10 +79,8 @@ def run(job_file: str, overrides: Sequence[str], options: Options) -> int:
         if ranks is not None and not ranks.reports_end:
             return exit_code(error, world)
         return reporter.end(error, world)
-    except Exception as error:
-        if ranks is None or ranks.is_rank_zero:
-            reporter.failed(error)
-        raise
+    except BaseException as error:
+        return reporter.crashed(error, notified=ranks is None or ranks.is_rank_zero)
 
 
 def _run_on_rank_zero(job: Job, reporter: _Reporter, ranks: Ranks, options: Options) -> None:
@@ -164,18 +163,38 @@ class _Reporter:
             self.progress.note("died", f"error: {error}")
         return code
 
+    def crashed(self, error: BaseException, notified: bool) -> int:
+        """Report an unexpected error and return the exit code, or raise the error for the command line to print it.
+
+        Args:
+            notified: whether this rank tells others too.
+        """
+        if notified:
+            self.failed(error)
+        elif self.json_logs:
+            self.progress.note(**_record(error), traceback=crash.trace(error))
+        if not self.json_logs:
+            raise error
+        return EXIT_CRASHED
+
     def failed(self, error: BaseException) -> None:
         """Write the failure to the JSON log and notify, unless that is done or the launcher starts the ranks again."""
         if self._reported or (isinstance(error, DiedError) and launcher.restarts_left()):
             return
         self._reported = True
-        event, code, message = notify.ending(error)
-        record: dict[str, Any] = {"event": event, "message": message, "exit_code": code}
+        record = _record(error)
         if self.job is not None:
             record |= {"job_name": self.job.name, "output": self.job.output.uri}
-            _warn(notify.send(self.job.notify, event, record), self.progress)
+            _warn(notify.send(self.job.notify, record["event"], record), self.progress)
         if self.json_logs:
-            self.progress.note(**record)
+            # A traceback is for those who read the log.
+            more = {"traceback": crash.trace(error)} if record["event"] == "crashed" else {}
+            self.progress.note(**record, **more)
+
+
+def _record(error: BaseException) -> dict[str, Any]:
+    event, code, message = notify.ending(error)
+    return {"event": event, "message": message, "exit_code": code}
 
 
 def _warn(warnings: list[str], progress: Progress) -> None:

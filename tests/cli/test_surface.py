@@ -116,6 +116,7 @@ JOB_KEYS: list[str] = [
     "input.only_new.by",
     "input.prompt",
     "input.id",
+    "input.schema",
     "input.storage_options",
     "output.uri",
     "output.storage_options",
@@ -422,7 +423,9 @@ EXIT_CODES: dict[str, int] = {
     "EXIT_BAD_INPUT": 2,
     "EXIT_STOPPED": 3,
     "EXIT_WAITING": 4,
+    "EXIT_CRASHED": 70,
     "EXIT_INTERRUPTED": 130,
+    "EXIT_CLOSED": 141,
     "EXIT_TERMINATED": 143,
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 from tests.kubernetes.overlays import Template
 
 Problems = Iterator[str]
-NO_RETRY, RETRY = (1, 2, 4), (3, 137, 143)
+NO_RETRY, RETRY = (1, 2, 4, 70), (3, 137, 143)
 _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from batchroute import crash
 from batchroute.engines.ranks.world import DIED, World
 from batchroute.errors import (
+    EXIT_CRASHED,
     EXIT_INTERRUPTED,
-    EXIT_STOPPED,
     EXIT_TERMINATED,
     BatchrouteError,
     DiedError,
@@ -44,7 +45,7 @@ def exit_code(error: BaseException, world: World) -> int:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_STOPPED
+    return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_CRASHED
 
 
 def message_of(world: World, error: BaseException) -> str:
@@ -52,5 +53,4 @@ def message_of(world: World, error: BaseException) -> str:
         return str(error)
     if isinstance(error, Terminated | KeyboardInterrupt):
         return f"rank {world.rank} of {world.size} was terminated"
-    # The error's own message may quote a prompt.
-    return f"rank {world.rank} of {world.size} crashed with {type(error).__name__}; its log has a traceback"
+    return f"rank {world.rank} of {world.size}: {crash.sentence(error, 'in its log')}"

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from batchroute import crash
 from batchroute.engines.base import Run, Worker
 from batchroute.engines.local import LocalEngine
-from batchroute.errors import BatchrouteError
+from batchroute.errors import EXIT_CRASHED, BatchrouteError
 from batchroute.progress import NoProgress
 from batchroute.storage.receipts import Receipt
 
@@ -23,12 +24,12 @@ class UnitResult:
 
     Attributes:
         notes: progress notes, each with event, message and fields.
-        error: exit code and message of an error that ends the run; then there is no receipt.
+        error: exit code, message and traceback, if any, of an error that ends the run; then there is no receipt.
     """
 
     receipt: Receipt | None
     notes: list[Note]
-    error: tuple[int, str] | None = None
+    error: tuple[int, str] | tuple[int, str, str] | None = None
 
 
 class RayWorker:
@@ -64,6 +65,10 @@ class RayWorker:
             return UnitResult(self._worker.do(stage, unit), self._notes.take())
         except BatchrouteError as error:
             return UnitResult(None, self._notes.take(), (error.exit_code, str(error)))
+        except Exception as error:
+            # Ray would show the error's own words, which may quote a prompt.
+            what = f"a worker of {stage}: " + crash.sentence(error, "in the run's log")
+            return UnitResult(None, self._notes.take(), (EXIT_CRASHED, what, crash.trace(error)))
 
 
 class _Notes(NoProgress):

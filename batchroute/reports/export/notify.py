@@ -22,11 +22,13 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import tenacity
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
-from batchroute import __version__
+from batchroute import __version__, crash
 from batchroute.errors import (
+    EXIT_CRASHED,
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
     BatchrouteError,
+    CrashedError,
     StoppedError,
     Terminated,
     WaitingError,
@@ -43,8 +45,6 @@ _QUIET: tuple[Event, ...] = ("nothing", "waiting")
 _ATTEMPTS, _FIRST_WAIT, _SECONDS_OF_ONE, _SECONDS_OF_ALL = 4, 1.0, 8.0, 20.0
 # The sender of the signal kills the process after a while, Kubernetes after 30 s, and the run has used a part of that.
 _SECONDS_AFTER_A_SIGNAL = 5.0
-# Python's own exit code after a traceback.
-EXIT_CRASHED = 1
 _TRANSIENT = (429, 500, 502, 503, 504)
 
 
@@ -88,9 +88,8 @@ def ending(error: BaseException) -> tuple[Event, int, str]:
         return "terminated", EXIT_TERMINATED, "terminated; run the same command again to go on"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", EXIT_INTERRUPTED, "interrupted; run the same command again to go on"
-    if not isinstance(error, BatchrouteError):
-        # Without the exception's message, which may hold a prompt.
-        return "crashed", EXIT_CRASHED, f"a defect ended the run: {type(error).__name__}; its log has a traceback"
+    if isinstance(error, CrashedError) or not isinstance(error, BatchrouteError):
+        return "crashed", EXIT_CRASHED, crash.sentence(error, "in the run's log")
     if isinstance(error, WaitingError):
         return "waiting", error.exit_code, str(error)
     return "stopped" if isinstance(error, StoppedError) else "error", error.exit_code, str(error)

@@ -16,7 +16,7 @@ from prometheus_client import parser
 
 from batchroute import cli
 from batchroute.commands import run as command
-from batchroute.errors import InputError, StoppedError, Terminated, WaitingError
+from batchroute.errors import CrashedError, InputError, StoppedError, Terminated, WaitingError
 from batchroute.pipeline.commit import Outcome
 from batchroute.reports.export import metrics, notify
 from batchroute.reports.export.notify import NotifySpec
@@ -215,7 +215,8 @@ def test_a_hook_gets_the_ends_of_its_setting_on(hook: Hook) -> None:
         (WaitingError("w"), "waiting", 4),
         (KeyboardInterrupt(), "interrupted", 130),
         (Terminated(), "terminated", 143),
-        (ZeroDivisionError("a prompt's words"), "crashed", 1),
+        (ZeroDivisionError("a prompt's words"), "crashed", 70),
+        (CrashedError("rank 1 of 2"), "crashed", 70),
     ],
 )
 def test_every_exception_has_its_end(error: BaseException, event: str, exit_code: int) -> None:
@@ -378,7 +379,7 @@ def test_a_stopped_run_notifies(runs: Runs, hook: Hook) -> None:
     assert (sent(hook)["event"], sent(hook)["exit_code"]) == ("stopped", 3)
 
 
-@pytest.mark.parametrize(("error", "event", "exit_code"), [(Terminated, "terminated", 143), (OSError, "crashed", 1)])
+@pytest.mark.parametrize(("error", "event", "exit_code"), [(Terminated, "terminated", 143), (OSError, "crashed", 70)])
 def test_a_terminated_or_crashed_run_notifies(
     runs: Runs, hook: Hook, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], event: str, exit_code: int
 ) -> None:
@@ -386,12 +387,11 @@ def test_a_terminated_or_crashed_run_notifies(
         raise error
 
     monkeypatch.setattr(command, "run_job", end)
-    if event == "crashed":
-        with pytest.raises(OSError):  # noqa: PT011
-            runs()
-    else:
-        assert runs("--json-logs") == exit_code
-        assert runs.record == sent(hook)
+    assert runs("--json-logs") == exit_code
+    record = runs.record
+    assert ("traceback" in record) == (event == "crashed")
+    record.pop("traceback", None)
+    assert record == sent(hook)
     assert (sent(hook)["event"], sent(hook)["exit_code"]) == (event, exit_code)
 
 
