@@ -58,7 +58,7 @@ def commit(context: Context, night: NightReport) -> Manifest:
         settings=frozen.settings,
         source=frozen.source,
         input_files=[file.record() for file in frozen.files],
-        committed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        committed_at=_now(context).isoformat(timespec="milliseconds"),
         committed_by=by,
         rows=frozen.rows,
         counts=report.rows,
@@ -77,6 +77,15 @@ def commit(context: Context, night: NightReport) -> Manifest:
             "lost", f"this run was committed by {winner.committed_by} first, with the same rows; nothing is left to do"
         )
     return winner
+
+
+def _now(context: Context) -> datetime.datetime:
+    """The time, later than that of every earlier commit of this run: a table takes the rows of the latest."""
+    earlier = context.work.folder.folder(layout.COMMITTED).names(".json")
+    last = max((int(name.removesuffix(".json")) for name in earlier), default=0)
+    # Two milliseconds, since a serial is a rounded time.
+    after = datetime.datetime.fromtimestamp(last / 1000 + 0.002, datetime.UTC)
+    return max(datetime.datetime.now(datetime.UTC), after)
 
 
 def _cutoff(context: Context) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
@@ -14,10 +15,13 @@ from batchroute.errors import InputError, StoppedError
 from batchroute.storage.folder import Folder
 
 _TEMPORARY = ".tmp-"
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
+# Of Linux's renameat2: paths relative to the working directory, and RENAME_NOREPLACE.
+_HERE, _NEVER_REPLACE = -100, 1
 
 
 class LocalFolder(Folder):
-    """A put writes a temporary file next to its target, syncs the file, and links it to the name."""
+    """A put writes a temporary file next to its target, syncs the file, and links it to the name, or renames it."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser().absolute()
@@ -110,14 +114,38 @@ def _link_new(target: Path, data: bytes | memoryview, sync_folder: bool) -> bool
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
+        if not _named(temporary, target):
             return False
     finally:
         temporary.unlink(missing_ok=True)
     if sync_folder:
         _sync_folder(target.parent)
+    return True
+
+
+def _named(temporary: Path, target: Path) -> bool:
+    """Give a file its name; False, and no change, when the name is taken."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _renamed(temporary, target)
+    return True
+
+
+def _renamed(temporary: Path, target: Path) -> bool:
+    """As `_named`, where the disk has no hard links: many mounts of buckets, cards and other systems' disks."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None or rename(_HERE, os.fsencode(temporary), _HERE, os.fsencode(target), _NEVER_REPLACE):
+        if rename is not None and ctypes.get_errno() == errno.EEXIST:
+            return False
+        raise InputError(
+            f"cannot write {target}: its disk has neither hard links nor a rename that never overwrites, which keep "
+            "two runs at once apart; write to another disk or to a bucket"
+        )
     return True
 
 
