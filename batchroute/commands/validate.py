@@ -46,6 +46,7 @@ def _validate_files(job: Job, identity: Identity) -> tuple[list[str], str]:
     frozen, table = snapshot.inspect(job, identity)
     check_budget(job, frozen)
     lines = [f"input    {frozen.rows:,} rows in {len(frozen.files):,} files, prompts are {frozen.prompt_kind}"]
+    table.check_times()
     if job.input.id is not None:
         snapshot.check_ids(table, job.input.id)
         lines.append(f"ids      {job.input.id}: unique, none null")

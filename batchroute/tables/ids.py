@@ -10,11 +10,12 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from batchroute.tables.types import plain
+from batchroute.tables.types import plain, plain_type
 
 
 def hash_ids(ids: pa.Array, seed: int = 0) -> npt.NDArray[np.uint64]:
     """64 bits an id: equal ids have equal hashes, others hardly ever."""
+    ids = plain(ids)
     if pa.types.is_decimal(ids.type):
         ids = ids.cast(pa.string())  # polars knows none of more than 38 digits
     elif pa.types.is_timestamp(ids.type):
@@ -30,6 +31,7 @@ class IdSet:
         """Raises:
         pa.ArrowInvalid, pa.ArrowNotImplementedError: an array's values are none of type `kind`.
         """
+        kind = plain_type(kind)
         self._kind = pa.large_string() if pa.types.is_string(kind) else kind
         pairs = [self._hashes(array) for array in arrays]
         hashes: Any = np.concatenate(pairs) if pairs else np.empty(0, _PAIR)

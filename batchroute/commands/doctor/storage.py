@@ -39,7 +39,7 @@ def input_of(job: Job) -> Finding:
     if job.input.uri:
         _reach(job.input.uri, job.input.storage_options)
         source = Files(job.input.uri, job.input.storage_options)
-        table = PromptTable.open(source.find(), source)
+        table = PromptTable.open(source.find(), source, job.input.drift == "strict")
         words = f"{table.rows:,} rows in {plural(len(table.files), 'file')}"
         words += "" if job.input.in_place else ", of which a run fetches the new ones"
     else:

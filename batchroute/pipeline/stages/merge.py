@@ -22,6 +22,7 @@ from batchroute.pipeline.shards import answers
 from batchroute.pipeline.shards.writer import ROUTES, SHARDS, Shard, side_of
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Span, Stage
+from batchroute.tables.footers import carried
 from batchroute.tables.parquet import PromptTable, RowReader
 from batchroute.tables.types import writable
 
@@ -53,7 +54,7 @@ def result_names(prefix: str) -> list[str]:
 
 def output_schema(job: Job, table: PromptTable) -> pa.Schema:
     results = [field.with_name(job.output.prefix + field.name) for field in RESULTS]
-    return pa.schema([*table.schema, *results], metadata=table.schema.metadata)
+    return pa.schema([*table.schema, *results], metadata=carried(table.schema.metadata))
 
 
 def merge(context: Context) -> None:
