@@ -17,6 +17,7 @@ from batchroute.storage.manifest import DataFile, Manifest
 from batchroute.storage.objects import folder_at, is_local
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.parquet import PromptTable
+from batchroute.tables.prompts import prompt_columns
 
 _READ_ROWS = 4096
 
@@ -92,7 +93,8 @@ def _check_rows(
         findings.unchecked.append(f"the rows were not compared with the input: {error}")
         return
     settings = committed.settings["input"]
-    names = [settings[key] for key in ("id", "prompt") if settings.get(key) in table.schema.names]
+    names = [settings["id"]] if settings.get("id") in table.schema.names else []
+    names += prompt_columns(settings["prompt"], table.schema)
     expected = table.reader(names)
     at = 0
     for batch in _batches(output, committed, expected.schema.names):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from batchroute.errors import first_line
 from batchroute.generators.base import as_messages
 from batchroute.generators.settings import PLACEHOLDER, ModelSpec
-from batchroute.prompt import Message, Prompt, as_text
+from batchroute.prompt import Message, Prompt, as_text, content_text, is_text_part, other_than_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 class ChatError(Exception):
-    """The model's chat template does not accept these messages."""
+    """The model's chat template does not accept these messages, or they hold more than text."""
 
 
 def chat(spec: ModelSpec, prompt: Prompt) -> list[Message]:
@@ -22,7 +23,10 @@ def chat(spec: ModelSpec, prompt: Prompt) -> list[Message]:
     last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
     if spec.template is None or last is None:
         return messages
-    content = _wrap(spec.template, messages[last]["content"])
+    content: str | list[dict[str, Any]] = _wrap(spec.template, content_text(messages[last]))
+    if not isinstance(messages[last]["content"], str):
+        others = [part for part in messages[last]["content"] if not is_text_part(part)]
+        content = [{"type": "text", "text": content}, *others]
     return [*messages[:last], {**messages[last], "content": content}, *messages[last + 1 :]]
 
 
@@ -42,8 +46,11 @@ class Renderer:
         """The text to tokenise. It contains the special tokens if `self.chat`.
 
         Raises:
-            ChatError: the chat template refuses the messages.
+            ChatError: the chat template refuses the messages, or they hold more than text.
         """
+        other = other_than_text(prompt)
+        if other is not None:
+            raise ChatError(other)
         if self.chat:
             return self._render_chat(prompt)
         text = as_text(prompt) if self._spec.template is None else _wrap(self._spec.template, as_text(prompt))
@@ -56,7 +63,7 @@ class Renderer:
         try:
             rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except (TemplateError, TypeError, KeyError, ValueError) as error:
-            raise ChatError(str(error)) from error
+            raise ChatError(f"the chat template refused it: {first_line(error)}") from error
         assert isinstance(rendered, str)
         return rendered
 

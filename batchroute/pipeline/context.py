@@ -22,7 +22,8 @@ from batchroute.storage.receipts import FORMAT_VERSION
 from batchroute.storage.units import Span, spans
 from batchroute.storage.workdir import Workdir
 from batchroute.tables.files import Files, InputFile
-from batchroute.tables.parquet import PromptKind, PromptTable
+from batchroute.tables.parquet import PromptTable
+from batchroute.tables.prompts import PromptKind, Prompts
 
 
 class Snapshot(BaseModel):
@@ -82,6 +83,11 @@ class Context:
     table: PromptTable
     work: Workdir
     engine: Engine
+
+    @functools.cached_property
+    def prompts(self) -> Prompts:
+        spec, kind = self.job.input, self.snapshot.prompt_kind
+        return Prompts.of(spec.prompt, self.table, kind, unsupported=spec.unsupported)
 
     def elsewhere(self) -> Callable[[Engine], Context]:
         return functools.partial(join, self.job, self.work.run_id)

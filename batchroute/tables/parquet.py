@@ -5,12 +5,11 @@ from __future__ import annotations
 import bisect
 import itertools
 import os
-import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchroute.errors import InputError
+from batchroute.tables.damage import damage_named
+from batchroute.tables.drift import check_alike, conform, union, with_hive
 from batchroute.tables.files import Files, InputFile
-from batchroute.tables.types import has_nested_dictionary, is_message, is_text, names_groups
+from batchroute.tables.footers import int96_columns
+from batchroute.tables.types import has_nested_dictionary, holds, is_id, names_groups
 
 _READ_ROWS, _BATCHES_AHEAD = 4096, 4
+# A batch is cut by its size, too: rows of half a megabyte come in batches of 16. How large rows are is known when the
+# first ones are read, since footers count a value that repeats but once.
+_BATCH_BYTES, _FIRST_ROWS, _GROWTH = 8 << 20, 64, 8
 # What streams of all columns of a file may hold together, and each of them.
 _BUFFERS, _MOST_BUFFER, _LEAST_BUFFER = 64 << 20, 4 << 20, 64 << 10
-_WHOLE = re.compile("-?[0-9]{1,18}")
-
-PromptKind = Literal["text", "messages"]
 
 
 @dataclass(frozen=True)
@@ -35,29 +37,32 @@ class PromptTable:
 
     files: list[InputFile]
     schema: pa.Schema
-    """Of the input with its hive columns at the end."""
+    """Of all files, with their hive columns at the end."""
     offsets: list[int]
     """The position of each file's first row, and the number of rows at the end."""
     source: Files
+    lacking: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """The first file without it, by column."""
 
     @classmethod
-    def open(cls, files: list[InputFile], source: Files | None = None) -> PromptTable:
-        """Raises:
-        InputError: the files' columns differ.
+    def open(cls, files: list[InputFile], source: Files | None = None, strict: bool = False) -> PromptTable:
+        """The table whose columns are those of all files.
+
+        Args:
+            strict: refuse files whose columns differ.
+
+        Raises:
+            InputError: columns of one name differ so that values would be lost, or at all where `strict`.
         """
         source = source or Files()
         schemas = source.schemas(files)
-        schema = schemas[0]
-        twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
-        if twice is not None:
-            raise InputError(f"input: {files[0].path} has two columns '{twice}'; rename one of them")
-        for file, other in zip(files[1:], schemas[1:], strict=True):
-            _check_same_columns(schema, files[0], other, file)
-            # A column that one file promises to be free of nulls may hold them in another.
-            fields = [field.with_nullable(field.nullable or other.field(field.name).nullable) for field in schema]
-            schema = pa.schema(fields, metadata=schema.metadata)
+        columns = union(files, schemas, source)
+        if strict:
+            check_alike(files, schemas)
+        schema = with_hive(columns.schema, files, schemas, source)
+        lacking = {name: path for name, path in columns.lacking.items() if name not in files[0].hive}
         offsets = list(itertools.accumulate((file.rows for file in files), initial=0))
-        return cls(files, _with_hive(schema, files), offsets, source)
+        return cls(files, schema, offsets, source, lacking=lacking)
 
     @property
     def rows(self) -> int:
@@ -71,25 +76,29 @@ class PromptTable:
         index = bisect.bisect_right(self.offsets, position) - 1
         return f"{os.path.basename(self.files[index].path)}, row {position - self.offsets[index]}"
 
-    def prompt_kind(self, column: str) -> PromptKind:
-        """Raises:
-        InputError: the column is missing or holds neither text nor chat messages.
-        """
-        kind = self._type(column, "input.prompt")
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if is_text(kind):
-            return "text"
-        if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_message(kind.value_type):
-            return "messages"
-        raise InputError(
-            f"input.prompt: column '{column}' is {kind}; a prompt is text, or a list of messages {{role, content}}"
-        )
-
     def check_column(self, column: str, key: str) -> None:
         """Raises:
         InputError: there is no such column.
         """
         self._type(column, key)
+
+    def check_everywhere(self, column: str, key: str) -> None:
+        """Raises:
+        InputError: a file lacks the column.
+        """
+        if column in self.lacking:
+            raise InputError(f"{key}: {self.lacking[column]} has no column '{column}', which other files have")
+
+    def check_id(self, column: str) -> None:
+        """Raises:
+        InputError: a file lacks the column, or its values cannot be told apart.
+        """
+        kind = self._type(column, "input.id")
+        self.check_everywhere(column, "input.id")
+        if not is_id(kind):
+            raise InputError(
+                f"input.id: column '{column}' is {kind}; an id is text, a number, bytes, a UUID, a date or a time"
+            )
 
     def check_groupable(self, column: str, key: str) -> None:
         """Raises:
@@ -106,6 +115,30 @@ class PromptTable:
         if column not in self.schema.names:
             raise InputError(f"{key}: no column '{column}' in the input; it has {', '.join(self.schema.names)}")
         return self.schema.field(column).type
+
+    def check_times(self) -> None:
+        """Read the timestamps of 96 bits, which come out in nanoseconds. Footers do not tell their range.
+
+        Raises:
+            InputError: one is before 1677 or after 2262, which nanoseconds do not reach.
+        """
+        if not any(holds(kind, _is_nanoseconds) for kind in self.schema.types):
+            return
+        for file in self.files:
+            columns = int96_columns(self.source.footer(file), self.schema.names)
+            if not columns:
+                continue
+            with _opened(self.source, file, len(columns), coerce_int96_timestamp_unit="us") as opened:
+                for batch in opened.iter_batches(_READ_ROWS, columns=columns, use_threads=False):
+                    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                        try:
+                            column.cast(self.schema.field(name).type)
+                        except pa.ArrowInvalid as error:
+                            raise InputError(
+                                f"input: column '{name}' of {file.path} has a timestamp of 96 bits that is not in the "
+                                "years 1678 to 2261, which nanoseconds reach; write it in microseconds, as Spark does "
+                                "with spark.sql.parquet.outputTimestampType=TIMESTAMP_MICROS"
+                            ) from error
 
     def reader(self, columns: Sequence[str] | None = None) -> RowReader:
         """A reader of these columns (all, when None), in the order of the schema."""
@@ -163,32 +196,38 @@ class RowReader:
     def _iterate(self, index: int, group: int) -> Iterator[pa.RecordBatch]:
         for number in range(index, len(self._table.files)):
             file = self._table.files[number]
-            stored = [name for name in self.schema.names if name not in _hive_names(self._table.files)]
             groups = range(group if number == index else 0, self._table.source.footer(file).num_row_groups)
-            batches = (self._complete(batch, file) for batch in self._stored(file, groups, stored))
+            batches = (conform(batch, self.schema, file) for batch in self._stored(file, groups))
             yield from batches if self._table.source.is_local else _ahead(batches)
 
-    def _stored(self, file: InputFile, groups: range, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def _stored(self, file: InputFile, groups: range) -> Iterator[pa.RecordBatch]:
+        """The rows as the file has them."""
         self._table.source.check_unchanged(file)
-        # Buffered streams: a column chunk of a gigabyte must not come into memory whole.
-        buffer = min(_MOST_BUFFER, max(_LEAST_BUFFER, _BUFFERS // max(1, len(columns))))
-        if self._table.source.is_local:
-            buffer = min(buffer, 1 << 20)
-        where = self._table.source.open(file)
         one_by_one = any(has_nested_dictionary(kind) for kind in self.schema.types)
-        with pq.ParquetFile(where, pre_buffer=False, buffer_size=buffer) as opened:
-            for together in [[group] for group in groups] if one_by_one else [groups]:
-                yield from opened.iter_batches(_READ_ROWS, together, columns, use_threads=False)
+        rows = _FIRST_ROWS
+        with _opened(self._table.source, file, len(self.schema)) as opened:
+            columns = [name for name in self.schema.names if name in opened.schema_arrow.names]
+            with damage_named(opened, file.path, columns):
+                for together in [[group] for group in groups] if one_by_one else [groups]:
+                    for batch in opened.iter_batches(rows, together, columns, use_threads=False):
+                        yield batch
+                        rows = _rows_of_size(batch, rows)
+                        opened.reader.set_batch_size(rows)
 
-    def _complete(self, batch: pa.RecordBatch, file: InputFile) -> pa.RecordBatch:
-        """The batch with its hive columns, in the order of the schema."""
-        columns = [
-            batch.column(field.name)
-            if field.name in batch.schema.names
-            else pa.array([file.hive[field.name]] * batch.num_rows, pa.string()).cast(field.type)
-            for field in self.schema
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+def _opened(source: Files, file: InputFile, columns: int, **settings: Any) -> pq.ParquetFile:
+    # Buffered streams: a column chunk of a gigabyte must not come into memory whole.
+    buffer = min(_MOST_BUFFER, max(_LEAST_BUFFER, _BUFFERS // max(1, columns)))
+    if source.is_local:
+        buffer = min(buffer, 1 << 20)
+    return pq.ParquetFile(
+        source.open(file),
+        metadata=source.footer(file),
+        pre_buffer=False,
+        buffer_size=buffer,
+        page_checksum_verification=True,
+        **settings,
+    )
 
 
 def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -200,34 +239,14 @@ def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield batch
 
 
-def _check_same_columns(first: pa.Schema, first_file: InputFile, schema: pa.Schema, file: InputFile) -> None:
-    for field in first:
-        if field.name not in schema.names:
-            raise InputError(f"input: {file.path} has no column '{field.name}', but {first_file.path} has")
-        if schema.field(field.name).type != field.type:
-            raise InputError(
-                f"input: column '{field.name}' is {schema.field(field.name).type} in {file.path}, "
-                f"but {field.type} in {first_file.path}"
-            )
-    for name in schema.names:
-        if name not in first.names:
-            raise InputError(f"input: {file.path} has a column '{name}' that {first_file.path} does not have")
+def _is_nanoseconds(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
 
 
-def _hive_names(files: list[InputFile]) -> list[str]:
-    return list(files[0].hive)
-
-
-def _with_hive(schema: pa.Schema, files: list[InputFile]) -> pa.Schema:
-    if any(file.hive.keys() != files[0].hive.keys() for file in files):
-        raise InputError("input: only some files are in partition folders like 'day=1'; partition all of them alike")
-    for name in _hive_names(files):
-        if name in schema.names:
-            raise InputError(f"input: '{name}' is a column and a partition folder; rename one of them")
-        values = [file.hive[name] for file in files]
-        whole = all(value is None or _WHOLE.fullmatch(value) for value in values) and any(values)
-        schema = schema.append(pa.field(name, pa.int64() if whole else pa.string()))
-    return schema
+def _rows_of_size(batch: pa.RecordBatch, rows: int) -> int:
+    """How many rows to read next, so that a batch is of `_BATCH_BYTES`, or of `_READ_ROWS` where rows are short."""
+    fit = _BATCH_BYTES * int(batch.num_rows) // max(1, int(batch.nbytes))
+    return max(1, min(fit, _GROWTH * rows, _READ_ROWS))
 
 
 @dataclass(frozen=True)
@@ -238,7 +257,7 @@ class PickedTable(PromptTable):
 
     @classmethod
     def of(cls, table: PromptTable, positions: npt.NDArray[np.int64]) -> PickedTable:
-        return cls(table.files, table.schema, table.offsets, table.source, positions)
+        return cls(table.files, table.schema, table.offsets, table.source, positions, lacking=table.lacking)
 
     @property
     def rows(self) -> int:

@@ -39,6 +39,7 @@ from batchroute.storage.units import spans
 from batchroute.storage.workdir import Workdir, run_ids
 from batchroute.tables.files import Files
 from batchroute.tables.parquet import PromptTable
+from batchroute.tables.prompts import Prompts
 
 _RUN = "run.json"
 _FINGERPRINT = "batchroute.label"
@@ -94,7 +95,7 @@ class _Labelling:
         self.options, self.engine = options, LocalEngine(progress)
         files = Files(options.prompts)
         self.table = PromptTable.open(files.find(), files)
-        self.kind = self.table.prompt_kind(options.prompt)
+        self.prompts = Prompts.of(options.prompt, self.table, unsupported="fail")
         names = self.table.schema.names
         self.recorded = any(column in names for column in RECORDED.values())
         self.reference = options.reference or ("reference" if "reference" in names else None)
@@ -193,7 +194,7 @@ class _Labelling:
         self._note(f"loading the {side} model {spec.model}")
         generator = generators.load(spec, lambda: self.engine.device)
         stage, progress = self.work.stage(side), self.engine.progress
-        return Sampler(side, spec, generator, options.samples, self.table, options.prompt, self.kind, stage, progress)
+        return Sampler(side, spec, generator, options.samples, self.table, self.prompts, stage, progress)
 
     def _measurer(self) -> Measurer:
         metric = self.options.metric
@@ -256,7 +257,7 @@ class _Labelling:
             source = RecordedResponses(self.table)
         else:
             source = SampledResponses({side: self.work.stage(side) for side in SIDES})
-        return AnsweredRows(self.table, self.options.prompt, self.kind, self.reference, source, needs_reference)
+        return AnsweredRows(self.table, self.prompts, self.reference, source, needs_reference)
 
     def _columns(self) -> tuple[pa.Table, list[AnsweredRow]]:
         rows = [row for span in self.spans for row in self._rows(False)(span)]

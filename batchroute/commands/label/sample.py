@@ -17,8 +17,9 @@ from batchroute.pipeline.stages.generate import stop_if_hopeless
 from batchroute.progress import Progress
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Span, Stage
-from batchroute.tables.parquet import PromptKind, PromptTable
-from batchroute.tables.prompts import BadPrompt, read_prompts
+from batchroute.tables.chats import BadPrompt
+from batchroute.tables.parquet import PromptTable
+from batchroute.tables.prompts import Prompts
 
 SCHEMA = pa.schema(
     [
@@ -46,20 +47,19 @@ class Sampler:
     generator: Generator
     samples: int
     table: PromptTable
-    column: str
-    kind: PromptKind
+    prompts: Prompts
     stage: Stage
     progress: Progress
     units_at_once = 1
 
     def __post_init__(self) -> None:
-        self._reader = self.table.reader([self.column])
+        self._reader = self.table.reader(self.prompts.columns)
         self._load_seconds = self.generator.load_seconds
 
     def do(self, stage: str, span: Span) -> Receipt:
         started = time.perf_counter()
         batches = self._reader.read(span.start, span.stop)
-        prompts = [prompt for batch in batches for prompt in read_prompts(batch.column(0), self.kind)]
+        prompts = [prompt for batch in batches for prompt in self.prompts.read(batch)]
         requests = [
             (span.start + offset, prompt, sample)
             for offset, prompt in enumerate(prompts)

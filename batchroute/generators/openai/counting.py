@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from batchroute import models
 from batchroute.errors import InputError, first_line
-from batchroute.prompt import Message
+from batchroute.prompt import Message, content_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +26,7 @@ class TokenCounter:
         self._name = tokenizer
 
     def roughly(self, messages: Sequence[Message]) -> int:
-        return sum(_TOKENS_A_MESSAGE + _by_bytes(message["content"]) for message in messages)
+        return sum(_TOKENS_A_MESSAGE + _by_bytes(content_text(message)) for message in messages)
 
     def messages(self, messages: Sequence[Message]) -> int:
         """The tokens of a prompt, in the chat template if the tokenizer has one."""
@@ -44,7 +44,7 @@ class TokenCounter:
         return self.text(str(rendered))
 
     def _contents(self, messages: Sequence[Message]) -> int:
-        return sum(self.text(message["content"]) for message in messages)
+        return sum(self.text(content_text(message)) for message in messages)
 
     def text(self, text: str) -> int:
         if self._name is None:

@@ -42,7 +42,7 @@ class Reader:
         try:
             text = self._renderer.render(prompt)
         except ChatError as error:
-            return Response(error_type="bad_chat", error=f"the chat template refused it: {first_line(error)}")
+            return Response(error_type="bad_chat", error=str(error))
         tokens: list[int] = self._tokenizer(text, add_special_tokens=not self._renderer.chat)["input_ids"]
         if not tokens:
             return Response(error_type="empty_prompt", error="the prompt has no tokens")

@@ -209,7 +209,7 @@ class VllmModel:
             text = self._renderer.render(prompt)
             return self._too_long_or_empty(text)
         except ChatError as error:
-            return Response(error_type="bad_chat", error=f"the chat template refused it: {first_line(error)}")
+            return Response(error_type="bad_chat", error=str(error))
         except Exception as error:
             return Response(error_type="model_error", error=_in_a_line(error, named=True))
 

@@ -73,5 +73,4 @@ def _rows_of_large(context: Context, plan: AuditPlan) -> AnsweredRows:
 def _rows(context: Context, plan: AuditPlan, positions: Positions, answers: AuditAnswers) -> AnsweredRows:
     table = PickedTable.of(context.table, positions)
     needs_reference = planned_metric(context.job, plan).record.needs_reference
-    prompt, kind = context.job.input.prompt, context.snapshot.prompt_kind
-    return AnsweredRows(table, prompt, kind, plan.reference, answers, needs_reference)
+    return AnsweredRows(table, context.prompts, plan.reference, answers, needs_reference)

@@ -17,6 +17,7 @@ from batchroute.pipeline.shards.pieces import Piece, Pieces
 from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage, side_of
 from batchroute.prompt import Prompt
 from batchroute.storage.receipts import Receipt
+from batchroute.tables.prompts import of_shard
 
 
 class Rows:
@@ -45,7 +46,7 @@ class Rows:
         limits, self.over_limit = limits_of(self._context), None
         for receipt in self._pieces.pending():
             piece = self._pieces.read(receipt)
-            positions, prompts = piece.todo["position"].to_pylist(), piece.todo["prompt"].to_pylist()
+            positions, prompts = piece.todo["position"].to_pylist(), self._prompts_of(piece)
             tries = self._tries(piece)
             asked = [i for i, position in enumerate(positions) if self._is_open(tries[position])]
             if not asked:
@@ -72,10 +73,13 @@ class Rows:
     def prompt(self, unit: str, position: int) -> Prompt:
         """The prompt of a row. The piece of the last call stays in memory."""
         if unit != self._unit:
-            todo = self._pieces.read(self._pending[unit]).todo
-            prompts = zip(todo["position"].to_pylist(), todo["prompt"].to_pylist(), strict=True)
+            piece = self._pieces.read(self._pending[unit])
+            prompts = zip(piece.todo["position"].to_pylist(), self._prompts_of(piece), strict=True)
             self._unit, self._prompts = unit, dict(prompts)
         return self._prompts[position]
+
+    def _prompts_of(self, piece: Piece) -> list[Prompt]:
+        return of_shard(piece.todo["prompt"], self._context.snapshot.prompt_kind)
 
     def _tries(self, piece: Piece) -> dict[int, Tries]:
         """The state of the rows of `piece.todo`, in that order."""

@@ -22,8 +22,7 @@ from batchroute.pipeline.shards.copies import Copies
 from batchroute.storage.receipts import Facts
 from batchroute.storage.units import Stage
 from batchroute.storage.workdir import Workdir
-from batchroute.tables.parquet import PromptKind
-from batchroute.tables.prompts import BadPrompt, column_type, read_prompts, to_column
+from batchroute.tables.prompts import PromptKind, column_type
 
 Shard = Literal["small", "large", "escalated", "audited"]
 SHARDS: tuple[Shard, ...] = ("small", "large", "escalated", "audited")
@@ -82,7 +81,11 @@ class ShardWriter:
         self._begun = time.perf_counter()
 
     def add(self, rows: pa.Table, prompts: pa.ChunkedArray, which: npt.NDArray[np.intp]) -> None:
-        """Add the rows at the indices `which` of a chunk."""
+        """Add the rows at the indices `which` of a chunk.
+
+        Args:
+            prompts: of all rows of the chunk, as a shard keeps them.
+        """
         copy_of = self.copies.of(rows["position"].to_numpy()[which])
         to_generate = copy_of.is_null().to_numpy(zero_copy_only=False)
         start = 0
@@ -90,10 +93,8 @@ class ShardWriter:
             stop = start + self._fitting(to_generate[start:])
             piece = which[start:stop]
             taken = rows.select(["position", "tokens"]).take(piece)
-            prompt = _as_shard_prompts(prompts.take(piece), self.snapshot.prompt_kind)
-            self._gathered.append(
-                pa.table([taken["position"], prompt, taken["tokens"], copy_of[start:stop]], schema=self._schema)
-            )
+            columns = [taken["position"], prompts.take(piece), taken["tokens"], copy_of[start:stop]]
+            self._gathered.append(pa.table(columns, schema=self._schema))
             self._gathered_rows += len(piece)
             self._to_generate += int(to_generate[start:stop].sum())
             start = stop
@@ -140,10 +141,3 @@ class ShardWriter:
         )
         by_length = table.take(pc.sort_indices(table, [("tokens", "ascending"), ("position", "ascending")]))
         self._stage.commit(facts, self._schema, by_length.to_batches())
-
-
-def _as_shard_prompts(column: pa.ChunkedArray, kind: PromptKind) -> pa.ChunkedArray:
-    if kind == "text":
-        return column.cast(pa.large_string())
-    prompts = [prompt for chunk in column.chunks for prompt in read_prompts(chunk, "messages")]
-    return pa.chunked_array([to_column((p for p in prompts if not isinstance(p, BadPrompt)), "messages")])

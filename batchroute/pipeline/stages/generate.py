@@ -22,6 +22,7 @@ from batchroute.pipeline.shards.pieces import Pieces
 from batchroute.pipeline.shards.telemetry import attributes
 from batchroute.pipeline.shards.writer import Shard, shards_of
 from batchroute.storage.receipts import Receipt
+from batchroute.tables.prompts import of_shard
 
 # After this many rows with one and the same error, the other rows would only burn money.
 _HOPELESS = 100
@@ -99,10 +100,11 @@ class GenerateWorker:
     def _responses(self, pieces: Pieces, unit: str, rows: pa.Table) -> list[Response]:
         """Responses to all rows, a batch at a time. Pieces are ordered by length, and so are the batches."""
         responses: list[Response] = []
+        kind = pieces.context.snapshot.prompt_kind
         for start in range(0, rows.num_rows, self._generator.rows_at_a_time):
             batch = rows.slice(start, self._generator.rows_at_a_time)
             seeds = pieces.seeds(batch["position"].to_pylist())
-            responses += self._generator.generate(batch["prompt"].to_pylist(), seeds)
+            responses += self._generator.generate(of_shard(batch["prompt"], kind), seeds)
             pieces.context.engine.progress.pulse(pieces.shard, unit, len(responses), rows.num_rows)
             self._log_notes(pieces)
         stop_if_hopeless(pieces.model.model, responses)

@@ -18,7 +18,7 @@ from batchroute.policy.decision import Decided
 from batchroute.storage.receipts import Receipt
 from batchroute.storage.units import Span
 from batchroute.storage.workdir import Workdir
-from batchroute.tables.types import plain
+from batchroute.words import plural
 
 
 class Partition(BaseModel):
@@ -50,11 +50,16 @@ def partition(context: Context) -> Partition:
     greedy = [side for side in SIDES if models.of(side).generation.greedy]
     copies = find_copies(stage, chunks, decision.small, greedy)
     shards = {side: ShardWriter(work, frozen, side, copies[side]) for side in SIDES}
-    reader = context.table.reader([context.job.input.prompt])
+    unsupported = sum(receipt.counts.get("unsupported", 0) for receipt in scored.values())
+    if unsupported:
+        rows_hold = f"{plural(unsupported, 'row')} with images or the like"
+        context.engine.progress.note("partition", f"{rows_hold} to the large model, by input.unsupported")
+    reader = context.table.reader(context.prompts.columns)
 
     def assign(chunk: Span) -> Receipt:
         rows = stage.read(chunk.unit, ["position", "tokens", "error_type"])
-        prompts = pa.chunked_array([plain(batch.column(0)) for batch in reader.read(chunk.start, chunk.stop)])
+        batches = reader.read(chunk.start, chunk.stop)
+        prompts = pa.chunked_array([context.prompts.stored(batch) for batch in batches])
         small = decision.small[chunk.start : chunk.stop]
         usable = rows["error_type"].is_null().to_numpy()
         for side, mask in (("small", small & usable), ("large", ~small & usable)):

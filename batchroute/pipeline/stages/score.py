@@ -13,12 +13,13 @@ import pyarrow as pa
 
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
-from batchroute.prompt import Prompt, as_text
+from batchroute.prompt import Prompt, as_text, other_than_text
 from batchroute.router.drift.languages import language
 from batchroute.router.drift.reference import Content, Reference
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Span
-from batchroute.tables.prompts import DIGEST, BadPrompt, digest, read_prompts
+from batchroute.tables.chats import BadPrompt
+from batchroute.tables.prompts import DIGEST, digest
 
 if TYPE_CHECKING:
     from batchroute.router.model import Router
@@ -63,7 +64,7 @@ class Scorer:
         self._reference = Reference.of(context.job.router.model)
         self._router = load_router(context)
         self._load_seconds = self._router.load_seconds
-        self._reader = context.table.reader([context.job.input.prompt])
+        self._reader = context.table.reader(context.prompts.columns)
 
     def do(self, stage: str, chunk: Span) -> Receipt:
         from batchroute.router.scoring import distinct, encode, score_encoded
@@ -71,8 +72,7 @@ class Scorer:
         with self._reading:
             started = time.perf_counter()
             batches = self._reader.read(chunk.start, chunk.stop)
-            kind = self._context.snapshot.prompt_kind
-            prompts = [prompt for batch in batches for prompt in read_prompts(batch.column(0), kind)]
+            prompts = [prompt for batch in batches for prompt in self._context.prompts.read(batch)]
             texts, places = distinct([as_text(prompt) for prompt in prompts if not isinstance(prompt, BadPrompt)])
             encoded = encode(self._router, texts)
         with self._scoring:
@@ -129,6 +129,10 @@ def _table(
     rows = len(prompts)
     scores, tokens = np.full(rows, np.nan, np.float32), np.zeros(rows, np.int32)
     scores[usable], tokens[usable] = scored.scores, scored.tokens
+    # The large model may read images and the like; the small one gets none, as no score says how hard they are.
+    good = [prompt for prompt in prompts if not isinstance(prompt, BadPrompt)]
+    unsupported = [index for index, prompt in zip(usable, good, strict=True) if other_than_text(prompt) is not None]
+    scores[unsupported] = np.nan
     bad = [prompt if isinstance(prompt, BadPrompt) else None for prompt in prompts]
     digests = [None if isinstance(prompt, BadPrompt) else digest(prompt) for prompt in prompts]
     languages: list[str | None] = [None] * rows
@@ -157,6 +161,7 @@ def _table(
         "tokens": int(tokens.sum()),
         "truncated": int(scored.truncated.sum()),
         "unscored": int(np.isnan(scored.scores).sum()),
+        "unsupported": len(unsupported),
     }
     return table, counts
 

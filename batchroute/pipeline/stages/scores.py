@@ -17,9 +17,9 @@ from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.stages.score import load_router
 from batchroute.policy.settings import Scores
-from batchroute.prompt import as_text
+from batchroute.prompt import as_text, other_than_text
 from batchroute.storage.receipts import Facts, Receipt
-from batchroute.tables.prompts import BadPrompt, read_prompts
+from batchroute.tables.chats import BadPrompt
 
 _SECONDS = 20.0
 _BLOCKS = 50
@@ -57,25 +57,21 @@ def draw(context: Context, rows: int) -> Sample:
     job, router = context.job, load_router(context)
     pieces = [piece for stretch in _stretches(context.snapshot.rows, rows) for piece in _pieces(*stretch)]
     # Read in rising order: one pass over the table.
-    reader = context.table.reader([job.input.prompt])
+    reader = context.table.reader(context.prompts.columns)
     prompts = {
-        piece: [
-            prompt
-            for batch in reader.read(*piece)
-            for prompt in read_prompts(batch.column(0), context.snapshot.prompt_kind)
-        ]
-        for piece in pieces
+        piece: [prompt for batch in reader.read(*piece) for prompt in context.prompts.read(batch)] for piece in pieces
     }
     scored_pieces: dict[Stretch, tuple[Scores, NDArray[np.int32], NDArray[np.bool_]]] = {}
     started = time.perf_counter()
     for number in np.random.default_rng(_SEED).permutation(len(pieces)).tolist():
         if scored_pieces and time.perf_counter() - started > _SECONDS:
             break
-        texts = [as_text(prompt) for prompt in prompts[pieces[number]] if not isinstance(prompt, BadPrompt)]
+        good = [prompt for prompt in prompts[pieces[number]] if not isinstance(prompt, BadPrompt)]
         usable = np.array([not isinstance(prompt, BadPrompt) for prompt in prompts[pieces[number]]], np.bool_)
         scores, tokens = np.full(len(usable), np.nan, np.float32), np.zeros(len(usable), np.int32)
-        scored = score(router, texts, job.router.token_budget)
-        scores[usable], tokens[usable] = scored.scores, scored.tokens
+        scored = score(router, [as_text(prompt) for prompt in good], job.router.token_budget)
+        text_alone = np.array([other_than_text(prompt) is None for prompt in good], np.bool_)
+        scores[usable], tokens[usable] = np.where(text_alone, scored.scores, np.nan), scored.tokens
         scored_pieces[pieces[number]] = scores, tokens, usable
     seconds = time.perf_counter() - started
     router.close()

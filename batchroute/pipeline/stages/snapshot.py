@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,15 +23,23 @@ from batchroute.pipeline.stages.merge import result_names
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.objects import is_local, local_path
-from batchroute.storage.workdir import Workdir, claim, run_ids
+from batchroute.storage.store import store_of
+from batchroute.storage.workdir import WORK_SUFFIX, Workdir, claim, run_ids
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.ids import hash_ids
-from batchroute.tables.parquet import PromptKind, PromptTable
+from batchroute.tables.listing import is_glob, matches
+from batchroute.tables.parquet import PromptTable
+from batchroute.tables.prompts import PromptKind, Prompts
 
 # A unit is at most 0.2 % of a large run, and never so small that its commit costs more than its work.
 _UNITS_A_RUN = 512
 _CHUNK_ROWS, _UNIT_ROWS, _PART_ROWS = 2048, 256, 65536
 _CHUNK_BYTES, _PART_BYTES = 64 << 20, 256 << 20
+# Files of every depth at which a run writes parquet.
+_WRITTEN = (
+    "/data/part-00000.parquet",
+    *(f"{WORK_SUFFIX}/0/{stage}/00000.parquet" for stage in ("score", "shards/small")),
+)
 _PRICED = {
     "router": ("the router", "router.price"),
     "small": ("the small model", "models.small.price"),
@@ -48,10 +58,10 @@ def inspect(job: Job, identity: Identity, fetched: Fetched | None = None) -> tup
     """
     source = Files(job.input.uri, job.input.storage_options) if fetched is None else fetched.files
     files = identity.files if fetched is None else source.find()
-    table = PromptTable.open(files, source)
+    table = PromptTable.open(files, source, job.input.drift == "strict")
     kind = check_columns(job, table)
-    if fetched is None:
-        _check_output_place(job, files)
+    if job.input.uri:
+        _check_output_place(job, identity.files)
     chunk_rows, unit_rows, part_rows = _bounds(job, files, table.rows)
     snapshot = Snapshot(
         run_id=identity.run_id,
@@ -102,16 +112,19 @@ def check_columns(job: Job, table: PromptTable) -> PromptKind:
     Raises:
         InputError: a column is missing, of a wrong type or named like a result column, or the audit cannot be measured.
     """
-    kind = table.prompt_kind(job.input.prompt)
+    spec = job.input
+    prompts = Prompts.of(spec.prompt, table, chat=spec.chat, unsupported=spec.unsupported)
+    for column in prompts.columns:
+        table.check_everywhere(column, "input.prompt")
     if job.input.id is not None:
-        table.check_column(job.input.id, "input.id")
+        table.check_id(job.input.id)
     for column in job.report.group_by:
         table.check_groupable(column, "report.group_by")
     if job.policy.by is not None:
         table.check_groupable(job.policy.by, "policy.by")
     _check_result_names(job, table)
     check_audit(job, table)
-    return kind
+    return prompts.kind
 
 
 def begin(
@@ -128,8 +141,11 @@ def begin(
     begun = work.read_json(layout.RUN)
     if begun is None:
         _refuse_foreign_data(output)
+        table.check_times()
         if job.input.id is not None:
             check_ids(table, job.input.id)
+        if job.input.in_place:
+            snapshot = snapshot.model_copy(update={"files": table.source.seal(snapshot.files)})
         work.put_json(layout.RUN, snapshot.model_dump(mode="json"))
         begun = work.read_json(layout.RUN)
         if claim(output, snapshot.run_id) != snapshot.run_id:
@@ -209,7 +225,7 @@ def _show_repeated(table: PromptTable, column: str, hashes: Any) -> None:
     for batch in table.reader([column]).read(0, table.rows):
         ids = batch.column(0)
         for offset in np.flatnonzero(np.isin(hash_ids(ids), hashes)).tolist():
-            seen.setdefault(ids[offset].as_py(), []).append(at + offset)
+            seen.setdefault(_readable(ids[offset]), []).append(at + offset)
         at += len(ids)
     repeated = {value: rows for value, rows in seen.items() if len(rows) > 1}
     if repeated:
@@ -218,6 +234,13 @@ def _show_repeated(table: PromptTable, column: str, hashes: Any) -> None:
             for value, rows in list(repeated.items())[:3]
         )
         raise InputError(f"input.id: column '{column}' repeats {len(repeated):,} ids: {shown}")
+
+
+def _readable(id: pa.Scalar) -> Any:
+    try:
+        return id.as_py()
+    except ValueError:  # a time that Python's microseconds do not hold
+        return id.cast(pa.string()).as_py()
 
 
 def _check_result_names(job: Job, table: PromptTable) -> None:
@@ -229,14 +252,24 @@ def _check_result_names(job: Job, table: PromptTable) -> None:
 
 
 def _check_output_place(job: Job, files: list[InputFile]) -> None:
-    output, source = _place(job.output.uri), _place(job.input.uri)
+    """Raises:
+    InputError: a later search for the input would find what this run writes.
+    """
+    output = _place(job.output.uri, job.output.storage_options)
+    source = _place(job.input.uri, job.input.storage_options)
     inside = files[0].path != source and f"{output}/".startswith(f"{source}/")
-    if inside or any(file.path.startswith(f"{output}/") for file in files):
+    if inside or any(file.path.startswith((f"{output}/", f"{output}{WORK_SUFFIX}/")) for file in files):
         raise InputError(f"output.uri {output} and the input {source} lie in one another; choose another output folder")
+    if is_glob(source) and any(matches(source, f"{output}{path}") for path in _WRITTEN):
+        raise InputError(f"the input {source} matches files of output.uri {output}; choose another, or a narrower glob")
 
 
-def _place(uri: str) -> str:
-    return local_path(uri) if is_local(uri) else uri.rstrip("/")
+def _place(uri: str, options: Mapping[str, Any]) -> str:
+    """The place in one spelling, whatever links and account names are in it."""
+    if is_local(uri):
+        return os.path.realpath(local_path(uri))
+    store = store_of(uri, options)
+    return store.uri(store.path(uri))
 
 
 def _bounds(job: Job, files: list[InputFile], rows: int) -> tuple[int, int, int]:

@@ -13,8 +13,9 @@ from batchroute.prompt import as_text
 from batchroute.quality.base import NO_REFERENCE
 from batchroute.quality.measuring.measurer import AnsweredRow, Reason
 from batchroute.storage.units import Span, Stage
-from batchroute.tables.parquet import PromptKind, PromptTable
-from batchroute.tables.prompts import BadPrompt, read_prompts
+from batchroute.tables.chats import BadPrompt
+from batchroute.tables.parquet import PromptTable
+from batchroute.tables.prompts import Prompts
 
 RECORDED: dict[Side, str] = {"small": "small_responses", "large": "large_responses"}
 
@@ -78,20 +79,19 @@ class AnsweredRows:
     def __init__(
         self,
         table: PromptTable,
-        prompt: str,
-        kind: PromptKind,
+        prompts: Prompts,
         reference: str | None,
         source: ResponseSource,
         needs_reference: bool,
     ) -> None:
         """Args:
-        prompt: the column of prompts.
+        prompts: how they are made of the columns of `table`.
         reference: the column of references; None if the input has none.
         needs_reference: whether a row without a reference is bad.
         """
-        self._kind, self._prompt, self._reference = kind, prompt, reference
+        self._prompts, self._reference = prompts, reference
         self._source, self._needs_reference = source, needs_reference
-        self._reader = table.reader([prompt, *([] if reference is None else [reference])])
+        self._reader = table.reader([*prompts.columns, *([] if reference is None else [reference])])
 
     def __call__(self, span: Span) -> list[AnsweredRow]:
         by_side = self._source.responses(span)
@@ -102,7 +102,7 @@ class AnsweredRows:
 
     def _inputs(self, span: Span) -> Iterator[tuple[Any, str | None]]:
         for batch in self._reader.read(span.start, span.stop):
-            prompts = read_prompts(batch.column(self._prompt), self._kind)
+            prompts = self._prompts.read(batch)
             if self._reference is None:
                 yield from ((prompt, None) for prompt in prompts)
             else:

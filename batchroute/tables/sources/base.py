@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from batchroute.tables.prompts import Unsupported
+from batchroute.tables.templates import MessageTemplate
 
 _ONLY_OF_LAKES = ("version", "timestamp", "where")
 
@@ -34,8 +37,15 @@ class InputSpec(BaseModel):
     timestamp: str | None = Field(default=None, description="the version of the table that was the last one then")
     where: str = Field(default="", description="of the rows of the table, in SQL")
     only_new: OnlyNew | None = None
-    prompt: str = "prompt"
+    prompt: str | list[MessageTemplate] = Field(
+        default="prompt", description="a column, a field in it, a template over columns, or messages of templates"
+    )
+    chat: bool | None = Field(default=None, description="whether text is chats in JSON; the first rows show it")
+    unsupported: Unsupported = Field(default="large", description="chats with parts that are no text")
     id: str | None = None
+    drift: Literal["union", "strict"] = Field(
+        default="union", alias="schema", description="of files whose columns differ: hold them all, or refuse"
+    )
     storage_options: dict[str, Any] = Field(default_factory=dict, description="of the fsspec filesystem, or of Delta")
 
     @model_validator(mode="after")
@@ -49,6 +59,8 @@ class InputSpec(BaseModel):
             raise ValueError(f"{wrong[0]} is of delta or iceberg tables")
         if self.version is not None and self.timestamp is not None:
             raise ValueError("give version or timestamp")
+        if self.drift != "union" and not self.uri:
+            raise ValueError("schema is of files, which uri names")
         if self.catalog and not self.iceberg:
             raise ValueError("catalog is of an iceberg table")
         return self
