@@ -64,14 +64,17 @@ class LocalFolder(Folder):
         return self.path / name
 
     def is_file(self) -> bool:
-        return self.path.is_file()
+        try:
+            return self.path.is_file()
+        except OSError as error:
+            raise InputError(f"cannot read {self.path}: {error.strerror}") from error
 
     def exists(self, name: str = "") -> bool:
         return (self.path / name).exists()
 
     def names(self, suffix: str) -> list[str]:
         try:
-            names = [entry.name for entry in os.scandir(self.path) if entry.name.endswith(suffix)]
+            names = [entry.name for entry in os.scandir(self.path) if entry.name.endswith(suffix) and entry.is_file()]
         except FileNotFoundError:
             return []
         return sorted(name for name in names if not name.startswith(_TEMPORARY))

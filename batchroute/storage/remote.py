@@ -17,6 +17,7 @@ from batchroute.storage.folder import Folder
 from batchroute.storage.store import RangeFile, Store
 
 _READS_AT_ONCE = 16
+_WILDCARDS = frozenset("*?[")
 _PROBE = ".probe-"
 # One key for all probes: who may not delete leaves one behind. Two probes at once remove each other's, so a few tries.
 _PROBE_KEY, _PROBES = f"{_PROBE}create-only", 5
@@ -133,9 +134,14 @@ class RemoteFolder(Folder):
 
     def remove_all(self) -> None:
         paths = [self._store.path(uri) for uri in self._store.files(self.uri)]
-        if paths:
+        # `rm` removes many for one request, but takes these names for patterns.
+        patterns = [path for path in paths if not _WILDCARDS.isdisjoint(path)]
+        for path in patterns:
             with contextlib.suppress(FileNotFoundError):
-                self._store.call("remove", self.uri, lambda fs: fs.rm(paths))
+                self._store.call("remove", self.uri, lambda fs: fs.rm_file(path))  # noqa: B023, called at once
+        if names := [path for path in paths if _WILDCARDS.isdisjoint(path)]:
+            with contextlib.suppress(FileNotFoundError):
+                self._store.call("remove", self.uri, lambda fs: fs.rm(names))
 
     def _at(self, uri: str) -> RemoteFolder:
         other = RemoteFolder(self._store, uri, self._single_writer)

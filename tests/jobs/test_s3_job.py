@@ -12,10 +12,12 @@ import polars as pl
 import pytest
 
 import batchroute
+from batchroute.commands.verify import verify
 from batchroute.errors import InputError, StoppedError
 from batchroute.storage.store import _store
 from tests.support.faults import FaultyProxy
 from tests.support.jobs import JobFolder, table
+from tests.support.moto import Moto
 from tests.support.seaweed import SeaweedFS
 
 ROWS = 200
@@ -24,6 +26,12 @@ ROWS = 200
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     with SeaweedFS(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[Moto]:
+    with Moto() as server:
         yield server
 
 
@@ -51,6 +59,31 @@ def test_a_job_from_s3_to_s3_is_committed_once_and_read_back(folder: JobFolder, 
     plain = pl.scan_parquet(f"{first.output}/data/*.parquet", storage_options=server.polars_options())
     assert plain.collect().equals(rows.collect())
     assert first.report.rows["ok"] == ROWS
+
+
+def test_a_job_in_a_versioned_bucket_of_another_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moto: Moto
+) -> None:
+    for name, value in moto.environment().items():
+        monkeypatch.setenv(name, value)
+    _store.cache_clear()
+    folder, base = JobFolder(tmp_path, table(ROWS)), f"s3://versioned/{tmp_path.name}"
+    for key in ("a.parquet", "b//c.parquet"):
+        folder.input.unlink(missing_ok=True)
+        half = table(ROWS).filter(pl.int_range(pl.len()) % 2 == ("//" in key))
+        half.write_parquet(folder.input)
+        moto.filesystem().put_file(str(folder.input), f"{base}/in/{key}")
+    folder.settings["input"]["uri"] = f"{base}/in"
+    folder.settings["output"] = {"uri": f"{base}/out"}
+    with pytest.raises(StoppedError):
+        folder.run("max_tokens=500")
+    assert folder.run().report.rows["ok"] == ROWS
+    assert folder.run().was_done
+    assert verify(f"{base}/out").wrong == []
+    again = folder.run(fresh=True)
+    assert not again.was_done
+    assert batchroute.read(again.output).collect().height == ROWS
+    _store.cache_clear()
 
 
 def test_the_answers_are_those_of_a_local_run(folder: JobFolder) -> None:

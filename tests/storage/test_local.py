@@ -11,25 +11,18 @@ from pathlib import Path
 import pytest
 
 from batchroute.errors import InputError, StoppedError
+from batchroute.storage.folder import Folder
 from batchroute.storage.local import LocalFolder
 from batchroute.storage.objects import folder_at
+from tests.storage.every_folder import EveryFolder
 
 WRITERS = 8
 
 
-def test_a_put_creates_the_file_and_its_folders(tmp_path: Path) -> None:
-    folder = LocalFolder(str(tmp_path / "a"))
-    assert folder.put_new("b/c.txt", b"content")
-    assert folder.read("b/c.txt") == b"content"
-    assert folder.folder("b").read("c.txt") == b"content"
-    assert folder.exists("b/c.txt")
-
-
-def test_a_second_put_leaves_the_first_and_says_so(tmp_path: Path) -> None:
-    folder = LocalFolder(str(tmp_path))
-    assert folder.put_new("a", b"first")
-    assert not folder.put_new("a", b"second")
-    assert folder.read("a") == b"first"
+class TestDisk(EveryFolder):
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Folder:
+        return LocalFolder(tmp_path / "a")
 
 
 def test_a_put_leaves_no_temporary_file_whether_it_wins_or_not(tmp_path: Path) -> None:
@@ -164,18 +157,6 @@ def test_a_new_folder_in_a_writable_one_is_writable_and_not_made_by_asking(tmp_p
     assert os.listdir(tmp_path) == []
 
 
-def test_removing_what_is_not_there_does_nothing(tmp_path: Path) -> None:
-    folder = LocalFolder(str(tmp_path / "a"))
-    folder.remove("b")
-    folder.remove_all()
-    folder.put_new("b", b"")
-    folder.put_new("c/d", b"")
-    folder.remove("b")
-    assert not folder.exists("b")
-    folder.remove_all()
-    assert not folder.exists()
-
-
 @pytest.mark.parametrize("uri", ["{}/a", "file://{}/a", "local://{}/a"])
 def test_local_uris_are_one_folder(tmp_path: Path, uri: str) -> None:
     assert str(folder_at(uri.format(tmp_path))) == str(tmp_path / "a")
@@ -191,8 +172,3 @@ def test_local_uris_are_one_folder(tmp_path: Path, uri: str) -> None:
 def test_a_storage_that_is_not_there_is_a_sentence(uri: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         folder_at(uri)
-
-
-def test_a_missing_file_is_file_not_found(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        LocalFolder(str(tmp_path)).read("absent")

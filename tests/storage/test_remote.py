@@ -1,4 +1,4 @@
-"""Folders on fsspec filesystems: in memory here, on a real S3 server in tests/crash and tests/test_s3_job.py."""
+"""Folders on fsspec filesystems, in memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from batchroute.errors import InputError
 from batchroute.storage.folder import Folder
 from batchroute.storage.objects import folder_at
 from batchroute.storage.store import RangeFile, store_of
+from tests.storage.every_folder import EveryFolder
 
 
 class Forgetful(MemoryFileSystem):
@@ -32,43 +33,18 @@ fsspec.register_implementation("forgetful", Forgetful, clobber=True)
 @pytest.fixture
 def folder() -> Iterator[Folder]:
     yield folder_at("memory://base/a")
-    folder_at("memory://base").remove_all()
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
-def test_what_is_put_is_there_once_and_stays(folder: Folder) -> None:
-    assert folder.put_new("x/1.json", b"one")
-    assert not folder.put_new("x/1.json", b"two")
-    assert folder.folder("x").read("1.json") == b"one"
+class TestMemory(EveryFolder):
+    pass
 
 
 def test_the_same_content_again_counts_as_put(folder: Folder) -> None:
     # So a put whose answer was lost, and that was tried again, is known to be this one.
     assert folder.put_new("1.json", b"one")
     assert folder.put_new("1.json", b"one")
-
-
-def test_names_and_folders_are_those_directly_in_it(folder: Folder) -> None:
-    for name in ("b.json", "a.json", "c.parquet", "d/e.json"):
-        folder.put_new(name, b"x")
-    assert folder.names(".json") == ["a.json", "b.json"]
-    assert folder.names("") == ["a.json", "b.json", "c.parquet"]
-    assert folder.folders() == ["d"]
-    assert folder.folder("none").names("") == folder.folder("none").folders() == []
-    assert folder.beside(".work").uri == "memory://base/a.work"
-
-
-def test_removing_is_whole_and_of_nothing_does_nothing(folder: Folder) -> None:
-    folder.remove("x")
-    folder.remove_all()
-    folder.put_new("b", b"1")
-    folder.put_new("c/d", b"1")
-    folder.remove("b")
-    assert not folder.exists("b")
-    assert not folder.is_empty()
-    folder.remove_all()
-    assert folder.is_empty()
-    with pytest.raises(FileNotFoundError):
-        folder.read("c/d")
 
 
 def test_create_only_puts_are_probed_and_the_probe_is_gone(folder: Folder) -> None:
