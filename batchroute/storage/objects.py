@@ -8,6 +8,7 @@ from typing import Any
 
 from fsspec.core import split_protocol
 
+from batchroute.errors import InputError
 from batchroute.storage.folder import Folder
 from batchroute.storage.local import LocalFolder
 
@@ -17,7 +18,13 @@ def is_local(uri: str) -> bool:
 
 
 def local_path(uri: str) -> str:
-    """The absolute path of a local URI."""
+    """The absolute path of a local URI.
+
+    Raises:
+        InputError: no disk has such a name.
+    """
+    if "\0" in uri:
+        raise InputError(f"{uri!r} has a null byte, which no name of a file has")
     return os.path.abspath(os.path.expanduser(str(split_protocol(uri)[1])))
 
 
@@ -29,8 +36,10 @@ def folder_at(uri: str, storage_options: Mapping[str, Any] | None = None, single
         single_writer: accept a storage without create-only puts.
 
     Raises:
-        InputError: the filesystem is unknown, or its package is not installed.
+        InputError: it names no place, the filesystem is unknown, or its package is not installed.
     """
+    if not uri.strip():
+        raise InputError("output.uri is empty; name a folder")
     if is_local(uri):
         return LocalFolder(local_path(uri))
     from batchroute.storage.remote import RemoteFolder

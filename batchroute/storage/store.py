@@ -51,6 +51,8 @@ def store_of(uri: str, storage_options: Mapping[str, Any] | None = None) -> Stor
     if "::" in uri:
         raise InputError(f"{uri} chains filesystems, which is not supported; unpack the files, and name their place")
     protocol = split_protocol(uri)[0] or "file"
+    if protocol in _EXTRAS and not uri.partition("://")[2].strip("/"):
+        raise InputError(f"{uri} names no bucket")
     options = {**_options_in(protocol, uri), **(storage_options or {})}
     return _store(protocol, json.dumps(options, sort_keys=True))
 

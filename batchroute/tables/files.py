@@ -19,7 +19,7 @@ from batchroute.errors import InputError
 from batchroute.storage.objects import is_local, local_path
 from batchroute.storage.store import RangeFile, Store, store_of
 from batchroute.tables.listing import Listing, list_local, list_remote
-from batchroute.tables.small_files import MOST_BYTES, SmallFiles
+from batchroute.tables.small_files import MOST_BYTES, SmallFile, small_files_of
 
 _AT_ONCE = 16
 _FOOTER_BYTES_KEPT = 32 << 20
@@ -52,7 +52,6 @@ class InputFile(BaseModel):
         """The identity, and what a copy is known by."""
         return self.model_dump(include={"path", "size", "mtime_ns", "etag", "rows", "content"}, exclude_none=True)
 
-
     def as_it_was(self, then: InputFile) -> InputFile:
         """This file with the version of the one that it is a copy of."""
         return self.model_copy(update={"mtime_ns": then.mtime_ns, "etag": then.etag, "content": then.content})
@@ -67,7 +66,7 @@ class Files:
         """
         self._store: Store | None = None if is_local(uri) else store_of(uri, storage_options)
         self._uri = local_path(uri) if self._store is None else uri.rstrip("/")
-        self._small = None if self._store is None else SmallFiles(self._store)
+        self._small = None if self._store is None else small_files_of(self._store)
         self._lock = Lock()
         self._footers: OrderedDict[str, pq.FileMetaData] = OrderedDict()
         self._footer_bytes = 0
@@ -102,7 +101,7 @@ class Files:
 
     def schemas(self, files: list[InputFile]) -> list[pa.Schema]:
         if self._small is not None:
-            self._small.expect([(file.path, file.size) for file in files])
+            self._small.expect([self._small_file(file) for file in files if file.size <= MOST_BYTES])
         if self._store is None or all(file.path in self._schemas for file in files):
             return [self._schema(file) for file in files]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -118,7 +117,9 @@ class Files:
             return known
         try:
             footer = pq.read_metadata(self.open(file))
-        except (pa.ArrowInvalid, OSError) as error:
+        except UnicodeDecodeError as error:
+            raise InputError(f"input: {file.path} has a column whose name is not UTF-8; rename it") from error
+        except (pa.ArrowException, OSError) as error:
             reason = "permission denied" if isinstance(error, PermissionError) else "not a readable parquet file"
             raise InputError(f"input: {file.path} is {reason}") from error
         with self._lock:
@@ -190,12 +191,17 @@ class Files:
     def _read(self, file: InputFile) -> bytes:
         assert self._small is not None
         try:
-            data = self._small.read(file.path, file.size)
+            # No range of an empty file can be asked for.
+            data = self._small.read(self._small_file(file)) if file.size else b""
         except FileNotFoundError as error:
             raise _gone(file) from error
         if len(data) != file.size:
             raise _changed(file)
         return data
+
+    def _small_file(self, file: InputFile) -> SmallFile:
+        # A store without versions: what was read for another purpose may have changed.
+        return SmallFile(file.path, file.size, file.etag or f"{id(self)}")
 
     def _whole(self, file: InputFile) -> bytes:
         data = self._read(file)
@@ -208,11 +214,8 @@ class Files:
             # The footer itself knows no types that other writers than Arrow's mark, such as UUIDs.
             footer = self.footer(file)
             place = file.path if self._store is None else RangeFile(self._store, file.path, file.size)
-            try:
-                schema = pq.ParquetFile(place, metadata=footer).schema_arrow
-                _check_names(schema.names, file)
-            except UnicodeDecodeError as error:
-                raise InputError(f"input: {file.path} has a column whose name is not UTF-8; rename it") from error
+            schema = pq.ParquetFile(place, metadata=footer).schema_arrow
+            _check_names(schema.names, file)
             self._schemas[file.path] = self._distinct.setdefault(schema.serialize().to_pybytes(), schema)
         return self._schemas[file.path]
 
@@ -257,8 +260,6 @@ def _footer_digest(footer: pq.FileMetaData) -> str:
 
 
 def _check_names(names: list[str], file: InputFile) -> None:
-    if "" in names:
-        raise InputError(f"input: {file.path} has a column without a name; name it")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"input: {file.path} has two columns '{twice}'; rename one of them")
