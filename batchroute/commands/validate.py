@@ -13,6 +13,7 @@ from batchroute.storage.workdir import run_ids
 from batchroute.tables.files import Files
 from batchroute.tables.parquet import PromptTable
 from batchroute.tables.sources import source_of
+from batchroute.tables.sources.text import columns_in_words
 from batchroute.tables.targets import target_of
 from batchroute.tables.types import portable_schema
 
@@ -56,6 +57,10 @@ def _validate_files(job: Job, identity: Identity) -> tuple[list[str], str]:
 def _validate_source(job: Job) -> tuple[list[str], str]:
     """Asks for the columns alone."""
     source = source_of(job.input)
-    table = PromptTable([], portable_schema(source.schema(source.pin())), [0], Files())
+    pinned = source.pin()
+    table = PromptTable([], portable_schema(source.schema(pinned)), [0], Files())
     kind = snapshot.check_columns(job, table)
-    return [f"input    {source.public}, prompts are {kind}"], "known when the rows are fetched"
+    lines = [f"input    {source.public}, prompts are {'text, or chats in JSON' if kind == 'text' else kind}"]
+    if "columns" in pinned:
+        lines.append(f"columns  {columns_in_words(pinned)}")
+    return lines, "known when the rows are fetched"

@@ -23,6 +23,7 @@ from batchroute.storage.folder import Folder
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir, run_ids
 from batchroute.tables.files import Files, InputFile
+from batchroute.tables.sources import files_of
 from batchroute.tables.warehouse import Warehouse
 
 # Settings that affect speed, place or reporting but not results: they are not part of a run's identity.
@@ -71,7 +72,7 @@ def identify(job: Job) -> Identity:
     Raises:
         InputError: about the input's files or a model that is not there.
     """
-    source = Files(job.input.uri, job.input.storage_options) if job.input.uri else None
+    source = files_of(job.input) if job.input.uri else None
     files = [] if source is None else source.find()
     now, earlier = (Identity(settings=_settings(job, version), files=files) for version in (2, 1))
     output = folder_at(job.output.uri, job.output.storage_options)

@@ -99,10 +99,11 @@ def looks_like_chat(text: str) -> bool | None:
     text = text.lstrip()
     if not text:
         return None
+    if text.startswith('"'):
+        return None if isinstance(read_json(text), str) else False
     if not text.startswith(("[", "{")):
         return False
-    prompt = read_json(text)
-    return True if isinstance(prompt, list) else None
+    return True if isinstance(read_json(text), list) else None
 
 
 def _listed(value: Any) -> list[Any]:

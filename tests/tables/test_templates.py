@@ -116,6 +116,8 @@ def test_columns_that_prompts_are_made_of() -> None:
         (['[{"role": "user", "content": "a"}]'], "chat"),
         ([None, "", '[{"role": "user", "content": "a"}]', "[broken", '{"b": 1}'], "chat"),
         (['[{"role": "user", "content": "a"}]', "Hello."], "text"),
+        (['[{"role": "user", "content": "a"}]', '"Hello."', '"Hello again."'], "chat"),
+        (['[{"role": "user", "content": "a"}]', '"Hello", she said.'], "text"),
         (["Hello.", '{"a": 1}'], "text"),
         (['{"a": 1}'], "text"),
         ([], "text"),

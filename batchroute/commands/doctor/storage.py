@@ -38,6 +38,7 @@ def input_of(job: Job) -> Finding:
     """
     if job.input.uri:
         _reach(job.input.uri, job.input.storage_options)
+    if job.input.uri and job.input.text_format is None:
         source = Files(job.input.uri, job.input.storage_options)
         table = PromptTable.open(source.find(), source, job.input.drift == "strict")
         words = f"{table.rows:,} rows in {plural(len(table.files), 'file')}"
@@ -45,7 +46,7 @@ def input_of(job: Job) -> Finding:
     else:
         source_table = source_of(job.input)
         table = PromptTable([], portable_schema(source_table.schema(source_table.pin())), [0], Files())
-        words = f"{source_table.public} can be asked"
+        words = f"{source_table.public} can be {'read' if job.input.uri else 'asked'}"
     return ok("input", f"{words}, prompts are {snapshot.check_columns(_without_router(job), table)}")
 
 

@@ -19,6 +19,7 @@ from batchroute.tables.files import Files
 from batchroute.tables.ids import IdSet
 from batchroute.tables.sources import source_of
 from batchroute.tables.sources.base import Source
+from batchroute.tables.sources.text import columns_in_words
 from batchroute.tables.targets import target_of
 from batchroute.tables.types import portable, portable_schema
 
@@ -63,6 +64,8 @@ def fetch(job: Job, work: Workdir, progress: Progress) -> Fetched:
 def _fetch(job: Job, source: Source, pinned: dict[str, Any], work: Workdir, attempt: str, progress: Progress) -> int:
     version = pinned.get("version")
     progress.note("fetch", f"asking {source.public}" + ("" if version is None else f", version {version}"))
+    if "columns" in pinned:
+        progress.note("fetch", f"columns: {columns_in_words(pinned)}")
     stage, rows = work.stage(f"{layout.FETCHED}/{attempt}"), 0
     with source.rows(pinned) as reader:
         schema = portable_schema(reader.schema)

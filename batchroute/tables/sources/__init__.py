@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from batchroute.tables.files import Files
 from batchroute.tables.sources.base import InputSpec, Source
 from batchroute.tables.sources.delta import DeltaVersion
 from batchroute.tables.sources.iceberg import IcebergSnapshot
 from batchroute.tables.sources.rows import FileRows, Query
+from batchroute.tables.sources.text import TextRows
+from batchroute.tables.text_files import TextFiles
 
 
 def source_of(spec: InputSpec) -> Source:
@@ -16,4 +19,17 @@ def source_of(spec: InputSpec) -> Source:
         return DeltaVersion(spec.delta, options, spec.version, spec.timestamp, spec.where)
     if spec.iceberg:
         return IcebergSnapshot(spec.iceberg, spec.catalog, spec.version, spec.timestamp, spec.where)
-    return FileRows(spec)
+    files = files_of(spec)
+    return TextRows(files, spec.uri) if isinstance(files, TextFiles) else FileRows(spec)
+
+
+def files_of(spec: InputSpec) -> Files:
+    """The files that `uri` names, before anything is fetched.
+
+    Raises:
+        InputError: the filesystem is unknown, or its package is not installed.
+    """
+    form = spec.text_format
+    if form is None:
+        return Files(spec.uri, spec.storage_options)
+    return TextFiles(spec.uri, form, spec.storage_options)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batchroute.tables.prompts import Unsupported
 from batchroute.tables.templates import MessageTemplate
+from batchroute.tables.text_files import TextFormat, text_format
 
 _ONLY_OF_LAKES = ("version", "timestamp", "where")
 
@@ -27,7 +28,10 @@ class InputSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    uri: str = Field(default="", description="of files: a parquet file, a glob or a folder")
+    uri: str = Field(default="", description="of files: parquet, JSON lines or CSV; a file, a glob or a folder")
+    format: Literal["parquet", "jsonl", "csv"] | None = Field(
+        default=None, description="of the files; by the ending of uri unless set"
+    )
     warehouse: str = Field(default="", description="of a database: postgresql://user@host/database", repr=False)
     query: str = Field(default="", description="run once in the warehouse")
     delta: str = Field(default="", description="of a Delta table: a folder or s3://bucket/table")
@@ -61,6 +65,10 @@ class InputSpec(BaseModel):
             raise ValueError("give version or timestamp")
         if self.drift != "union" and not self.uri:
             raise ValueError("schema is of files, which uri names")
+        if self.format is not None and not self.uri:
+            raise ValueError("format is of files, which uri names")
+        if self.drift != "union" and self.text_format is not None:
+            raise ValueError("schema is of parquet files: those of JSON lines and CSV are always read together")
         if self.catalog and not self.iceberg:
             raise ValueError("catalog is of an iceberg table")
         return self
@@ -68,7 +76,14 @@ class InputSpec(BaseModel):
     @property
     def in_place(self) -> bool:
         """Whether rows are read from the files themselves, at any time and in ranges; else they are fetched once."""
-        return bool(self.uri) and self.only_new is None
+        return bool(self.uri) and self.only_new is None and self.text_format is None
+
+    @property
+    def text_format(self) -> TextFormat | None:
+        """Of files that are not parquet."""
+        if self.format is None:
+            return text_format(self.uri)
+        return None if self.format == "parquet" else self.format
 
     @property
     def is_versioned(self) -> bool:
