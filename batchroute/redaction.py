@@ -1,8 +1,11 @@
-"""Secrets stay out of logs, messages and the screen: errors of servers and libraries may repeat what they were sent."""
+"""Secrets and rows stay out of logs, messages and the screen: errors of servers and libraries may repeat what they were
+sent.
+"""
 
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Iterable
 from urllib.parse import quote, unquote, urlsplit
@@ -11,6 +14,10 @@ from batchroute.errors import first_line
 
 _HIDDEN = "***"
 _SHORTEST = 4
+# This many letters and digits in a row, in two texts, are no coincidence.
+_PIECE = 16
+# What a quotation may add, change or leave out: punctuation, white space, and escapes of JSON and Python.
+_BETWEEN = re.compile(r"\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[nrtbf])|[\W_]+")
 # Names of secrets; the first also within a parameter's name. Parameters that are not secret belong to a run's identity.
 _WORDS = ("password", "passwd", "secret", "token", "key", "credential", "signature")
 _WHOLE_WORDS = {*_WORDS, "apikey", "auth", "credentials", "passcode", "pwd", "sig"}
@@ -32,6 +39,24 @@ class Redactor:
         for secret in self._secrets:
             text = text.replace(secret, _HIDDEN)
         return text
+
+
+def without_quotes(words: str, prompt: object) -> str:
+    """The words of an error, cut where they repeat the prompt, text or messages, or a part of it: more people read logs
+    than data.
+    """
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+    for shown in (words, words.partition(": ")[0]):
+        if not _quotes(shown, text):
+            return shown if shown == words else f"{shown} (the rest quotes a prompt and is not shown)"
+    return "an error that quotes a prompt and is not shown"
+
+
+def _quotes(words: str, text: str) -> bool:
+    said, given = (_BETWEEN.sub("", part).lower() for part in (words, text))
+    if len(given) < _PIECE:
+        return len(given) >= _SHORTEST and given in said
+    return any(said[at : at + _PIECE] in given for at in range(len(said) - _PIECE + 1))
 
 
 def host(url: str) -> str:

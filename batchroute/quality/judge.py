@@ -10,6 +10,7 @@ from batchroute.endpoint import Endpoint
 from batchroute.errors import InputError
 from batchroute.quality.base import Item, Measurement, MetricSpec
 from batchroute.quality.metric import MetricRecord
+from batchroute.redaction import without_quotes
 
 _INSTRUCTION = (
     "You rate how well a response answers a prompt. 1 is useless or wrong, 10 is correct, complete and clear. Length "
@@ -56,12 +57,12 @@ class Judge:
         self._client.close()
 
     def _rate(self, item: Item) -> Measurement:
-        openai, redactor, spec = self._endpoint.openai, self._endpoint.redactor, self._spec
+        openai, redactor, spec, asked = self._endpoint.openai, self._endpoint.redactor, self._spec, question(item)
         assert spec.model is not None
         try:
             answer = self._client.chat.completions.create(
                 model=spec.model,
-                messages=[{"role": "system", "content": _INSTRUCTION}, {"role": "user", "content": question(item)}],
+                messages=[{"role": "system", "content": _INSTRUCTION}, {"role": "user", "content": asked}],
                 temperature=0,
                 max_tokens=_MOST_TOKENS,
             )
@@ -76,7 +77,8 @@ class Judge:
         except openai.NotFoundError as error:
             raise InputError(f"the judge's endpoint has no model '{spec.model}'") from error
         except openai.APIStatusError as error:
-            return Measurement(error_type="api_error", error=f"HTTP {error.status_code}: {redactor.line(error)}")
+            words = f"HTTP {error.status_code}: {redactor.line(error)}"
+            return Measurement(error_type="api_error", error=without_quotes(words, asked))
         return _read(answer)
 
 

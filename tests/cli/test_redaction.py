@@ -4,7 +4,15 @@ import base64
 
 import pytest
 
-from batchroute.redaction import Redactor, hide_parameters, host, is_secret, is_secret_variable, passwords
+from batchroute.redaction import (
+    Redactor,
+    hide_parameters,
+    host,
+    is_secret,
+    is_secret_variable,
+    passwords,
+    without_quotes,
+)
 
 
 def test_secrets_are_hidden_as_they_are_and_as_a_url_writes_them() -> None:
@@ -39,6 +47,23 @@ def test_a_url_holds_a_secret_in_several_forms(url: str, plain: str, sent: str) 
         hidden = redactor.text(text)
         assert "***" in hidden
         assert plain not in hidden
+
+
+@pytest.mark.parametrize(
+    ("words", "prompt", "shown"),
+    [
+        ("HTTP 400: no such role", "tell me a story about a role", "HTTP 400: no such role"),
+        ("HTTP 400: cannot read 'my number is 4711'", "my number is 4711", "HTTP 400"),
+        ("HTTP 403: blocked: my\\nnumber is 4711 and", "Dear Sir,\nmy\nnumber is 4711 and I", "HTTP 403"),
+        ("HTTP 403: no: 我的号码是四七一一请你告诉我怎么办才好", [{"content": "我的号码是四七一一请你告诉我怎么办才好"}], "HTTP 403"),
+        ("ValueError: short", "short", "ValueError"),
+        ("HTTP 400: a", "a", "HTTP 400: a"),
+        ("my pension number is 4711: bad", "so my pension number is 4711", "an error that quotes a prompt and is not shown"),
+    ],
+)  # fmt: skip
+def test_an_error_is_cut_where_it_quotes_a_prompt(words: str, prompt: object, shown: str) -> None:
+    found = without_quotes(words, prompt)
+    assert found.removesuffix(" (the rest quotes a prompt and is not shown)") == shown
 
 
 def test_a_url_without_a_user_holds_no_secret() -> None:

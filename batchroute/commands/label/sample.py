@@ -70,7 +70,7 @@ class Sampler:
         seed = self.model.generation.seed
         seeds = [row_seed(seed, position, sample) for position, _, sample in requests]
         responses = self.generator.generate([prompt for _, prompt, _ in requests], seeds)
-        stop_if_hopeless(self.model.model, responses)
+        stop_if_hopeless(self.model.model, responses, lambda: requests[0][1])
         seconds = time.perf_counter() - started
         answers = priced(self.model.price, responses, seconds)
         costs = [None if cost is None else usd(cost) for _, cost in answers]

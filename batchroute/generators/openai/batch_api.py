@@ -211,6 +211,9 @@ class BatchApi:
         reason = reason if isinstance(reason, Mapping) else {"message": str(reason)}
         message = str(reason.get("message") or "no reason is given")
         failure = self._endpoint.status_failure(status if isinstance(status, int) else 500, reason, message)
+        if failure.error_type == "bad_request" or failure.kind != "row":
+            # It may end the run, whose last line shows it.
+            failure = failure.without(requests(line["custom_id"]))
         fatal = self._endpoint.fatal(failure, has_answered=False)
         return Outcome(failure.response(1), failure.kind != "row", fatal)
 

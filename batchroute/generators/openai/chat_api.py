@@ -4,6 +4,7 @@ a model, the request for a prompt, and what an answer or an error means for its 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from batchroute.generators.openai.counting import TokenCounter
 from batchroute.generators.prompting import chat
 from batchroute.generators.settings import ModelSpec
 from batchroute.prompt import Prompt
+from batchroute.redaction import without_quotes
 
 _SEEDS = 1 << 31
 _QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
@@ -126,6 +128,10 @@ class Failure:
     @property
     def may_pass(self) -> bool:
         return self.kind in ("transient", "refused")
+
+    def without(self, prompt: object) -> Failure:
+        """The failure without words of the server that quote the prompt."""
+        return dataclasses.replace(self, words=without_quotes(self.words, prompt))
 
     def response(self, attempts: int) -> Response:
         return Response(error_type=self.error_type, error=self.words, attempts=attempts)

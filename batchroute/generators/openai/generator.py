@@ -113,7 +113,7 @@ class OpenAIGenerator:
             failed += result.kind != "refused" or self._breaker.answers == answers
             answers = self._breaker.answers
             if not result.may_pass or failed > self._spec.retries or (wait or 0) > _MOST_RETRY_AFTER:
-                return self._give_up(result, attempts)
+                return self._give_up(result, request, attempts)
             await asyncio.sleep(_backoff(attempts) if wait is None else wait)
 
     async def _ask(self, turn: Turn, request: dict[str, Any], attempts: int) -> tuple[Response | Failure, float | None]:
@@ -136,11 +136,17 @@ class OpenAIGenerator:
             turn.pacer.failed(turn)
         return result, None
 
-    def _give_up(self, failure: Failure, attempts: int) -> Response:
-        fatal = self._endpoint.fatal(failure, self._breaker.answers > 0)
+    def _give_up(self, failure: Failure, request: Mapping[str, Any], attempts: int) -> Response:
+        """The row's response, or the error that ends the run. The row keeps all words of the server.
+
+        Raises:
+            InputError, StoppedError: further requests would fail alike.
+        """
+        shown = failure.without(request["messages"])
+        fatal = self._endpoint.fatal(shown, self._breaker.answers > 0)
         if fatal is not None:
             raise fatal
-        self._breaker.failed(failure)
+        self._breaker.failed(failure, shown.words)
         return failure.response(attempts)
 
 
@@ -155,8 +161,11 @@ class _Breaker:
     def answered(self) -> None:
         self._alike, self.answers = 0, self.answers + 1
 
-    def failed(self, failure: Failure) -> None:
-        """Raises:
+    def failed(self, failure: Failure, shown: str) -> None:
+        """Args:
+            shown: the failure's words, as they may be shown.
+
+        Raises:
         StoppedError: so many rows failed alike that the rest would only cost time and money.
         """
         # A prompt that is too long or refused says nothing about others, although rows of one length come together.
@@ -168,7 +177,7 @@ class _Breaker:
         self._words = words
         if self._alike >= _HOPELESS:
             raise StoppedError(
-                f"{self._alike} rows in a row failed alike at {self._host}: {failure.words}; fix it and run again"
+                f"{self._alike} rows in a row failed alike at {self._host}: {shown}; fix it and run again"
             )
 
 

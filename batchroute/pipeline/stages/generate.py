@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
@@ -21,6 +21,8 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.pieces import Pieces
 from batchroute.pipeline.shards.telemetry import attributes
 from batchroute.pipeline.shards.writer import Shard, shards_of
+from batchroute.prompt import Prompt
+from batchroute.redaction import without_quotes
 from batchroute.storage.receipts import Receipt
 from batchroute.tables.prompts import of_shard
 
@@ -107,7 +109,7 @@ class GenerateWorker:
             responses += self._generator.generate(of_shard(batch["prompt"], kind), seeds)
             pieces.context.engine.progress.pulse(pieces.shard, unit, len(responses), rows.num_rows)
             self._log_notes(pieces)
-        stop_if_hopeless(pieces.model.model, responses)
+        stop_if_hopeless(pieces.model.model, responses, lambda: of_shard(rows["prompt"].slice(0, 1), kind)[0])
         return responses
 
     def _log_notes(self, pieces: Pieces) -> None:
@@ -123,12 +125,16 @@ class GenerateWorker:
         return seconds
 
 
-def stop_if_hopeless(model: str, responses: Sequence[Response]) -> None:
-    """Raises:
-    StoppedError: all rows failed with one and the same error, and there are enough of them.
+def stop_if_hopeless(model: str, responses: Sequence[Response], first: Callable[[], Prompt]) -> None:
+    """Args:
+        first: returns the prompt of the first row, which the message does not quote.
+
+    Raises:
+        StoppedError: all rows failed with one and the same error, and there are enough of them.
     """
     errors = [response.error if response.error_type in _MODELS_FAULT else None for response in responses]
     if len(errors) >= _HOPELESS and errors[0] is not None and set(errors) == {errors[0]}:
+        words = without_quotes(errors[0], first())
         raise StoppedError(
-            f"all {len(errors)} rows of a piece failed alike on the model '{model}': {errors[0]}; fix it and run again"
+            f"all {len(errors)} rows of a piece failed alike on the model '{model}': {words}; fix it and run again"
         )

@@ -245,6 +245,22 @@ def test_twenty_rows_that_fail_alike_end_the_run(server: OpenAIServer) -> None:
     assert len(server.requests) < 40
 
 
+@pytest.mark.parametrize("kind", ["403", "400"])
+def test_what_ends_the_run_quotes_no_prompt(server: OpenAIServer, kind: str) -> None:
+    prompt = "my pension number is 4711, so what will I get?"
+    server.faults[""] = Fault(kind, repeat=True, message=f"This was blocked: '{prompt}'")
+    with pytest.raises((InputError, StoppedError)) as found:
+        ask(server, [prompt] * 40)
+    assert f"HTTP {kind} (the rest quotes a prompt and is not shown)" in str(found.value)
+    assert "pension" not in str(found.value)
+
+
+def test_the_row_itself_keeps_the_words_of_the_server(server: OpenAIServer) -> None:
+    prompt = "my pension number is 4711, so what will I get?"
+    server.faults["pension"] = Fault("400", message=f"bad: {prompt}")
+    assert ask(server, [prompt])[0].error == f"HTTP 400: bad: {prompt}"
+
+
 def test_errors_that_differ_only_by_a_number_are_alike(server: OpenAIServer) -> None:
     server.faults = {f"{n:02} x": [Fault("400", message=f"No, see req_{n}a.")] for n in range(40)}
     with pytest.raises(StoppedError, match=r"^20 rows in a row .*: HTTP 400: No, see req_\d+a\.; fix it"):
