@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import socket
@@ -11,7 +12,7 @@ from typing import Any
 
 from batchroute.config.job import Job
 from batchroute.costs.report import CostReport
-from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
+from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, BatchrouteError, InputError
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.stages.night import quality
@@ -22,6 +23,7 @@ from batchroute.reports.night import NightReport
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import DataFile, Manifest
+from batchroute.tables.targets import target_of
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,19 @@ def commit(context: Context, night: NightReport) -> Manifest:
 
 
 def _now(context: Context) -> datetime.datetime:
-    """The time, later than that of every earlier commit of this run: a table takes the rows of the latest."""
-    earlier = context.work.folder.folder(layout.COMMITTED).names(".json")
-    last = max((int(name.removesuffix(".json")) for name in earlier), default=0)
+    """The time, but after that of every commit whose rows are in the job's table, which takes those of the latest."""
+    job, frozen = context.job, context.snapshot
+    target, loaded = target_of(job.output.table, job.input.id), 0
+    if target is not None:
+        # A table that cannot be asked now will not be loaded now either.
+        with contextlib.suppress(BatchrouteError):
+            loaded = max(target.loads(manifest.load_id(frozen.run_id, frozen.source)), default=0)
     # Two milliseconds, since a serial is a rounded time.
-    after = datetime.datetime.fromtimestamp(last / 1000 + 0.002, datetime.UTC)
-    return max(datetime.datetime.now(datetime.UTC), after)
+    return max(_clock(), datetime.datetime.fromtimestamp(loaded / 1000 + 0.002, datetime.UTC))
+
+
+def _clock() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _cutoff(context: Context) -> dict[str, Any]:

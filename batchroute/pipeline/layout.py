@@ -9,7 +9,6 @@
     <output>.work/<run id>/audit/<unit>                 what the audit measured
     <output>.work/<run id>/batches/<shard>/             provider batches: what was submitted, and what came back
     <output>.work/<run id>/merge/<part>.json            receipts of the output's parts, which lie in <output>/data/
-    <output>.work/<run id>/committed/<serial>.json      earlier commits, which --retry-failed took back
 
 A unit is `<unit>.parquet` and its receipt `<unit>.json`.
 """
@@ -26,4 +25,3 @@ MEASURED = "audit"
 BATCHES = "batches"
 MERGE = "merge"
 RETRY = "retry.json"
-COMMITTED = "committed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 import time
 from collections.abc import Iterator
@@ -177,6 +178,18 @@ def test_failed_rows_are_not_asked_again_for_a_table_that_would_have_the_others_
     folder.settings["output"]["table"] = place.spec(mode="replace")
     folder.run(retry_failed=True)
     assert place.rows().height == 9
+
+
+def test_a_clock_that_went_back_keeps_no_later_answers_out(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = night(tmp_path, "one", table(9), place.spec(mode="replace"))
+    folder.run()
+    yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    monkeypatch.setattr("batchroute.pipeline.commit._clock", lambda: yesterday)
+    for _ in range(2):
+        folder.run(fresh=True)
+        assert "loaded 9 rows" in folder.log
 
 
 def test_a_query_that_is_asked_anew_is_another_load(server: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards.writer import SHARDS, Shard, side_of
 from batchroute.pipeline.stages.partition import read_partition
 from batchroute.reports import night
-from batchroute.storage import manifest
+from batchroute.storage.manifest import MANIFEST
 from batchroute.storage.receipts import Receipt
 from batchroute.storage.units import Span
 from batchroute.storage.workdir import Workdir
@@ -37,11 +37,7 @@ def finish_reopening(work: Workdir) -> None:
     intent = work.read_json(layout.RETRY)
     if intent is None:
         return
-    committed = manifest.read(work.output)
-    if committed is not None:
-        # The next commit is a later one, whatever the clock says then.
-        work.put_json(f"{layout.COMMITTED}/{committed.serial}.json", {"committed_at": committed.committed_at})
-    work.output.remove(manifest.MANIFEST)
+    work.output.remove(MANIFEST)
     for name in night.FILES:
         work.output.folder("report").remove(name)
     for shard, units in intent["pieces"].items():
