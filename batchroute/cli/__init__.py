@@ -272,6 +272,24 @@ def verify(output: Output, storage: StorageOptions = None) -> None:
 
 
 @app.command()
+def export(
+    output: Output,
+    form: Annotated[Literal["jsonl"], typer.Option("--format", help="Lines of OpenAI's batch output.")] = "jsonl",
+    target: Annotated[
+        str | None, typer.Option("--output", metavar="FILE", help="File to write; else the standard output.")
+    ] = None,
+    storage: StorageOptions = None,
+) -> None:
+    """Write the answers of a committed output as lines of OpenAI's batch output."""
+    from batchroute.commands.export import export as write
+    from batchroute.config import loading
+
+    lines = write(output, target, loading.options_of(storage or ()))
+    if target is not None:
+        typer.echo(f"export   {lines:,} lines in {target}")
+
+
+@app.command()
 def gc(
     output: Output,
     storage: StorageOptions = None,

@@ -39,6 +39,7 @@ COMMANDS: dict[str, list[str]] = {
         "--all-rows",
         "--overwrite",
     ],
+    "batchroute export": ["OUTPUT", "--format", "--output", "--storage"],
     "batchroute label": [
         "PROMPTS",
         "--output",
@@ -105,6 +106,7 @@ COMMANDS: dict[str, list[str]] = {
 JOB_KEYS: list[str] = [
     "name",
     "input.uri",
+    "input.format",
     "input.warehouse",
     "input.query",
     "input.delta",
@@ -115,6 +117,8 @@ JOB_KEYS: list[str] = [
     "input.where",
     "input.only_new.by",
     "input.prompt",
+    "input.chat",
+    "input.unsupported",
     "input.id",
     "input.schema",
     "input.storage_options",
@@ -128,6 +132,7 @@ JOB_KEYS: list[str] = [
     "output.table.delta",
     "output.table.iceberg",
     "output.table.catalog",
+    "output.table.columns",
     "output.table.mode",
     "output.table.allow_new_columns",
     "output.table.storage_options",
