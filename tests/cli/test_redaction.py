@@ -15,6 +15,9 @@ from batchroute.redaction import (
 )
 
 
+NOTHING = "an error that quotes a prompt and is not shown"
+
+
 def test_secrets_are_hidden_as_they_are_and_as_a_url_writes_them() -> None:
     redactor = Redactor(["sk-a/b c"])
     assert redactor.text("key sk-a/b c, in a URL sk-a/b%20c") == "key ***, in a URL ***"
@@ -55,10 +58,10 @@ def test_a_url_holds_a_secret_in_several_forms(url: str, plain: str, sent: str) 
         ("HTTP 400: no such role", "tell me a story about a role", "HTTP 400: no such role"),
         ("HTTP 400: cannot read 'my number is 4711'", "my number is 4711", "HTTP 400"),
         ("HTTP 403: blocked: my\\nnumber is 4711 and", "Dear Sir,\nmy\nnumber is 4711 and I", "HTTP 403"),
-        ("HTTP 403: no: 我的号码是四七一一请你告诉我怎么办才好", [{"content": "我的号码是四七一一请你告诉我怎么办才好"}], "HTTP 403"),
+        ("HTTP 403: 我的号码是四七一一请你告诉我怎办", [{"content": "我的号码是四七一一请你告诉我怎办"}], "HTTP 403"),
         ("ValueError: short", "short", "ValueError"),
         ("HTTP 400: a", "a", "HTTP 400: a"),
-        ("my pension number is 4711: bad", "so my pension number is 4711", "an error that quotes a prompt and is not shown"),
+        ("my pension number is 4711: bad", "my pension number is 4711", NOTHING),
     ],
 )  # fmt: skip
 def test_an_error_is_cut_where_it_quotes_a_prompt(words: str, prompt: object, shown: str) -> None:
