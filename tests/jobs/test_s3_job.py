@@ -231,3 +231,21 @@ def test_only_the_columns_that_a_stage_needs_travel(
         folder.run()
     # The wide column is read by the merge alone; its answers go out again in the output and in the report's columns.
     assert proxy.counts["bytes out"] < 1.5 * folder.input.stat().st_size
+
+
+def test_a_small_file_is_one_request(folder: JobFolder, server: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = folder.settings["output"]["uri"].removesuffix("/out")
+    requests = []
+    for number in (1, 20):
+        for part in range(number):
+            rows = table(ROWS)[part * ROWS // number : (part + 1) * ROWS // number]
+            rows.write_parquet(folder.input)
+            server.filesystem().put_file(str(folder.input), f"{base}/{number}/{part:02}.parquet")
+        folder.settings["input"]["uri"] = f"{base}/{number}"
+        folder.settings["output"]["uri"] = f"{base}/out-{number}"
+        with FaultyProxy(server.endpoint, rate=0.0) as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+            _store.cache_clear()
+            assert batchroute.read(folder.run().output).collect()["id"].to_list() == table(ROWS)["id"].to_list()
+        requests.append(proxy.counts["requests"])
+    assert requests[1] - requests[0] <= 2 * 19
