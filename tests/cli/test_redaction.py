@@ -14,7 +14,6 @@ from batchroute.redaction import (
     without_quotes,
 )
 
-
 NOTHING = "an error that quotes a prompt and is not shown"
 
 
