@@ -7,7 +7,7 @@ from batchroute.config.job import Job
 from batchroute.fields import SIDES
 from batchroute.pipeline.context import output_folder
 from batchroute.pipeline.identity import Identity, calibrated_limits, identify
-from batchroute.pipeline.stages import snapshot
+from batchroute.pipeline.stages import merge, snapshot
 from batchroute.pipeline.stages.decide import check_budget
 from batchroute.storage.workdir import run_ids
 from batchroute.tables.files import Files
@@ -27,7 +27,7 @@ def validate(job: Job) -> list[str]:
     output = output_folder(job)
     identity = identify(job)
     target = target_of(job.output.table, job.input.id)
-    lines, units = _validate_files(job, identity) if job.input.in_place else _validate_source(job)
+    lines, units, table = _validate_files(job, identity) if job.input.in_place else _validate_source(job)
     models.check(job.router.model, router=True, allow_pickle=job.router.allow_pickle)
     lines.append(f"router   {job.router.model}")
     lines += [f"policy   {line}" for line in calibrated_limits(job)]
@@ -39,11 +39,12 @@ def validate(job: Job) -> list[str]:
     if target is not None:
         target.loads(identity.run_id)
         lines.append(f"table    {target.public}: can be asked")
+        lines += [f"table    {line}" for line in target.check(merge.output_schema(job, table))]
     state = "committed already" if found else "to resume" if identity.run_id in run_ids(output) else "new"
     return [*lines, f"output   {output}: {state}", f"units    {units}"]
 
 
-def _validate_files(job: Job, identity: Identity) -> tuple[list[str], str]:
+def _validate_files(job: Job, identity: Identity) -> tuple[list[str], str, PromptTable]:
     frozen, table = snapshot.inspect(job, identity)
     check_budget(job, frozen)
     lines = [f"input    {frozen.rows:,} rows in {len(frozen.files):,} files, prompts are {frozen.prompt_kind}"]
@@ -51,10 +52,10 @@ def _validate_files(job: Job, identity: Identity) -> tuple[list[str], str]:
     if job.input.id is not None:
         snapshot.check_ids(table, job.input.id)
         lines.append(f"ids      {job.input.id}: unique, none null")
-    return lines, f"{len(frozen.chunks()):,} to score, {len(frozen.parts()):,} files to write"
+    return lines, f"{len(frozen.chunks()):,} to score, {len(frozen.parts()):,} files to write", table
 
 
-def _validate_source(job: Job) -> tuple[list[str], str]:
+def _validate_source(job: Job) -> tuple[list[str], str, PromptTable]:
     """Asks for the columns alone."""
     source = source_of(job.input)
     pinned = source.pin()
@@ -63,4 +64,4 @@ def _validate_source(job: Job) -> tuple[list[str], str]:
     lines = [f"input    {source.public}, prompts are {'text, or chats in JSON' if kind == 'text' else kind}"]
     if "columns" in pinned:
         lines.append(f"columns  {columns_in_words(pinned)}")
-    return lines, "known when the rows are fetched"
+    return lines, "known when the rows are fetched", table

@@ -105,7 +105,8 @@ def open_run(job: Job, output: Folder, identity: Identity, engine: Engine, retry
         frozen, table = snapshot.inspect(job, identity, fetched)
     target = target_of(job.output.table, job.input.id)
     if target is not None:
-        target.prepare(merge.output_schema(job, table))
+        for line in target.prepare(merge.output_schema(job, table)):
+            progress.note("table", line)
         loads = target.loads(manifest.load_id(frozen.run_id, frozen.source))
         # The table is asked before the manifest: a faster attempt at this run commits first and loads second.
         if manifest.read(output) is None:

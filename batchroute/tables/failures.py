@@ -21,11 +21,13 @@ _ABOUT_SQL = ("08", "0A", "25", "28", "34", "3D", "3F", "40", "42", "53", "54", 
 _STATES = {
     "22001": "a text is too long for the column",
     "22003": "a number is out of the column's range",
+    "22007": "a text is no date or time",
+    "22012": "division by zero",
     "22P02": "a text is no value of the type",
-    "23502": "a value is missing where the column needs one",
-    "23503": "a foreign key has no row",
-    "23505": "a value is there already and must be unique",
-    "23514": "a check does not hold",
+    "23502": "a null violates the not-null constraint",
+    "23503": "a value violates a foreign key constraint",
+    "23505": "a value that is there already violates a unique constraint",
+    "23514": "a row violates check constraint",
 }
 _NAMES = {"COLUMN": "column", "CONSTRAINT": "constraint", "DATATYPE": "type"}
 _COPIED_COLUMN = re.compile(r"COPY [^,]+, line \d+, column ([^:\n]+)")
@@ -65,7 +67,7 @@ _DUCKDB_ABOUT_SQL = {
 }
 _DUCKDB_ABOUT_SQL |= {"TransactionContext", "Dependency"}
 # From the first quote to the last: what is quoted may hold quotes.
-_QUOTED = re.compile(r"""'.*'|".*\"""", re.DOTALL)
+_QUOTED = re.compile(r"""'.*'|".*"|['"].*""", re.DOTALL)
 _ROW = re.compile(r"(violated by value in row:?).*", re.DOTALL)
 _ABOUT_VALUES = re.compile(r"\b(?:cast|parse|convert|conversion|invariant)", re.IGNORECASE)
 _HIDDEN = "***"
@@ -122,7 +124,7 @@ def driver_message(scheme: str, error: Exception) -> str:
             return whole
         if kind[1] not in ("Constraint", "Conversion"):
             return f"{kind[1]} Error"  # such as what the SQL function error() says
-        return _unquoted(text)
+        return _unquoted(text.partition("\n\nLINE ")[0])
     status = getattr(error, "status_code", None)
     about_values = isinstance(error, pa.ArrowException) or scheme == "duckdb"
     if about_values or (status is not None and status.name in ("INVALID_DATA", "INTEGRITY", "INTERNAL", "UNKNOWN")):

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchroute.errors import InputError
+from batchroute.tables.types import holds
 
 _TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|(\$\w*\$).*?\1|--[^\n]*|/\*.*?\*/|\s+|[^'"$/\s;-]+|.""", re.S)
 _FLAW = "batchroute_flaw"
@@ -76,7 +77,7 @@ class Statement:
         if self.has_flaws:
             schema = schema.remove(len(schema) - 1)
         for field in schema:
-            if _holds(field.type, _is_unwritable):
+            if holds(field.type, _is_unwritable):
                 raise InputError(f"column '{field.name}' of the query is {field.type}: cast it to text in the query")
         return pa.RecordBatchReader.from_batches(schema, self._rows(reader, schema))
 
@@ -245,8 +246,4 @@ def _refuse_endless(name: str, column: pa.Array) -> None:
 
 
 def _is_unwritable(kind: pa.DataType) -> bool:
-    return pa.types.is_interval(kind) or pa.types.is_union(kind)
-
-
-def _holds(kind: pa.DataType, wanted: Any) -> bool:
-    return wanted(kind) or any(_holds(kind.field(i).type, wanted) for i in range(kind.num_fields))
+    return bool(pa.types.is_interval(kind) or pa.types.is_union(kind))

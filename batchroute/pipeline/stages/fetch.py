@@ -99,10 +99,11 @@ def _new(
         raise InputError(f"input.only_new.by: no column '{by}' in the input; it has {', '.join(schema.names)}")
     kind = schema.field(by).type
     try:
-        answered = IdSet(kind, target.answered(by, f"{job.output.prefix}status"))
+        answered = IdSet(kind, target.answered(by, job.output.prefix))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(
-            f"input.only_new.by: column '{by}' is {kind} in the input, which {target.public} does not hold: {error}"
+            f"input.only_new.by: column '{by}' is {kind} in the input, which {target.public} does not hold: give them "
+            "one type in the query"
         ) from error
     left_out = 0
     for batch in batches:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batchroute.errors import InputError
 from batchroute.tables.targets.columns import Holds, differences
+from batchroute.tables.targets.matching import Match, match, their_name
 
 Mode = Literal["append", "replace", "upsert"]
 # What versions of a lake's tables record of a commit.
@@ -28,6 +29,9 @@ class TableSpec(BaseModel):
     delta: str = Field(default="", description="of a Delta table: a folder or s3://bucket/table")
     iceberg: str = Field(default="", description="an Iceberg table of the catalog: namespace.table")
     catalog: dict[str, str] = Field(default_factory=dict, description="properties of the catalog", repr=False)
+    columns: dict[str, str | None] = Field(
+        default_factory=dict, description="the table's name of a column: the answers' name; null leaves it empty"
+    )
     mode: Mode = Field(default="append", description="append, replace all rows, or upsert by input.id")
     allow_new_columns: bool = Field(default=False, description="add missing columns to a table of a lake")
     storage_options: dict[str, Any] = Field(default_factory=dict, description="of a Delta table's storage")
@@ -76,10 +80,19 @@ class Answers:
     schema: pa.Schema
     rows: Callable[[], Iterator[pa.RecordBatch]]
 
-    def fitted(self, holds: Holds) -> pa.RecordBatchReader:
-        """A stream of the rows in types that the table holds."""
+    def fitted(self, holds: Holds, match: Match, kinds: pa.Schema | None = None) -> pa.RecordBatchReader:
+        """A stream of the rows in types that the table holds.
+
+        Args:
+            match: the columns of the answers that the table has.
+            kinds: the types of the table's columns, where they are wider.
+        """
         schema = holds.schema(self.schema)
-        return pa.RecordBatchReader.from_batches(schema, (holds.batch(batch, schema) for batch in self.rows()))
+        theirs = match.schema(schema) if kinds is None else kinds
+        batches = (match.batch(holds.batch(batch, schema)) for batch in self.rows())
+        return pa.RecordBatchReader.from_batches(
+            theirs, (batch if batch.schema == theirs else batch.cast(theirs) for batch in batches)
+        )
 
 
 class Target(Protocol):
@@ -90,10 +103,13 @@ class Target(Protocol):
     public: str
     mode: Mode
 
-    def prepare(self, schema: pa.Schema) -> None:
-        """Create the table where it is missing. Otherwise compare its columns with `schema`; the error names all that
-        differ.
+    def check(self, schema: pa.Schema) -> list[str]:
+        """Compare the table's columns with the answers' and ask for all else that a load needs, without a trace. The
+        error names all that differ; what is returned are sentences about columns that are left out.
         """
+
+    def prepare(self, schema: pa.Schema) -> list[str]:
+        """Create the table where it is missing; otherwise as `check`."""
 
     def loads(self, load_id: str) -> dict[int, str]:
         """The commits under this load id that the table has: serial to the time or version of the load."""
@@ -101,20 +117,78 @@ class Target(Protocol):
     def load(self, answers: Answers) -> bool:
         """Load a commit, whole or not at all; False when it was loaded before. Call `prepare` first."""
 
-    def answered(self, by: str, status: str) -> Iterator[pa.Array]:
-        """The values of column `by` in rows whose column `status` is ok; nothing when there is no table."""
+    def answered(self, by: str, prefix: str) -> Iterator[pa.Array]:
+        """The values of the answers' column `by` in rows whose status is ok, or that have a response where the table
+        has no status; nothing when there is no table.
+
+        Args:
+            prefix: of the result columns.
+        """
 
 
-def refuse_differences(public: str, answers: pa.Schema, table: pa.Schema, may_grow: bool, remedy: str) -> None:
-    """Raises:
-    InputError: the answers do not fit into the table; the message names each column.
+def refuse_differences(public: str, wrong: list[str], left_out: list[str], answers: pa.Schema, remedy: str) -> None:
     """
-    wrong, missing = differences(answers, table)
-    if missing and not may_grow:
-        kinds = ", ".join(f"{name} ({answers.field(name).type})" for name in missing)
-        wrong.append(f"it has no column {kinds}: {remedy}")
-    if wrong:
-        raise InputError(f"output.table: the answers do not fit into {public}: {'; '.join(wrong)}")
+    Args:
+        wrong: what does not fit, a sentence each.
+        left_out: the answers' columns that the table has not: no error, and named with one.
+
+    Raises:
+        InputError: something is wrong.
+    """
+    if not wrong:
+        return
+    if left_out:
+        kinds = ", ".join(f"{name} ({answers.field(name).type})" for name in left_out)
+        wrong = [*wrong, f"it has no column {kinds}: {remedy}"]
+    raise InputError(f"output.table: the answers do not fit into {public}: {'; '.join(wrong)}")
+
+
+def asked_for(spec: TableSpec, by: str, prefix: str, names: list[str]) -> tuple[str, str | None, str | None]:
+    """The table's names for what `input.only_new` asks: the column `by`, the status, and the response.
+
+    Args:
+        prefix: of the result columns.
+        names: of the table's columns.
+
+    Raises:
+        InputError: the table lacks the first, or both of the others.
+    """
+    asked = (by, f"{prefix}status", f"{prefix}response")
+    key, status, response = (their_name(own, names, spec.columns) for own in asked)
+    if key is None or (status is None and response is None):
+        lacks = by if key is None else asked[1]
+        raise InputError(
+            f"input.only_new: {spec.public} has no column {lacks}; it has {', '.join(names)}: see output.table.columns"
+        )
+    return key, status, response
+
+
+def lake_plan(
+    spec: TableSpec, key: str | None, answers: pa.Schema, table: pa.Schema, required: set[str]
+) -> tuple[Match, pa.Schema]:
+    """The columns that a lake's table shares with the answers, and their types in the table. Where it may gain columns,
+    those that it has not are among them.
+
+    Args:
+        answers, table: in types that the table holds.
+        required: columns of the table that take no nulls.
+
+    Raises:
+        InputError: the answers do not fit into the table; the message names each column.
+    """
+    found = match(answers.names, table.names, spec.columns, spec.public)
+    if spec.allow_new_columns:
+        found = Match({**found.ours, **{name: name for name in found.left_out}}, [])
+    known = {name: own for name, own in found.ours.items() if name in table.names}
+    wrong, _ = differences(Match(known, []).schema(answers), table)
+    wrong += [
+        f"it needs a value for {name}: see output.table.columns" for name in table.names if name in required - {*known}
+    ]
+    if spec.mode == "upsert" and found.theirs(str(key)) is None:
+        wrong.append(f"it has no column {key}, by which upsert knows a row")
+    refuse_differences(spec.public, wrong, found.left_out, answers, GROW)
+    kinds = [table.field(name) if name in known else answers.field(own) for name, own in found.ours.items()]
+    return found, pa.schema([pa.field(name, kind.type) for name, kind in zip(found.ours, kinds, strict=True)])
 
 
 def is_loaded(target: Target, serial: int, loads: dict[int, str]) -> bool:

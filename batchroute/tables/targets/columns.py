@@ -108,15 +108,32 @@ def _text(value: Any) -> str:
 
 
 def differences(answers: pa.Schema, table: pa.Schema) -> tuple[list[str], list[str]]:
-    """Why answers do not fit into a table: a sentence for each column of another type, and the missing columns."""
+    """Why answers do not fit into a table: a sentence for each column whose type does not hold all values of ours, and
+    the missing columns.
+    """
     wrong, missing = [], []
     for field in answers:
         if field.name not in table.names:
             missing.append(field.name)
-        elif field.type != table.field(field.name).type:
-            wrong.append(f"{field.name} is {_name(table.field(field.name).type)} there and {_name(field.type)} here")
+        elif not _is_held(field.type, table.field(field.name).type):
+            there = kind_name(table.field(field.name).type)
+            wrong.append(f"{field.name} is {there} there and {kind_name(field.type)} here")
     return wrong, missing
 
 
-def _name(kind: pa.DataType) -> str:
+def _is_held(ours: pa.DataType, theirs: pa.DataType) -> bool:
+    """Whether a type holds all values of another one as they are."""
+    if ours == theirs or (is_text(ours) and is_text(theirs)):
+        return True
+    if pa.types.is_integer(ours) and pa.types.is_signed_integer(theirs):
+        return bool(ours.bit_width <= theirs.bit_width)
+    if pa.types.is_integer(ours) and pa.types.is_decimal(theirs):
+        return bool(theirs.precision - theirs.scale >= {16: 5, 32: 10}.get(ours.bit_width, 19))
+    if pa.types.is_decimal(ours) and pa.types.is_decimal(theirs):
+        places = theirs.precision - theirs.scale >= ours.precision - ours.scale
+        return bool(places and theirs.scale >= ours.scale)
+    return bool(pa.types.is_floating(ours) and theirs == pa.float64())
+
+
+def kind_name(kind: pa.DataType) -> str:
     return str(kind.type_name if isinstance(kind, pa.OpaqueType) else kind)

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from batchroute.tables.lakes import delta_errors, delta_options, delta_place, open_delta
-from batchroute.tables.targets.base import GROW, LOAD, SERIAL, Answers, TableSpec, is_loaded, refuse_differences
+from batchroute.tables.targets.base import LOAD, SERIAL, Answers, TableSpec, asked_for, is_loaded, lake_plan
 from batchroute.tables.targets.columns import Holds
+from batchroute.tables.targets.matching import Match, renamed
 from batchroute.tables.types import portable, portable_schema
 
 
@@ -22,21 +23,32 @@ class DeltaTarget:
         self._spec, self._key, self.public, self.mode = spec, key, spec.public, spec.mode
         self._options = {name: str(value) for name, value in spec.storage_options.items()}
 
-    def prepare(self, schema: pa.Schema) -> None:
+    def check(self, schema: pa.Schema) -> list[str]:
         with delta_errors(self.public):
-            fitted, table = self._holds.schema(schema), open_delta(self._spec.delta, self._options)
+            table = open_delta(self._spec.delta, self._options)
+            return [] if table is None else self._plan(table, schema)[0].notes(self.public)
+
+    def prepare(self, schema: pa.Schema) -> list[str]:
+        with delta_errors(self.public):
+            table = open_delta(self._spec.delta, self._options)
             if table is None:
                 from deltalake import DeltaTable
 
+                fitted = self._holds.schema(schema)
                 DeltaTable.create(
                     delta_place(self._spec.delta),
-                    fitted,
+                    renamed(fitted.names, self._spec.columns, self.public).schema(fitted),
                     mode="ignore",
                     storage_options=delta_options(self._spec.delta, self._options),
                 )
                 table = open_delta(self._spec.delta, self._options)
-            columns = self._holds.schema(portable_schema(pa.schema(table.schema().to_arrow())))
-            refuse_differences(self.public, fitted, columns, self._spec.allow_new_columns, GROW)
+            return self._plan(table, schema)[0].notes(self.public)
+
+    def _plan(self, table: Any, schema: pa.Schema) -> tuple[Match, pa.Schema]:
+        there = pa.schema(table.schema().to_arrow())
+        columns = self._holds.schema(portable_schema(there))
+        required = {field.name for field in there if not field.nullable}
+        return lake_plan(self._spec, self._key, self._holds.schema(schema), columns, required)
 
     def loads(self, load_id: str) -> dict[int, str]:
         with delta_errors(self.public):
@@ -59,19 +71,22 @@ class DeltaTarget:
                 custom_metadata={LOAD: answers.load_id, SERIAL: str(answers.serial)},
                 app_transactions=[Transaction(answers.load_id, answers.serial)],
             )
-            rows = answers.fitted(self._holds)
+            match, kinds = self._plan(table, answers.schema)
+            rows = answers.fitted(self._holds, match, kinds)
             if self.mode == "upsert":
-                self._merge(table, rows, record)
+                self._merge(table, rows, record, str(match.theirs(str(self._key))))
                 return True
-            growth: Literal["merge"] | None = "merge" if self._spec.allow_new_columns else None
+            # Without it deltalake refuses rows that lack a column of the table.
+            is_whole = kinds.names == [field.name for field in table.schema().fields]
+            growth: Literal["merge"] | None = None if is_whole else "merge"
             if self.mode == "append":
                 write_deltalake(table, rows, mode="append", schema_mode=growth, commit_properties=record)
             else:
                 write_deltalake(table, rows, mode="overwrite", schema_mode=growth, commit_properties=record)
             return True
 
-    def _merge(self, table: Any, rows: pa.RecordBatchReader, record: Any) -> None:
-        key = "`" + str(self._key) + "`"
+    def _merge(self, table: Any, rows: pa.RecordBatchReader, record: Any, key: str) -> None:
+        key = f"`{key}`"
         (
             table.merge(
                 rows,
@@ -86,14 +101,17 @@ class DeltaTarget:
             .execute()
         )
 
-    def answered(self, by: str, status: str) -> Iterator[pa.Array]:
+    def answered(self, by: str, prefix: str) -> Iterator[pa.Array]:
         with delta_errors(self.public):
             table = open_delta(self._spec.delta, self._options)
             if table is None:
                 return
             import deltalake
 
-            query = f'select "{by}" from answers where "{status}" = \'ok\''
+            names = [field.name for field in table.schema().fields]
+            key, status, response = asked_for(self._spec, by, prefix, names)
+            is_done = f'"{response}" is not null' if status is None else f"\"{status}\" = 'ok'"
+            query = f'select "{key}" from answers where {is_done}'
             stream = deltalake.QueryBuilder().register("answers", table).execute(query)
             for batch in pa.RecordBatchReader.from_stream(stream):
                 yield portable(batch).column(0)

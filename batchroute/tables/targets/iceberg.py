@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from batchroute.tables.lakes import iceberg_errors, open_catalog
-from batchroute.tables.targets.base import GROW, LOAD, SERIAL, Answers, TableSpec, is_loaded, refuse_differences
+from batchroute.tables.targets.base import LOAD, SERIAL, Answers, TableSpec, asked_for, is_loaded, lake_plan
 from batchroute.tables.targets.columns import Holds
+from batchroute.tables.targets.matching import Match, renamed
 from batchroute.tables.types import portable
 
 _NO_RETRIES = {"commit.retry.num-retries": "0"}
@@ -23,18 +24,32 @@ class IcebergTarget:
     def __init__(self, spec: TableSpec) -> None:
         self._spec, self.public, self.mode = spec, spec.public, spec.mode
 
-    def prepare(self, schema: pa.Schema) -> None:
+    def check(self, schema: pa.Schema) -> list[str]:
         with iceberg_errors(self.public):
-            fitted, catalog = self._holds.schema(schema), open_catalog(self._spec.catalog)
+            catalog = open_catalog(self._spec.catalog)
+            if not catalog.table_exists(self._spec.iceberg):
+                return []
+            return self._plan(catalog.load_table(self._spec.iceberg), schema)[0].notes(self.public)
+
+    def prepare(self, schema: pa.Schema) -> list[str]:
+        with iceberg_errors(self.public):
+            catalog = open_catalog(self._spec.catalog)
             if not catalog.table_exists(self._spec.iceberg):
                 catalog.create_namespace_if_not_exists(self._spec.iceberg.rpartition(".")[0])
-                catalog.create_table_if_not_exists(self._spec.iceberg, schema=fitted)
+                fitted = self._holds.schema(schema)
+                made = renamed(fitted.names, self._spec.columns, self.public).schema(fitted)
+                catalog.create_table_if_not_exists(self._spec.iceberg, schema=made)
             table = catalog.load_table(self._spec.iceberg)
-            columns = self._holds.schema(table.schema().as_arrow())
-            refuse_differences(self.public, fitted, columns, self._spec.allow_new_columns, GROW)
-            if set(fitted.names) - set(columns.names):
+            match, kinds = self._plan(table, schema)
+            if set(kinds.names) - set(table.schema().as_arrow().names):
                 with table.update_schema() as update:
-                    update.union_by_name(fitted)
+                    update.union_by_name(kinds)
+            return match.notes(self.public)
+
+    def _plan(self, table: Any, schema: pa.Schema) -> tuple[Match, pa.Schema]:
+        there = table.schema().as_arrow()
+        required = {field.name for field in there if not field.nullable}
+        return lake_plan(self._spec, None, self._holds.schema(schema), self._holds.schema(there), required)
 
     def loads(self, load_id: str) -> dict[int, str]:
         with iceberg_errors(self.public):
@@ -61,20 +76,23 @@ class IcebergTarget:
             table.metadata = table.metadata.model_copy(
                 update={"properties": {**table.metadata.properties, **_NO_RETRIES}}
             )
-            rows = answers.fitted(self._holds)
+            rows = answers.fitted(self._holds, *self._plan(table, answers.schema))
             if self.mode == "append":
                 table.append(rows, snapshot_properties=record)
             else:
                 table.overwrite(rows, snapshot_properties=record)
             return True
 
-    def answered(self, by: str, status: str) -> Iterator[pa.Array]:
+    def answered(self, by: str, prefix: str) -> Iterator[pa.Array]:
         with iceberg_errors(self.public):
             catalog = open_catalog(self._spec.catalog)
             if not catalog.table_exists(self._spec.iceberg):
                 return
-            scan = catalog.load_table(self._spec.iceberg).scan(
-                row_filter=f"{status} = 'ok'", selected_fields=(by, status)
-            )
+            from pyiceberg.expressions import EqualTo, NotNull
+
+            table = catalog.load_table(self._spec.iceberg)
+            key, status, response = asked_for(self._spec, by, prefix, table.schema().as_arrow().names)
+            is_done = NotNull(str(response)) if status is None else EqualTo(status, "ok")
+            scan = table.scan(row_filter=is_done, selected_fields=(key, status or response))
             for batch in scan.to_arrow_batch_reader():
-                yield portable(batch).column(by)
+                yield portable(batch).column(key)

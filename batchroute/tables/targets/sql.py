@@ -5,15 +5,17 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from batchroute.errors import InputError, StoppedError
 from batchroute.tables.failures import exists_already
-from batchroute.tables.targets.base import Answers, TableSpec, is_loaded, refuse_differences
-from batchroute.tables.targets.columns import Holds
-from batchroute.tables.types import portable
+from batchroute.tables.queries import quoted
+from batchroute.tables.targets.base import Answers, TableSpec, asked_for, is_loaded, refuse_differences
+from batchroute.tables.targets.columns import Holds, kind_name
+from batchroute.tables.targets.matching import Match, match, renamed
+from batchroute.tables.targets.relation import Column, assigned, columns_of
 from batchroute.tables.warehouse import Warehouse
 
 _LEDGER = "batchroute_loads"
@@ -25,7 +27,23 @@ _HOLDS = {
     "sqlite": Holds(lists=False, nested=False, decimals=False, times=False),
 }
 _NO_RIGHTS = "42501"
+_NUMERIC = pa.opaque(pa.string(), "numeric", "PostgreSQL")
+_WITH_CATALOG = ("postgresql", "sqlite", "duckdb")
+# Result columns that are null in every row that is ok.
+_NULL_IF_OK = ("error_type", "error")
 _HOLDS_ELSEWHERE = Holds(nested=False, zero_characters=False)
+
+
+class _Plan(NamedTuple):
+    """How the rows get into the table."""
+
+    match: Match
+    values: dict[str, str]
+    """SQL for the value of each of the table's columns, of a row in the staging table."""
+    is_direct: bool
+    """Whether the driver can write into the table itself: the types are equal and, for DuckDB, the order too."""
+    wrong: list[str]
+    """Why they do not, a sentence each."""
 
 
 class SqlTarget:
@@ -44,12 +62,28 @@ class SqlTarget:
         schema, dot, name = spec.name.rpartition(".")
         self._schema, self._name, self.mode, self._key = (schema if dot else None), name, spec.mode, key
         self._holds = _HOLDS.get(self._warehouse.scheme, _HOLDS_ELSEWHERE)
-        self._ledger_name = spec.name
-        self.public = spec.public
+        self._spec, self._ledger_name, self.public = spec, spec.name, spec.public
 
-    def prepare(self, schema: pa.Schema) -> None:
+    def check(self, schema: pa.Schema) -> list[str]:
+        if not self._warehouse.is_there:
+            return []
         with self._warehouse.connected() as connection, connection.cursor() as cursor:
-            self._prepare(connection, cursor, self._holds.schema(schema))
+            columns = self._columns(connection, cursor)
+            return self._checked(connection, cursor, columns, schema) if columns else []
+
+    def prepare(self, schema: pa.Schema) -> list[str]:
+        with self._warehouse.connected() as connection, connection.cursor() as cursor:
+            with self._creating(connection):
+                cursor.execute(_CREATE_LEDGER)
+                connection.commit()
+            columns = self._columns(connection, cursor)
+            if columns:
+                return self._checked(connection, cursor, columns, schema)
+            plan = self._plan(connection, cursor, [], schema)
+            with self._creating(connection):
+                self._ingest(cursor, plan.match.schema(self._holds.schema(schema)).empty_table(), "create_append")
+                connection.commit()
+            return []
 
     def loads(self, load_id: str) -> dict[int, str]:
         if not self._warehouse.is_there:
@@ -69,52 +103,108 @@ class SqlTarget:
             loads = self._loads(cursor, answers.load_id)
             if is_loaded(self, answers.serial, loads):
                 return False
-            fitted = answers.fitted(self._holds)
-            if self.mode == "upsert":
-                cursor.adbc_ingest(_STAGING, fitted.schema.empty_table(), mode="create", temporary=True)
+            plan = self._plan(connection, cursor, self._columns(connection, cursor) or [], answers.schema)
+            rows = answers.fitted(self._holds, plan.match)
+            if not plan.is_direct or self.mode == "upsert":
+                cursor.adbc_ingest(_STAGING, rows.schema.empty_table(), mode="create", temporary=True)
             connection.commit()
             if not self._record(connection, cursor, answers):
                 return False
-            self._fill(cursor, fitted)
+            self._fill(cursor, rows, plan)
             connection.commit()
             return True
 
-    def answered(self, by: str, status: str) -> Iterator[pa.Array]:
+    def answered(self, by: str, prefix: str) -> Iterator[pa.Array]:
         if not self._warehouse.is_there:
             return
         with self._warehouse.connected() as connection, connection.cursor() as cursor:
-            if self._columns(connection, cursor) is None:
+            kinds = {column.name: column.kind for column in self._columns(connection, cursor) or []}
+            if not kinds:
                 return
-            cursor.execute(f"select {_quoted(by)} from {self._table} where {_quoted(status)} = 'ok'")
-            for batch in cursor.fetch_record_batch():
-                yield portable(batch).column(0)
+            key, status, response = asked_for(self._spec, by, prefix, list(kinds))
+            is_done = f"{quoted(response or '')} is not null" if status is None else f"{quoted(status)} = 'ok'"
+            connection.rollback()
+        with self._warehouse.query(f"select {quoted(key)} from {self._table} where {is_done}") as reader:
+            for batch in reader:
+                # Numbers that came as text are numbers to those who compare them.
+                is_number = kinds[key].startswith("numeric") and pa.types.is_string(batch.column(0).type)
+                yield pa.ExtensionArray.from_storage(_NUMERIC, batch.column(0)) if is_number else batch.column(0)
 
     @property
     def _table(self) -> str:
-        return ".".join(_quoted(part) for part in (self._schema, self._name) if part)
+        return ".".join(quoted(part) for part in (self._schema, self._name) if part)
 
-    def _prepare(self, connection: Any, cursor: Any, schema: pa.Schema) -> None:
-        with self._creating(connection):
-            cursor.execute(_CREATE_LEDGER)
-            connection.commit()
-        columns = self._columns(connection, cursor)
-        if columns is None:
-            with self._creating(connection):
-                self._ingest(cursor, schema.empty_table(), "create_append")
-                connection.commit()
-            return
-        # The warehouse's own types for the columns of the answers, so that like is compared with like.
+    def _plan(self, connection: Any, cursor: Any, columns: list[Column], answers: pa.Schema) -> _Plan:
+        """
+        Args:
+            columns: of the table; empty where it is not there yet.
+        """
+        fitted = self._holds.schema(answers)
+        if not columns:
+            made = renamed(fitted.names, self._spec.columns, self.public)
+            return _Plan(made, {}, True, [])
+        found = match(fitted.names, [column.name for column in columns], self._spec.columns, self.public)
+        schema, kinds = found.schema(fitted), {column.name: column for column in columns}
+        shape = self._shape(connection, cursor, schema)
+        wrong, values, are_equal = [], {}, True
+        for field in schema:
+            column = kinds[field.name]
+            value: tuple[str, bool] | None = ("{0}", True)
+            if column.kind != shape[field.name]:
+                value = assigned(self._warehouse.scheme, field.type, column.kind)
+            if value is None:
+                here = kind_name(field.type)
+                wrong.append(f"{field.name} is {self._kind_there(cursor, column)} there and {here} here")
+            elif not column.is_writable:
+                wrong.append(f"{field.name} is generated there: output.table.columns: {{{field.name}: null}}")
+            else:
+                values[field.name] = value[0].replace("{0}", quoted(field.name))
+                are_equal = are_equal and value[1]
+        in_order = self._warehouse.scheme != "duckdb" or list(found.ours) == list(kinds)
+        return _Plan(found, values, are_equal and in_order, wrong)
+
+    def _shape(self, connection: Any, cursor: Any, schema: pa.Schema) -> dict[str, str]:
+        """The warehouse's own types for the columns, so that like is compared with like."""
+        scheme = self._warehouse.scheme
+        if scheme == "sqlite":
+            return dict.fromkeys(schema.names, "")
         cursor.adbc_ingest(_SHAPE, schema.empty_table(), mode="create", temporary=True)
-        cursor.execute(f"select * from {_SHAPE} limit 0")
-        answers = cursor.fetch_record_batch().schema
+        if scheme in _WITH_CATALOG:
+            shape = {column.name: column.kind for column in columns_of(scheme, cursor, None, _SHAPE, _SHAPE)}
+        else:
+            cursor.execute(f"select * from {_SHAPE} limit 0")
+            shape = {field.name: str(field.type) for field in cursor.fetch_record_batch().schema}
         connection.rollback()
-        refuse_differences(self.public, answers, columns, False, "add it, or name another table")
+        return shape
+
+    def _kind_there(self, cursor: Any, column: Column) -> str:
+        """The type of the table's column, in Arrow's words where its name is not that of another type."""
+        if self._warehouse.scheme == "sqlite":
+            return column.kind
+        cursor.execute(f"select {quoted(column.name)} from {self._table} limit 0")
+        kind = cursor.fetch_record_batch().schema.field(0).type
+        return column.kind if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType) else str(kind)
+
+    def _checked(self, connection: Any, cursor: Any, columns: list[Column], schema: pa.Schema) -> list[str]:
+        plan = self._plan(connection, cursor, columns, schema)
+        names, wrong = list(plan.match.ours), plan.wrong
+        for column in columns:
+            own = plan.match.ours.get(column.name)
+            if column.is_required and own is None:
+                wrong.append(f"it needs a value for {column.name}, which has no default: see output.table.columns")
+            elif column.is_required and own is not None and _is_null_if_ok(own, schema.names):
+                wrong.append(f"{column.name} takes no nulls, and {own} is null in each row that is ok")
+        if self.mode == "upsert" and plan.match.theirs(str(self._key)) is None:
+            wrong.append(f"it has no column {self._key}, by which upsert knows a row")
+        fitted = self._holds.schema(schema)
+        refuse_differences(self.public, wrong, plan.match.left_out, fitted, "add it, or name another table")
         # Missing rights show here, before a night's work.
-        names = ", ".join(map(_quoted, schema.names))
-        cursor.execute(f"insert into {self._table} ({names}) select {names} from {self._table} where 1 = 0")
+        into = ", ".join(map(quoted, names))
+        cursor.execute(f"insert into {self._table} ({into}) select {into} from {self._table} where 1 = 0")
         if self.mode != "append":
             cursor.execute(f"delete from {self._table} where 1 = 0")
         connection.rollback()
+        return plan.match.notes(self.public)
 
     @contextmanager
     def _creating(self, connection: Any) -> Iterator[None]:
@@ -125,12 +215,14 @@ class SqlTarget:
                 raise
             raise StoppedError(f"{self.public}: another run creates it at this moment; run again") from None
 
-    def _columns(self, connection: Any, cursor: Any) -> pa.Schema | None:
+    def _columns(self, connection: Any, cursor: Any) -> list[Column] | None:
         """The table's columns; None when there is no table."""
+        if self._warehouse.scheme in _WITH_CATALOG:
+            return columns_of(self._warehouse.scheme, cursor, self._schema, self._name, self.public) or None
         try:
             cursor.execute(f"select * from {self._table} limit 0")
             schema: pa.Schema = cursor.fetch_record_batch().schema
-            return schema
+            return [Column(field.name, str(field.type), False, True) for field in schema]
         except connection.Error as error:
             if self._warehouse.may_pass(error) or getattr(error, "sqlstate", None) == _NO_RIGHTS:
                 raise
@@ -161,30 +253,32 @@ class SqlTarget:
             raise
         return True
 
-    def _fill(self, cursor: Any, rows: pa.RecordBatchReader) -> None:
-        if self.mode == "append":
-            self._ingest(cursor, rows, "append")
-            return
-        if self._warehouse.scheme == "postgresql":
+    def _fill(self, cursor: Any, rows: pa.RecordBatchReader, plan: _Plan) -> None:
+        if self._warehouse.scheme == "postgresql" and self.mode != "append":
             # Without the lock, two runs that replace or upsert at the same time would not see each other's rows.
             cursor.execute(f"lock table {self._table} in share row exclusive mode")
         if self.mode == "replace":
             cursor.execute(f"delete from {self._table}")
+        if plan.is_direct and self.mode != "upsert":
             self._ingest(cursor, rows, "append")
             return
-        assert self._key is not None
-        key, names = _quoted(self._key), ", ".join(map(_quoted, rows.schema.names))
         cursor.adbc_ingest(_STAGING, rows, mode="append", temporary=True)
-        cursor.execute(f"delete from {self._table} where {key} in (select {key} from {_STAGING})")
-        cursor.execute(f"insert into {self._table} ({names}) select {names} from {_STAGING}")
+        if self.mode == "upsert":
+            theirs = plan.match.theirs(str(self._key))
+            assert theirs is not None
+            value = plan.values[theirs]
+            cursor.execute(f"delete from {self._table} where {quoted(theirs)} in (select {value} from {_STAGING})")
+        names, values = ", ".join(map(quoted, plan.values)), ", ".join(plan.values.values())
+        cursor.execute(f"insert into {self._table} ({names}) select {values} from {_STAGING}")
 
     def _ingest(self, cursor: Any, rows: Any, mode: str) -> None:
         where = {"db_schema_name": self._schema} if self._schema else {}
         cursor.adbc_ingest(self._name, rows, mode=mode, **where)
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def _is_null_if_ok(own: str, names: list[str]) -> bool:
+    prefixes = [own.removesuffix(name) for name in _NULL_IF_OK if own.endswith(name)]
+    return any(f"{prefix}status" in names and f"{prefix}attempts" in names for prefix in prefixes)
 
 
 def _text(value: str) -> str:

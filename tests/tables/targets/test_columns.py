@@ -54,6 +54,37 @@ def test_all_differences_are_told() -> None:
     assert differences(ours, theirs) == (["a is string there and int64 here"], ["b"])
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "fits"),
+    [
+        (pa.int32(), pa.int64(), True),
+        (pa.int64(), pa.int32(), False),
+        (pa.int64(), pa.float64(), False),
+        (pa.float32(), pa.float64(), True),
+        (pa.decimal128(20, 12), pa.decimal128(38, 18), True),
+        (pa.decimal128(20, 12), pa.decimal128(38, 6), False),
+        (pa.int16(), pa.decimal128(8, 2), True),
+        (pa.int16(), pa.decimal128(6, 2), False),
+    ],
+)
+def test_types_that_hold_all_values_of_ours(ours: pa.DataType, theirs: pa.DataType, fits: bool) -> None:
+    wrong, _ = differences(pa.schema([("a", ours)]), pa.schema([("a", theirs)]))
+    assert bool(wrong) != fits
+
+
+def test_ids_are_compared_by_their_values() -> None:
+    text = "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"
+    ids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes.fromhex(text.replace("-", ""))], pa.binary(16)))
+    for ours, theirs in ((ids, pa.array([text.lower()])), (pa.array([text]), ids), (ids, ids)):
+        assert IdSet(ours.type, [theirs]).contains(ours).tolist() == [True]
+    assert IdSet(pa.string(), [ids]).contains(pa.array(["row-1"])).tolist() == [False]
+    numeric = pa.opaque(pa.string(), "numeric", "PostgreSQL")
+    numbers = pa.ExtensionArray.from_storage(numeric, pa.array(["7.00", "1.50", "100"]))
+    assert IdSet(pa.int64(), [numbers]).contains(pa.array([7, 1, 10, 100])).tolist() == [True, False, False, True]
+    assert IdSet(pa.string(), [numbers]).contains(pa.array(["1.5", "7"])).tolist() == [True, True]
+    assert IdSet(pa.int32(), [pa.array([7, 2**40])]).contains(pa.array([7, 8], pa.int32())).tolist() == [True, False]
+
+
 def test_ids_are_known_across_types() -> None:
     known = IdSet(pa.int64(), [pa.array(["1", "7"]), pa.array(["12", None])])
     assert known.contains(pa.array([1, 2, 7, 12])).tolist() == [True, False, True, True]
