@@ -188,7 +188,7 @@ def test_what_will_never_work_is_one_sentence(
 def test_a_clock_that_is_wrong_is_named(folder: JobFolder, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
     off = datetime.timedelta(hours=hours)
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: datetime.datetime.now(datetime.UTC) + off)
-    monkeypatch.setattr("batchroute.storage.store._now", lambda: time.time() + off.total_seconds())
+    monkeypatch.setattr("batchroute.storage.faults._now", lambda: time.time() + off.total_seconds())
     with pytest.raises(InputError, match="this machine's clock is too far from the storage's; set it"):
         folder.run()
 

@@ -1,0 +1,117 @@
+"""Errors of remote filesystems: which of them pass, and what the others mean, in one sentence."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from fsspec.exceptions import FSTimeoutError
+
+from batchroute.errors import BatchrouteError, InputError, StoppedError
+
+# S3 refuses a request that was signed a quarter of an hour ago.
+_MOST_SKEW_SECONDS = 600
+_now = time.time
+_TRANSIENT = {
+    errno.EBUSY,
+    errno.EIO,
+    errno.EAGAIN,
+    errno.EPIPE,
+    errno.ETIMEDOUT,
+    getattr(errno, "EREMOTEIO", errno.EIO),
+}
+_TRANSIENT_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
+_BAD_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthorizationHeaderMalformed"}
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    causes: list[BaseException] = []
+    while error is not None and error not in causes:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    return causes
+
+
+def _response(error: BaseException) -> dict[str, Any]:
+    """The answer of an S3 server behind an error; empty without an answer."""
+    responses = (getattr(cause, "response", None) for cause in _causes(error))
+    return next((response for response in responses if isinstance(response, dict)), {})
+
+
+def status_of(error: BaseException) -> int | None:
+    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = status if status is not None else getattr(error, "code", None)
+    return status if isinstance(status, int) else None
+
+
+def code_of(error: BaseException) -> str | None:
+    code = _response(error).get("Error", {}).get("Code")
+    return code if isinstance(code, str) else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether an error is of a kind that passes: a lost connection, a timeout, a busy or failing server."""
+    if isinstance(error, BatchrouteError | FileNotFoundError | FileExistsError) or not isinstance(error, Exception):
+        return False
+    if code_of(error) in ("SlowDown", "RequestTimeout"):
+        return True
+    status = status_of(error)
+    if status is not None:
+        return status in _TRANSIENT_STATUS
+    return any(isinstance(cause, _lost_connections()) for cause in _causes(error)) or (
+        isinstance(error, OSError) and error.errno in _TRANSIENT
+    )
+
+
+def _is_skewed(error: BaseException) -> bool:
+    """Whether this machine's clock is wrong: a refusal without a body names no reason, but it has the server's time."""
+    date = _response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    try:
+        return abs(parsedate_to_datetime(date).timestamp() - _now()) > _MOST_SKEW_SECONDS
+    except (TypeError, ValueError):
+        return False
+
+
+@functools.cache
+def _lost_connections() -> tuple[type[BaseException], ...]:
+    kinds: list[type[BaseException]] = [ConnectionError, TimeoutError, FSTimeoutError, EOFError]
+    try:
+        import aiohttp
+
+        kinds += [aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError]
+    except ImportError:
+        pass
+    try:
+        from botocore import exceptions
+        from botocore.parsers import ResponseParserError
+
+        kinds += [exceptions.HTTPClientError, exceptions.ConnectionError, ResponseParserError]
+    except ImportError:
+        pass
+    return tuple(kinds)
+
+
+def explained(what: str, uri: str, error: Exception) -> BatchrouteError:
+    code, status = code_of(error), status_of(error)
+    place = f"cannot {what} {uri}"
+    if is_transient(error):
+        reason = f"answers {status}" if status else "does not answer"
+        return StoppedError(f"{place}: the storage {reason}; look at it, and run again")
+    if code == "ExpiredToken":
+        return StoppedError(f"{place}: the session token has expired; renew it, and run again")
+    if code == "RequestTimeTooSkewed" or (status == 403 and _is_skewed(error)):
+        return InputError(f"{place}: this machine's clock is too far from the storage's; set it")
+    if code in _BAD_KEY or type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
+        state = "there are none" if code is None else "the storage refuses them"
+        return InputError(
+            f"{place} with these credentials: {state}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or "
+            "storage_options"
+        )
+    if isinstance(error, PermissionError):
+        return InputError(f"{place}: permission denied; check the credentials in use, and what they may do there")
+    if code == "NoSuchBucket":
+        return InputError(f"{place}: the bucket does not exist; create it")
+    return InputError(f"{place}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
