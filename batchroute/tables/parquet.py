@@ -24,8 +24,8 @@ from batchroute.tables.footers import int96_columns
 from batchroute.tables.types import has_nested_dictionary, holds, is_id, names_groups
 
 _READ_ROWS, _BATCHES_AHEAD = 4096, 4
-# A batch is cut by its size, too: rows of half a megabyte come in batches of 16. How large rows are is known when the
-# first ones are read, since footers count a value that repeats but once.
+# A batch is cut by its size, too: rows of half a megabyte come in batches of 16. How large rows are is known for sure
+# when the first ones are read, since footers count a value that repeats but once.
 _BATCH_BYTES, _FIRST_ROWS, _GROWTH = 8 << 20, 64, 8
 # What streams of all columns of a file may hold together, and each of them.
 _BUFFERS, _MOST_BUFFER, _LEAST_BUFFER = 64 << 20, 4 << 20, 64 << 10
@@ -107,7 +107,7 @@ class PromptTable:
         kind = self._type(column, key)
         if not names_groups(kind):
             raise InputError(f"{key}: column '{column}' is {kind}; group by text, numbers, dates or booleans")
-        if column == "*" or (column.startswith("^") and column.endswith("$")):
+        if column in ("", "*") or (column.startswith("^") and column.endswith("$")):
             # polars, which adds the groups up, would read it as a pattern of names.
             raise InputError(f"{key}: a column named '{column}' cannot be grouped by; rename it")
 
@@ -204,7 +204,7 @@ class RowReader:
         """The rows as the file has them."""
         self._table.source.check_unchanged(file)
         one_by_one = any(has_nested_dictionary(kind) for kind in self.schema.types)
-        rows = _FIRST_ROWS
+        rows = min(_FIRST_ROWS, max(1, _BATCH_BYTES * file.rows // max(1, file.bytes)))
         with _opened(self._table.source, file, len(self.schema)) as opened:
             columns = [name for name in self.schema.names if name in opened.schema_arrow.names]
             with damage_named(opened, file.path, columns):

@@ -386,3 +386,22 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_arrays([column, column], names=["x", "x"]), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="has two columns 'x'"):
         PromptTable.open(find(str(tmp_path / "a.parquet")))
+
+
+class TestSize:
+    """Batches are cut by their size, so that long rows take no more memory than short ones."""
+
+    @pytest.mark.parametrize("repeated", [True, False])
+    def test_long_rows_come_a_few_at_a_time(self, tmp_path: Path, repeated: bool) -> None:
+        rows = 200
+        long = ["x" * 500_000 if repeated else f"{n:<500000}" for n in range(rows)]
+        path = write(tmp_path / "a.parquet", pa.table({"prompt": long}))
+        batches = [batch.column(0) for batch in open_table(path).reader().read(0, rows)]
+        assert sum(map(len, batches)) == rows
+        assert max(batch.nbytes for batch in batches[1:]) <= 9 << 20
+        # How long a value that repeats is, the footer does not tell.
+        assert batches[0].nbytes <= (33 if repeated else 9) << 20
+
+    def test_short_rows_come_many_at_a_time(self, tmp_path: Path) -> None:
+        table = open_table(write(tmp_path / "a.parquet", 20_000))
+        assert max(batch.num_rows for batch in table.reader().read(0, 20_000)) == 4096

@@ -34,7 +34,8 @@ from batchroute.tables.prompts import PromptKind, Prompts
 # A unit is at most 0.2 % of a large run, and never so small that its commit costs more than its work.
 _UNITS_A_RUN = 512
 _CHUNK_ROWS, _UNIT_ROWS, _PART_ROWS = 2048, 256, 65536
-_CHUNK_BYTES, _PART_BYTES = 64 << 20, 256 << 20
+# Memory holds a few chunks, pieces and parts at a time, however long their rows are.
+_CHUNK_BYTES, _UNIT_BYTES, _PART_BYTES = 32 << 20, 32 << 20, 128 << 20
 # Files of every depth at which a run writes parquet.
 _WRITTEN = (
     "/data/part-00000.parquet",
@@ -277,6 +278,6 @@ def _bounds(job: Job, files: list[InputFile], rows: int) -> tuple[int, int, int]
     large = math.ceil(rows / _UNITS_A_RUN)
     chunk = job.units.score or max(1, min(max(_CHUNK_ROWS, large), _CHUNK_BYTES // row_bytes))
     fewest = max(_UNIT_ROWS, *(job.models.of(side).record.fewest_rows for side in SIDES))
-    unit = job.units.generate or max(fewest, large)
+    unit = job.units.generate or max(1, min(max(fewest, large), _UNIT_BYTES // row_bytes))
     part = job.units.merge or min(max(_PART_ROWS, chunk), max(1, _PART_BYTES // row_bytes))
     return chunk, unit, max(1, part // chunk) * chunk
