@@ -138,3 +138,4 @@ def test_the_first_rows_show_whether_text_is_chats(
     assert Prompts.of("prompt", table).kind == kind
     assert Prompts.of("prompt", table, chat=True).kind == "chat"
     assert Prompts.of("prompt", table, chat=False).kind == "text"
+    assert Prompts.of("prompt", table, kind="text").kind == "text"
