@@ -16,13 +16,15 @@ from rich.text import Text
 
 from batchroute.errors import InputError
 from batchroute.storage.objects import is_local, local_path
+from batchroute.tables.chats import is_chat
 from batchroute.tables.files import Files
 from batchroute.tables.lakes import open_delta
 from batchroute.tables.parquet import PromptTable
 from batchroute.tables.queries import bare
 from batchroute.tables.sources import source_of
 from batchroute.tables.sources.base import InputSpec
-from batchroute.tables.types import is_message, is_text, portable
+from batchroute.tables.text_files import text_format
+from batchroute.tables.types import is_text, portable
 from batchroute.tables.warehouse import Warehouse
 
 _SAMPLE, _SHOWN, _WIDTH = 1000, 5, 60
@@ -53,7 +55,7 @@ class Preview:
 
     def prompt_column(self) -> str | None:
         """The column most likely to be the prompt: chat messages, else named like one, else the longest text."""
-        chats = [field.name for field in self.sample.schema if _is_chat(field.type)]
+        chats = [field.name for field in self.sample.schema if is_chat(field.type)]
         texts = [field.name for field in self.sample.schema if is_text(field.type)]
         named = [name for wanted in _PROMPT_NAMES for name in texts if name.lower() == wanted]
         longest = sorted((name for name in texts if name != self.id_column()), key=self._length, reverse=True)
@@ -80,7 +82,7 @@ class Preview:
 def preview(uri: str, query: str, table: str, catalog: Mapping[str, str], options: Mapping[str, Any]) -> Preview:
     """
     Args:
-        uri: of parquet files, a Delta table or a warehouse; or the name of an Iceberg table of `catalog`.
+        uri: of files, a Delta table or a warehouse; or the name of an Iceberg table of `catalog`.
         query, table: of a warehouse, one of them.
 
     Raises:
@@ -98,6 +100,8 @@ def preview(uri: str, query: str, table: str, catalog: Mapping[str, str], option
     if (is_local(uri) and os.path.isdir(os.path.join(local_path(uri), "_delta_log"))) or _is_remote_delta(uri, options):
         delta = open_delta(uri, {name: str(value) for name, value in options.items()})
         return _of_source({"delta": uri, "storage_options": dict(options)}, delta.count())
+    if text_format(uri) is not None:
+        return _of_source({"uri": uri, "storage_options": dict(options)}, None)
     files = Files(uri, options)
     opened = PromptTable.open(files.find(), files)
     batches = opened.reader().read(0, min(_SAMPLE, opened.rows))
@@ -131,10 +135,6 @@ def _is_place_of_files(uri: str) -> bool:
 
 def _is_remote_delta(uri: str, options: Mapping[str, Any]) -> bool:
     return uri.startswith(("s3://", "gs://", "abfs://")) and open_delta(uri, {k: str(v) for k, v in options.items()})
-
-
-def _is_chat(kind: pa.DataType) -> bool:
-    return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_message(kind.value_type)
 
 
 def _short(value: Any) -> str:

@@ -32,6 +32,8 @@ def shown(found: Preview) -> str:
 
 def test_files_a_delta_table_an_iceberg_table_and_a_warehouse(tmp_path: Path) -> None:
     FRAME.write_parquet(tmp_path / "a.parquet")
+    FRAME.write_ndjson(tmp_path / "a.jsonl")
+    FRAME.write_csv(tmp_path / "a.csv")
     write_deltalake(tmp_path / "delta", FRAME.to_arrow())
     settings = {"type": "sql", "uri": f"sqlite:///{tmp_path}/c.db", "warehouse": f"file://{tmp_path}/lake"}
     catalog = load_catalog("default", **settings)
@@ -43,6 +45,8 @@ def test_files_a_delta_table_an_iceberg_table_and_a_warehouse(tmp_path: Path) ->
     warehouse = f"sqlite://{tmp_path}/w.db"
     previews = [
         preview(str(tmp_path / "a.parquet"), "", "", {}, {}),
+        preview(str(tmp_path / "a.jsonl"), "", "", {}, {}),
+        preview(str(tmp_path / "a.csv"), "", "", {}, {}),
         preview(str(tmp_path / "delta"), "", "", {}, {}),
         preview("lake.t", "", "", settings, {}),
         preview(warehouse, "", "t", {}, {}),
@@ -54,7 +58,7 @@ def test_files_a_delta_table_an_iceberg_table_and_a_warehouse(tmp_path: Path) ->
         text = shown(found)
         assert "1 of 3" in text
         assert "[bold]who?" in text
-    assert [found.rows for found in previews] == [3, 3, None, 3, 3]
+    assert [found.rows for found in previews] == [3, None, None, 3, None, 3, 3]
 
 
 def test_chat_messages_are_prompts_and_values_that_repeat_are_no_ids(tmp_path: Path) -> None:
