@@ -20,7 +20,7 @@ import pytest
 
 from batchroute.commands.verify import verify
 from batchroute.engines.ranks import engine, rendezvous
-from batchroute.errors import EXIT_STOPPED, EXIT_TERMINATED
+from batchroute.errors import EXIT_CRASHED, EXIT_STOPPED, EXIT_TERMINATED
 from batchroute.pipeline import run as pipeline_run
 from batchroute.pipeline.stages.score import Scorer
 from tests.crash.ranks import PROMISED, Ranks, World, hashes, hold, receipts, wait_for
@@ -163,6 +163,27 @@ def _score_after(begun: Path) -> None:
         return do(*arguments)
 
     Scorer.do = do_later  # type: ignore[method-assign]
+
+
+def _crash() -> None:
+    def crash(*arguments: Any) -> None:
+        raise ValueError("my pension number is 4711")
+
+    Scorer.do = crash  # type: ignore[assignment, method-assign]
+
+
+@pytest.mark.crash
+def test_a_rank_that_meets_an_unexpected_error_ends_all_with_its_exit_code(ranks: Ranks, begun: Path) -> None:
+    ranks.new_output()
+    world = ranks.start(2, faults={0: functools.partial(_hold_scoring, begun), 1: _crash})
+    assert world.join() == [EXIT_CRASHED, EXIT_CRASHED], world.said()
+    zero, one = (rank.said() for rank in world.ranks)
+    assert "error: rank 1 of 2: unexpected ValueError in batchroute/" in zero
+    assert one.startswith("error: unexpected ValueError in batchroute/")
+    assert "in crash\n" in one
+    assert "pension number" not in zero
+    assert "ValueError: my" not in one
+    ranks.run(2)
 
 
 @pytest.mark.crash
