@@ -100,6 +100,28 @@ def test_a_new_table_has_the_names_of_the_job(uri: str, tmp_path: Path) -> None:
         night(tmp_path, uri, table(2), "four", columns={"request": "nope"}).run()
 
 
+def test_types_of_a_first_night_fit_in_the_second(uri: str, tmp_path: Path) -> None:
+    frame = table(4).with_columns(
+        chat=pl.Series([[{"role": "user", "content": f"hello {i}"}] for i in range(4)]),
+        tags=pl.Series([["a", None], [], None, ["b"]]),
+        numbers=pl.Series([[1], [2, 3], [], None]),
+        small=pl.lit(3, pl.UInt8),
+        big=pl.lit(2**60, pl.UInt64),
+        money=pl.lit("1.25").str.to_decimal(scale=2),
+        at=pl.datetime(2026, 1, 2, time_zone="UTC"),
+        then=pl.datetime(2026, 1, 2),
+        day=pl.date(2026, 1, 2),
+        time=pl.time(3, 4, 5),
+        yes=pl.lit(True),
+        raw=pl.lit(b"x"),
+        half=pl.lit(0.5, pl.Float32),
+        nothing=pl.lit(None),
+    )
+    for name, rows in (("one", frame.head(2)), ("two", frame.tail(2).select(sorted(frame.columns)))):
+        night(tmp_path, uri, rows, name).run()
+    assert sql(uri, "select id, small from answers order by id") == [(f"row-{i}", 3) for i in range(4)]
+
+
 @pytest.mark.parametrize(
     ("statements", "message"),
     [

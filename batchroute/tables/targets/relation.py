@@ -112,7 +112,7 @@ def assigned(scheme: str, ours: pa.DataType, theirs: str) -> tuple[str, bool] | 
         return cast if pa.types.is_string(ours) and scheme == "postgresql" else None
     if zone is not None or pa.types.is_temporal(ours):
         same = _EXACT.get(ours) == name and (precision is None or int(precision) >= 6)
-        return ("{0}", True) if same else cast if ours == pa.date32() and name.startswith("timestamp with") else None
+        return ("{0}", True) if same else cast if (ours, name) == (pa.date32(), _EXACT[pa.timestamp("us")]) else None
     if pa.types.is_decimal(ours):
         return _decimal(ours.precision, ours.scale, name, precision, scale, cast)
     if _EXACT.get(ours) == name:
