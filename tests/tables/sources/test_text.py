@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import uuid
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import polars as pl
 import pyarrow as pa
 import pytest
 
 from batchroute.errors import InputError
+from batchroute.tables.small_files import MOST_BYTES
 from batchroute.tables.sources import source_of
 from batchroute.tables.sources.base import InputSpec
 
@@ -179,3 +182,17 @@ def test_a_file_that_changes_between_the_passes_is_refused(tmp_path: Path) -> No
 
 def test_the_format_can_be_said(tmp_path: Path) -> None:
     assert read(put(tmp_path / "rows.txt", "p\na\n"), format="csv")["p"].to_pylist() == ["a"]
+
+
+def test_remote_files_small_and_large_and_a_folder_of_them() -> None:
+    store = fsspec.filesystem("memory")
+    place = f"memory://text-{uuid.uuid4().hex}"
+    large = "".join(f'{{"n": {n}, "p": "{"x" * 2000}"}}\n' for n in range(MOST_BYTES // 2000 + 500))
+    store.pipe(f"{place}/day=1/small.jsonl", b'{"n": -1, "p": "a"}')
+    store.pipe(f"{place}/day=2/large.jsonl", large.encode())
+    store.pipe(f"{place}/day=2/notes.txt", b"no rows")
+    for uri, settings in ((f"{place}/*/*.jsonl", {}), (place, {"format": "jsonl"})):
+        table = read(uri, **settings)
+        assert table["n"].to_pylist() == [-1, *range(MOST_BYTES // 2000 + 500)]
+        assert set(table["day"].to_pylist()) == {"1", "2"}
+    assert read(f"{place}/day=2/large.jsonl").num_rows == MOST_BYTES // 2000 + 500
