@@ -15,7 +15,7 @@ import pytest
 
 from batchroute.commands.validate import validate
 from batchroute.commands.verify import verify
-from batchroute.errors import StoppedError
+from batchroute.errors import InputError, StoppedError
 from tests.support.jobs import JobFolder
 from tests.support.openai_server import OpenAIServer
 from tests.support.postgres import execute, postgres
@@ -178,3 +178,32 @@ def test_a_template_over_csv(tmp_path: Path) -> None:
     assert answers["response"].to_list() == ["Fox: quick, brown", None]
     assert answers["error"].to_list() == [None, "'title' is null"]
     assert pl.read_parquet(job.output / "data" / "*.parquet").columns[:3] == ["id", "title", "body"]
+
+
+def test_json_lines_are_converted_once_and_a_copy_of_them_resumes(tmp_path: Path) -> None:
+    texts = [f"number {n} of many" for n in range(40)]
+    path = tmp_path / "in.jsonl"
+    pl.DataFrame({"id": range(40), "prompt": texts}).write_ndjson(path)
+    spec = {"uri": str(path), "id": "id"}
+    job = JobFolder(tmp_path, input=spec, report={}, units={"score": 8, "generate": 4, "merge": 8})
+    with pytest.raises(StoppedError):
+        job.run("max_tokens=100")
+    (tmp_path / "copy").write_bytes(path.read_bytes())
+    (tmp_path / "copy").replace(path)
+    assert job.run().exit_code == 0
+    assert "rows fetched" not in job.log
+    assert job.answers()["response"].to_list() == texts
+    path.write_text('{"id": 1, "prompt": "another"}\n')
+    with pytest.raises(InputError, match=r"in\.jsonl has changed"):
+        job.run()
+
+
+def test_only_new_rows_of_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    for night, rows in (("one", range(3)), ("two", range(5))):
+        path.write_text("".join(json.dumps({"id": n, "prompt": f"number {n}"}) + "\n" for n in rows))
+        spec = {"uri": str(path), "id": "id", "only_new": {"by": "id"}}
+        output = {"uri": str(tmp_path / night), "table": {"delta": str(tmp_path / "answers")}}
+        job = JobFolder(tmp_path, input=spec, output=output, report={})
+        job.run()
+    assert pl.read_parquet(tmp_path / "two" / "data" / "*.parquet")["id"].to_list() == [3, 4]
