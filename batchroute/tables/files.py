@@ -220,6 +220,12 @@ class Files:
         return self._schemas[file.path]
 
     def _inspect(self, path: str, listing: Listing) -> InputFile:
+        try:
+            return self._inspected(path, listing)
+        except FileNotFoundError as error:
+            raise InputError(f"input: {path} went away while the input was listed; run again") from error
+
+    def _inspected(self, path: str, listing: Listing) -> InputFile:
         file = InputFile(path=path, rows=0, **self._version(path, listing.entries.get(path)))
         metadata, content = self.footer(file), None
         if self._store is not None:

@@ -24,6 +24,7 @@ _ENDINGS = (".parquet", ".parq", ".pq")
 # The second of files whose footer is encrypted.
 _MAGIC = (b"PAR1", b"PARE")
 _LEAST_BYTES = 12
+_OTHERS = "; of JSON lines or CSV say so: input.format"
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _REQUESTS_AT_ONCE = 16
 
@@ -72,7 +73,7 @@ def list_local(path: str) -> Listing:
         found, none = Listing(path, _parquet(_below(path))), "no parquet file in"
     files = {file: status for file in found.paths if (status := _status(file)) is not None}
     if not files:
-        raise InputError(f"input.uri: {none} {path}")
+        raise InputError(f"input.uri: {none} {path}{_OTHERS if 'parquet' in none else ''}")
     for file in files:
         _check_name(file)
     paths = sorted(_once(files, found.base))
@@ -92,17 +93,17 @@ def list_remote(store: Store, uri: str) -> Listing:
         seen = list(entries)
     elif kind is None and is_glob(uri):
         base, none = "/".join(_split(uri.split("/"))[0]), "no file matches"
-        entries = {store.uri(entry["name"]): entry for entry in store.listed(base)}
+        entries = _listed(store, base)
         seen = list(entries)
         pattern = store.path(uri)
         entries = {file: entry for file, entry in entries.items() if matches(pattern, entry["name"])}
     else:
-        entries = {store.uri(entry["name"]): entry for entry in store.listed(uri)}
+        entries = _listed(store, uri)
         seen = list(entries)
         entries = _remote_parquet(store, {file: entry for file, entry in entries.items() if not _hidden(file, base)})
     paths = sorted(file for file in entries if not _hidden(file, base))
     if not paths:
-        raise InputError(f"input.uri: {none} {uri}")
+        raise InputError(f"input.uri: {none} {uri}{_OTHERS if 'parquet' in none else ''}")
     refuse_remote_lakes(store, uri, base, paths, seen)
     return Listing(base, paths, {path: entries[path] for path in paths})
 
@@ -200,6 +201,15 @@ def _has_magic(path: str) -> bool:
         raise InputError(
             f"input.uri: {shown(path)} cannot be read: {error.strerror}; make it readable, or move it away"
         ) from error
+
+
+def _listed(store: Store, uri: str) -> dict[str, dict[str, Any]]:
+    """The entry of each file in a folder, by its URI."""
+    entries = {store.uri(entry["name"]): entry for entry in store.listed(uri)}
+    ended = next((file for file in entries if file.endswith("/") and not _hidden(file, uri)), None)
+    if ended is not None:
+        raise InputError(f"input.uri: the key {ended} ends in a slash and cannot be read; give it another name")
+    return entries
 
 
 def _remote_parquet(store: Store, entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

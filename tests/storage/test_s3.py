@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from batchroute.errors import InputError
 from batchroute.storage.folder import Folder
 from batchroute.storage.objects import folder_at
 from batchroute.tables.files import Files
@@ -75,6 +76,18 @@ def test_a_key_with_an_empty_segment_is_read_too(moto: Moto, tmp_path: Path, uri
         (f"s3://{folder}/a.parquet", 3),
         (f"s3://{folder}/day//b.parquet", 3),
     ]
+
+
+def test_a_key_that_ends_in_a_slash_is_named(moto: Moto, tmp_path: Path) -> None:
+    folder = f"bucket/{tmp_path.name}"
+    table(3).write_parquet(tmp_path / "a.parquet")
+    moto.filesystem().put_file(str(tmp_path / "a.parquet"), f"{folder}/a.parquet")
+    moto.filesystem().call_s3("put_object", Bucket="bucket", Key=f"{tmp_path.name}/day/", Body=b"")
+    assert len(Files(f"s3://{folder}", options(moto)).find()) == 1
+    data = (tmp_path / "a.parquet").read_bytes()
+    moto.filesystem().call_s3("put_object", Bucket="bucket", Key=f"{tmp_path.name}/b.parquet/", Body=data)
+    with pytest.raises(InputError, match=r"b\.parquet/ ends in a slash"):
+        Files(f"s3://{folder}", options(moto)).find()
 
 
 def test_removing_a_folder_removes_keys_with_an_empty_segment(moto: Moto, tmp_path: Path) -> None:
