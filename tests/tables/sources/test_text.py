@@ -196,3 +196,9 @@ def test_remote_files_small_and_large_and_a_folder_of_them() -> None:
         assert table["n"].to_pylist() == [-1, *range(MOST_BYTES // 2000 + 500)]
         assert set(table["day"].to_pylist()) == {"1", "2"}
     assert read(f"{place}/day=2/large.jsonl").num_rows == MOST_BYTES // 2000 + 500
+
+
+def test_a_folder_of_them_without_the_format_says_what_to_do(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", '{"p": "a"}')
+    with pytest.raises(InputError, match=r"no parquet file in .*; of JSON lines or CSV say so: input\.format"):
+        source_of(InputSpec(uri=str(tmp_path))).pin()
