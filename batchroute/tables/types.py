@@ -162,11 +162,9 @@ def has_nested_dictionary(kind: pa.DataType) -> bool:
     return pa.types.is_nested(kind) and holds(kind, pa.types.is_dictionary)
 
 
-def writable(column: pa.Array) -> pa.Array:
-    """The column as pyarrow can write it: slices of nested views, which it cannot write, are copied."""
-    if column.offset and pa.types.is_nested(column.type) and holds(column.type, _is_view):
-        return pa.concat_arrays([column, column.slice(0, 0)])
-    return column
+def writable_type(kind: pa.DataType) -> pa.DataType:
+    """The type that pyarrow can write: without nested views, of which it writes only some."""
+    return _without(kind, _portable) if pa.types.is_nested(kind) and holds(kind, _is_view) else kind
 
 
 def _is_view(kind: pa.DataType) -> bool:

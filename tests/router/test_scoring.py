@@ -232,3 +232,15 @@ def test_embeddings_keep_their_order_when_memory_runs_out(tmp_path: Path) -> Non
     assert expected is not None
     assert scored is not None
     np.testing.assert_allclose(scored, expected, atol=1e-5)
+
+
+def test_long_texts_are_tokenised_some_at_a_time_as_they_are_together(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"{word} " * number for number, word in enumerate(["one", "two", "three", "four", "five"] * 3, 1)]
+    together = encode(router, texts)
+    monkeypatch.setattr("batchroute.router.scoring._CHARACTERS_AT_ONCE", 40)
+    apart = encode(router, texts)
+    assert apart.features == together.features
+    assert np.array_equal(apart.tokens, together.tokens)
+    assert encode(router, []).tokens.shape == (0,)

@@ -24,7 +24,7 @@ from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Span, Stage
 from batchroute.tables.footers import carried
 from batchroute.tables.parquet import PromptTable, RowReader
-from batchroute.tables.types import writable
+from batchroute.tables.types import converted, writable_type
 
 RESULTS = pa.schema(
     [
@@ -54,7 +54,8 @@ def result_names(prefix: str) -> list[str]:
 
 def output_schema(job: Job, table: PromptTable) -> pa.Schema:
     results = [field.with_name(job.output.prefix + field.name) for field in RESULTS]
-    return pa.schema([*table.schema, *results], metadata=carried(table.schema.metadata))
+    columns = [field.with_type(writable_type(field.type)) for field in table.schema]
+    return pa.schema([*columns, *results], metadata=carried(table.schema.metadata))
 
 
 def merge(context: Context) -> None:
@@ -115,9 +116,10 @@ def _merge_part(
         _count(results, counts)
         at = 0
         for rows in reader.read(chunk.start, chunk.stop):
-            columns = results.slice(at, rows.num_rows).columns
+            columns = [converted(column, field.type) for column, field in zip(rows.columns, schema, strict=False)]
+            columns += results.slice(at, rows.num_rows).columns
             at += rows.num_rows
-            yield pa.RecordBatch.from_arrays([*map(writable, rows.columns), *columns], schema=schema)
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _results(stage: Stage, chunk: Span, sides: list[_ShardAnswers]) -> pa.RecordBatch:
