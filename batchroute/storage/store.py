@@ -24,7 +24,6 @@ _FIRST_PATIENCE, _PATIENCE = 15.0, 150.0
 _MOST_WAIT = 10.0
 # S3 refuses a request that was signed a quarter of an hour ago.
 _MOST_SKEW_SECONDS = 600
-_now = time.time
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 _TRANSIENT = {
     errno.EBUSY,
@@ -57,7 +56,13 @@ def _store(protocol: str, options: str) -> Store:
 class Store:
     """A remote filesystem. Paths are whole URIs."""
 
-    def __init__(self, protocol: str, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        protocol: str,
+        options: dict[str, Any],
+        first_patience: float = _FIRST_PATIENCE,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         if protocol in ("s3", "s3a"):
             options = _s3_options(options)
         try:
@@ -73,7 +78,7 @@ class Store:
         # `call` retries, for a bounded time.
         self._fs.retries = 1
         self.protocol = protocol
-        self._reached = False
+        self._first_patience, self._clock, self._reached = first_patience, clock, False
 
     def call(self, what: str, uri: str, do: Callable[[Any], Result]) -> Result:
         """`do(filesystem)`, retried while its error may pass.
@@ -86,7 +91,7 @@ class Store:
         retrying = Retrying(
             retry=retry_if_exception(is_transient),
             wait=wait_random_exponential(multiplier=0.1, max=_MOST_WAIT),
-            stop=stop_after_delay(_PATIENCE if self._reached else _FIRST_PATIENCE),
+            stop=stop_after_delay(_PATIENCE if self._reached else self._first_patience),
             reraise=True,
         )
         try:
@@ -99,7 +104,7 @@ class Store:
         except BatchrouteError:
             raise
         except Exception as error:
-            raise _explained(what, uri, error) from error
+            raise _explained(what, uri, error, self._clock()) from error
         self._reached = True
         return result
 
@@ -236,11 +241,11 @@ def is_transient(error: BaseException) -> bool:
     )
 
 
-def _is_skewed(error: BaseException) -> bool:
+def _is_skewed(error: BaseException, now: float) -> bool:
     """Whether this machine's clock is wrong: a refusal without a body names no reason, but it has the server's time."""
     date = _response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
     try:
-        return abs(parsedate_to_datetime(date).timestamp() - _now()) > _MOST_SKEW_SECONDS
+        return abs(parsedate_to_datetime(date).timestamp() - now) > _MOST_SKEW_SECONDS
     except (TypeError, ValueError):
         return False
 
@@ -264,7 +269,7 @@ def _lost_connections() -> tuple[type[BaseException], ...]:
     return tuple(kinds)
 
 
-def _explained(what: str, uri: str, error: Exception) -> BatchrouteError:
+def _explained(what: str, uri: str, error: Exception, now: float) -> BatchrouteError:
     code, status = _code(error), _status(error)
     place = f"cannot {what} {uri}"
     if is_transient(error):
@@ -272,7 +277,7 @@ def _explained(what: str, uri: str, error: Exception) -> BatchrouteError:
         return StoppedError(f"{place}: the storage {reason}; look at it, and run again")
     if code == "ExpiredToken":
         return StoppedError(f"{place}: the session token has expired; renew it, and run again")
-    if code == "RequestTimeTooSkewed" or (status == 403 and _is_skewed(error)):
+    if code == "RequestTimeTooSkewed" or (status == 403 and _is_skewed(error, now)):
         return InputError(f"{place}: this machine's clock is too far from the storage's; set it")
     if code in _BAD_KEY or type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
         state = "there are none" if code is None else "the storage refuses them"
