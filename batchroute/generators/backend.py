@@ -52,7 +52,7 @@ class Backend:
             embedded model, and its files are part of a run's identity.
         behind_api: the model is behind an endpoint. One process asks it, since all processes share its rate limit.
         batches: opens the provider's batch API, whose answers may come in a later run; None: rows are answered at once.
-            Takes the settings and for how many seconds a call is retried (None: long).
+            Takes the settings and, as `patience`, for how many seconds a call is retried.
         price_list: which of a provider's published prices apply; None: no provider publishes any.
         gpus: the number of GPUs that a rank or worker with the model needs; None: all of its machine.
         needs_gpu: the backend does not run on a CPU.
@@ -69,7 +69,7 @@ class Backend:
     speed: frozenset[str] = frozenset()
     holds_weights: bool = False
     behind_api: bool = False
-    batches: Callable[[Spec, float | None], Any] | None = None
+    batches: Callable[..., Any] | None = None
     price_list: Literal["standard", "batch"] | None = None
     gpus: Callable[[Spec], int | None] = _one_gpu
     needs_gpu: bool = False

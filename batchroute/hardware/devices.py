@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -32,6 +33,15 @@ def precision(name: DType, device: torch.device, checkpoint: torch.dtype | None 
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.float16 if checkpoint == torch.float16 else torch.bfloat16
+
+
+def free_memory(device: torch.device) -> None:
+    """Free the memory of models on `device` that nothing refers to any more."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def of_rank(local_rank: int) -> torch.device:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchroute import models
-from batchroute.hardware.devices import out_of_memory, precision
+from batchroute.hardware.devices import free_memory, out_of_memory, precision
 from batchroute.quality.base import EMPTY, NO_REFERENCE, Direction, Item, Measurement, MetricSpec
 
 if TYPE_CHECKING:
@@ -99,12 +98,8 @@ class ScoringModel:
         return ids.to(self._device), mask.to(self._device)
 
     def close(self) -> None:
-        import torch
-
         del self._model
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(self._device)
 
 
 class Prediction:

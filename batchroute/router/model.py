@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import inspect
 import time
 from collections.abc import Iterator
@@ -163,9 +162,7 @@ class Router:
     def close(self) -> None:
         """Free the model's memory."""
         del self.model
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        devices.free_memory(self.device)
 
 
 def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import time
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -14,7 +13,6 @@ from batchroute.errors import BatchrouteError, InputError, StoppedError
 
 # S3 refuses a request that was signed a quarter of an hour ago.
 _MOST_SKEW_SECONDS = 600
-_now = time.time
 _TRANSIENT = {
     errno.EBUSY,
     errno.EIO,
@@ -66,11 +64,11 @@ def is_transient(error: BaseException) -> bool:
     )
 
 
-def _is_skewed(error: BaseException) -> bool:
+def _is_skewed(error: BaseException, now: float) -> bool:
     """Whether this machine's clock is wrong: a refusal without a body names no reason, but it has the server's time."""
     date = _response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
     try:
-        return abs(parsedate_to_datetime(date).timestamp() - _now()) > _MOST_SKEW_SECONDS
+        return abs(parsedate_to_datetime(date).timestamp() - now) > _MOST_SKEW_SECONDS
     except (TypeError, ValueError):
         return False
 
@@ -94,7 +92,7 @@ def _lost_connections() -> tuple[type[BaseException], ...]:
     return tuple(kinds)
 
 
-def explained(what: str, uri: str, error: Exception) -> BatchrouteError:
+def explained(what: str, uri: str, error: Exception, now: float) -> BatchrouteError:
     code, status = code_of(error), status_of(error)
     place = f"cannot {what} {uri}"
     if is_transient(error):
@@ -102,7 +100,7 @@ def explained(what: str, uri: str, error: Exception) -> BatchrouteError:
         return StoppedError(f"{place}: the storage {reason}; look at it, and run again")
     if code == "ExpiredToken":
         return StoppedError(f"{place}: the session token has expired; renew it, and run again")
-    if code == "RequestTimeTooSkewed" or (status == 403 and _is_skewed(error)):
+    if code == "RequestTimeTooSkewed" or (status == 403 and _is_skewed(error, now)):
         return InputError(f"{place}: this machine's clock is too far from the storage's; set it")
     if code in _BAD_KEY or type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
         state = "there are none" if code is None else "the storage refuses them"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +25,12 @@ class Facts(BaseModel):
     load_seconds: float = Field(default=0.0, description="loading a model for it; 0 when that was loaded already")
     finished: float = Field(default_factory=time.time, description="Unix time")
     counts: dict[str, int] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run_id: str, unit: str, positions: Sequence[int], **more: Any) -> Self:
+        """The facts of a unit with the rows at these positions, in order."""
+        first, last = (positions[0], positions[-1]) if positions else (-1, -1)
+        return cls(run_id=run_id, unit=unit, rows=len(positions), first=first, last=last, **more)
 
 
 class Receipt(Facts):

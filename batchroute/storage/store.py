@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -57,7 +58,13 @@ def _store(protocol: str, options: str) -> Store:
 class Store:
     """A remote filesystem. Paths are whole URIs."""
 
-    def __init__(self, protocol: str, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        protocol: str,
+        options: dict[str, Any],
+        first_patience: float = _FIRST_PATIENCE,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         if protocol in ("s3", "s3a"):
             options = _s3_options(options)
         try:
@@ -76,7 +83,7 @@ class Store:
         # `call` retries, for a bounded time.
         self._fs.retries = 1
         self.protocol = protocol
-        self._reached = False
+        self._first_patience, self._clock, self._reached = first_patience, clock, False
 
     def call(self, what: str, uri: str, do: Callable[[Any], Result]) -> Result:
         """`do(filesystem)`, retried while its error may pass.
@@ -86,7 +93,7 @@ class Store:
             InputError: the call can never succeed.
             StoppedError: the error did not pass in time; run again.
         """
-        patience = _PATIENCE if self._reached else _FIRST_PATIENCE
+        patience = _PATIENCE if self._reached else self._first_patience
         retrying = Retrying(
             retry=retry_if_exception(is_transient),
             wait=wait_random_exponential(multiplier=0.1, max=min(_MOST_WAIT, patience * _LONGEST_WAIT)),
@@ -103,7 +110,7 @@ class Store:
         except BatchrouteError:
             raise
         except Exception as error:
-            raise explained(what, uri, error) from error
+            raise explained(what, uri, error, self._clock()) from error
         self._reached = True
         return result
 

@@ -135,6 +135,10 @@ class Span(NamedTuple):
     def rows(self) -> int:
         return self.stop - self.start
 
+    @property
+    def positions(self) -> range:
+        return range(self.start, self.stop)
+
 
 def spans(rows: int, size: int) -> list[Span]:
     """Rows 0 to `rows` in units of `size`; the last unit may be smaller."""

@@ -27,7 +27,7 @@ def damage_named(opened: pq.ParquetFile, path: str, columns: Sequence[str]) -> I
     except FileNotFoundError as error:
         raise InputError(f"input: {path} is gone since the run began") from error
     except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None):
+        if isinstance(error, OSError) and error.errno:
             raise StoppedError(f"input: {path} cannot be read: {os.strerror(error.errno)}; run again") from error
         raise InputError(f"input: {path} is damaged: {_place(opened, columns)}; write the file again") from error
 

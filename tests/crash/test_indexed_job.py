@@ -32,7 +32,7 @@ class Controller:
     def start(self, index: int) -> None:
         self.started[index] += 1
         words = ["batchroute", "run", self._path, "--nodes", str(PODS), "--master", self._master]
-        self.pods[index] = Launched(self._folder, words, {"JOB_COMPLETION_INDEX": str(index)})
+        self.pods[index] = Launched(self._folder, words, {"JOB_COMPLETION_INDEX": str(index), "OMP_NUM_THREADS": "1"})
 
     def look(self) -> bool:
         """Whether all pods have ended for good."""

@@ -18,7 +18,7 @@ from tests.crash.places import ROWS, Place, place
 from tests.crash.test_concurrent import poll
 from tests.support.seaweed import SeaweedFS
 
-KILLS = {"disk": 60, "s3": 40}
+KILLS = {"disk": 40, "s3": 20}
 _KILLS_OF_AN_OUTPUT = 4
 
 

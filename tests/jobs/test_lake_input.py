@@ -16,8 +16,9 @@ from pyiceberg.catalog import load_catalog
 
 from batchroute.commands.validate import validate
 from batchroute.config import loading
-from batchroute.errors import InputError
-from tests.support.jobs import JobFolder, table
+from batchroute.errors import InputError, StoppedError
+from batchroute.pipeline.run import run
+from tests.support.jobs import CutProgress, JobFolder, table
 from tests.support.seaweed import SeaweedFS
 
 ROWS = 40
@@ -61,16 +62,9 @@ def folder(lake: Lake, tmp_path: Path) -> JobFolder:
     return made
 
 
-def test_the_version_that_a_run_began_with_is_the_one_it_ends_with(
-    folder: JobFolder, lake: Lake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("batchroute.pipeline.stages.fetch._files", stop)
-        with pytest.raises(KeyboardInterrupt):
-            folder.run()
+def test_the_version_that_a_run_began_with_is_the_one_it_ends_with(folder: JobFolder, lake: Lake) -> None:
+    with pytest.raises(StoppedError, match="cut"):
+        run(folder.load(), CutProgress("rows fetched"))
     now = lake.append(ROWS, ROWS + 5)
     assert folder.run().report.rows["ok"] == ROWS
     source = json.loads((folder.output / "manifest.json").read_text())["source"]

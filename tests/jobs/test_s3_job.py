@@ -14,7 +14,7 @@ import pytest
 import batchroute
 from batchroute.commands.verify import verify
 from batchroute.errors import InputError, StoppedError
-from batchroute.storage.store import _store
+from batchroute.storage.store import Store, _store
 from tests.support.faults import FaultyProxy
 from tests.support.jobs import JobFolder, table
 from tests.support.moto import Moto
@@ -188,9 +188,9 @@ def test_what_will_never_work_is_one_sentence(
 def test_a_clock_that_is_wrong_is_named(folder: JobFolder, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
     off = datetime.timedelta(hours=hours)
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: datetime.datetime.now(datetime.UTC) + off)
-    monkeypatch.setattr("batchroute.storage.faults._now", lambda: time.time() + off.total_seconds())
+    store = Store("s3", {}, clock=lambda: time.time() + off.total_seconds())
     with pytest.raises(InputError, match="this machine's clock is too far from the storage's; set it"):
-        folder.run()
+        store.info(folder.settings["output"]["uri"])
 
 
 def test_failed_rows_are_tried_again_and_a_run_begun_anew(folder: JobFolder, server: SeaweedFS) -> None:
@@ -213,9 +213,8 @@ def test_an_endpoint_that_is_down_stops_the_run_for_another_day(
     folder: JobFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    monkeypatch.setattr("batchroute.storage.store._FIRST_PATIENCE", 1.0)
-    with pytest.raises(StoppedError, match=r"cannot .* s3://.*: the storage does not answer"):
-        folder.run()
+    with pytest.raises(StoppedError, match=r"cannot list s3://bucket: the storage does not answer"):
+        Store("s3", {}, first_patience=1.0).entries("s3://bucket")
 
 
 def test_only_the_columns_that_a_stage_needs_travel(

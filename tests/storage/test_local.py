@@ -90,8 +90,10 @@ def test_a_name_appears_with_its_whole_content(tmp_path: Path) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    for number in range(10):
+    number = 0
+    while number < 10 or not seen:
         folder.put_new(f"{number}", content)
+        number += 1
     done.set()
     watcher.join()
     assert seen

@@ -100,8 +100,7 @@ def test_an_output_without_a_place_is_a_sentence() -> None:
         folder_at("")
 
 
-def test_a_refused_connection_is_told_within_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchroute.storage.store._FIRST_PATIENCE", 1.0)
+def test_a_refused_connection_is_told_within_the_patience() -> None:
     tries: list[float] = []
 
     def refuse(filesystem: Any) -> None:
@@ -110,7 +109,7 @@ def test_a_refused_connection_is_told_within_the_patience(monkeypatch: pytest.Mo
 
     begun = time.monotonic()
     with pytest.raises(StoppedError, match="does not answer"):
-        Store("memory", {}).call("read", "memory://a", refuse)
+        Store("memory", {}, first_patience=1.0).call("read", "memory://a", refuse)
     assert 0.7 < time.monotonic() - begun < 1.0
     assert len(tries) > 3
 

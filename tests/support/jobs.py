@@ -15,9 +15,10 @@ import yaml
 
 from batchroute.config import job as spec
 from batchroute.config import loading
+from batchroute.errors import StoppedError
 from batchroute.pipeline import run as job
 from batchroute.pipeline.commit import Outcome
-from batchroute.progress import PlainProgress
+from batchroute.progress import NoProgress, PlainProgress
 from batchroute.router.calibration.calibrate import calibrate
 from batchroute.router.calibration.points import Calibration
 from tests.support.tiny_models import tiny_router
@@ -42,6 +43,17 @@ def table(rows: int) -> pl.DataFrame:
         },
         schema={"id": pl.String, "prompt": pl.String, "team": pl.String},
     )
+
+
+class CutProgress(NoProgress):
+    """Cuts the run short where it notes these words."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def note(self, event: str, message: str, **fields: Any) -> None:
+        if self._words in message:
+            raise StoppedError("cut")
 
 
 class JobFolder:

@@ -16,8 +16,6 @@ Mark = Literal["ok", "note", "problem"]
 _WRONG_AND_REMEDY = re.compile(
     r"(?P<wrong>.+?)(?:; |: (?=(?:check|choose|install|make|name|pip|run|save|set) ))(?P<remedy>.+)"
 )
-# The longest wait for a storage or a server.
-_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class Checkup:
     Attributes:
         look: returns the findings.
         remedy: for an error that has none of its own.
-        bounded: whether `look` may wait for a server; it is abandoned after ten seconds.
+        bounded: whether `look` may wait for a server; it is abandoned after `seconds`.
     """
 
     group: str
@@ -52,13 +50,14 @@ class Checkup:
     look: Callable[[], Finding | Iterable[Finding]]
     remedy: str
     bounded: bool = False
+    seconds: float = 10.0
 
     def findings(self) -> list[Finding]:
         """The findings; an error that `look` raises becomes a problem."""
         try:
-            findings = within(_SECONDS, self._listed) if self.bounded else self._listed()
+            findings = within(self.seconds, self._listed) if self.bounded else self._listed()
         except TimeoutError:
-            findings = [problem(self.subject, f"no answer within {_SECONDS:g} s", self.remedy)]
+            findings = [problem(self.subject, f"no answer within {self.seconds:g} s", self.remedy)]
         except BatchrouteError as error:
             findings = [self._problem_of(str(error))]
         except Exception as error:

@@ -35,14 +35,16 @@ class RayWorkers:
         run: ElsewhereRun,
         make_worker: Callable[[Any], Worker],
         placed: Callable[[], None],
+        seconds_to_start: float = _SECONDS_TO_START,
     ) -> None:
         """
         Args:
             capacity: connects to the cluster and returns its capacity for this pool.
             placed: called when workers of an overlapped stage may ask for machines.
+            seconds_to_start: so long after the last worker was placed, the others are waiting for room.
         """
         self._engine, self._find_capacity, self._run, self._make_worker = engine, capacity, run, make_worker
-        self._placed = placed
+        self._placed, self._seconds_to_start = placed, seconds_to_start
         self._capacity: Capacity | None = None
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
@@ -147,7 +149,7 @@ class RayWorkers:
     def _report_waiting(self, stage: str, capacity: Capacity) -> None:
         """Call `placed` when no more workers of this pool will start soon; note why none has started at all."""
         now = time.monotonic()
-        overdue = now - self._last_arrival >= _SECONDS_TO_START
+        overdue = now - self._last_arrival >= self._seconds_to_start
         if not self._starting or (overdue and (self._idle or self._busy)):
             self._placed()
         elif overdue and now - self._last_note >= _SECONDS_BETWEEN_NOTES:

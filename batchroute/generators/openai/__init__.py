@@ -31,10 +31,10 @@ def _load_batch(spec: ModelSpec, device: object, gpus: object) -> NoReturn:
     raise InputError("a provider batch does not answer single rows, as this command needs: use the backend openai")
 
 
-def _batches(spec: ModelSpec, patience: float | None) -> BatchApi:
+def _batches(spec: ModelSpec, **patience: float) -> BatchApi:
     from batchroute.generators.openai.batch_api import BatchApi
 
-    return BatchApi(spec, patience)
+    return BatchApi(spec, **patience)
 
 
 def _extras(spec: ModelSpec) -> Mapping[str, str]:

@@ -22,11 +22,11 @@ from batchroute.prompt import Prompt
 if TYPE_CHECKING:
     from openai.types import Batch
 
-MOST_BYTES = 200_000_000
-"""The most bytes in the file of one batch."""
 ENDED = ("completed", "failed", "expired", "cancelled")
 TOKEN_LIMIT = "token_limit_exceeded"
 
+# In the file of one batch.
+_MOST_BYTES = 200_000_000
 # Seconds for which a call is retried while its error may pass, and between two tries.
 _PATIENCE, _MOST_WAIT = 600.0, 60.0
 _UPLOAD_SECONDS = 1800.0
@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RowOutcome:
     """The result of one request of a batch.
 
     Attributes:
@@ -66,15 +66,15 @@ class BatchApi:
     Calls are retried while their error may pass. All but `create` cost nothing.
 
     Args:
-        patience: for how many seconds to retry; long unless given.
+        patience: for how many seconds to retry.
 
     Raises:
         InputError: the key, the endpoint or the model is wrong.
         StoppedError: the endpoint did not answer for long, or the account has no quota left.
     """
 
-    def __init__(self, spec: ModelSpec, patience: float | None = None) -> None:
-        self._spec, self._patience = spec, _PATIENCE if patience is None else patience
+    def __init__(self, spec: ModelSpec, patience: float = _PATIENCE) -> None:
+        self._spec, self._patience = spec, patience
         self._endpoint, self._protocol = ModelEndpoint(spec), ChatApi(spec)
         self._protocol.check()
         self._client = self._endpoint.client()
@@ -146,7 +146,7 @@ class BatchApi:
 
         self._patiently(attempt, f"batch {batch_id}")
 
-    def outcomes(self, batch: Batch, requests: Callable[[str], Prompt]) -> Iterator[tuple[str, Outcome]]:
+    def outcomes(self, batch: Batch, requests: Callable[[str], Prompt]) -> Iterator[tuple[str, RowOutcome]]:
         """The outcomes in the files of an ended batch, by custom id; malformed lines are skipped.
 
         Args:
@@ -172,7 +172,7 @@ class BatchApi:
         line = f" (line {first.line})" if first.line is not None else ""
         return str(first.code or ""), f"{first.code}: {self._endpoint.redactor.line(str(first.message))}{line}"
 
-    def hopeless(self, batch: Batch, outcomes: Sequence[Outcome]) -> InputError | StoppedError | None:
+    def hopeless(self, batch: Batch, outcomes: Sequence[RowOutcome]) -> InputError | StoppedError | None:
         """The error that left a whole batch without answers, if further batches would meet it too; else None."""
         if any(outcome.response.answered for outcome in outcomes):
             return None
@@ -198,15 +198,15 @@ class BatchApi:
                 return
             yield batch
 
-    def _outcome(self, line: Mapping[str, Any], requests: Callable[[str], Prompt]) -> Outcome:
+    def _outcome(self, line: Mapping[str, Any], requests: Callable[[str], Prompt]) -> RowOutcome:
         answer, error = line.get("response"), line.get("error")
         if not isinstance(answer, Mapping):
             code = error.get("code") if isinstance(error, Mapping) else None
-            return Outcome(Response(error_type="api_error", error=f"the batch says {code or 'nothing'}"), again=True)
+            return RowOutcome(Response(error_type="api_error", error=f"the batch says {code or 'nothing'}"), again=True)
         status, body = answer.get("status_code"), answer.get("body")
         if status == 200:
             result = self._protocol.response(body, _Request(self._protocol, requests, line["custom_id"]), 1)
-            return Outcome(result) if isinstance(result, Response) else Outcome(result.response(1), again=True)
+            return RowOutcome(result) if isinstance(result, Response) else RowOutcome(result.response(1), again=True)
         reason = body.get("error", body) if isinstance(body, Mapping) else {}
         reason = reason if isinstance(reason, Mapping) else {"message": str(reason)}
         message = str(reason.get("message") or "no reason is given")
@@ -215,7 +215,7 @@ class BatchApi:
             # It may end the run, whose last line shows it.
             failure = failure.without(requests(line["custom_id"]))
         fatal = self._endpoint.fatal(failure, has_answered=False)
-        return Outcome(failure.response(1), failure.kind != "row", fatal)
+        return RowOutcome(failure.response(1), failure.kind != "row", fatal)
 
     def _patiently(self, do: Callable[[], Result], thing: str = "") -> Result:
         """Call `do`, and retry it while its error may pass.
@@ -278,12 +278,14 @@ class _Request(Mapping[str, Any]):
         return self._protocol.request(self._requests(self._custom_id), 0)
 
 
-def files(lines: Iterable[tuple[Any, bytes]], most_requests: int) -> Iterator[tuple[list[Any], bytes]]:
+def files(
+    lines: Iterable[tuple[Any, bytes]], most_requests: int, most_bytes: int = _MOST_BYTES
+) -> Iterator[tuple[list[Any], bytes]]:
     """Join lines to files that a provider accepts; yields each file with the keys of its lines."""
     keys: list[Any] = []
     data = bytearray()
     for key, line in lines:
-        if keys and (len(keys) >= most_requests or len(data) + len(line) > MOST_BYTES):
+        if keys and (len(keys) >= most_requests or len(data) + len(line) > most_bytes):
             yield keys, bytes(data)
             keys, data = [], bytearray()
         keys.append(key)

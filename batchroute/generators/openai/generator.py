@@ -18,7 +18,7 @@ from batchroute.generators.openai.pacing import Pacer, Turn
 from batchroute.generators.settings import ModelSpec
 from batchroute.prompt import Prompt
 
-_FIRST_WAIT, _MOST_WAIT = 0.5, 60.0
+_WAITS = 0.5, 60.0
 # Seconds. If a server asks to wait longer, the row fails, or the run stops and can be resumed.
 _MOST_RETRY_AFTER = 600.0
 # After this many rows in a row with the same error, the run stops: the rest would only cost time and money.
@@ -35,11 +35,15 @@ class OpenAIGenerator:
     load_seconds = 0.0
     notes: tuple[str, ...] = ()
 
-    def __init__(self, spec: ModelSpec) -> None:
-        """Raises:
-        InputError: the package, the key or the tokenizer is missing.
+    def __init__(self, spec: ModelSpec, waits: tuple[float, float] = _WAITS) -> None:
         """
-        self._spec = spec
+        Args:
+            waits: the seconds before the first retry of a request, and the most before a later one.
+
+        Raises:
+            InputError: the package, the key or the tokenizer is missing.
+        """
+        self._spec, self._waits = spec, waits
         self._endpoint, self._protocol = ModelEndpoint(spec), ChatApi(spec)
         self._protocol.check()
         self.rows_at_a_time, self.units_at_once = max(256, 8 * spec.concurrency), 2 + spec.concurrency // 32
@@ -114,7 +118,7 @@ class OpenAIGenerator:
             answers = self._breaker.answers
             if not result.may_pass or failed > self._spec.retries or (wait or 0) > _MOST_RETRY_AFTER:
                 return self._give_up(result, request, attempts)
-            await asyncio.sleep(_backoff(attempts) if wait is None else wait)
+            await asyncio.sleep(_backoff(attempts, *self._waits) if wait is None else wait)
 
     async def _ask(self, turn: Turn, request: dict[str, Any], attempts: int) -> tuple[Response | Failure, float | None]:
         """The result of one request, and how many seconds the server asks to wait, if it does."""
@@ -181,10 +185,10 @@ class _Breaker:
             )
 
 
-def _backoff(attempts: int) -> float:
+def _backoff(attempts: int, first: float, most: float) -> float:
     """Seconds to wait: twice as long each time up to a limit, with jitter that spreads rows that failed together."""
     # 2.0**1024 overflows; the wait reaches its limit long before.
-    return min(_MOST_WAIT, _FIRST_WAIT * 2.0 ** min(attempts - 1, 32)) * random.uniform(0.5, 1.0)
+    return min(most, first * 2.0 ** min(attempts - 1, 32)) * random.uniform(0.5, 1.0)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

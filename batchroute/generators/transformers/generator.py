@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +14,7 @@ from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.loading import Loaded, load
 from batchroute.generators.transformers.rows import Reader, Request, Writer
 from batchroute.generators.transformers.static import CPU_ROWS, StaticBatches
+from batchroute.hardware.devices import free_memory
 from batchroute.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class TransformersGenerator:
         if self._continuous is not None:
             self._continuous.close()
         del self._model, self._static, self._continuous, self._refilled
-        _free_memory(self._device)
+        free_memory(self._device)
 
     def _try(self, kind: str, spec: ModelSpec, make: Callable[[], Batches | None]) -> Batches | None:
         """What `make` returns; None, with a note, if this version of transformers renamed something that it needs.
@@ -118,7 +118,7 @@ class TransformersGenerator:
                 )
                 self._continuous = self._refilled = None
                 # The cache of these batches may hold most of the memory that static batches need.
-                _free_memory(self._device)
+                free_memory(self._device)
 
 
 def _continuous(loaded: Loaded, writer: Writer, spec: ModelSpec) -> ContinuousBatches | None:
@@ -146,12 +146,6 @@ def _refilled(loaded: Loaded, writer: Writer, spec: ModelSpec) -> RefilledBatche
     from batchroute.generators.transformers.refill import RefilledBatches, can_refill
 
     return RefilledBatches(loaded, writer, spec) if can_refill(loaded) else None
-
-
-def _free_memory(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _rows_at_a_time(loaded: Loaded, spec: ModelSpec, continuous: bool, refill: bool = False) -> int:

@@ -171,14 +171,13 @@ class _RowsBySlots:
     The free memory does not count: in each run of a job, the same rows must be in a batch.
     """
 
-    def __init__(self, token_bytes: int, new: int) -> None:
-        self._token_bytes = token_bytes
-        self._new = new
-        self._most = _CPU_MOST_ROWS
+    def __init__(self, token_bytes: int, new: int, least: int = CPU_ROWS, memory: int = _CPU_BYTES) -> None:
+        self._token_bytes, self._new, self._memory = token_bytes, new, memory
+        self._least, self._most = least, _CPU_MOST_ROWS
 
     def rows(self, longest: int) -> int:
-        fit = _CPU_BYTES // (self._token_bytes * (longest + self._new))
-        return min(max(fit, CPU_ROWS), self._most)
+        fit = self._memory // (self._token_bytes * (longest + self._new))
+        return min(max(fit, self._least), self._most)
 
     def shrink(self, rows: int) -> None:
         self._most = rows // 2

@@ -5,13 +5,14 @@ It is written for the documented interface of vLLM 0.33 and tested with a stand-
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from batchroute import models
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
-from batchroute.generators.vllm.process import Worker
+from batchroute.generators.vllm.process import PATIENCE, Worker
 from batchroute.generators.vllm.worker import Load, Message, Row
 from batchroute.prompt import Prompt, as_text
 
@@ -40,10 +41,13 @@ class VllmGenerator:
     units_at_once = 1
     notes: tuple[str, ...] = ()
 
-    def __init__(self, spec: ModelSpec, gpus: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, spec: ModelSpec, gpus: Sequence[int] | None = None, patience: Sequence[float] = PATIENCE
+    ) -> None:
         """
         Args:
             gpus: the numbers of the GPUs that all copies together may use; all visible ones unless set.
+            patience: seconds for each step of ending a worker.
 
         Raises:
             InputError: vLLM is not installed or cannot load the model, or there are too few GPUs.
@@ -54,7 +58,10 @@ class VllmGenerator:
         settings = spec.model_dump(include=set(ModelSpec.model_fields), exclude_unset=True)
         adapter = None if spec.adapter is None else _adapter(spec.adapter)
         load = Load(settings, _arguments(spec, adapter), adapter)
-        self._copies = [_Copy(spec.model, load, environment) for environment in _environments(spec, gpus)]
+        self._copies = [
+            _Copy(spec.model, functools.partial(Worker, load, environment, patience))
+            for environment in _environments(spec, gpus)
+        ]
         self._pool = ThreadPoolExecutor(len(self._copies))
         self.rows_at_a_time = _ROWS * len(self._copies)
         try:
@@ -89,10 +96,8 @@ class VllmGenerator:
 class _Copy:
     """One copy of the model. If its worker dies, the next call of `answer` starts another."""
 
-    def __init__(self, model: str, load: Load, environment: dict[str, str]) -> None:
-        self._model = model
-        self._load = load
-        self._environment = environment
+    def __init__(self, model: str, start_worker: Callable[[], Worker]) -> None:
+        self._model, self._start_worker = model, start_worker
         self._worker: Worker | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -107,7 +112,7 @@ class _Copy:
         """
         with self._lock:
             self._refuse_if_closed()
-            worker = self._worker = Worker(self._load, self._environment)
+            worker = self._worker = self._start_worker()
         try:
             message = worker.receive()
         except EOFError:

@@ -21,7 +21,7 @@ from batchroute.prompt import as_text
 
 _START = "from batchroute.generators.vllm.worker import main; main()"
 # Seconds for each step of ending a worker: closing its pipe (vLLM gives its processes 5), SIGTERM, SIGKILL.
-_PATIENCE = (8.0, 5.0, 5.0)
+PATIENCE = (8.0, 5.0, 5.0)
 _LOOK = 0.2
 # The last line of a traceback, which may be logged by one of vLLM's processes for another.
 _ERROR = re.compile(
@@ -36,7 +36,8 @@ class Worker:
     signal to their group ends all of them.
     """
 
-    def __init__(self, load: Load, environment: dict[str, str]) -> None:
+    def __init__(self, load: Load, environment: dict[str, str], patience: Sequence[float] = PATIENCE) -> None:
+        self._patience = patience
         self._connection, theirs = Pipe()
         self._process = subprocess.Popen(
             # multiprocessing's children would import this program's main module. With -P, Python does not import
@@ -86,7 +87,7 @@ class Worker:
         # The connection is shut down, not closed: the other thread could read from a reused descriptor.
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)
-        closed, *patience = _PATIENCE
+        closed, *patience = self._patience
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(closed)
         for signum, seconds in zip((signal.SIGTERM, signal.SIGKILL), patience, strict=True):

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.generators.base import Response
-from batchroute.generators.openai.batch_api import Outcome
+from batchroute.generators.openai.batch_api import RowOutcome
 from batchroute.pipeline import layout
 from batchroute.pipeline.shards import answers
 from batchroute.pipeline.shards.writer import Shard
@@ -129,7 +129,7 @@ class Ledger:
         assert recorded is not None
         return recorded
 
-    def conclude(self, intent: Intent, outcomes: Mapping[int, Outcome], seconds: float) -> None:
+    def conclude(self, intent: Intent, outcomes: Mapping[int, RowOutcome], seconds: float) -> None:
         """Put the outcome of each row."""
         positions = sorted(outcomes)
         rows = answers.answers_table(
@@ -139,15 +139,7 @@ class Ledger:
         )
         table = rows.append_column(_AGAIN, pa.array([outcomes[position].again for position in positions], pa.bool_()))
         failed = sum(outcome.response.error_type is not None for outcome in outcomes.values())
-        facts = Facts(
-            run_id=self.work.run_id,
-            unit=intent.name,
-            rows=len(positions),
-            first=positions[0] if positions else -1,
-            last=positions[-1] if positions else -1,
-            seconds=seconds,
-            counts={"failed": failed},
-        )
+        facts = Facts.of(self.work.run_id, intent.name, positions, seconds=seconds, counts={"failed": failed})
         self._done[intent.name] = self._stage.commit(facts, SCHEMA, table.to_batches())
 
     def tries(self, unit: str, committed: Mapping[int, int]) -> dict[int, Tries]:

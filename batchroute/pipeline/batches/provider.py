@@ -17,7 +17,7 @@ from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError, StoppedError
 from batchroute.fields import SIDES, Side
 from batchroute.generators.base import Response
-from batchroute.generators.openai.batch_api import ENDED, TOKEN_LIMIT, Outcome, files
+from batchroute.generators.openai.batch_api import ENDED, TOKEN_LIMIT, RowOutcome, files
 from batchroute.pipeline.batches.ledger import Intent, Ledger
 from batchroute.pipeline.batches.rows import Rows, custom_id, position_of
 from batchroute.pipeline.context import Context
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from openai.types import Batch
 
 _FIRST_LOOK_SECONDS, _GROWTH = 1.0, 1.5
-_SECONDS_TO_CANCEL = 30.0
+# Seconds for which a call to cancel a batch is retried.
+_PATIENCE_TO_CANCEL = 30.0
 
 
 def submit_batches(context: Context) -> None:
@@ -70,12 +71,12 @@ def answer_by_batches(context: Context, side: Side, wait: bool) -> bool:
     return all(complete)
 
 
-def abandon(job: Job, work: Workdir) -> list[str]:
+def abandon(job: Job, work: Workdir, patience: float = _PATIENCE_TO_CANCEL) -> list[str]:
     """Cancel the batches of a run that is about to be removed, as far as possible; a line for each."""
-    return [line for shard in SHARDS for line in _abandon(job.models.of(side_of(shard)), Ledger(work, shard))]
+    return [line for shard in SHARDS for line in _abandon(job.models.of(side_of(shard)), Ledger(work, shard), patience)]
 
 
-def _abandon(model: JobModel, ledger: Ledger) -> Iterator[str]:
+def _abandon(model: JobModel, ledger: Ledger, patience: float) -> Iterator[str]:
     down: StoppedError | None = None
     for intent in ledger.open():
         name = ledger.batch_id(intent)
@@ -83,7 +84,7 @@ def _abandon(model: JobModel, ledger: Ledger) -> Iterator[str]:
         try:
             if down is not None:
                 raise down
-            was = _cancel(model, name, intent)
+            was = _cancel(model, name, intent, patience)
         except (InputError, StoppedError) as error:
             down = error if isinstance(error, StoppedError) else None
             yield f"could not cancel {what}, which may go on and be billed; cancel it there by hand: {error}"
@@ -94,11 +95,11 @@ def _abandon(model: JobModel, ledger: Ledger) -> Iterator[str]:
             yield f"gave up {what}, which has ended there and may be billed"
 
 
-def _cancel(model: JobModel, batch_id: str | None, intent: Intent) -> str | None:
+def _cancel(model: JobModel, batch_id: str | None, intent: Intent, patience: float) -> str | None:
     """Cancel a batch; returns its state before: running or ended; None when it was never submitted."""
     if model.record.batches is None:
         raise InputError(f"the backend is {model.backend} now")
-    with closing(model.record.batches(model, _SECONDS_TO_CANCEL)) as api:
+    with closing(model.record.batches(model, patience=patience)) as api:
         if api.host != intent.host:
             raise InputError(f"the endpoint is {api.host} now")
         batch = api.find(intent.file_id, intent.created) if batch_id is None else api.retrieve(batch_id)
@@ -125,7 +126,7 @@ class _Batches:
         assert open_batches is not None
         self._rows = Rows(context, pieces)
         self._ledger = self._rows.ledger
-        self._api = open_batches(self._model, None)
+        self._api = open_batches(self._model)
         self._mine: set[str] = set()
         self._pace = Pace()
         # Why the provider refused a batch for now, and whether another batch has brought answers since.
@@ -278,7 +279,7 @@ class _Batches:
         if hopeless is not None:
             # Count no attempt: the batch never began.
             outcomes = {
-                position: Outcome(dataclasses.replace(outcome.response, attempts=0), again=True)
+                position: RowOutcome(dataclasses.replace(outcome.response, attempts=0), again=True)
                 for position, outcome in outcomes.items()
             }
         ended = batch.completed_at or batch.expired_at or batch.cancelled_at or batch.created_at
@@ -299,7 +300,7 @@ class _Batches:
             report(self._pieces.commit(piece, responses, self._ledger.seconds_of(piece.unit), 0.0))
 
 
-def _outcomes(intent: Intent, reason: str, attempts: int = 1) -> dict[int, Outcome]:
+def _outcomes(intent: Intent, reason: str, attempts: int = 1) -> dict[int, RowOutcome]:
     """An outcome without an answer for each row of the intent."""
-    outcome = Outcome(Response(error_type="api_error", error=reason, attempts=attempts), again=True)
+    outcome = RowOutcome(Response(error_type="api_error", error=reason, attempts=attempts), again=True)
     return {position: outcome for positions in intent.rows.values() for position in positions}

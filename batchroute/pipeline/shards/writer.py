@@ -125,19 +125,14 @@ class ShardWriter:
         self._begun = time.perf_counter()
 
     def _commit(self, unit: str, table: pa.Table) -> None:
-        positions = table["position"]
         copies = table.num_rows - table["copy_of"].null_count
-        facts = Facts(
-            run_id=self.snapshot.run_id,
-            unit=unit,
-            rows=table.num_rows,
-            first=positions[0].as_py(),
-            last=positions[-1].as_py(),
+        tokens = pc.sum(table["tokens"].filter(table["copy_of"].is_null())).as_py() or 0
+        facts = Facts.of(
+            self.snapshot.run_id,
+            unit,
+            table["position"].to_pylist(),
             seconds=time.perf_counter() - self._begun,
-            counts={
-                "copies": copies,
-                "tokens": pc.sum(table["tokens"].filter(table["copy_of"].is_null())).as_py() or 0,
-            },
+            counts={"copies": copies, "tokens": tokens},
         )
         by_length = table.take(pc.sort_indices(table, [("tokens", "ascending"), ("position", "ascending")]))
         self._stage.commit(facts, self._schema, by_length.to_batches())

@@ -74,15 +74,7 @@ def _fetch(job: Job, source: Source, pinned: dict[str, Any], work: Workdir, atte
             batches = _new(batches, schema, job, progress)
         for number, gathered in enumerate(_files(batches)):
             count = sum(batch.num_rows for batch in gathered)
-            facts = Facts(
-                run_id=work.run_id,
-                unit=f"{number:05d}",
-                rows=count,
-                first=rows if count else -1,
-                last=rows + count - 1,
-                seconds=0.0,
-            )
-            stage.commit(facts, schema, gathered)
+            stage.commit(Facts.of(work.run_id, f"{number:05d}", range(rows, rows + count)), schema, gathered)
             rows += count
             progress.note("fetch", f"{rows:,} rows fetched", rows=rows)
     return rows
@@ -113,14 +105,14 @@ def _new(
     progress.note("fetch", f"{left_out:,} rows left out: {target.public} has answers to them", rows=left_out)
 
 
-def _files(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+def _files(batches: Iterator[pa.RecordBatch], most_bytes: int = _FILE_BYTES) -> Iterator[list[pa.RecordBatch]]:
     """Batches, gathered to files. Without any rows there is one empty file, which holds the schema."""
     gathered: list[pa.RecordBatch] = []
     rows = size = files = 0
     for batch in batches:
         gathered.append(batch)
         rows, size = rows + batch.num_rows, size + batch.nbytes
-        if rows >= _FILE_ROWS or size >= _FILE_BYTES:
+        if rows >= _FILE_ROWS or size >= most_bytes:
             yield gathered
             gathered, rows, size, files = [], 0, 0, files + 1
     if gathered or not files:

@@ -20,7 +20,7 @@ _READ_ROWS = 8192
 _ATTEMPTS, _LONGEST_WAIT = 5, 20.0
 
 
-def load(job: Job, output: Folder, committed: Manifest, progress: Progress) -> None:
+def load(job: Job, output: Folder, committed: Manifest, progress: Progress, attempts: int = _ATTEMPTS) -> None:
     """Load the rows of the committed files into the job's table, unless it has none or holds these rows already.
 
     Another attempt does no harm: the target records the commit together with its rows.
@@ -38,7 +38,7 @@ def load(job: Job, output: Folder, committed: Manifest, progress: Progress) -> N
     try:
         for attempt in Retrying(
             retry=retry_if_exception_type(StoppedError),
-            stop=stop_after_attempt(_ATTEMPTS),
+            stop=stop_after_attempt(attempts),
             wait=wait_exponential_jitter(0.5, _LONGEST_WAIT),
             reraise=True,
         ):

@@ -83,14 +83,7 @@ class Merger:
     def do(self, stage: str, part: Span) -> Receipt:
         started = time.perf_counter()
         counts: dict[str, int] = {}
-        facts = Facts(
-            run_id=self._context.snapshot.run_id,
-            unit=part.unit,
-            rows=part.rows,
-            first=part.start if part.rows else -1,
-            last=part.stop - 1 if part.rows else -1,
-            seconds=0.0,
-        )
+        facts = Facts.of(self._stage.run_id, part.unit, part.positions)
 
         def finish(facts: Facts) -> Facts:
             return facts.model_copy(update={"seconds": time.perf_counter() - started, "counts": counts})

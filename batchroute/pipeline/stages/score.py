@@ -84,16 +84,8 @@ class Scorer:
             load_seconds, self._load_seconds = self._load_seconds, 0.0
             ended = self._free_since = time.perf_counter()
         table, counts = _table(prompts, found, chunk.start, self._reference)
-        facts = Facts(
-            run_id=self._context.snapshot.run_id,
-            unit=chunk.unit,
-            rows=chunk.rows,
-            first=chunk.start,
-            last=chunk.stop - 1,
-            seconds=ended - started,
-            load_seconds=load_seconds,
-            counts=counts,
-        )
+        times = {"seconds": ended - started, "load_seconds": load_seconds}
+        facts = Facts.of(self._stage.run_id, chunk.unit, chunk.positions, **times, counts=counts)
         return self._stage.commit(facts, SCHEMA, table.to_batches())
 
     def close(self) -> None:

@@ -89,18 +89,16 @@ class Measurer:
         results = [_result(row, in_order) for row in rows]
         counts = Counter(f"{UNMEASURED}{one.error_type}" for one in measurements if one.error_type is not None)
         columns: list[Sequence[object]] = [
-            list(range(span.start, span.stop)),
+            span.positions,
             *([qualities[side] for qualities, _ in results] for side in SIDES),
             [reason and reason[0] for _, reason in results],
             [reason and reason[1] for _, reason in results],
         ]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-        facts = Facts(
-            run_id=self.stage.run_id,
-            unit=span.unit,
-            rows=span.rows,
-            first=span.start,
-            last=span.stop - 1,
+        facts = Facts.of(
+            self.stage.run_id,
+            span.unit,
+            span.positions,
             seconds=time.perf_counter() - started,
             load_seconds=self._load_seconds,
             counts={"failed": sum(reason is not None for _, reason in results), **counts},

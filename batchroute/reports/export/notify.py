@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import tenacity
@@ -42,7 +42,17 @@ Event = Literal["done", "nothing", "failed", "error", "stopped", "waiting", "cra
 # A cron that polls every half hour and has nothing to do must not alert anybody.
 _QUIET: tuple[Event, ...] = ("nothing", "waiting")
 
-_ATTEMPTS, _FIRST_WAIT, _SECONDS_OF_ONE, _SECONDS_OF_ALL = 4, 1.0, 8.0, 20.0
+
+class Retries(NamedTuple):
+    """How often a server is called, and the seconds before the second call, of one call, and of all calls."""
+
+    attempts: int = 4
+    first_wait: float = 1.0
+    one: float = 8.0
+    all: float = 20.0
+
+
+_RETRIES = Retries()
 # The sender of the signal kills the process after a while, Kubernetes after 30 s, and the run has used a part of that.
 _SECONDS_AFTER_A_SIGNAL = 5.0
 _TRANSIENT = (429, 500, 502, 503, 504)
@@ -95,7 +105,7 @@ def ending(error: BaseException) -> tuple[Event, int, str]:
     return "stopped" if isinstance(error, StoppedError) else "error", error.exit_code, str(error)
 
 
-def send(spec: NotifySpec | None, event: Event, record: Mapping[str, Any]) -> list[str]:
+def send(spec: NotifySpec | None, event: Event, record: Mapping[str, Any], retries: Retries = _RETRIES) -> list[str]:
     """Post to the webhook how a run ended, if `spec.on` has this event.
 
     Args:
@@ -109,16 +119,17 @@ def send(spec: NotifySpec | None, event: Event, record: Mapping[str, Any]) -> li
         return []
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     body = {"text": f"{record['job_name']}: {record['message']}", "time": now, **record}
-    after_a_signal = event in ("interrupted", "terminated")
+    if event in ("interrupted", "terminated"):
+        retries = Retries(attempts=1, one=_SECONDS_AFTER_A_SIGNAL)
     return _try(
         "the notification",
         spec.url,
         lambda url, headers, seconds: _post(url, headers, json.dumps(body, default=str).encode(), seconds),
-        *((1, _SECONDS_AFTER_A_SIGNAL) if after_a_signal else (_ATTEMPTS, _SECONDS_OF_ONE)),
+        retries,
     )
 
 
-def publish(spec: NotifySpec | None, night: NightReport) -> list[str]:
+def publish(spec: NotifySpec | None, night: NightReport, retries: Retries = _RETRIES) -> list[str]:
     """Write and push the metrics of a committed run.
 
     Returns:
@@ -131,7 +142,7 @@ def publish(spec: NotifySpec | None, night: NightReport) -> list[str]:
         warnings += _write_metrics(Path(spec.metrics), night)
     if spec.pushgateway is not None:
         push = functools.partial(_push, night)
-        warnings += _try("the metrics", spec.pushgateway, push, _ATTEMPTS, _SECONDS_OF_ONE)
+        warnings += _try("the metrics", spec.pushgateway, push, retries)
     return warnings
 
 
@@ -185,17 +196,17 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _try(what: str, address: SecretStr, call: Call, attempts: int, seconds: float) -> list[str]:
+def _try(what: str, address: SecretStr, call: Call, retries: Retries) -> list[str]:
     """Call, and retry transient errors within about 30 s in all. A warning names only the host of the address."""
     url, headers = _without_user(address.get_secret_value())
     retrying = tenacity.Retrying(
-        stop=tenacity.stop_any(tenacity.stop_after_attempt(attempts), tenacity.stop_after_delay(_SECONDS_OF_ALL)),
-        wait=tenacity.wait_exponential(multiplier=_FIRST_WAIT, max=4),
+        stop=tenacity.stop_any(tenacity.stop_after_attempt(retries.attempts), tenacity.stop_after_delay(retries.all)),
+        wait=tenacity.wait_exponential(multiplier=retries.first_wait, max=4),
         retry=tenacity.retry_if_exception(_is_transient),
         reraise=True,
     )
     try:
-        retrying(call, url, headers, seconds)
+        retrying(call, url, headers, retries.one)
     except (OSError, HTTPException, ValueError) as error:
         return [f"{host(url)} did not take {what}: {_reason(error)}"]
     return []

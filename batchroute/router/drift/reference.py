@@ -129,7 +129,7 @@ def rounded(scores: Floats) -> Floats:
     return with_decimals
 
 
-def _content(embeddings: Floats, seed: int) -> Content | None:
+def _content(embeddings: Floats, seed: int, folds: int = _FOLDS, tries: int = _TRIES) -> Content | None:
     rng = np.random.default_rng(seed)
     known = np.flatnonzero(np.isfinite(embeddings).all(axis=1))
     finite = embeddings[rng.permutation(known)[:_CONTENT_ROWS]]
@@ -140,9 +140,9 @@ def _content(embeddings: Floats, seed: int) -> Content | None:
     scale = np.maximum(spread, _LEAST_SCALE * np.median(spread))
     scale[scale == 0.0] = 1.0
     rows = _directions(finite, center, scale)
-    centroids = _centroids(rows, rng)
+    centroids = _centroids(rows, rng, tries)
     places, _ = _nearest(rows, centroids)
-    distances = np.concatenate(list(_new_distances(rows, rng)))
+    distances = np.concatenate(list(_new_distances(rows, rng, folds, tries)))
     return Content(
         center=[float(f"{value:.7g}") for value in center],  # all digits: it may be far larger than the scale
         scale=_short(scale),
@@ -161,19 +161,19 @@ def _directions(embeddings: Floats, center: Floats, scale: Floats) -> Floats:
     return standard
 
 
-def _new_distances(rows: Floats, rng: np.random.Generator) -> Iterator[Floats]:
+def _new_distances(rows: Floats, rng: np.random.Generator, folds: int, tries: int) -> Iterator[Floats]:
     """Distances to centroids found without the row: rows are nearer to centroids found with them than new rows are."""
     order = rng.permutation(len(rows))
-    for part in np.array_split(order, _FOLDS):
+    for part in np.array_split(order, folds):
         others = rows[np.setdiff1d(order, part)]
-        yield _nearest(rows[part], _centroids(others, rng))[1]
+        yield _nearest(rows[part], _centroids(others, rng, tries))[1]
 
 
-def _centroids(rows: Floats, rng: np.random.Generator) -> Floats:
+def _centroids(rows: Floats, rng: np.random.Generator, tries: int) -> Floats:
     """The best of several k-means runs, started by k-means++ (Arthur and Vassilvitskii, 2007)."""
     groups = int(np.clip(len(rows) // _ROWS_A_GROUP, 1, _MOST_GROUPS))
-    tries = [_k_means(rows, groups, rng) for _ in range(_TRIES)]
-    return min(tries, key=lambda centroids: float((_nearest(rows, centroids)[1] ** 2).sum()))
+    found = [_k_means(rows, groups, rng) for _ in range(tries)]
+    return min(found, key=lambda centroids: float((_nearest(rows, centroids)[1] ** 2).sum()))
 
 
 def _k_means(rows: Floats, groups: int, rng: np.random.Generator) -> Floats:

@@ -31,12 +31,15 @@ class DisentangledAttention(nn.Module):
     Args:
         original: the replaced layer; its weights are copied.
         relative: the encoder's relative embeddings, normalised: [2 × span, hidden].
+        cached_numbers: the size of one product on a CPU.
     """
 
-    def __init__(self, original: DisentangledSelfAttention, relative: torch.Tensor) -> None:
+    def __init__(
+        self, original: DisentangledSelfAttention, relative: torch.Tensor, cached_numbers: int = _CACHED_NUMBERS
+    ) -> None:
         super().__init__()
         kinds = original.pos_att_type
-        self._heads = original.num_attention_heads
+        self._heads, self._cached_numbers = original.num_attention_heads, cached_numbers
         self._scale = (original.attention_head_size * (1 + ("c2p" in kinds) + ("p2c" in kinds))) ** -0.5
         self.projection = _joined([original.query_proj, original.key_proj, original.value_proj])
         self._keys = self._queries = None
@@ -75,7 +78,7 @@ class DisentangledAttention(nn.Module):
         """All heads at once; on a CPU, as many as fit its cache."""
         at_once = self._heads
         if device.type == "cpu":
-            at_once = min(self._heads, max(1, _CACHED_NUMBERS // (rows * n * (2 * n - 1))))
+            at_once = min(self._heads, max(1, self._cached_numbers // (rows * n * (2 * n - 1))))
         return [slice(start, start + at_once) for start in range(0, self._heads, at_once)]
 
     def _bias(self, query: torch.Tensor, key: torch.Tensor, heads: slice) -> torch.Tensor:
@@ -157,7 +160,7 @@ def _diagonals(products: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def speed_up(model: nn.Module) -> None:
+def speed_up(model: nn.Module, cached_numbers: int = _CACHED_NUMBERS) -> None:
     """Replace the attention of each layer of a DeBERTa v2 or v3, on the device where it is. All layers or none.
 
     Price: memory for each layer's positions; at the base size and 512 tokens 100 MB in total.
@@ -175,6 +178,6 @@ def speed_up(model: nn.Module) -> None:
         for layer in encoder.layer:
             attention: Any = layer.attention
             if {"c2p", "p2c"} & set(attention.self.pos_att_type):
-                replacements.append((attention, DisentangledAttention(attention.self, relative)))
+                replacements.append((attention, DisentangledAttention(attention.self, relative, cached_numbers)))
     for attention, replacement in replacements:
         attention.self = replacement

@@ -35,7 +35,8 @@ class Int8Linear(nn.Module):
         super().__init__()
         bias = torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
         self._inputs = inputs or Inputs()
-        self._groups = [_Weights.of(weight) for weight in torch.split(linear.weight.detach(), _GROUP, dim=1)]
+        weights = torch.split(linear.weight.detach(), self._inputs.group, dim=1)
+        self._groups = [_Weights.of(weight) for weight in weights]
         # A token's middle is the same for all inputs of a group, so it is multiplied with the sum of their weights;
         # the last row is the bias.
         self._offsets = torch.stack([*(weights.sums for weights in self._groups), bias])
@@ -51,17 +52,17 @@ class Int8Linear(nn.Module):
 
 
 class Inputs:
-    """Rounds inputs once for all layers that read them."""
+    """Rounds inputs once for all layers that read them, in groups."""
 
-    def __init__(self, layers: int = 1) -> None:
-        self._layers, self._left = layers, 0
+    def __init__(self, layers: int = 1, group: int = _GROUP) -> None:
+        self._layers, self._left, self.group = layers, 0, group
         self._last: torch.Tensor | None = None
         self._rounded: list[_Rounded] = []
 
     def rounded(self, inputs: torch.Tensor) -> list[_Rounded]:
         """One entry for each group of `inputs`, which have the shape [..., inputs]."""
         if inputs is not self._last:
-            groups = torch.split(inputs.reshape(-1, inputs.shape[-1]), _GROUP, dim=1)
+            groups = torch.split(inputs.reshape(-1, inputs.shape[-1]), self.group, dim=1)
             self._last, self._rounded, self._left = inputs, [_Rounded.of(group) for group in groups], self._layers
         rounded, self._left = self._rounded, self._left - 1
         if not self._left:

@@ -92,7 +92,7 @@ class IcebergTarget:
 
             table = catalog.load_table(self._spec.iceberg)
             key, status, response = asked_for(self._spec, by, prefix, table.schema().as_arrow().names)
-            is_done = NotNull(str(response)) if status is None else EqualTo(status, "ok")
+            is_done = NotNull(str(response)) if status is None else EqualTo(status, "ok")  # type: ignore[call-arg]
             scan = table.scan(row_filter=is_done, selected_fields=(key, status or response))
             for batch in scan.to_arrow_batch_reader():
                 yield portable(batch).column(key)

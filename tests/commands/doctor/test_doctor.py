@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from batchroute.cli import app
 from batchroute.commands import doctor
-from batchroute.commands.doctor import Diagnosis, finding, screen
+from batchroute.commands.doctor import Diagnosis, screen
 from batchroute.commands.doctor.finding import Checkup, Finding, note, ok, problem
 from batchroute.storage.store import _store
 from tests.storage.test_remote import Forgetful
@@ -246,7 +246,7 @@ def test_with_a_hub_that_cannot_be_reached_a_missing_model_is_a_problem_and_the_
     assert "the hub cannot be reached" in result["small"]["text"]
 
 
-def test_a_checkup_that_raises_or_never_ends_is_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkup_that_raises_or_never_ends_is_a_line_of_its_own() -> None:
     def broken() -> Finding:
         raise KeyError("x")
 
@@ -256,10 +256,9 @@ def test_a_checkup_that_raises_or_never_ends_is_a_line_of_its_own(monkeypatch: p
         never.wait()
         return ok("never", "said")
 
-    monkeypatch.setattr(finding, "_SECONDS", 0.05)
     checkups = [
         Checkup("a", "broken", broken, "fix it"),
-        Checkup("a", "endless", endless, "end it", bounded=True),
+        Checkup("a", "endless", endless, "end it", bounded=True, seconds=0.05),
         Checkup("b", "ok", lambda: ok("ok", "as it should be"), ""),
     ]
     assert doctor._all(iter(checkups)) == [

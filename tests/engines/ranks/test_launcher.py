@@ -120,7 +120,7 @@ def test_a_signal_to_the_launcher_terminates_all(job: JobFolder, tmp_path: Path)
 
 @pytest.mark.crash
 def test_ranks_are_started_again_when_one_is_killed_and_no_failure_is_notified(job: JobFolder, tmp_path: Path) -> None:
-    table(5000).write_parquet(job.input, row_group_size=370)
+    table(1500).write_parquet(job.input, row_group_size=370)
     with Hook(200) as hook:
         job.settings["notify"] = {"url": hook.url}
         with Launched(tmp_path, ["batchroute", "run", job.path, "--processes", "2", "--max-restarts", "1"]) as launched:
@@ -137,7 +137,7 @@ def test_ranks_are_started_again_when_one_is_killed_and_no_failure_is_notified(j
     assert [body["event"] for body in hook.bodies] == ["done"]
     after = receipts(job.output)
     assert {name: after[name] for name in before} == before
-    assert job.answers().height == 5000
+    assert job.answers().height == 1500
 
 
 @pytest.mark.parametrize(

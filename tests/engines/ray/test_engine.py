@@ -19,7 +19,7 @@ from batchroute.engines.ray import workers
 from batchroute.engines.ray.capacity import Capacity
 from batchroute.engines.ray.engine import RayEngine
 from batchroute.engines.ray.pools import PoolSpec, RaySpec
-from batchroute.engines.ray.workers import LossCounter
+from batchroute.engines.ray.workers import LossCounter, RayWorkers
 from batchroute.errors import CrashedError, InputError, StoppedError, Terminated, error_of
 from batchroute.progress import PlainProgress
 from tests.crash.ranks import wait_for
@@ -74,6 +74,16 @@ def run_units(
     pool: Any = stage
     with engine.workers(run, make_worker, pool) as made:
         made.run(stage, units)
+
+
+def run_large(engine: RayEngine, run: TinyRun, units: list[Task], spec: PoolSpec) -> None:
+    """Run the units in a pool that soon says what it waits for."""
+
+    def capacity() -> Capacity:
+        return Capacity(engine._connected(), "large", spec, 1, can_grow=True)
+
+    with closing(RayWorkers(engine, capacity, run, Doer, lambda: None, seconds_to_start=0.5)) as workers:
+        workers.run("large", units)
 
 
 def noted(engine: RayEngine, words: str) -> list[str]:
@@ -234,11 +244,7 @@ def test_termination_drops_the_units_in_hand_at_once(engine: RayEngine, run: Tin
     wait_for(lambda: free_cpus(engine) == CPUS)
 
 
-def test_a_pool_that_no_machine_has_room_for_says_what_it_waits_for(
-    engine: RayEngine, run: TinyRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workers, "_SECONDS_TO_START", 0.5)
-    set_pools(engine, large=PoolSpec(num_gpus=1, accelerator_type="H100"))
+def test_a_pool_that_no_machine_has_room_for_says_what_it_waits_for(engine: RayEngine, run: TinyRun) -> None:
     words = (
         "large: waiting for room: a worker of large needs 1 CPU and 1 GPU (H100), which no machine of the cluster has: "
         "it has 2 CPUs and 0 GPUs in all"
@@ -253,21 +259,18 @@ def test_a_pool_that_no_machine_has_room_for_says_what_it_waits_for(
     stopping = threading.Thread(target=stop)
     stopping.start()
     with pytest.raises(StoppedError, match="enough"):
-        run_units(engine, run, tasks(2), "large")
+        run_large(engine, run, tasks(2), PoolSpec(num_gpus=1, accelerator_type="H100"))
     stopping.join()
     assert len(noted(engine, "waiting for room")) == 1
 
 
-def test_a_pool_that_others_leave_no_room_for_says_so_and_begins_when_they_do(
-    engine: RayEngine, run: TinyRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workers, "_SECONDS_TO_START", 0.5)
-    set_pools(engine, small=PoolSpec(num_cpus=2), large=PoolSpec(num_cpus=2))
+def test_a_pool_that_others_leave_no_room_for_says_so_and_begins_when_they_do(engine: RayEngine, run: TinyRun) -> None:
+    set_pools(engine, small=PoolSpec(num_cpus=2))
     words = "large: waiting for room: a worker of large needs 2 CPUs and 0 GPUs; the cluster has 2 CPUs and 0"
     holding = threading.Thread(target=run_units, args=(engine, run, tasks(1, after="large waits")))
     holding.start()
     wait_for(run.begun)
-    waiting = threading.Thread(target=run_units, args=(engine, run, tasks(1), "large"))
+    waiting = threading.Thread(target=run_large, args=(engine, run, tasks(1), PoolSpec(num_cpus=2)))
     waiting.start()
     wait_for(lambda: noted(engine, words))
     run.make("large waits")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from batchroute.generators.openai.generator import OpenAIGenerator
+from batchroute.generators.openai.generator import _WAITS, OpenAIGenerator
 from batchroute.generators.settings import ModelSpec
 from tests.support.openai_server import OpenAIServer, ServerProcess
 
@@ -20,9 +20,11 @@ def spec(endpoint: str | None = "http://127.0.0.1:9/v1", **settings: Any) -> Mod
 
 
 @contextmanager
-def generator(server: OpenAIServer | ServerProcess | str, **settings: Any) -> Iterator[OpenAIGenerator]:
+def generator(
+    server: OpenAIServer | ServerProcess | str, waits: tuple[float, float] = _WAITS, **settings: Any
+) -> Iterator[OpenAIGenerator]:
     """Asks the server, and is closed at the end."""
-    found = OpenAIGenerator(spec(server if isinstance(server, str) else server.url, **settings))
+    found = OpenAIGenerator(spec(server if isinstance(server, str) else server.url, **settings), waits)
     try:
         yield found
     finally:

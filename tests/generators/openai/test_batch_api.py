@@ -11,8 +11,7 @@ import pytest
 from openai.types import Batch
 
 from batchroute.errors import InputError, StoppedError
-from batchroute.generators.openai import batch_api as openai_batch
-from batchroute.generators.openai.batch_api import ENDED, BatchApi, Outcome, files
+from batchroute.generators.openai.batch_api import ENDED, BatchApi, RowOutcome, files
 from batchroute.generators.settings import ModelSpec
 from tests.support.openai_server import OpenAIServer
 
@@ -37,7 +36,7 @@ def api(server: OpenAIServer) -> Iterator[BatchApi]:
     found.close()
 
 
-def api_of(server: OpenAIServer, patience: float | None = 10.0, **settings: Any) -> BatchApi:
+def api_of(server: OpenAIServer, patience: float = 10.0, **settings: Any) -> BatchApi:
     spec = {"backend": "openai_batch", "model": "small", "endpoint": server.url, "timeout": 5, **settings}
     return BatchApi(ModelSpec.model_validate(spec), patience)
 
@@ -53,7 +52,7 @@ def end(api: BatchApi, batch: Batch) -> Batch:
     return batch
 
 
-def outcomes(api: BatchApi, batch: Batch) -> dict[str, Outcome]:
+def outcomes(api: BatchApi, batch: Batch) -> dict[str, RowOutcome]:
     return dict(api.outcomes(end(api, batch), lambda name: PROMPTS[int(name.removeprefix("row-"))]))
 
 
@@ -217,12 +216,11 @@ def test_what_is_not_there_is_named(server: OpenAIServer, api: BatchApi) -> None
         upload(BatchApi(ModelSpec.model_validate(spec)))
 
 
-def test_lines_are_gathered_to_files_of_so_many_requests_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_gathered_to_files_of_so_many_requests_and_bytes() -> None:
     lines = [(number, b"x" * 10) for number in range(10)]
     assert [keys for keys, _ in files(lines, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    monkeypatch.setattr(openai_batch, "MOST_BYTES", 30)
-    found = list(files(lines, 50_000))
+    found = list(files(lines, 50_000, 30))
     assert [keys for keys, _ in found] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
     assert b"".join(data for _, data in found) == b"x" * 100
-    assert [keys for keys, _ in files([(0, b"x" * 50), (1, b"x")], 50_000)] == [[0], [1]]
+    assert [keys for keys, _ in files([(0, b"x" * 50), (1, b"x")], 50_000, 30)] == [[0], [1]]
     assert list(files([], 4)) == []

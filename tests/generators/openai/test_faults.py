@@ -14,14 +14,14 @@ import pytest
 
 from batchroute.errors import BatchrouteError, InputError, StoppedError
 from batchroute.generators.base import Response
-from batchroute.generators.openai import generator as openai
-from batchroute.generators.openai.generator import retry_after
+from batchroute.generators.openai.generator import OpenAIGenerator, retry_after
 from tests.generators.openai.openai_generators import KEY, generator, spec
 from tests.support.openai_server import Fault, OpenAIServer, ServerProcess
 from tests.support.openai_server.wire import ApiError
 
 ROWS = [f"row {number}" for number in range(40)]
 SECRET = "pass/word"
+WAITS = (0.01, 0.2)
 
 
 @pytest.fixture
@@ -32,15 +32,12 @@ def server() -> Iterator[OpenAIServer]:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key, and little patience."""
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(openai, "_FIRST_WAIT", 0.01)
-    monkeypatch.setattr(openai, "_MOST_WAIT", 0.2)
 
 
 def ask(server: OpenAIServer | ServerProcess | str, prompts: list[str], **settings: Any) -> list[Response]:
-    with generator(server, **settings) as asked:
+    with generator(server, WAITS, **settings) as asked:
         return asked.generate(prompts, range(len(prompts)))
 
 
@@ -362,7 +359,7 @@ def test_nobody_is_asked_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     before = threading.active_count()
     with pytest.raises(InputError, match="needs a key: set the environment variable OPENAI_API_KEY"):
-        openai.OpenAIGenerator(spec(None))
+        OpenAIGenerator(spec(None))
     assert threading.active_count() == before
 
 

@@ -16,7 +16,7 @@ import torch
 from batchroute import generators
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
-from batchroute.generators.openai.generator import OpenAIGenerator, _backoff
+from batchroute.generators.openai.generator import _WAITS, OpenAIGenerator, _backoff
 from tests.generators.openai.openai_generators import KEY, generator, spec
 from tests.support.openai_server import OpenAIServer
 from tests.support.tiny_models import tiny_tokenizer
@@ -246,7 +246,7 @@ def test_nothing_of_prompts_answers_and_keys_is_logged(server: OpenAIServer, cap
 
 
 def test_the_wait_between_attempts_grows_to_a_minute_and_stays_there() -> None:
-    assert 0.25 <= _backoff(1) <= 0.5
-    assert 1.0 <= _backoff(3) <= 2.0
+    assert 0.25 <= _backoff(1, *_WAITS) <= 0.5
+    assert 1.0 <= _backoff(3, *_WAITS) <= 2.0
     for attempts in (20, 1_024, 1_025, 10**6):
-        assert 30.0 <= _backoff(attempts) <= 60.0
+        assert 30.0 <= _backoff(attempts, *_WAITS) <= 60.0

@@ -1,26 +1,32 @@
-"""The backend `openai` against a real server with a real model, `transformers serve`."""
+"""The backend `openai`, and a whole job, against a real server with a real model: `transformers serve`."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 
 from batchroute import generators, models
+from batchroute.errors import EXIT_OK
 from batchroute.generators.base import Response
 from batchroute.prompt import Prompt
 from tests.generators.openai.openai_generators import generator, spec
+from tests.support.jobs import JobFolder
 from tests.support.transformers_server import TransformersServer
 
 pytestmark = pytest.mark.models
 
 MODEL = models.embedded_dir("smollm2-135m-instruct")
 JSON = {"type": "json_object"}
-PROMPTS = [f"What is {number} plus one?" for number in range(16)]
+PROMPTS = [f"What is {number} plus one?" for number in range(8)]
+QUESTIONS = [f"What is {i} + {i + 2}? Answer with one number." for i in range(16)]
 
 
 @pytest.fixture(scope="module")
@@ -77,23 +83,62 @@ def test_a_response_format_that_it_ignores_is_checked_here(server: TransformersS
     assert found.text
 
 
-def test_16_requests_at_once_are_answered_in_their_order(server: TransformersServer) -> None:
+def test_requests_at_once_are_answered_in_their_order(server: TransformersServer) -> None:
     alone = [ask(server, [prompt])[0] for prompt in PROMPTS[:2]]
-    found = ask(server, list(PROMPTS), concurrency=16)
-    assert [response.error_type for response in found] == [None] * 16
+    found = ask(server, list(PROMPTS), concurrency=8)
+    assert [response.error_type for response in found] == [None] * 8
     assert [response.text for response in found[:2]] == [response.text for response in alone]
 
 
-def test_a_server_that_is_killed_and_comes_back_loses_no_row(server: TransformersServer) -> None:
-    found: list[Response] = []
-    thread = threading.Thread(target=lambda: found.extend(ask(server, list(PROMPTS), 8, concurrency=4, retries=50)))
-    thread.start()
-    time.sleep(1)
+def job(tmp_path: Path, url: str) -> JobFolder:
+    frame = pl.DataFrame({"id": [f"row-{i}" for i in range(16)], "prompt": QUESTIONS, "team": ["a"] * 16})
+    small = {
+        "backend": "transformers",
+        "model": str(MODEL),
+        "generation": {"max_new_tokens": 4},
+        "price": {"input": "0.05", "output": "0.1"},
+        "on_failure": "large",
+    }
+    large = {
+        "backend": "openai",
+        "model": str(MODEL),
+        "endpoint": url,
+        "generation": {"max_new_tokens": 8},
+        "concurrency": 4,
+        "retries": 50,
+        "price": {"input": "0.5", "output": "1.5"},
+    }
+    units = {"score": 16, "generate": 2, "merge": 16}
+    return JobFolder(tmp_path, frame, models={"small": small, "large": large}, units=units, policy={"small_share": 0.5})
+
+
+def test_a_job_whose_large_model_is_killed_and_comes_back_loses_no_row(
+    server: TransformersServer, tmp_path: Path
+) -> None:
+    folder = job(tmp_path, server.url)
+    killed = threading.Thread(target=_kill_and_restart_in_the_middle, args=(server, tmp_path))
+    killed.start()
+    outcome = folder.run()
+    killed.join()
+    rows = folder.answers()
+    assert outcome.exit_code == EXIT_OK
+    assert rows["prompt"].to_list() == QUESTIONS
+    assert set(rows["status"]) == {"ok"}
+    # The small model may write four tokens, and says more than that: those rows go on to the large one.
+    assert outcome.report.rows["escalated"] > 0
+    assert (rows["input_tokens"] > 0).all()
+    assert (rows["output_tokens"] > 0).all()
+    assert rows.filter(route="large").height == 8
+    assert rows.filter(route="small→large").height == outcome.report.rows["escalated"]
+    assert rows.filter(route="large")["attempts"].max() > 1
+    assert rows["cost"].sum() + (outcome.report.router.cost or Decimal(0)) == outcome.report.total_cost
+
+
+def _kill_and_restart_in_the_middle(server: TransformersServer, tmp_path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("out.work/*/large/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
     server.restart()
-    thread.join(120)
-    assert len(found) == 16
-    assert all(response.text and response.error_type is None for response in found)
-    assert max(response.attempts for response in found) > 1
 
 
 def test_a_model_that_it_does_not_have_fails_the_row(server: TransformersServer) -> None:

@@ -25,10 +25,9 @@ from transformers import (
 
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
-from batchroute.generators.transformers import refill
 from batchroute.generators.transformers.generator import TransformersGenerator
 from batchroute.generators.transformers.loading import load
-from batchroute.generators.transformers.refill import RefilledBatches, can_refill
+from batchroute.generators.transformers.refill import RefilledBatches, _RowsBySlots, can_refill
 from batchroute.generators.transformers.rows import Request, Writer
 from batchroute.generators.transformers.running import Row, Running
 from tests.generators.transformers.tiny_generators import CONTEXT, tiny_decoder, tiny_encoder_decoder
@@ -361,17 +360,14 @@ class TestFailures:
 
 
 class TestSizes:
-    def test_more_slots_are_taken_once_the_longest_rows_have_left(
-        self, llama: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_more_slots_are_taken_once_the_longest_rows_have_left(self, llama: Path) -> None:
         # Memory for two rows of the longest prompt's length.
         token = 2 * 2 * 8 * 2 * 4
-        monkeypatch.setattr(refill, "CPU_ROWS", 1)
-        monkeypatch.setattr(refill, "_CPU_BYTES", 2 * token * (80 + NEW))
         prompts = ["~" * 70, *PROMPTS * 3]
         seeds = list(range(len(prompts)))
         expected = TransformersGenerator(spec(llama, "static"), CPU).generate(prompts, seeds)
         generator = only_refilled(make(llama))
+        generator._refilled._sizes = _RowsBySlots(token, NEW, least=1, memory=2 * token * (80 + NEW))
         steps = rows_of_steps(generator)
         assert generator.generate(prompts, seeds) == expected
         assert steps[0] <= 2

@@ -17,7 +17,6 @@ import pytest
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
-from batchroute.generators.vllm import process as vllm_process
 from batchroute.generators.vllm.generator import VllmGenerator
 from batchroute.prompt import Prompt
 
@@ -31,7 +30,6 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """vLLM is the stand-in, which records here what it is given."""
     monkeypatch.syspath_prepend(str(STAND_IN))
     monkeypatch.setenv("PYTHONPATH", str(STAND_IN))
-    monkeypatch.setattr(vllm_process, "_PATIENCE", (2.0, 0.5, 5.0))
     for name in ("CUDA_VISIBLE_DEVICES", "VLLM_LOGGING_LEVEL"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "record"
@@ -53,7 +51,7 @@ def load(model: Path) -> Iterator[Callable[..., VllmGenerator]]:
     loaded = []
 
     def load(**settings: Any) -> VllmGenerator:
-        loaded.append(VllmGenerator(spec(model, **settings)))
+        loaded.append(VllmGenerator(spec(model, **settings), patience=(2.0, 0.5, 5.0)))
         return loaded[-1]
 
     yield load

@@ -19,13 +19,14 @@ from batchroute.commands import run as command
 from batchroute.errors import CrashedError, InputError, StoppedError, Terminated, WaitingError
 from batchroute.pipeline.commit import Outcome
 from batchroute.reports.export import metrics, notify
-from batchroute.reports.export.notify import NotifySpec
+from batchroute.reports.export.notify import NotifySpec, Retries
 from batchroute.reports.headline import headline
 from tests.reports import nights
 from tests.support.jobs import JobFolder, table
 
 SECRET = "T0PLANTED-4be1c7/x9-planted-5d"
 QUERY = "sig=planted-3f8a"
+SOON = Retries(first_wait=0.01)
 RECORD = {"event": "done", "message": "All went well.", "exit_code": 0, "job_name": "nightly"}
 
 
@@ -73,11 +74,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(autouse=True)
-def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notify, "_FIRST_WAIT", 0.01)
-
-
 @pytest.fixture
 def hook() -> Iterator[Hook]:
     with Hook(200) as found:
@@ -89,8 +85,12 @@ def spec(url: str, **settings: Any) -> NotifySpec:
     return NotifySpec.model_validate({"url": url, **settings})
 
 
+def send(url: str, event: notify.Event = "done", retries: Retries = SOON, **settings: Any) -> list[str]:
+    return notify.send(spec(url, **settings), event, {**RECORD, "event": event}, retries)
+
+
 def test_a_hook_gets_the_record_as_json(hook: Hook) -> None:
-    assert notify.send(spec(hook.url), "done", RECORD) == []
+    assert send(hook.url) == []
     ((method, path, headers, body),) = hook.asked
     assert (method, path) == ("POST", f"/services/{SECRET}?{QUERY}")
     assert headers["Content-Type"] == "application/json"
@@ -101,7 +101,7 @@ def test_a_hook_gets_the_record_as_json(hook: Hook) -> None:
 
 
 def test_user_and_password_are_sent_as_a_header(hook: Hook) -> None:
-    assert notify.send(spec(f"http://ops:p%40ss@{hook.host}/x"), "done", RECORD) == []
+    assert send(f"http://ops:p%40ss@{hook.host}/x") == []
     ((_, path, headers, _),) = hook.asked
     assert (path, headers["Authorization"]) == ("/x", "Basic b3BzOnBAc3M=")
 
@@ -109,31 +109,29 @@ def test_user_and_password_are_sent_as_a_header(hook: Hook) -> None:
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_a_hook_that_fails_twice_is_called_again(status: int) -> None:
     with Hook(status, status, 200) as hook:
-        assert notify.send(spec(hook.url), "done", RECORD) == []
+        assert send(hook.url) == []
         assert len(hook.asked) == 3
         hook.shutdown()
 
 
 def test_a_hook_that_keeps_failing_is_one_warning_that_names_its_host_alone() -> None:
     with Hook(500) as hook:
-        assert notify.send(spec(hook.url), "done", RECORD) == [f"{hook.host} did not take the notification: HTTP 500"]
+        assert send(hook.url) == [f"{hook.host} did not take the notification: HTTP 500"]
         assert len(hook.asked) == 4
         hook.shutdown()
 
 
 def test_a_refusal_is_not_retried() -> None:
     with Hook(404) as hook:
-        assert notify.send(spec(hook.url), "done", RECORD) == [f"{hook.host} did not take the notification: HTTP 404"]
+        assert send(hook.url) == [f"{hook.host} did not take the notification: HTTP 404"]
         assert len(hook.asked) == 1
         hook.shutdown()
 
 
-def test_a_hook_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notify, "_SECONDS_OF_ONE", 0.1)
-    monkeypatch.setattr(notify, "_SECONDS_OF_ALL", 0.15)
+def test_a_hook_that_hangs_is_given_up_in_time() -> None:
     with Hook(200, pause=2.0) as hook:
         started = time.monotonic()
-        assert notify.send(spec(hook.url), "done", RECORD) == [
+        assert send(hook.url, retries=Retries(first_wait=0.01, one=0.1, all=0.15)) == [
             f"{hook.host} did not take the notification: no answer in time"
         ]
         assert time.monotonic() - started < 1.5
@@ -143,22 +141,23 @@ def test_a_hook_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) 
 
 def test_after_a_signal_a_hook_is_called_once() -> None:
     with Hook(500) as hook:
-        assert notify.send(spec(hook.url), "terminated", RECORD)
+        assert send(hook.url, "terminated")
         assert len(hook.asked) == 1
         hook.shutdown()
 
 
 def test_the_waits_end_within_half_a_minute() -> None:
-    waits = sum(min(2**n, 4) for n in range(notify._ATTEMPTS - 1))
+    retries = Retries()
+    waits = sum(min(2**n, 4) for n in range(retries.attempts - 1))
     # The last attempt begins before the limit of all and its wait, and takes as long as one may.
-    assert min(waits, notify._SECONDS_OF_ALL) + notify._SECONDS_OF_ONE <= 32
-    assert notify._SECONDS_OF_ALL + 4 + notify._SECONDS_OF_ONE <= 32
+    assert min(waits, retries.all) + retries.one <= 32
+    assert retries.all + 4 + retries.one <= 32
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_not_followed(hook: Hook, status: int) -> None:
     with Hook(status, location=hook.url) as leading:
-        (warning,) = notify.send(spec(leading.url), "done", RECORD)
+        (warning,) = send(leading.url)
         assert warning == (
             f"{leading.host} did not take the notification: HTTP {status}, a redirect, which is not followed"
         )
@@ -170,7 +169,7 @@ def test_no_server_is_a_warning_without_the_address() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        (warning,) = notify.send(spec(f"http://127.0.0.1:{port}/{SECRET}"), "done", RECORD)
+        (warning,) = send(f"http://127.0.0.1:{port}/{SECRET}")
     assert warning == f"127.0.0.1:{port} did not take the notification: Connection refused"
 
 
@@ -188,14 +187,14 @@ def test_a_server_that_speaks_no_http_is_a_warning_without_the_address() -> None
                 connection.close()
 
         threading.Thread(target=answer, daemon=True).start()
-        (warning,) = notify.send(spec(f"http://127.0.0.1:{server.getsockname()[1]}/{SECRET}"), "done", RECORD)
+        (warning,) = send(f"http://127.0.0.1:{server.getsockname()[1]}/{SECRET}")
     assert "did not take the notification: BadStatusLine" in warning
     assert SECRET not in warning
 
 
 def test_by_default_a_hook_gets_all_ends_but_nothing_and_waiting(hook: Hook) -> None:
     for event in get_args(notify.Event):
-        notify.send(spec(hook.url), event, {**RECORD, "event": event})
+        send(hook.url, event)
     assert [body["event"] for body in hook.bodies] == [
         "done", "failed", "error", "stopped", "crashed", "interrupted", "terminated",
     ]  # fmt: skip
@@ -203,7 +202,7 @@ def test_by_default_a_hook_gets_all_ends_but_nothing_and_waiting(hook: Hook) -> 
 
 def test_a_hook_gets_the_ends_of_its_setting_on(hook: Hook) -> None:
     for event in get_args(notify.Event):
-        notify.send(spec(hook.url, on=["waiting", "stopped"]), event, {**RECORD, "event": event})
+        send(hook.url, event, on=["waiting", "stopped"])
     assert [body["event"] for body in hook.bodies] == ["stopped", "waiting"]
 
 
@@ -275,7 +274,7 @@ def test_the_metrics_are_pushed_under_the_jobs_name(hook: Hook) -> None:
 def test_a_gateway_that_fails_is_a_warning() -> None:
     with Hook(500, 400) as hook:
         spec = NotifySpec.model_validate({"pushgateway": f"http://{hook.host}"})
-        assert notify.publish(spec, nights.full()) == [f"{hook.host} did not take the metrics: HTTP 400"]
+        assert notify.publish(spec, nights.full(), SOON) == [f"{hook.host} did not take the metrics: HTTP 400"]
         assert len(hook.asked) == 2
         hook.shutdown()
 
@@ -396,11 +395,11 @@ def test_a_terminated_or_crashed_run_notifies(
 
 
 def test_a_hook_that_fails_changes_neither_the_exit_code_nor_the_last_line(runs: Runs, hook: Hook) -> None:
-    hook.statuses = [500]
+    hook.statuses = [404]
     assert runs("--json-logs") == 0
     *_, warning, last = map(json.loads, runs.err)
     assert (warning["event"], last["event"]) == ("notify", "done")
-    assert warning["message"] == f"{hook.host} did not take the notification: HTTP 500"
+    assert warning["message"] == f"{hook.host} did not take the notification: HTTP 404"
 
 
 def test_the_last_line_on_the_console_is_one_sentence(runs: Runs) -> None:
@@ -434,7 +433,7 @@ def test_no_file_and_no_line_holds_the_address(tmp_path: Path, runs: Runs, hook:
     assert runs("--json-logs") == 0
     hook.statuses, hook.location = [302], f"http://{hook.host}/{SECRET}"
     runs("--fresh")
-    hook.statuses = [500]
+    hook.statuses = [404]
     runs("--fresh", "--set", "max_failed=0%")
     runs("--set", "max_tokens=5", "--fresh")
     runs("--set", "input.prompt=nowhere")

@@ -41,8 +41,8 @@ def clusters(rows: int, dimensions: int, seed: int, apart: float = 3.0) -> np.nd
     return measured.astype(np.float32)
 
 
-def content_of(embeddings: np.ndarray, seed: int = 0) -> Content:
-    measured = reference._content(embeddings, seed)
+def content_of(embeddings: np.ndarray, **settings: int) -> Content:
+    measured = reference._content(embeddings, 0, **settings)
     assert measured is not None
     return measured
 
@@ -129,10 +129,8 @@ def test_embeddings_of_another_length_are_refused() -> None:
         content.places(np.zeros((2, 9), np.float32))
 
 
-def test_the_file_stays_small_for_a_large_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "_FOLDS", 2)
-    monkeypatch.setattr(reference, "_TRIES", 1)
-    content = content_of(clusters(480, 1_024, seed=0))
+def test_the_file_stays_small_for_a_large_encoder() -> None:
+    content = content_of(clusters(480, 1_024, seed=0), folds=2, tries=1)
     assert len(content.centroids) == 16
     assert len(content.model_dump_json()) < 250_000
 

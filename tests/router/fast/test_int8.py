@@ -29,7 +29,7 @@ def test_in_int8are_those_of_the_linear_layer_but_for_a_percent(inputs: int, out
     assert (in_int8 - expected).norm() < 0.01 * expected.norm()
 
 
-def test_a_large_value_costs_only_its_neighbours_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_value_costs_only_its_neighbours_precision() -> None:
     torch.manual_seed(0)
     linear = nn.Linear(4 * 384, 64)
     tokens = torch.randn(20, 4 * 384)
@@ -37,8 +37,7 @@ def test_a_large_value_costs_only_its_neighbours_precision(monkeypatch: pytest.M
     with torch.inference_mode():
         expected = linear(tokens)
         in_groups = (Int8Linear(linear)(tokens) - expected).norm()
-        monkeypatch.setattr(int8, "_GROUP", 4 * 384)
-        together = (Int8Linear(linear)(tokens) - expected).norm()
+        together = (Int8Linear(linear, Inputs(group=4 * 384))(tokens) - expected).norm()
     assert in_groups < 0.6 * together
 
 
