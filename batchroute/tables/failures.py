@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from batchroute.redaction import hide_parameters
-from batchroute.storage.store import is_transient
+from batchroute.storage.faults import is_transient
 
 # Connection, rolled back for another transaction, no resources, lock not available, ended by an operator.
 _PASSING_STATES = ("08", "40", "53", "55P03", "57")
