@@ -53,7 +53,7 @@ class RemoteFolder(Folder):
         strict = self._at(self.uri)
         strict._create_only = True
         try:
-            kept = not all(strict.put_new(_PROBE_KEY, uuid.uuid4().bytes) for _ in range(_PROBES))
+            kept = not all(strict._replaces() for _ in range(_PROBES))
         except InputError:
             # A storage without conditional puts may refuse one; any other fault shows in a plain put too.
             self._plain(_PROBE_KEY)
@@ -162,6 +162,14 @@ class RemoteFolder(Folder):
             self._store.call("write", uri, lambda fs: fs.pipe_file(self._store.path(uri), b"0"))
         except FileNotFoundError as error:
             raise InputError(f"cannot write {uri}: the bucket does not exist; create it") from error
+
+    def _replaces(self) -> bool:
+        """Whether a create-only put of the probe succeeds."""
+        try:
+            return self.put_new(_PROBE_KEY, uuid.uuid4().bytes)
+        except FileNotFoundError:
+            # The put was refused, and the probe in its way was removed before it could be compared.
+            return False
 
     def _remove_probe(self) -> None:
         with contextlib.suppress(InputError):  # a right that a run can do without

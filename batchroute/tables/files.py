@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from batchroute.errors import InputError
 from batchroute.storage.objects import is_local, local_path
 from batchroute.storage.store import RangeFile, Store, store_of
+from batchroute.tables.footers import wide_columns
 from batchroute.tables.listing import Listing, list_local, list_remote
 from batchroute.tables.small_files import MOST_BYTES, SmallFile, small_files_of
 
@@ -119,6 +120,11 @@ class Files:
             footer = pq.read_metadata(self.open(file))
         except UnicodeDecodeError as error:
             raise InputError(f"input: {file.path} has a column whose name is not UTF-8; rename it") from error
+        except pa.ArrowNotImplementedError as error:
+            named = ", ".join(f"'{name}'" for name in wide_columns(self.open(file))) or "a column"
+            raise InputError(
+                f"input: {file.path} has {named} of a type that cannot be read ({error}); write it as a decimal or text"
+            ) from error
         except (pa.ArrowException, OSError) as error:
             reason = "permission denied" if isinstance(error, PermissionError) else "not a readable parquet file"
             raise InputError(f"input: {file.path} is {reason}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -47,6 +48,15 @@ def fits(footer: pq.FileMetaData, column: str, kind: pa.DataType, wide: pa.DataT
     except (pa.ArrowException, LookupError, ValueError, OverflowError, TypeError):
         return False
     return True
+
+
+def wide_columns(source: Any) -> list[str]:
+    """The columns of integers of 128 bits, whose footers polars can read, but not pyarrow; empty where it cannot."""
+    try:
+        schema = pl.read_parquet_schema(source)
+    except (pl.exceptions.PolarsError, OSError):
+        return []
+    return [name for name, kind in schema.items() if "Int128" in str(kind)]
 
 
 def is_value(text: str | None, kind: pa.DataType) -> bool:

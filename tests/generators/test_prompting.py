@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from batchroute.generators.base import as_messages
-from batchroute.generators.prompting import ChatError, Renderer
+from batchroute.generators.prompting import ChatError, Renderer, chat
 from batchroute.generators.settings import ModelSpec
 from batchroute.prompt import as_text
 from tests.generators.transformers.tiny_generators import CHAT_TEMPLATE
@@ -95,3 +95,27 @@ def test_a_system_message_is_put_in_front_only_where_one_is_set() -> None:
 def test_messages_as_text_are_their_contents() -> None:
     assert as_text("a") == "a"
     assert as_text(CHAT) == "first\n\nanswer\n\nsecond"
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+
+
+def test_a_template_wraps_the_text_of_a_message_with_an_image() -> None:
+    spec = ModelSpec(backend="openai", model="m", template="<{prompt}>")
+    text = {"type": "text", "text": "what is it?"}
+    assert chat(spec, [{"role": "user", "content": [IMAGE, text]}]) == [
+        {"role": "user", "content": [{"type": "text", "text": "<what is it?>"}, IMAGE]}
+    ]
+
+
+@pytest.mark.parametrize("with_template", [True, False])
+def test_a_model_that_reads_text_alone_refuses_an_image(folder: Path, with_template: bool) -> None:
+    with pytest.raises(ChatError, match="message 0 holds image_url, which is no text"):
+        renderer(folder, chat=with_template).render([{"role": "user", "content": [IMAGE]}])
+
+
+def test_calls_of_tools_reach_the_chat_template(folder: Path) -> None:
+    template = "{% for message in messages %}{{ message.role }}: {{ message.tool_calls[0].function.name }}{% endfor %}"
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    found = renderer(folder, chat=True, chat_template=template)
+    assert found.render([{"role": "assistant", "content": "", "tool_calls": [call]}]) == "assistant: weather"

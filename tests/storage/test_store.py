@@ -70,6 +70,18 @@ def test_a_role_that_may_not_delete_can_write_its_output() -> None:
     assert len(Undeletable.store) == 1
 
 
+def test_probes_at_once_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_at("memory://base/a")
+    info = Store.info
+
+    def removed_meanwhile(store: Store, uri: str) -> dict[str, Any]:
+        MemoryFileSystem.store.clear()
+        return info(store, uri)
+
+    monkeypatch.setattr(Store, "info", removed_meanwhile)
+    assert folder.check_create_only() is None
+
+
 def test_the_account_in_a_uri_is_used() -> None:
     uri = "accounts://box@team.example.net/in"
     assert store_of(uri).filesystem.account_name == "team"

@@ -6,6 +6,7 @@ import datetime
 import json
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -101,3 +102,13 @@ def test_a_96_bit_timestamp_in_a_list_is_looked_at_too(tmp_path: Path) -> None:
     pq.write_table(pa.table({"t": times}), tmp_path / "a", use_deprecated_int96_timestamps=True, store_schema=False)
     with pytest.raises(InputError, match="column 't'"):
         PromptTable.open(Files(str(tmp_path / "a")).find()).check_times()
+
+
+@pytest.mark.parametrize("kind", [pl.Int128(), pl.UInt128(), pl.List(pl.Int128)], ids=str)
+def test_integers_of_128_bits_are_refused_by_name(tmp_path: Path, kind: pl.DataType) -> None:
+    values = [[1]] if isinstance(kind, pl.List) else [1]
+    pl.DataFrame({"a": [1], "big": pl.Series(values, dtype=kind)}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(
+        InputError, match=r"a\.parquet has 'big' of a type that cannot be read .*; write it as a decimal"
+    ):
+        Files(str(tmp_path)).find()

@@ -88,11 +88,9 @@ class IcebergTarget:
             catalog = open_catalog(self._spec.catalog)
             if not catalog.table_exists(self._spec.iceberg):
                 return
-            from pyiceberg.expressions import EqualTo, NotNull
-
             table = catalog.load_table(self._spec.iceberg)
             key, status, response = asked_for(self._spec, by, prefix, table.schema().as_arrow().names)
-            is_done = NotNull(str(response)) if status is None else EqualTo(status, "ok")  # type: ignore[call-arg]
-            scan = table.scan(row_filter=is_done, selected_fields=(key, status or response))
+            is_done = f"{response} is not null" if status is None else f"{status} = 'ok'"
+            scan = table.scan(row_filter=is_done, selected_fields=(key, str(status or response)))
             for batch in scan.to_arrow_batch_reader():
                 yield portable(batch).column(key)
