@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from batchroute import __version__, crash
+from batchroute.cli.ending import Commands, Ended, report_end, report_thread
 from batchroute.cli.options import JobFile, JsonLogs, Output, Overrides, StorageOptions
 from batchroute.cli.router import router_app
 from batchroute.errors import (
@@ -40,31 +41,8 @@ _GARBAGE_THRESHOLDS = 50_000, 10, 10
 _SECONDS_TO_LEAVE = 5.0
 
 
-class _Ended(BaseException):
-    """Carries an error, its cause, past Typer."""
-
-
-@contextmanager
-def _past_typer() -> Iterator[None]:
-    """Typer itself would end the program after these errors, mostly with exit code 1 and without a word."""
-    try:
-        yield
-    except (EOFError, OSError, KeyboardInterrupt, SystemExit) as error:
-        raise _Ended from error
-
-
-class _Commands(TyperGroup):
-    def make_context(self, *arguments: Any, **options: Any) -> Any:
-        with _past_typer():
-            return super().make_context(*arguments, **options)
-
-    def invoke(self, ctx: Any) -> Any:
-        with _past_typer():
-            return super().invoke(ctx)
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     help="Route each prompt of a backlog to a small or a large language model, overnight and unattended.",
     epilog="Exit codes: 0 done or nothing to do · 1 failed rows above max_failed · 2 bad input or configuration · "
     "3 stopped, run again to resume · 4 waiting for provider batches · 70 unexpected error, with a traceback · "
@@ -105,52 +83,16 @@ def command() -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # A container's first process ignores signals without a handler.
     signal.signal(signal.SIGTERM, _terminate)
-    threading.excepthook = _report_thread
+    threading.excepthook = report_thread
     try:
         app()
     except SystemExit as end:
         return int(end.code or EXIT_OK)
-    except _Ended as ended:
-        return _report(ended.__cause__ or ended)
+    except Ended as ended:
+        return report_end(ended.__cause__ or ended)
     except BaseException as error:  # a panic of a library in Rust too, which is no Exception
-        return _report(error)
+        return report_end(error)
     return EXIT_OK
-
-
-def _report(error: BaseException) -> int:
-    """Print why the command ends; returns its exit code."""
-    if isinstance(error, Terminated):
-        typer.echo("terminated; run the same command again to go on", err=True)
-        return EXIT_TERMINATED
-    if isinstance(error, KeyboardInterrupt):
-        typer.echo("interrupted; run the same command again to go on", err=True)
-        return EXIT_INTERRUPTED
-    if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):
-        return EXIT_CLOSED
-    if isinstance(error, BatchrouteError) and not isinstance(error, CrashedError):
-        typer.echo(f"{'waiting' if error.exit_code == EXIT_WAITING else 'error'}: {error}", err=True)
-        return error.exit_code
-    typer.echo(f"error: {crash.report(error)}", err=True)
-    return EXIT_CRASHED
-
-
-def _report_thread(ended: threading.ExceptHookArgs) -> None:
-    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
-        typer.echo(f"warning: a thread ended: {crash.report(ended.exc_value)}", err=True)
-
-
-def _is_closed(stream: TextIO) -> bool:
-    """Whether the reader of a stream is gone, as after `| head`. If so, Python shall not try again when it ends."""
-    try:
-        descriptor = stream.fileno()
-    except OSError:
-        return False
-    closed = select.poll()
-    closed.register(descriptor, 0)
-    if not closed.poll(0):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-    return True
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
