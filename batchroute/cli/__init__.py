@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import gc as collector
 import os
-import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperGroup
 
-from batchroute import __version__, crash
+from batchroute import __version__
 from batchroute.cli.ending import Commands, Ended, report_end, report_thread
 from batchroute.cli.options import JobFile, JsonLogs, Output, Overrides, StorageOptions
 from batchroute.cli.router import router_app
-from batchroute.errors import (
-    EXIT_CLOSED,
-    EXIT_CRASHED,
-    EXIT_FAILED_ROWS,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_TERMINATED,
-    EXIT_WAITING,
-    BatchrouteError,
-    CrashedError,
-    Terminated,
-)
+from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, Terminated
 
 # With Python's default, garbage collection takes a tenth of the start-up time, and more for the rows of each piece.
 # Price: cyclic garbage takes some megabytes longer.
