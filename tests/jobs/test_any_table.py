@@ -384,8 +384,6 @@ RARE = [
     pytest.param(pa.array([0] * 20, pa.timestamp("us", "-03:30")), id="offset"),
     pytest.param(pa.array([[0]] * 20, pa.list_(pa.timestamp("us", "-03:30"))), id="offset-in-list"),
     pytest.param(pa.array([[1]] * 20, pa.list_view(pa.int8())), id="list-view"),
-    pytest.param(pa.array([{"a": "x"}] * 20, pa.struct([("a", pa.string_view())])), id="view-in-struct"),
-    pytest.param(pa.array([{"a": b"x"}] * 20, pa.struct([("a", pa.binary_view())])), id="bytes-view-in-struct"),
     pytest.param(pa.array([["x"]] * 20, pa.list_(pa.dictionary(pa.int8(), pa.string()))), id="dictionary-in-list"),
     pytest.param(
         pa.array([{"a": "x"}] * 20, pa.struct([("a", pa.dictionary(pa.int8(), pa.string()))])),
@@ -401,6 +399,20 @@ def test_types_that_few_libraries_know_come_out_as_they_were(tmp_path: Path, rou
     pq.write_table(rows_with(column).slice(0), tmp_path / "in" / "0.parquet", row_group_size=groups)
     run(tmp_path, router, units={"score": 10, "generate": 10, "merge": 10})
     check_output(tmp_path, ["0.parquet"])
+
+
+@pytest.mark.parametrize(("view", "plain"), [(pa.string_view(), pa.string()), (pa.binary_view(), pa.binary())], ids=str)
+def test_a_view_in_a_struct_comes_out_as_its_plain_type(
+    tmp_path: Path, router: Path, view: pa.DataType, plain: pa.DataType
+) -> None:
+    values = [{"a": "x"}] * 20 if plain == pa.string() else [{"a": b"x"}] * 20
+    (tmp_path / "in").mkdir()
+    pq.write_table(rows_with(pa.array(values, pa.struct([("a", view)]))), tmp_path / "in" / "0.parquet")
+    run(tmp_path, router)
+    (part,) = (tmp_path / "out" / "data").glob("*.parquet")
+    column = pq.read_table(part)["c"]
+    assert column.type == pa.struct([("a", plain)])
+    assert column.to_pylist() == values
 
 
 @pytest.mark.parametrize("kind", [pa.uuid(), pa.json_()], ids=str)
