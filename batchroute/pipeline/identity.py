@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -20,6 +21,7 @@ from batchroute.router.drift.reference import Reference
 from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
+from batchroute.storage.manifest import Manifest
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir, run_ids
 from batchroute.tables.files import Files, InputFile
@@ -76,37 +78,37 @@ def identify(job: Job) -> Identity:
     files = [] if source is None else source.find()
     now, earlier = (Identity(settings=_settings(job, version), files=files) for version in (2, 1))
     output = folder_at(job.output.uri, job.output.storage_options)
-    for identity in (now,) if earlier == now else (earlier, now):
-        if _is_at(output, identity):
-            return identity
-        begun = None if source is None else _begun_on_the_same(output, identity, source)
-        if begun is not None:
-            return begun
-    return now
-
-
-def _is_at(output: Folder, identity: Identity) -> bool:
     committed = manifest.read(output)
+    begun = [committed.run_id] if committed is not None else run_ids(output)
+    identities = (now,) if earlier == now else (earlier, now)
+    for identity in identities:
+        if identity.fingerprint == committed.fingerprint if committed is not None else identity.run_id in begun:
+            return identity
+    if source is None or not begun:
+        return now
+    trees = _trees(output, begun, committed)
+    copies = (_begun_on_the_same(trees, identity, source) for identity in identities)
+    return next((identity for identity in copies if identity is not None), now)
+
+
+def _trees(output: Folder, begun: Sequence[str], committed: Manifest | None) -> list[dict[str, Any]]:
+    """The settings and the input files of the runs at the output."""
+    trees = [tree for run_id in begun if (tree := Workdir(output, run_id).read_json(layout.RUN)) is not None]
     if committed is not None:
-        return committed.fingerprint == identity.fingerprint
-    return identity.run_id in run_ids(output)
+        trees.append({"settings": committed.settings, "source": committed.source, "files": committed.input_files})
+    return trees
 
 
-def _begun_on_the_same(output: Folder, identity: Identity, source: Files) -> Identity | None:
-    """The identity of the run at the output, if it has these settings, and its input was only copied again since.
+def _begun_on_the_same(trees: Sequence[dict[str, Any]], identity: Identity, source: Files) -> Identity | None:
+    """The identity of a run at the output, if it has these settings, and its input was only copied again since.
 
     A copy has another time or etag, which are part of an identity.
     """
-    committed = manifest.read(output)
-    runs = [committed.run_id] if committed is not None else run_ids(output)
-    trees = [Workdir(output, run_id).read_json(layout.RUN) for run_id in runs]
-    if committed is not None:
-        trees.append({"settings": committed.settings, "source": committed.source, "files": committed.input_files})
     for tree in trees:
-        if tree is None or tree["settings"] != identity.settings:
+        if tree["settings"] != identity.settings:
             continue
-        found = tree.get("source", {}).get("files") or tree["files"]
-        then = {file.path: file for file in map(InputFile.model_validate, found)}
+        files = tree.get("source", {}).get("files") or tree["files"]
+        then = {file.path: file for file in map(InputFile.model_validate, files)}
         if then.keys() == {file.path for file in identity.files} and all(
             source.is_same(then[file.path], file) for file in identity.files
         ):
