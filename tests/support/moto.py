@@ -11,6 +11,7 @@ from types import TracebackType
 
 import fsspec
 
+from tests.support.s3 import environment_of, filesystem_at
 from tests.support.seaweed import free_ports
 
 
@@ -25,23 +26,10 @@ class Moto:
 
     def environment(self) -> dict[str, str]:
         """What s3fs, polars and pyarrow find the server by."""
-        return {
-            "AWS_ACCESS_KEY_ID": "testkey",
-            "AWS_SECRET_ACCESS_KEY": "testsecret",
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_REGION": "us-east-1",
-            "AWS_ALLOW_HTTP": "true",
-        }
+        return environment_of(self.endpoint)
 
     def filesystem(self) -> fsspec.AbstractFileSystem:
-        return fsspec.filesystem(
-            "s3",
-            key="testkey",
-            secret="testsecret",
-            endpoint_url=self.endpoint,
-            use_listings_cache=False,
-            skip_instance_cache=True,
-        )
+        return filesystem_at(self.endpoint)
 
     def __enter__(self) -> Moto:
         self._process = subprocess.Popen(

@@ -13,6 +13,8 @@ from types import TracebackType
 
 import fsspec
 
+from tests.support.s3 import environment_of, filesystem_at
+
 _IDENTITY = {
     "name": "br",
     "credentials": [{"accessKey": "testkey", "secretKey": "testsecret"}],
@@ -37,27 +39,14 @@ class SeaweedFS:
 
     def environment(self, endpoint: str | None = None) -> dict[str, str]:
         """What s3fs, polars and pyarrow find the server by."""
-        return {
-            "AWS_ACCESS_KEY_ID": "testkey",
-            "AWS_SECRET_ACCESS_KEY": "testsecret",
-            "AWS_ENDPOINT_URL": endpoint or self.endpoint,
-            "AWS_REGION": "us-east-1",
-            "AWS_ALLOW_HTTP": "true",
-        }
+        return environment_of(endpoint or self.endpoint)
 
     def polars_options(self) -> dict[str, str]:
         """For a scan by polars, which keeps a client for each bucket and would ask another test's server."""
         return {"aws_endpoint_url": self.endpoint}
 
     def filesystem(self) -> fsspec.AbstractFileSystem:
-        return fsspec.filesystem(
-            "s3",
-            key="testkey",
-            secret="testsecret",
-            endpoint_url=self.endpoint,
-            use_listings_cache=False,
-            skip_instance_cache=True,
-        )
+        return filesystem_at(self.endpoint)
 
     def start(self) -> None:
         command = [
