@@ -20,7 +20,7 @@ _READS_AT_ONCE = 16
 _WILDCARDS = frozenset("*?[")
 _PROBE = ".probe-"
 # One key for all probes: who may not delete leaves one behind. Two probes at once remove each other's, so a few tries.
-_PROBE_KEY, _PROBES = f"{_PROBE}create-only", 5
+_PROBE_KEY, _PROBES = f"{_PROBE}create-only", 10
 
 
 class RemoteFolder(Folder):
@@ -45,9 +45,12 @@ class RemoteFolder(Folder):
         except FileNotFoundError as error:
             raise InputError(f"cannot write {uri}: the bucket does not exist; create it") from error
         except FileExistsError:
-            # A first try of this put may have succeeded although its answer was lost.
-            return self._holds(uri, content)
-        return True
+            pass
+        else:
+            return True
+        # A first try of this put may have succeeded although its answer was lost. Asked outside the `except`: an error
+        # of these requests must not carry the refused put's status as its context.
+        return self._holds(uri, content)
 
     def check_create_only(self) -> str | None:
         strict = self._at(self.uri)

@@ -241,6 +241,8 @@ def _s3_options(options: dict[str, Any]) -> dict[str, Any]:
 def _exclusive(do: Callable[[Any], Result], fs: Any) -> Result:
     try:
         return do(fs)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         # Some servers do not name the failed condition in their answer.
         if status_of(error) == 412:

@@ -82,6 +82,11 @@ class EveryFolder:
         assert folder.put_new("b", b"2")
         assert folder.read("b") == b"2"
 
+    def test_runs_that_start_at_once_all_find_create_only_puts(self, folder: Folder) -> None:
+        # Each removes the probe that another has just been refused for.
+        with ThreadPoolExecutor(WRITERS) as pool:
+            assert list(pool.map(lambda _: folder.check_create_only(), range(5 * WRITERS))) == [None] * 5 * WRITERS
+
     def test_create_only_puts_are_probed_and_the_probe_is_not_seen(self, folder: Folder) -> None:
         for _ in range(2):
             assert folder.check_create_only() is None
