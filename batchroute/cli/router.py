@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,15 @@ from batchroute.cli.options import JsonLogs, Overrides
 from batchroute.errors import EXIT_CRASHED, BatchrouteError, InputError
 
 router_app = typer.Typer()
+
+
+def _by_side(given: Sequence[str]) -> dict[str, str]:
+    """`small=PREFIX` and `large=PREFIX` as a mapping."""
+    pairs = [one.partition("=") for one in given]
+    for side, equals, prefix in pairs:
+        if side not in ("small", "large") or not equals or not prefix:
+            raise InputError(f"--recorded {side}{equals}{prefix}: give small=PREFIX or large=PREFIX")
+    return {side: prefix for side, _, prefix in pairs}
 
 
 @router_app.command()
@@ -42,6 +52,12 @@ def label(
     reference: Annotated[str | None, typer.Option("--reference", help="The column of references.")] = None,
     small_model: Annotated[str | None, typer.Option("--small-model", help="Its name, for recorded responses.")] = None,
     large_model: Annotated[str | None, typer.Option("--large-model", help="Its name, for recorded responses.")] = None,
+    recorded: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recorded", metavar="SIDE=PREFIX", help="That side's responses are the input's column PREFIX_responses."
+        ),
+    ] = None,
     keep_responses: Annotated[
         bool, typer.Option("--keep-responses", help="Also write the responses, next to the table.")
     ] = False,
@@ -72,6 +88,7 @@ def label(
         id=id_column,
         reference=reference,
         names={side: name for side, name in zip(SIDES, (small_model, large_model), strict=True) if name is not None},
+        recorded=_by_side(recorded or ()),
         keep_responses=keep_responses,
     )
     progress = for_this_terminal(json_logs)

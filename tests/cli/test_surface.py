@@ -57,6 +57,7 @@ COMMANDS: dict[str, list[str]] = {
         "--reference",
         "--small-model",
         "--large-model",
+        "--recorded",
         "--keep-responses",
         "--fresh",
         "--json-logs",

@@ -27,5 +27,10 @@ class LabelOptions(BaseModel):
     id: str | None = None
     reference: str | None = Field(default=None, description="default: 'reference' where the input has it")
     names: dict[Side, str] = Field(default_factory=dict, description="of the models, for recorded responses")
+    recorded: dict[Side, str] = Field(
+        default_factory=dict,
+        description="by side, the prefix P of the input's columns P_responses, P_output_tokens, …; a side "
+        "without one is sampled. Default: small and large where the input has small_responses or large_responses",
+    )
     keep_responses: bool = False
     max_failed: Share = Field(default="1%", validate_default=True)

@@ -24,11 +24,18 @@ from batchroute.fields import SIDES, Side
 from batchroute.pipeline.identity import difference, fingerprint_of, model_settings
 from batchroute.pipeline.stages.snapshot import check_ids
 from batchroute.progress import Progress
-from batchroute.quality.measuring.columns import input_columns, with_qualities, with_responses, with_tokens
+from batchroute.quality.measuring.columns import (
+    input_columns,
+    with_qualities,
+    with_recorded,
+    with_responses,
+    with_tokens,
+)
 from batchroute.quality.measuring.measurer import AnsweredRow, Measurer
 from batchroute.quality.measuring.responses import (
     RECORDED,
     AnsweredRows,
+    EitherResponses,
     RecordedResponses,
     ResponseSource,
     SampledResponses,
@@ -80,10 +87,9 @@ def label(options: LabelOptions, progress: Progress, fresh: bool = False, respon
     if report is None:
         labelling.begin()
         with labelling.engine.terminable():
-            if not labelling.recorded:
-                labelling.check_metric()
-                for side in SIDES:
-                    labelling.sample(side)
+            labelling.check_metric()
+            for side in labelling.specs:
+                labelling.sample(side)
             labelling.measure()
             report = labelling.write()
     too_many = report.failed > options.max_failed * report.rows
@@ -97,19 +103,24 @@ class _Labelling:
         self.table = PromptTable.open(files.find(), files)
         self.prompts = Prompts.of(options.prompt, self.table, unsupported="fail")
         names = self.table.schema.names
-        self.recorded = any(column in names for column in RECORDED.values())
+        self.recorded = dict(options.recorded)
+        if not self.recorded and any(column in names for column in RECORDED.values()):
+            self.recorded = {side: side for side in SIDES}
         self.reference = options.reference or ("reference" if "reference" in names else None)
         self._check_options()
-        self.specs = {} if self.recorded or options.models is None else {side: self._spec(side) for side in SIDES}
+        self.specs = {side: self._spec(side) for side in SIDES if side not in self.recorded}
         self.file = TableFile(options.output, _FINGERPRINT)
         self.tree, self.fingerprint = self._identify()
         self.file.check_apart_from(options.prompts, [file.path for file in self.table.files])
         self.work = Workdir(self.file.output, self.fingerprint[:16])
-        self.spans = spans(self.table.rows, max(1, responses_a_unit // (1 if self.recorded else options.samples)))
+        self.spans = spans(self.table.rows, max(1, responses_a_unit // (options.samples if self.specs else 1)))
 
     def _check_options(self) -> None:
         options, names = self.options, self.table.schema.names
-        if not self.recorded and options.models is None:
+        sampled = [side for side in SIDES if side not in self.recorded]
+        if self.recorded and sampled and options.models is None:
+            raise InputError(f"label needs --job for the {sampled[0]} model, whose responses are not recorded")
+        if sampled and options.models is None:
             raise InputError(
                 "label needs --job for the two models, or an input with the columns "
                 f"{' and '.join(RECORDED.values())}; it has {', '.join(names)}"
@@ -117,10 +128,11 @@ class _Labelling:
         if self.table.rows == 0:
             raise InputError(f"{options.prompts} has no rows: there is nothing to label")
         if self.recorded:
-            RecordedResponses(self.table)
-        elif options.names:
-            raise InputError("--small-model and --large-model name recorded responses' models; here the job names them")
-        elif options.temperature == 0 and options.samples > 1:
+            RecordedResponses(self.table, self.recorded)
+        for side in options.names:
+            if side in sampled:
+                raise InputError(f"--{side}-model names the model of recorded responses; here the job names it")
+        if sampled and options.temperature == 0 and options.samples > 1:
             raise InputError(
                 f"{options.samples} samples at temperature 0 would all be the same: give another --temperature"
             )
@@ -151,7 +163,7 @@ class _Labelling:
         if self.options.id is not None:
             check_ids(self.table, self.options.id)
         self.work.put_json(_RUN, {**self.tree, "fingerprint": self.fingerprint, "format_version": FORMAT_VERSION})
-        if self.options.samples == 1 and not self.recorded:
+        if self.options.samples == 1 and self.specs:
             self._note("with one sample per model only the labels 'det' and 'gap' make sense; take more for shares")
         if self.recorded and not all(self._known_name(side) for side in SIDES):
             self._note("the table will not name both models: give --small-model and --large-model, or --job")
@@ -163,8 +175,8 @@ class _Labelling:
             workers.run(side, self.spans)
 
     def check_metric(self) -> None:
-        """Try the metric, unless the large model has answers already."""
-        if not self.work.stage("large").receipts():
+        """Try the metric before a model answers, unless the last one that is asked has answers already."""
+        if self.specs and not self.work.stage(list(self.specs)[-1]).receipts():
             self._check_reference()
             quality.check(self.options.metric, lambda: self.engine.device)
 
@@ -184,8 +196,11 @@ class _Labelling:
             self._put(with_responses(columns, rows), _RESPONSES)
         self.file.put_text(_REPORT, self._report(labelled).model_dump_json(indent=1))
         table = with_qualities(columns, labelled)
-        for side in self.specs:
-            table = with_tokens(table, side, self.work.stage(side), self.spans)
+        for side in SIDES:
+            if side in self.specs:
+                table = with_tokens(table, side, self.work.stage(side), self.spans)
+            else:
+                table = with_recorded(table, side, self.table, self.recorded[side])
         self._put(table)
         return LabelReport.model_validate_json(self.file.read_text(_REPORT))
 
@@ -239,8 +254,11 @@ class _Labelling:
         """Everything that the table depends on; models by their identity."""
         settings: dict[str, Any] = self.options.model_dump(
             mode="json",
-            include={"prompt", "id", "names"} | (set() if self.recorded else {"samples", "seed"}),
+            include={"prompt", "id", "names"} | ({"samples", "seed"} if self.specs else set()),
         )
+        # Under the names that the columns have by default, an earlier version's table has these settings.
+        if self.options.recorded:
+            settings["recorded"] = self.options.recorded
         metric = self.options.metric.model_dump(
             mode="json", exclude={"batch_size", "api_key_env", "endpoint"}, exclude_none=True
         )
@@ -252,11 +270,12 @@ class _Labelling:
         return settings
 
     def _rows(self, needs_reference: bool) -> AnsweredRows:
-        source: ResponseSource
+        sources: list[ResponseSource] = []
         if self.recorded:
-            source = RecordedResponses(self.table)
-        else:
-            source = SampledResponses({side: self.work.stage(side) for side in SIDES})
+            sources.append(RecordedResponses(self.table, self.recorded))
+        if self.specs:
+            sources.append(SampledResponses({side: self.work.stage(side) for side in self.specs}))
+        source = EitherResponses(*sources)
         return AnsweredRows(self.table, self.prompts, self.reference, source, needs_reference)
 
     def _columns(self) -> tuple[pa.Table, list[AnsweredRow]]:
@@ -275,7 +294,7 @@ class _Labelling:
         names = {side: self.options.names.get(side) or self._known_name(side) for side in SIDES}
         metadata = {f"{side}_model": name for side, name in names.items() if name is not None}
         metadata["metric"] = quality.describe(self.options.metric)
-        if not self.recorded:
+        if self.specs:
             tokens = {side: spec.generation.max_new_tokens for side, spec in self.specs.items()}
             temperatures = {side: spec.generation.temperature for side, spec in self.specs.items()}
             sampling = {"samples": self.options.samples, "temperature": temperatures, "seed": self.options.seed}

@@ -13,6 +13,7 @@ from batchroute.storage.units import Span, Stage
 from batchroute.tables.parquet import PromptTable
 
 _COPIED = ("task", "split")
+_OF_RECORDED = ("input_tokens", "output_tokens", "logprob", "logprob_low", "agreement")
 
 
 def input_columns(source: PromptTable, rows: Sequence[AnsweredRow], id: str | None) -> pa.Table:
@@ -22,9 +23,7 @@ def input_columns(source: PromptTable, rows: Sequence[AnsweredRow], id: str | No
     if id is not None:
         columns["id"] = id
     for name, column in columns.items():
-        batches = source.reader([column]).read(0, source.rows)
-        kind = source.schema.field(column).type
-        table = table.append_column(name, pa.chunked_array([batch.column(0) for batch in batches], kind))
+        table = table.append_column(name, _whole_column(source, column))
     return table
 
 
@@ -48,6 +47,19 @@ def with_tokens(table: pa.Table, side: Side, stage: Stage, spans: Sequence[Span]
                 written[row["position"]].append(row["output_tokens"])
     table = table.append_column(f"{side}_input_tokens", pa.array(read, pa.int32()))
     return table.append_column(f"{side}_output_tokens", pa.array(written, pa.list_(pa.int32())))
+
+
+def with_recorded(table: pa.Table, side: Side, source: PromptTable, prefix: str) -> pa.Table:
+    """Append what the input knows of recorded responses besides their text: its columns `PREFIX_output_tokens`, …"""
+    columns = {name: f"{prefix}_{name}" for name in _OF_RECORDED if f"{prefix}_{name}" in source.schema.names}
+    for name, column in columns.items():
+        table = table.append_column(f"{side}_{name}", _whole_column(source, column))
+    return table
+
+
+def _whole_column(source: PromptTable, column: str) -> pa.ChunkedArray:
+    batches = source.reader([column]).read(0, source.rows)
+    return pa.chunked_array([batch.column(0) for batch in batches], source.schema.field(column).type)
 
 
 def with_qualities(table: pa.Table, labelled: pa.Table) -> pa.Table:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from batchroute.errors import InputError
-from batchroute.fields import Side
+from batchroute.fields import SIDES, Side
 from batchroute.prompt import as_text
 from batchroute.quality.base import NO_REFERENCE
 from batchroute.quality.measuring.measurer import AnsweredRow, Reason
@@ -17,7 +17,8 @@ from batchroute.tables.chats import BadPrompt
 from batchroute.tables.parquet import PromptTable
 from batchroute.tables.prompts import Prompts
 
-RECORDED: dict[Side, str] = {"small": "small_responses", "large": "large_responses"}
+_RESPONSES = "_responses"
+RECORDED: dict[Side, str] = {side: f"{side}{_RESPONSES}" for side in SIDES}
 
 Responses = tuple[list[str | None], Reason | None]
 """The responses of one model to one prompt, None where it failed; and the reason of the first failure."""
@@ -51,26 +52,41 @@ def _sampled(stage: Stage, span: Span) -> list[Responses]:
 
 
 class RecordedResponses:
-    """The input's columns `small_responses` and `large_responses`: a list of texts or one text per row."""
+    """Responses in the input's columns: a list of texts or one text per row."""
 
-    def __init__(self, table: PromptTable) -> None:
-        """Raises:
-        InputError: one of the columns is missing or holds something else.
+    def __init__(self, table: PromptTable, recorded: Mapping[Side, str]) -> None:
+        """Args:
+            recorded: by side, the prefix of its column `PREFIX_responses`.
+
+        Raises:
+            InputError: a column is missing or holds something else.
         """
-        for column in RECORDED.values():
+        self._columns = {side: prefix + _RESPONSES for side, prefix in recorded.items()}
+        for column in self._columns.values():
             table.check_column(column, "recorded responses")
             kind = table.schema.field(column).type
             inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
             if not (pa.types.is_string(inner) or pa.types.is_large_string(inner)):
                 raise InputError(f"column '{column}' is {kind}; recorded responses are lists of text, or text")
-        self._reader = table.reader(list(RECORDED.values()))
+        self._reader = table.reader(list(dict.fromkeys(self._columns.values())))
 
     def responses(self, span: Span) -> Mapping[Side, list[Responses]]:
         batches = list(self._reader.read(span.start, span.stop))
         return {
             side: [_recorded(value) for batch in batches for value in batch.column(column)]
-            for side, column in RECORDED.items()
+            for side, column in self._columns.items()
         }
+
+
+class EitherResponses:
+    """Responses of one side from one source, of the other side from another."""
+
+    def __init__(self, *sources: ResponseSource) -> None:
+        self._sources = sources
+
+    def responses(self, span: Span) -> Mapping[Side, list[Responses]]:
+        by_side = {side: found for source in self._sources for side, found in source.responses(span).items()}
+        return {side: by_side[side] for side in SIDES if side in by_side}
 
 
 class AnsweredRows:

@@ -184,9 +184,43 @@ def test_recorded_lists_of_any_length_and_plain_texts(tmp_path: Path) -> None:
     assert quality_table.read(str(given.output)).metadata.get("large_model") is None
 
 
+def test_one_models_responses_are_recorded_and_the_other_is_asked(table: Path) -> None:
+    known = pl.read_parquet(table).with_columns(
+        log_responses=pl.lit(["no", "yes"]), log_output_tokens=pl.lit([2, 3]), log_logprob=pl.lit([-0.5, -1.5])
+    )
+    known.write_parquet(table)
+    given = options(table, recorded={"large": "log"}, names={"large": "from-logs"}, keep_responses=True)
+    outcome, log = run(given)
+    assert "loading the small model" in log
+    assert "loading the large model" not in log
+    labelled = pl.read_parquet(outcome.output)
+    assert labelled["small_quality"].to_list() == [[1.0] * 3, [0.0] * 3] * 20
+    assert labelled["large_quality"].to_list() == [[0.0, 0.0], [1.0, 0.0]] * 20
+    assert labelled["large_output_tokens"].to_list() == [[2, 3]] * 40
+    assert labelled["large_logprob"].to_list() == [[-0.5, -1.5]] * 40
+    assert [len(tokens) for tokens in labelled["small_output_tokens"]] == [3] * 40
+    read = quality_table.read(str(outcome.output))
+    assert (read.metadata["small_model"], read.metadata["large_model"]) == ("echo-small", "from-logs")
+    assert list(outcome.report.models) == ["small"]
+    kept = pl.read_parquet(table.parent / "q.responses.parquet")
+    assert kept["large_responses"].to_list() == [["no", "yes"]] * 40
+    again = options(
+        table.parent / "q.responses.parquet",
+        recorded={"small": "large", "large": "small"},
+        models=None,
+        id="id",
+        output=str(table.parent / "swapped.parquet"),
+    )
+    swapped = pl.read_parquet(run(again)[0].output)
+    assert swapped["small_quality"].to_list() == labelled["large_quality"].to_list()
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        ({"recorded": {"large": "log"}}, "recorded responses: no column 'log_responses'"),
+        ({"recorded": {"large": "log"}, "models": None}, "label needs --job for the small model"),
+        ({"names": {"small": "other"}}, "--small-model names the model of recorded responses"),
         ({"prompt": "text"}, "no column 'text' in the input"),
         ({"reference": "truth"}, "no column 'truth' in the input"),
         ({"id": "nr"}, "no column 'nr' in the input"),
@@ -301,7 +335,7 @@ def test_no_rows_same_samples_and_names_for_a_job_are_refused(table: Path) -> No
         run(options(table.parent / "empty.parquet"))
     with pytest.raises(InputError, match="3 samples at temperature 0 would all be the same"):
         run(options(table, temperature=0))
-    with pytest.raises(InputError, match="here the job names them"):
+    with pytest.raises(InputError, match="here the job names it"):
         run(options(table, names={"small": "s"}))
 
 
