@@ -1,0 +1,1 @@
+"""Confidence: how far a small model's answer can be trusted, told by the answer itself."""
