@@ -16,7 +16,7 @@ from typing import get_args
 import numpy as np
 import torch
 
-from batchroute.router.calibration.calibrate import points_of
+from batchroute.router.calibration.drops import points_of
 from batchroute.router.calibration.points import Calibration, CalibrationRule
 from batchroute.router.model import Router
 from batchroute.router.notes import Notes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,27 +11,19 @@ from numpy.typing import NDArray
 
 from batchroute import models
 from batchroute.errors import InputError
+from batchroute.router.calibration.drops import CONFIDENCE, points_of
 from batchroute.router.calibration.gain import Gain
 from batchroute.router.calibration.lengths import Lengths
-from batchroute.router.calibration.points import ENOUGH_ROWS, Calibration, Point
+from batchroute.router.calibration.points import ENOUGH_ROWS, Calibration
 from batchroute.router.drift.reference import measure
 from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE, Notes
-from batchroute.statistics import student_quantile
 from batchroute.tables import quality_table
 from batchroute.tables.quality_table import QualityTable
 
 if TYPE_CHECKING:
     import torch
 
-Floats = NDArray[np.float64]
-
 MIN_ROWS = 50
-
-_CONFIDENCE = 0.95
-_STEPS = 100
-_PRIOR_PROMPTS = 3
-_RESAMPLES = 2_000
-_RESAMPLES_AT_A_TIME = 200
 
 
 def calibrate(quality_table_path: str, router: str, device: torch.device, seed: int = 0) -> Calibration:
@@ -71,7 +62,7 @@ def calibrate(quality_table_path: str, router: str, device: torch.device, seed: 
         models={side: table.metadata.get(f"{side}_model") or model for side, model in notes.models.items()},
         metric=table.metadata.get("metric"),
         max_length=loaded.max_length,
-        confidence=_CONFIDENCE,
+        confidence=CONFIDENCE,
         points=points_of(scored.scores, small, large, table.prompts, seed),
         gain=Gain.fit(scored.scores, scored.tokens, large - small, float(large.mean())),
         lengths=_lengths(table, scored.tokens),
@@ -81,56 +72,6 @@ def calibrate(quality_table_path: str, router: str, device: torch.device, seed: 
     _put(folder / REFERENCE_FILE, reference.model_dump_json().encode() + b"\n")
     _put(folder / CALIBRATION_FILE, calibration.model_dump_json(indent=1).encode() + b"\n")
     return calibration
-
-
-def points_of(
-    scores: NDArray[np.float32],
-    small: Floats,
-    large: Floats,
-    prompts: Sequence[str],
-    seed: int,
-    resamples: int = _RESAMPLES,
-) -> list[Point]:
-    """The points at steps of 1 % of the rows; rows of equal scores stay together.
-
-    The drop at a threshold is a ratio of two means over prompts: the losses of the rows at or above the threshold, and
-    the large model's quality. Its bound is Student's, by the delta method; its interval is a percentile bootstrap.
-    Prompts are resampled, not rows: copies of a prompt add no information.
-
-    Args:
-        scores, small, large: shape [rows]; scores and mean qualities.
-        seed, resamples: of the bootstrap.
-
-    Raises:
-        InputError: the large model's mean quality is 0.
-    """
-    thresholds = _thresholds(scores)
-    _, group = np.unique(np.array(prompts, dtype=object), return_inverse=True)
-    groups = int(group.max()) + 1
-
-    def by_prompt(values: Floats) -> Floats:
-        sums: Floats = np.bincount(group, values, groups).astype(np.float64)
-        return sums
-
-    baseline = by_prompt(large)
-    if baseline.sum() == 0.0:
-        raise InputError("the large model's mean quality is 0, so a drop in percent means nothing: shift the metric")
-    losses = np.stack([by_prompt((large - small) * (scores >= cut)) for cut in thresholds], axis=1)
-    routed = np.array([len(np.unique(group[scores >= cut])) for cut in thresholds])
-    drops: Floats = losses.sum(axis=0) * 100.0 / abs(baseline.sum())
-    bounds = drops + student_quantile(_CONFIDENCE, groups - 1) * _standard_errors(losses, baseline, routed)
-    low, high = _intervals(losses, baseline, seed, resamples)
-    return [
-        Point(
-            threshold=float(cut),
-            cost_advantage=float((scores >= cut).mean()),
-            drop=float(drops[i]),
-            drop_low=float(low[i]),
-            drop_high=float(high[i]),
-            bound=float(bounds[i]),
-        )
-        for i, cut in enumerate(thresholds)
-    ]
 
 
 def _lengths(table: QualityTable, router_tokens: NDArray[np.int32]) -> dict[str, Lengths]:
@@ -154,44 +95,3 @@ def _put(file: Path, data: bytes) -> None:
         raise InputError(f"cannot write '{file}': {error.strerror}") from error
     finally:
         fresh.unlink(missing_ok=True)
-
-
-def _thresholds(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The score at each hundredth of the rows, from the highest. They must not depend on the qualities."""
-    ordered = np.sort(scores)[::-1]
-    ranks = np.ceil(np.arange(1, _STEPS + 1) * len(scores) / _STEPS).astype(int) - 1
-    return np.unique(ordered[ranks])[::-1]
-
-
-def _standard_errors(losses: Floats, baseline: Floats, routed: NDArray[np.int64]) -> Floats:
-    """Standard errors of the drops, in percent, by the delta method.
-
-    If a handful of rows on the small model all lost nothing, that proves little. So the mean square of their losses is
-    drawn towards that of all rows, as if `_PRIOR_PROMPTS` more prompts had been seen.
-
-    Args:
-        losses: shape [prompts, thresholds].
-        baseline: shape [prompts].
-        routed: shape [thresholds], prompts on the small model.
-    """
-    count, total = len(baseline), baseline.sum()
-    residuals = losses - baseline[:, None] * (losses.sum(axis=0) / total)
-    squares = (losses**2).sum(axis=0)
-    expected = (squares + _PRIOR_PROMPTS * squares[-1] / count) * routed / (routed + _PRIOR_PROMPTS)
-    spread = (residuals**2).sum(axis=0) + np.maximum(expected - squares, 0.0)
-    errors: Floats = np.sqrt(count / (count - 1) * spread) * 100.0 / abs(total)
-    return errors
-
-
-def _intervals(losses: Floats, baseline: Floats, seed: int, resamples: int) -> tuple[Floats, Floats]:
-    """95 % percentile intervals of the drops, in percent: shapes [thresholds]."""
-    rng = np.random.default_rng(seed)
-    count = len(baseline)
-    drops = []
-    for start in range(0, resamples, _RESAMPLES_AT_A_TIME):
-        size = min(_RESAMPLES_AT_A_TIME, resamples - start)
-        drawn = rng.multinomial(count, np.full(count, 1.0 / count), size=size).astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            drops.append(100.0 * (drawn @ losses) / np.abs(drawn @ baseline)[:, None])
-    low, high = np.nanpercentile(np.concatenate(drops), [2.5, 97.5], axis=0)
-    return low, high

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -34,6 +35,29 @@ class Point(BaseModel):
     drop_low: float
     drop_high: float
     bound: float
+
+
+def within(points: Sequence[Point], limit: float, rule: CalibrationRule) -> Point | None:
+    """The point of the largest cost advantage that keeps the drop within `limit` percent; None if none does.
+
+    `empirical` is the rule of "Hybrid LLM" (ICLR 2024, arXiv 2404.14618, section 4.5): the drop on the calibration
+    rows is within the limit. It picks the luckiest of many thresholds, so on other rows the drop exceeds the limit
+    about every second time.
+
+    `bounded` tests the thresholds in a fixed order, from the highest down, and stops at the first whose bound
+    exceeds the limit. So the chance that the chosen threshold breaks the limit is at most 1 − confidence although
+    many were tested (fixed-sequence testing; "Learn then Test", arXiv 2110.01052).
+
+    Args:
+        points: from the highest threshold to the lowest.
+    """
+    best = None
+    for point in points:
+        if (point.bound if rule == "bounded" else point.drop) <= limit:
+            best = point
+        elif rule == "bounded":
+            break
+    return best
 
 
 class Calibration(BaseModel):
@@ -82,23 +106,8 @@ class Calibration(BaseModel):
         return read_noted(router, CALIBRATION_FILE, cls)
 
     def within(self, limit: float, rule: CalibrationRule) -> Point | None:
-        """The point of the largest cost advantage that keeps the drop within `limit` percent; None if none does.
-
-        `empirical` is the rule of "Hybrid LLM" (ICLR 2024, arXiv 2404.14618, section 4.5): the drop on the calibration
-        rows is within the limit. It picks the luckiest of many thresholds, so on other rows the drop exceeds the limit
-        about every second time.
-
-        `bounded` tests the thresholds in a fixed order, from the highest down, and stops at the first whose bound
-        exceeds the limit. So the chance that the chosen threshold breaks the limit is at most 1 − confidence although
-        many were tested (fixed-sequence testing; "Learn then Test", arXiv 2110.01052).
-        """
-        best = None
-        for point in self.points:
-            if (point.bound if rule == "bounded" else point.drop) <= limit:
-                best = point
-            elif rule == "bounded":
-                break
-        return best
+        """See `within`."""
+        return within(self.points, limit, rule)
 
     def summary(self) -> list[str]:
         """What both rules choose at common limits, a line each, and a warning if the rows are few."""

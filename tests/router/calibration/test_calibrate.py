@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from batchroute.errors import InputError
 from batchroute.policy.settings import Policy
 from batchroute.router.calibration import calibrate as calibrating
-from batchroute.router.calibration.calibrate import points_of
+from batchroute.router.calibration.drops import points_of
 from batchroute.router.calibration.points import Calibration, Point
 from batchroute.router.notes import prompt_digest
 from tests.support.tiny_models import tiny_router
