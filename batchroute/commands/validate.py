@@ -28,8 +28,9 @@ def validate(job: Job) -> list[str]:
     identity = identify(job)
     target = target_of(job.output.table, job.input.id)
     lines, units, table = _validate_files(job, identity) if job.input.in_place else _validate_source(job)
-    models.check(job.router.model, router=True, allow_pickle=job.router.allow_pickle)
-    lines.append(f"router   {job.router.model}")
+    if job.router is not None:
+        models.check(job.router.model, router=True, allow_pickle=job.router.allow_pickle)
+        lines.append(f"router   {job.router.model}")
     lines += [f"policy   {line}" for line in calibrated_limits(job)]
     for side in SIDES:
         lines.append(f"{side:<8} {generators.check(job.models.of(side))}")

@@ -84,6 +84,8 @@ class ReportSpec(BaseModel):
     group_by: list[str] = Field(default_factory=list, description="input columns to split the costs by")
     audit: AuditSpec | None = Field(default=None, description="this share of small's rows to the large one too")
 
+    signals: bool = Field(default=False, description="the output also says what the small model's answers tell")
+
     @field_validator("group_by")
     @classmethod
     def _no_column_twice(cls, value: list[str]) -> list[str]:
@@ -113,7 +115,7 @@ class Job(BaseModel):
     name: str = "batchroute"
     input: InputSpec
     output: OutputSpec
-    router: RouterSpec
+    router: RouterSpec | None = Field(default=None, description="may be missing where policy.decide is after")
     policy: Policy
     models: Models
     report: ReportSpec = Field(default_factory=ReportSpec)
@@ -129,6 +131,11 @@ class Job(BaseModel):
     def _sections_go_together(self) -> Self:
         if self.input.only_new is not None and self.output.table is None:
             raise ValueError("input.only_new needs output.table: what is new is known by what the table holds")
+        if self.router is None and not self.policy.looks_after:
+            raise ValueError(
+                "router is missing: a policy that decides before the small model answers needs its scores; name one as "
+                "router.model, or set policy.decide: after"
+            )
         total = self.policy.budget
         if total is not None and self.max_cost is not None and total > self.max_cost:
             raise ValueError(

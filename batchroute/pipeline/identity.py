@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from batchroute import models
+from batchroute import models, quality
 from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
@@ -18,7 +18,7 @@ from batchroute.pipeline import layout
 from batchroute.policy.settings import Rule
 from batchroute.router.calibration.points import Calibration, Point
 from batchroute.router.drift.reference import Reference
-from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE
+from batchroute.router.notes import CALIBRATION_FILE, CONFIDENCE_FILE, REFERENCE_FILE
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import Manifest
@@ -121,15 +121,19 @@ def _settings(job: Job, version: Literal[1, 2]) -> dict[str, Any]:
     """All settings that the results depend on. Models stand by their digest, so that new weights are another run."""
     settings = job.model_dump(mode="json", exclude=_NOT_RESULTS, exclude_none=True)  # type: ignore[arg-type]
     settings["input"] = _input_settings(job)
-    for name in ("token_budget", "allow_pickle"):
-        settings["router"].pop(name, None)
-    if job.router.precision == "auto":
-        # As in files of earlier versions.
-        del settings["router"]["precision"]
-    settings["router"]["model"] = models.identity(
-        job.router.model, ignore=[CALIBRATION_FILE, REFERENCE_FILE], version=version
-    )
+    if job.router is not None:
+        for name in ("token_budget", "allow_pickle"):
+            settings["router"].pop(name, None)
+        if job.router.precision == "auto":
+            # As in files of earlier versions.
+            del settings["router"]["precision"]
+        settings["router"]["model"] = models.identity(
+            job.router.model, ignore=[CALIBRATION_FILE, REFERENCE_FILE, CONFIDENCE_FILE], version=version
+        )
     settings["policy"] = _policy_settings(job)
+    if job.report.signals:
+        # Unlike the rest of the section it adds columns to the output.
+        settings["report"] = {"signals": True}
     settings["models"] = {side: model_settings(job.models.of(side), version) for side in SIDES}
     return settings
 
@@ -140,8 +144,19 @@ def _policy_settings(job: Job) -> dict[str, Any]:
     `on_drift` counts only as `large`, which changes routes: a run that stopped on drift goes on with another value.
     """
     policy = job.policy
-    settings = policy.model_dump(mode="json", exclude_none=True, exclude={"on_drift"})
+    settings = policy.model_dump(mode="json", exclude_none=True, exclude={"on_drift", "calibrate", "calibration"})
+    if policy.decide == "before":
+        # As in files of earlier versions, which decide in no other way.
+        del settings["decide"]
+    if policy.calibrate is not None:
+        tonight = policy.calibrate
+        settings["calibrate"] = {
+            **tonight.model_dump(mode="json", exclude_none=True, include={"rows", "reference", "seed"}),
+            "metric": quality.describe(tonight.metric),
+        }
     for group, rule in policy.rules():
+        if policy.calibrate is not None or policy.looks_after:
+            continue
         own = settings if group is None else settings["groups"][group]
         if rule.max_quality_drop is not None:
             point = calibrated_point(job, rule)
@@ -150,7 +165,7 @@ def _policy_settings(job: Job) -> dict[str, Any]:
             calibration = known_calibration(job)
             used = {} if calibration is None else calibration.model_dump(mode="json", include={"gain", "lengths"})
             own["calibrated"] = f"sha256:{fingerprint_of(used)[:16]}"
-    if policy.on_drift == "large":
+    if policy.on_drift == "large" and job.router is not None:
         settings["on_drift"] = policy.on_drift
         reference = Reference.of(job.router.model)
         if reference is not None:
@@ -189,6 +204,8 @@ def _input_settings(job: Job) -> dict[str, Any]:
 
 def known_calibration(job: Job) -> Calibration | None:
     """The router's calibration, for forecasts; None without one that fits the job."""
+    if job.router is None:
+        return None
     calibration = Calibration.known(job.router.model)
     return None if calibration is None or _unfit(job, calibration) else calibration
 
@@ -199,6 +216,7 @@ def calibrated_point(job: Job, rule: Rule) -> Point | None:
     Raises:
         InputError: the router is not calibrated, or was calibrated on other models or with more tokens a prompt.
     """
+    assert job.router is not None
     calibration = Calibration.of(job.router.model)
     problem = _unfit(job, calibration)
     if problem is not None:
@@ -208,6 +226,7 @@ def calibrated_point(job: Job, rule: Rule) -> Point | None:
 
 def _unfit(job: Job, calibration: Calibration) -> str | None:
     """Why the job cannot use this calibration; None when it can."""
+    assert job.router is not None
     for side in SIDES:
         name, measured = job.models.of(side).model, calibration.models[side]
         if measured is not None and measured != name:
@@ -264,7 +283,7 @@ def calibrated_limits(job: Job) -> list[str]:
     return [
         ("" if group is None else f"{group}: ") + _limited(job, rule)
         for group, rule in job.policy.rules()
-        if rule.max_quality_drop is not None
+        if rule.max_quality_drop is not None and job.policy.calibrate is None and not job.policy.looks_after
     ]
 
 

@@ -106,7 +106,7 @@ def decide(
         if rule.budget is not None:
             chosen = _by_budget(rule, rows, at, group, spent if group is None else 0, part)
         else:
-            cutoff = rule.decide(rows.scores[at], len(at), calibration)
+            cutoff = rule.cutoff(rows.scores[at], len(at), calibration)
             chosen = cutoff.small(rows.scores[at], np.arange(len(at)))
             cutoff = _over_all_rows(cutoff, at)
         small[at] = chosen

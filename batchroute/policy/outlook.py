@@ -99,7 +99,7 @@ class Outlook:
         """The forecast for one rule for all rows; not for a budget."""
         at = np.flatnonzero(self.routable)
         small = np.zeros_like(self.routable)
-        cutoff = rule.decide(self.scores[at], len(at), self.calibration)
+        cutoff = rule.cutoff(self.scores[at], len(at), self.calibration)
         small[at] = cutoff.small(self.scores[at], np.arange(len(at)))
         return self.forecast(small, rule.words)
 

@@ -11,12 +11,14 @@ import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from batchroute.fields import Share
+from batchroute.policy.tonight import CalibrateSpec
 from batchroute.router.calibration.points import Calibration, CalibrationRule, Point
 
 Scores = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
 
 OnDrift = Literal["warn", "large", "stop"]
+Decide = Literal["before", "after", "auto"]
 
 RULES = ("threshold", "small_share", "max_quality_drop", "budget")
 """The keys that decide; a policy, or each of its groups, has exactly one."""
@@ -113,7 +115,7 @@ class Rule(BaseModel):
         assert self.max_quality_drop is not None
         return calibration.within(float(100 * self.max_quality_drop), self.rule or "bounded")
 
-    def decide(self, scores: Scores, routable: int, calibration: Calibration | None = None) -> Cutoff:
+    def cutoff(self, scores: Scores, routable: int, calibration: Calibration | None = None) -> Cutoff:
         """The cut-off over all scores of the run, for any rule but a budget.
 
         A share of the routable rows is met exactly to the row, halves rounded up; among equal scores the first rows go
@@ -156,6 +158,18 @@ class Policy(Rule):
         default=None, description="if the rows drifted from the calibration's: warn (default), large (all rows) or stop"
     )
 
+    decide: Decide | None = Field(
+        default=None,
+        description="before (default): by the prompt's score; after: by the confidence of the small model's answer; "
+        "auto: the way that calibration rows show to be cheaper at the same drop",
+    )
+    calibrate: CalibrateSpec | None = Field(
+        default=None, description="measure some of tonight's rows on both models, and decide by them"
+    )
+    calibration: str | None = Field(
+        default=None, description="folder that 'batchroute calibrate' wrote without a router; decide: after or auto"
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _gather_groups(cls, value: Any) -> Any:
@@ -186,6 +200,21 @@ class Policy(Rule):
                 "on_drift: large would send all rows to the large model, whatever the budget: choose warn or stop"
             )
         return self
+
+    @model_validator(mode="after")
+    def _decides_by_what_it_has(self) -> Self:
+        if self.calibration is not None and not self.looks_after:
+            raise ValueError("calibration is what decide: after or auto reads: set decide, or leave calibration out")
+        if self.calibrate is not None and self.calibration is not None:
+            raise ValueError("calibrate measures tonight's rows, calibration has another day's: leave one of them out")
+        if self.calibrate is not None and self.on_drift is not None:
+            raise ValueError("on_drift is about another day's rows, and calibrate measures tonight's: leave one out")
+        return self
+
+    @property
+    def looks_after(self) -> bool:
+        """Whether the small model's answers may decide."""
+        return self.decide in ("after", "auto")
 
     def rules(self) -> Iterator[tuple[str | None, Rule]]:
         """The rules by group; a rule for all rows has the group None."""

@@ -19,7 +19,7 @@ SCORES = st.lists(st.one_of(TIED, st.floats(0, 1, width=32)), max_size=40)
 def small(policy: Policy, scores: list[float], routable: int | None = None) -> list[bool]:
     """Which rows go to the small model, decided on all scores and applied in two chunks, as a run does."""
     array: Scores = np.array(scores, np.float32)
-    cutoff = policy.decide(array.copy(), len(scores) if routable is None else routable)
+    cutoff = policy.cutoff(array.copy(), len(scores) if routable is None else routable)
     # What is written to disk between deciding and dealing out.
     cutoff = Cutoff.model_validate_json(cutoff.model_dump_json())
     positions, half = np.arange(len(scores)), len(scores) // 2
@@ -103,7 +103,7 @@ def test_rows_that_no_model_will_see_do_not_count_for_the_share() -> None:
 
 def test_deciding_leaves_the_scores_as_they_are() -> None:
     scores: Scores = np.array([0.3, 0.1, 0.2], np.float32)
-    share_policy("34%").decide(scores, 3)
+    share_policy("34%").cutoff(scores, 3)
     assert scores.tolist() == np.array([0.3, 0.1, 0.2], np.float32).tolist()
 
 

@@ -46,7 +46,10 @@ class Pair:
         """Raises:
         InputError: the router does not exist, is not a trained classifier, or must not be loaded.
         """
-        spec = ModelSpec(backend="transformers", model=self.job.router.model, allow_pickle=self.job.router.allow_pickle)
+        router = self.job.router
+        if router is None:
+            return ok("router", "none: the small model's answers decide")
+        spec = ModelSpec(backend="transformers", model=router.model, allow_pickle=router.allow_pickle)
         return self._loaded("router", spec, is_router=True)
 
     def model(self, side: Side) -> Iterator[Finding]:
@@ -90,7 +93,8 @@ class Pair:
         """Raises:
         InputError: the policy needs a calibration that fits the job, and the router has none.
         """
-        if not router_is_there(self.job):
+        policy = self.job.policy
+        if not router_is_there(self.job) or policy.calibrate is not None or policy.looks_after:
             return
         for group, rule in self.job.policy.rules():
             words = rule.words if group is None else f"{group}: {rule.words}"
@@ -190,6 +194,8 @@ def _named(folder: Path, name: str) -> Iterator[None]:
 
 def router_is_there(job: Job) -> bool:
     """Whether the router exists. If not, its own finding says so, and other checks skip it."""
+    if job.router is None:
+        return False
     try:
         models.resolve(job.router.model)
     except InputError:

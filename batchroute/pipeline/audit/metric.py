@@ -42,6 +42,11 @@ def metric_of(job: Job) -> MetricSpec:
     assert job.report.audit is not None
     if job.report.audit.metric is not None:
         return job.report.audit.metric
+    if job.router is None:
+        raise InputError(
+            "report.audit: without a router there is no metric that it was trained by: name the audit's metric as "
+            "report.audit.metric, for example {name: rouge}"
+        )
     folder = Path(models.resolve(job.router.model))
     notes = [read_json(folder / file) or {} for file in (CALIBRATION_FILE, ROUTER_FILE)]
     description = next((note["metric"] for note in notes if note.get("metric")), None)

@@ -179,5 +179,6 @@ def outlook_of(context: Context, scored: Sample) -> Outlook:
 
 
 def _drift(context: Context) -> Drift | None:
-    reference = Reference.of(context.job.router.model)
+    router = context.job.router
+    reference = None if router is None else Reference.of(router.model)
     return None if reference is None else measure(reference, Night.gather(_tables(context)))

@@ -84,7 +84,7 @@ def _cost(context: Context, assigned: Partition, groups: pl.DataFrame) -> CostRe
         name=job.name,
         run_id=frozen.run_id,
         rows=_counts(context, assigned),
-        router=router_usage(job.router.model, price.price, scored, price.source),
+        router=router_usage("" if job.router is None else job.router.model, price.price, scored, price.source),
         small=_usage(context, "small"),
         large=_usage(context, "large"),
         escalated=_escalated(context),

@@ -1,4 +1,7 @@
-"""Scoring: the router reads every usable prompt. Rows without one are marked as failed here, for all later stages."""
+"""Scoring: the router reads every usable prompt. Rows without one are marked as failed here, for all later stages.
+
+Without a router the rows get no score: the stage checks them, finds identical prompts and estimates their lengths.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +42,15 @@ SCHEMA = pa.schema(
         pa.field("distance", pa.float32()),  # to that group's centroid
     ]
 )
+_BYTES_A_TOKEN = 4
 _LANGUAGES = 64
 """Rows of a chunk whose language is detected: the slowest step after the router itself."""
 
 
 def score(context: Context) -> None:
     """Score all chunks that have no receipt yet."""
-    with context.engine.workers(context, Scorer, "router") as workers:
+    make_worker = PromptReader if context.job.router is None else Scorer
+    with context.engine.workers(context, make_worker, "router") as workers:
         workers.run(layout.SCORE, context.snapshot.chunks())
 
 
@@ -61,7 +66,9 @@ class Scorer:
         self._reading, self._scoring = threading.Lock(), threading.Lock()
         self._free_since = 0.0
         self._context, self._stage = context, context.work.stage(layout.SCORE)
-        self._reference = Reference.of(context.job.router.model)
+        spec = context.job.router
+        assert spec is not None
+        self._reference, self._token_budget = Reference.of(spec.model), spec.token_budget
         self._router = load_router(context)
         self._load_seconds = self._router.load_seconds
         self._reader = context.table.reader(context.prompts.columns)
@@ -79,8 +86,7 @@ class Scorer:
             # Of chunks that overlap, each counts the time from the end of the one before.
             started = max(started, self._free_since)
             with_embeddings = self._reference is not None and self._reference.content is not None
-            token_budget = self._context.job.router.token_budget
-            found = score_encoded(self._router, encoded, token_budget, with_embeddings).at(places)
+            found = score_encoded(self._router, encoded, self._token_budget, with_embeddings).at(places)
             load_seconds, self._load_seconds = self._load_seconds, 0.0
             ended = self._free_since = time.perf_counter()
         table, counts = _table(prompts, found, chunk.start, self._reference)
@@ -92,11 +98,46 @@ class Scorer:
         self._router.close()
 
 
+class PromptReader:
+    """A worker of a job without a router: its chunks have everything but scores."""
+
+    units_at_once = 1
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._stage = context, context.work.stage(layout.SCORE)
+        self._reader = context.table.reader(context.prompts.columns)
+
+    def do(self, stage: str, chunk: Span) -> Receipt:
+        started = time.perf_counter()
+        batches = self._reader.read(chunk.start, chunk.stop)
+        prompts = [prompt for batch in batches for prompt in self._context.prompts.read(batch)]
+        usable = [prompt for prompt in prompts if not isinstance(prompt, BadPrompt)]
+        table, counts = _table(prompts, unscored(usable), chunk.start, None)
+        counts["unscored"] = 0
+        seconds = time.perf_counter() - started
+        facts = Facts.of(self._stage.run_id, chunk.unit, chunk.positions, seconds=seconds, counts=counts)
+        return self._stage.commit(facts, SCHEMA, table.to_batches())
+
+    def close(self) -> None:
+        pass
+
+
+def unscored(prompts: Sequence[Prompt]) -> Scores:
+    """No scores, and the prompts' tokens estimated by their bytes."""
+    from batchroute.router.scoring import Scores
+
+    count = len(prompts)
+    lengths = np.array([len(as_text(prompt).encode()) for prompt in prompts], np.int32)
+    tokens = -(-lengths // _BYTES_A_TOKEN)
+    return Scores(np.full(count, np.nan, np.float32), tokens.astype(np.int32), np.zeros(count, np.bool_))
+
+
 def load_router(context: Context) -> Router:
     from batchroute.router.model import Router
 
-    context.engine.progress.note("load", f"loading the router {context.job.router.model}")
     spec = context.job.router
+    assert spec is not None
+    context.engine.progress.note("load", f"loading the router {spec.model}")
     router = Router.load(
         spec.model,
         context.engine.device,

@@ -15,7 +15,7 @@ from batchroute.costs.prices import pico
 from batchroute.costs.usage import router_usage
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.stages.score import load_router
+from batchroute.pipeline.stages.score import load_router, unscored
 from batchroute.policy.settings import Scores
 from batchroute.prompt import as_text, other_than_text
 from batchroute.storage.receipts import Facts, Receipt
@@ -51,10 +51,14 @@ class Sample:
 
 
 def draw(context: Context, rows: int) -> Sample:
-    """Score about `rows` rows of the job's table, or as many as 20 seconds allow, drawn at random."""
+    """Score about `rows` rows of the job's table, or as many as 20 seconds allow, drawn at random.
+
+    Without a router the rows are read, and have no scores.
+    """
     from batchroute.router.scoring import score
 
-    job, router = context.job, load_router(context)
+    spec = context.job.router
+    router = None if spec is None else load_router(context)
     pieces = [piece for stretch in _stretches(context.snapshot.rows, rows) for piece in _pieces(*stretch)]
     # Read in rising order: one pass over the table.
     reader = context.table.reader(context.prompts.columns)
@@ -69,18 +73,24 @@ def draw(context: Context, rows: int) -> Sample:
         good = [prompt for prompt in prompts[pieces[number]] if not isinstance(prompt, BadPrompt)]
         usable = np.array([not isinstance(prompt, BadPrompt) for prompt in prompts[pieces[number]]], np.bool_)
         scores, tokens = np.full(len(usable), np.nan, np.float32), np.zeros(len(usable), np.int32)
-        scored = score(router, [as_text(prompt) for prompt in good], job.router.token_budget)
+        if router is None or spec is None:
+            scored = unscored(good)
+        else:
+            scored = score(router, [as_text(prompt) for prompt in good], spec.token_budget)
         text_alone = np.array([other_than_text(prompt) is None for prompt in good], np.bool_)
         scores[usable], tokens[usable] = np.where(text_alone, scored.scores, np.nan), scored.tokens
         scored_pieces[pieces[number]] = scores, tokens, usable
     seconds = time.perf_counter() - started
-    router.close()
+    load_seconds = 0.0
+    if router is not None:
+        load_seconds = router.load_seconds
+        router.close()
     kept = sorted(scored_pieces)
     scores = np.concatenate([np.empty(0, np.float32), *(scored_pieces[piece][0] for piece in kept)])
     tokens = np.concatenate([np.empty(0, np.int32), *(scored_pieces[piece][1] for piece in kept)])
     usable = np.concatenate([np.empty(0, np.bool_), *(scored_pieces[piece][2] for piece in kept)])
     scale = context.snapshot.rows / max(1, len(scores))
-    spent = _spent(context, round(int(tokens.sum()) * scale), seconds * scale, router.load_seconds)
+    spent = _spent(context, round(int(tokens.sum()) * scale), seconds * scale, load_seconds)
     return Sample(kept, scores, tokens, usable, spent)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from batchroute.config.job import Job
 from batchroute.costs.price_lists import Resolved, resolve
+from batchroute.costs.prices import Price
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
 from batchroute.pipeline import layout
@@ -41,6 +43,7 @@ _WRITTEN = (
     "/data/part-00000.parquet",
     *(f"{WORK_SUFFIX}/0/{stage}/00000.parquet" for stage in ("score", "shards/small")),
 )
+_NO_ROUTER = Resolved(Price(input=Decimal(0), output=Decimal(0)), "")
 _PRICED = {
     "router": ("the router", "router.price"),
     "small": ("the small model", "models.small.price"),
@@ -84,8 +87,9 @@ def _prices(job: Job) -> dict[str, Resolved]:
     """Raises:
     InputError: a list of prices is wrong or missing, or the cost is limited and a price is missing.
     """
-    router = resolve(job.prices, job.router.model, None, None, job.router.price)
-    resolved = {"router": router}
+    resolved = {"router": _NO_ROUTER}
+    if job.router is not None:
+        resolved["router"] = resolve(job.prices, job.router.model, None, None, job.router.price)
     for side in SIDES:
         model = job.models.of(side)
         tier = model.extra_body.get("service_tier")

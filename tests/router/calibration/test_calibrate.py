@@ -206,9 +206,9 @@ def test_a_policy_takes_the_rule_that_it_names() -> None:
     scores = np.array([0.95, 0.8, 0.1], np.float32)
     for rule, small in ((None, [True, False, False]), ("empirical", [True, True, False])):
         policy = Policy.model_validate({"max_quality_drop": "1%", "rule": rule})
-        cutoff = policy.decide(scores, 3, calibrated)
+        cutoff = policy.cutoff(scores, 3, calibrated)
         assert cutoff.small(scores, np.arange(3)).tolist() == small
-    none = Policy.model_validate({"max_quality_drop": "0.1%"}).decide(scores, 3, calibrated)
+    none = Policy.model_validate({"max_quality_drop": "0.1%"}).cutoff(scores, 3, calibrated)
     assert not none.small(scores, np.arange(3)).any()
 
 

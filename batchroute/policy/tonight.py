@@ -1,0 +1,39 @@
+"""Tonight's calibration: how many of the night's own rows both models answer, and how the answers are compared."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from batchroute.quality.base import MetricSpec
+
+LARGE = "large"
+"""The value of `reference` that takes the large model's answer for the truth."""
+
+
+def _by_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class CalibrateSpec(BaseModel):
+    """Rows of the night that both models answer, so that the policy is decided by figures of the night itself.
+
+    `metric: exact_match` is short for `metric: {name: exact_match}`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    rows: int = Field(default=500, ge=50, description="drawn evenly over the night; they keep the large model's answer")
+    metric: Annotated[MetricSpec, BeforeValidator(_by_name)] = Field(description="compares the two answers")
+    reference: str | None = Field(
+        default=None,
+        description="input column with references; large: the large model's answer is the reference, which measures "
+        "likeness to it; default: 'reference' where the input has it",
+    )
+    seed: int = Field(default=0, ge=0, description="of the drawn rows")
+
+    @property
+    def by_likeness(self) -> bool:
+        """Whether the figures measure likeness to the large model instead of truth."""
+        return self.reference == LARGE
