@@ -61,6 +61,10 @@ def label(
     keep_responses: Annotated[
         bool, typer.Option("--keep-responses", help="Also write the responses, next to the table.")
     ] = False,
+    published: Annotated[
+        Literal["mixinstruct"] | None,
+        typer.Option("--import", help="PROMPTS is a published file with answers and scores; --metric names a score."),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove what the output holds, and start again.")] = False,
     json_logs: JsonLogs = False,
 ) -> None:
@@ -71,6 +75,13 @@ def label(
     from batchroute.fields import SIDES
     from batchroute.progress import for_this_terminal
 
+    names = {side: name for side, name in zip(SIDES, (small_model, large_model), strict=True) if name is not None}
+    if published is not None:
+        from batchroute.commands.label.mixinstruct import import_mixinstruct
+
+        rows = import_mixinstruct(prompts, output, metric, names, keep_responses)
+        typer.echo(f"{rows:,} rows labelled by {metric} in {prompts}\nquality table in {output}")
+        return
     if overrides and job_file is None:
         raise InputError("--set overrides a setting of the job: give --job too")
     job = None if job_file is None else load(job_file, overrides or ())
@@ -87,7 +98,7 @@ def label(
         prompt=prompt,
         id=id_column,
         reference=reference,
-        names={side: name for side, name in zip(SIDES, (small_model, large_model), strict=True) if name is not None},
+        names=names,
         recorded=_by_side(recorded or ()),
         keep_responses=keep_responses,
     )

@@ -59,6 +59,7 @@ COMMANDS: dict[str, list[str]] = {
         "--large-model",
         "--recorded",
         "--keep-responses",
+        "--import",
         "--fresh",
         "--json-logs",
     ],
