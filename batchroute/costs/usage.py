@@ -36,6 +36,7 @@ class ModelUsage(BaseModel):
         input_tokens: by the model's tokenizer; the provider read `cached_tokens` of them from its cache.
         output_tokens: by the model's tokenizer; `reasoning_tokens` of them are reasoning.
         estimated: rows whose tokens batchroute counted because the endpoint did not report them.
+        sample_input_tokens, sample_output_tokens: of extra sampled answers, which only tell how sure the model is.
         router_tokens: of the generated rows' prompts by the router's tokenizer, a measure common to both shards.
         cost: of the rows, and of loading the model if its price is by time.
         price: where the price is from.
@@ -55,6 +56,8 @@ class ModelUsage(BaseModel):
     output_tokens: int
     reasoning_tokens: int = 0
     estimated: int = 0
+    sample_input_tokens: int = 0
+    sample_output_tokens: int = 0
     router_tokens: int
     busy_seconds: float
     load_seconds: float
@@ -92,6 +95,7 @@ def model_usage(
     names = (
         *("generated", "copies", "answered", "failed", "cut"),
         *("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "estimated"),
+        *("sample_input_tokens", "sample_output_tokens"),
     )
     return ModelUsage(
         model=model,

@@ -56,6 +56,8 @@ class Backend:
         price_list: which of a provider's published prices apply; None: no provider publishes any.
         gpus: the number of GPUs that a rank or worker with the model needs; None: all of its machine.
         needs_gpu: the backend does not run on a CPU.
+        logprobs: the model gives the log-probabilities of its answers' tokens if `ModelSpec.confidence` asks for them.
+        samples: `Generator` has `sampled`, so that `confidence.samples` can ask for extra answers.
         shares_memory: on several GPUs the model runs in processes that exchange data through shared memory.
         fewest_rows: the fewest rows of a unit of work that keep the model busy.
         any_settings: settings of other backends are accepted and ignored, for a dry run that replaces `backend` alone.
@@ -73,6 +75,8 @@ class Backend:
     price_list: Literal["standard", "batch"] | None = None
     gpus: Callable[[Spec], int | None] = _one_gpu
     needs_gpu: bool = False
+    logprobs: bool = False
+    samples: bool = False
     shares_memory: bool = False
     fewest_rows: int = 1
     any_settings: bool = False

@@ -24,6 +24,12 @@ class Response:
         cached_tokens: the input tokens that the provider took from its cache.
         reasoning_tokens: the output tokens that are not in the text.
         estimated: batchroute counted the tokens, because the endpoint did not.
+        logprob: the mean log-probability of the answer's tokens (`signals.of_tokens`). None: the model was not asked
+            for it, the backend cannot give it, or the row has no answer.
+        logprob_low: the 10 % quantile of the same log-probabilities.
+        agreement: the share of extra sampled answers that agree with this one; None: none were taken.
+        sample_input_tokens: the tokens that the model read for extra samples, beyond `input_tokens`.
+        sample_output_tokens: the tokens that the model wrote in extra samples.
     """
 
     text: str | None = None
@@ -36,6 +42,11 @@ class Response:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
+    logprob: float | None = None
+    logprob_low: float | None = None
+    agreement: float | None = None
+    sample_input_tokens: int = 0
+    sample_output_tokens: int = 0
 
     @property
     def answered(self) -> bool:

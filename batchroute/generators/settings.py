@@ -49,6 +49,30 @@ class Sampling(BaseModel):
         return value
 
 
+Agreement = Literal["text", "number", "json", "embedding"]
+
+
+class Confidence(BaseModel):
+    """What a model tells of its own answers: their signals, from which the confidence of a row is made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    logprobs: bool = Field(default=True, description="log-probabilities of the answer's tokens, where the backend can")
+    samples: int = Field(default=0, ge=0, le=64, description="extra sampled answers of each row, to compare with it")
+    agree: Agreement | None = Field(
+        default=None, description="how samples are compared: text (default), number, json, or embedding"
+    )
+    model: str | None = Field(default=None, description="the encoder of agree: embedding; a directory or hub id")
+
+    @model_validator(mode="after")
+    def _agreement_has_samples(self) -> Self:
+        if self.agree is not None and not self.samples:
+            raise ValueError("agree compares extra samples with the answer: set samples, 3 for example")
+        if (self.agree == "embedding") != (self.model is not None):
+            raise ValueError("agree: embedding and model, an encoder, go together: set both or neither")
+        return self
+
+
 class WeightsSettings(BaseModel):
     """Settings of a model whose weights a backend loads."""
 
@@ -129,6 +153,7 @@ class ModelSpec(WeightsSettings, ApiSettings):
     response_format: dict[str, Any] | None = Field(
         default=None, description="in OpenAI's form: type json_object, or json_schema with its name and schema"
     )
+    confidence: Confidence | None = Field(default=None, description="signals to keep of each answer; none unless set")
 
     @property
     def record(self) -> Backend:
@@ -139,6 +164,16 @@ class ModelSpec(WeightsSettings, ApiSettings):
     def gpus_of_a_copy(self) -> int | None:
         """The GPUs that each rank or worker with the model needs; None for all of its machine."""
         return self.record.gpus(self)
+
+    @property
+    def logprobs(self) -> bool:
+        """Whether each answer comes with the log-probabilities of its tokens."""
+        return self.confidence is not None and self.confidence.logprobs and self.record.logprobs
+
+    @property
+    def samples(self) -> int:
+        """The extra sampled answers of each row."""
+        return 0 if self.confidence is None else self.confidence.samples
 
     @field_validator("template")
     @classmethod
@@ -162,6 +197,17 @@ class ModelSpec(WeightsSettings, ApiSettings):
         needed = self.record.holds_weights or self.record.behind_api
         if needed and "model" not in self.model_fields_set:
             raise ValueError("model is missing: name a directory, a hub id, embedded:NAME, or the endpoint's model")
+        return self
+
+    @model_validator(mode="after")
+    def _backend_gives_signals(self) -> Self:
+        if self.samples and not self.record.samples:
+            raise ValueError(f"confidence.samples: the backend {self.backend} takes no extra samples: leave it out")
+        if self.confidence is not None and not self.logprobs and not self.samples:
+            raise ValueError(
+                f"confidence asks for no signal that the backend {self.backend} gives: set logprobs or samples, as far "
+                "as it can, or leave confidence out"
+            )
         return self
 
     @model_validator(mode="after")

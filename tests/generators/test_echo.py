@@ -59,3 +59,30 @@ def test_answers_come_in_the_order_of_the_prompts() -> None:
     generator = generators.load(ModelSpec(backend="echo"), no_device)
     assert [response.text for response in generator.generate(["b", "a", "c"], [3, 2, 1])] == ["b", "a", "c"]
     assert generator.generate([], []) == []
+
+
+def test_it_has_signals_only_where_they_are_asked_for() -> None:
+    assert (answer("a b").logprob, answer("a b").agreement) == (None, None)
+    found = answer("a b", confidence={"samples": 4})
+    assert found.logprob is not None
+    assert found.logprob_low is not None
+    assert found.agreement is not None
+    assert found.logprob_low < found.logprob < 0
+    assert found.agreement * 4 in range(5)
+    assert (found.sample_input_tokens, found.sample_output_tokens) == (0, 4 * 2)
+    assert answer("a b", confidence={}).agreement is None
+
+
+def test_its_signals_follow_the_prompt_and_the_seed_of_a_sampled_row() -> None:
+    spec = ModelSpec.model_validate({"backend": "echo", "confidence": {}})
+    sampled = ModelSpec.model_validate({"backend": "echo", "confidence": {}, "generation": {"temperature": 1}})
+
+    def logprobs(spec: ModelSpec) -> list[float | None]:
+        generator = generators.load(spec, no_device)
+        return [response.logprob for response in generator.generate(["a", "b", "a", "a"], [1, 1, 1, 2])]
+
+    one, other, same, reseeded = logprobs(spec)
+    assert one == same == reseeded != other
+    one, other, same, reseeded = logprobs(sampled)
+    assert one == same
+    assert len({one, other, reseeded}) == 3

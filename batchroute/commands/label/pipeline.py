@@ -22,6 +22,7 @@ from batchroute.engines.ranks.world import World
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
 from batchroute.fields import SIDES, Side
 from batchroute.pipeline.identity import difference, fingerprint_of, model_settings
+from batchroute.pipeline.shards.answers import with_confidence
 from batchroute.pipeline.stages.snapshot import check_ids
 from batchroute.progress import Progress
 from batchroute.quality.measuring.columns import (
@@ -29,6 +30,7 @@ from batchroute.quality.measuring.columns import (
     with_qualities,
     with_recorded,
     with_responses,
+    with_signals,
     with_tokens,
 )
 from batchroute.quality.measuring.measurer import AnsweredRow, Measurer
@@ -199,13 +201,15 @@ class _Labelling:
         for side in SIDES:
             if side in self.specs:
                 table = with_tokens(table, side, self.work.stage(side), self.spans)
+                table = with_signals(table, side, self.work.stage(side), self.spans)
             else:
                 table = with_recorded(table, side, self.table, self.recorded[side])
         self._put(table)
         return LabelReport.model_validate_json(self.file.read_text(_REPORT))
 
     def _sampler(self, side: Side) -> Sampler:
-        spec, options = self.specs[side], self.options
+        # Asked for signals, which cost little. The identity is without them, as an earlier version's.
+        spec, options = with_confidence(self.specs[side]), self.options
         self._note(f"loading the {side} model {spec.model}")
         generator = generators.load(spec, lambda: self.engine.device)
         stage, progress = self.work.stage(side), self.engine.progress

@@ -12,7 +12,7 @@ from batchroute.config.job import JobModel
 from batchroute.costs.prices import COST, usd
 from batchroute.fields import Side
 from batchroute.generators.base import Generator, row_seed
-from batchroute.pipeline.shards.answers import counts, priced
+from batchroute.pipeline.shards.answers import SIGNALS, counts, priced
 from batchroute.pipeline.stages.generate import stop_if_hopeless
 from batchroute.progress import Progress
 from batchroute.storage.receipts import Facts, Receipt
@@ -31,6 +31,7 @@ SCHEMA = pa.schema(
         pa.field("cost", COST),
         pa.field("error_type", pa.string()),
         pa.field("error", pa.string()),
+        *SIGNALS,  # which units of earlier versions lack
     ]
 )
 
@@ -83,6 +84,7 @@ class Sampler:
             costs,
             [response.error_type for response in responses],
             [response.error for response in responses],
+            *([getattr(response, name) for response in responses] for name in SIGNALS.names),
         ]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
         facts = Facts(

@@ -27,6 +27,8 @@ BACKENDS = (
         settings=BACKEND_SETTINGS,
         speed=BACKEND_SETTINGS - _RESULTS,
         any_settings=True,
+        logprobs=True,
+        samples=True,
         check=lambda spec: spec.model,
         load=_load,
     ),

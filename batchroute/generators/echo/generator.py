@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Sequence
 
 from batchroute.generators.base import Response
 from batchroute.generators.settings import PLACEHOLDER, ModelSpec
 from batchroute.prompt import Prompt, as_text
 
+_LEAST = -4.0
+
 
 class EchoGenerator:
-    """The response is the prompt in its template, cut to `max_new_tokens` words. A token is a word."""
+    """The response is the prompt in its template, cut to `max_new_tokens` words. A token is a word.
+
+    Its signals are made up from a hash of the prompt (and of the seed, if the model samples), so that they are the same
+    in each run and say nothing of the answer. All of them rise with one another.
+    """
 
     load_seconds = 0.0
     rows_at_a_time = 256
@@ -21,9 +29,18 @@ class EchoGenerator:
         self._template = spec.template
         self._max_words = spec.generation.max_new_tokens
         self._stops = spec.generation.stop
+        self._sampled = not spec.generation.greedy
+        self._logprobs, self._samples = spec.logprobs, spec.samples
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
-        return [self._answer(as_text(prompt)) for prompt in prompts]
+        texts = [as_text(prompt) for prompt in prompts]
+        answers = [self._answer(text) for text in texts]
+        if not self._logprobs and not self._samples:
+            return answers
+        return [
+            self._with_signals(answer, _share(text, seed if self._sampled else None))
+            for answer, text, seed in zip(answers, texts, seeds, strict=True)
+        ]
 
     def close(self) -> None:
         pass
@@ -41,3 +58,19 @@ class EchoGenerator:
                 text, cut = before, False
         output_tokens = min(input_tokens, self._max_words) if not self._stops else len(text.split())
         return Response(text, "length" if cut else "stop", input_tokens, output_tokens)
+
+    def _with_signals(self, answer: Response, share: float) -> Response:
+        known = self._logprobs and answer.output_tokens > 0
+        return dataclasses.replace(
+            answer,
+            logprob=_LEAST * (1 - share) if known else None,
+            logprob_low=2 * _LEAST * (1 - share) if known else None,
+            agreement=round(share * self._samples) / self._samples if self._samples else None,
+            sample_output_tokens=self._samples * answer.output_tokens,
+        )
+
+
+def _share(text: str, seed: int | None) -> float:
+    """A number from 0 to 1, evenly spread over texts."""
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8, salt=str(seed or "").encode()[:16])
+    return int.from_bytes(digest.digest(), "little") / float(1 << 64)

@@ -30,7 +30,6 @@ from batchroute.storage.workdir import Workdir
 
 _TABLES_IN_MEMORY = 4
 _AGAIN = pa.field("again", pa.bool_())
-SCHEMA = pa.schema([*answers.SCHEMA, _AGAIN])
 
 
 class Intent(BaseModel):
@@ -129,18 +128,25 @@ class Ledger:
         assert recorded is not None
         return recorded
 
-    def conclude(self, intent: Intent, outcomes: Mapping[int, RowOutcome], seconds: float) -> None:
-        """Put the outcome of each row."""
+    def conclude(
+        self, intent: Intent, outcomes: Mapping[int, RowOutcome], seconds: float, schema: pa.Schema = answers.SCHEMA
+    ) -> None:
+        """Put the outcome of each row.
+
+        Args:
+            schema: of the model's answers, as `answers.schema_of` gives it.
+        """
         positions = sorted(outcomes)
         rows = answers.answers_table(
             positions,
             pa.nulls(len(positions), pa.int64()),
             [(outcomes[position].response, None) for position in positions],
+            schema,
         )
         table = rows.append_column(_AGAIN, pa.array([outcomes[position].again for position in positions], pa.bool_()))
         failed = sum(outcome.response.error_type is not None for outcome in outcomes.values())
         facts = Facts.of(self.work.run_id, intent.name, positions, seconds=seconds, counts={"failed": failed})
-        self._done[intent.name] = self._stage.commit(facts, SCHEMA, table.to_batches())
+        self._done[intent.name] = self._stage.commit(facts, table.schema, table.to_batches())
 
     def tries(self, unit: str, committed: Mapping[int, int]) -> dict[int, Tries]:
         """The state of rows of a unit.

@@ -21,6 +21,7 @@ from batchroute.generators.openai.batch_api import ENDED, TOKEN_LIMIT, RowOutcom
 from batchroute.pipeline.batches.ledger import Intent, Ledger
 from batchroute.pipeline.batches.rows import Rows, custom_id, position_of
 from batchroute.pipeline.context import Context
+from batchroute.pipeline.shards.answers import schema_of
 from batchroute.pipeline.shards.pieces import Pieces
 from batchroute.pipeline.shards.telemetry import attributes
 from batchroute.pipeline.shards.writer import SHARDS, shards_of, side_of
@@ -259,7 +260,8 @@ class _Batches:
     def _fail(self, intent: Intent, batch: Batch) -> None:
         """The provider did not begin the batch: nothing was paid, and all its rows will be submitted again."""
         code, reason = self._api.refusal(batch)
-        self._ledger.conclude(intent, _outcomes(intent, f"the batch was refused: {code}", attempts=0), 0.0)
+        outcomes = _outcomes(intent, f"the batch was refused: {code}", attempts=0)
+        self._ledger.conclude(intent, outcomes, 0.0, schema_of(self._pieces.model))
         if code != TOKEN_LIMIT:
             raise InputError(f"{self._api.host} refuses the batch {batch.id}: {reason}; fix it and run again")
         # The provider has room again when another batch ends.
@@ -283,7 +285,8 @@ class _Batches:
                 for position, outcome in outcomes.items()
             }
         ended = batch.completed_at or batch.expired_at or batch.cancelled_at or batch.created_at
-        self._ledger.conclude(intent, outcomes, float(max(0, ended - batch.created_at)))
+        seconds = float(max(0, ended - batch.created_at))
+        self._ledger.conclude(intent, outcomes, seconds, schema_of(self._pieces.model))
         if hopeless is not None:
             raise hopeless
         self._brought = True

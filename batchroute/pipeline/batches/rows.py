@@ -122,7 +122,8 @@ def limits_of(context: Context) -> JobLimits:
 
 def _at_most(context: Context, shard: Shard, piece: Receipt, rows: int) -> tuple[int, int]:
     """Pico-dollars and tokens that `rows` rows of a piece cost at most. A batch cannot be stopped in the middle."""
-    written, read = rows * context.job.models.of(side_of(shard)).generation.max_new_tokens, piece.counts["tokens"]
+    model = context.job.models.of(side_of(shard))
+    written, read = rows * (1 + model.samples) * model.generation.max_new_tokens, piece.counts["tokens"]
     price = context.snapshot.price(side_of(shard))
     cost = 0 if price is None or not price.by_token else price.of_tokens(read, written)
     return cost, read + written

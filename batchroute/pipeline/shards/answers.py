@@ -9,9 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from batchroute.config.job import Job, JobModel
 from batchroute.costs import prices
 from batchroute.costs.prices import Price
+from batchroute.fields import Side
 from batchroute.generators.base import Response
+from batchroute.generators.settings import Confidence
 
 SCHEMA = pa.schema(
     [
@@ -32,6 +35,17 @@ SCHEMA = pa.schema(
         pa.field("estimated", pa.bool_()),
     ]
 )
+SIGNALS = pa.schema(
+    [
+        pa.field("logprob", pa.float32()),  # null: not known
+        pa.field("logprob_low", pa.float32()),
+        pa.field("agreement", pa.float32()),
+        pa.field("sample_input_tokens", pa.int32()),
+        pa.field("sample_output_tokens", pa.int32()),
+    ]
+)
+"""Further columns of the answers of a model that is asked for signals; units of earlier versions lack them."""
+
 Answer = tuple[Response, int | None]
 """A response and its cost in pico-dollars, None where no price is set."""
 
@@ -40,48 +54,76 @@ _OF_RESPONSES = {
     "text": "response",
     **{field.name: field.name for field in dataclasses.fields(Response) if field.name != "text"},
 }
-_COLUMNS_OF = operator.attrgetter(*_OF_RESPONSES)
-_NO_RESPONSE = (None,) * len(_OF_RESPONSES)
+_SAMPLE_TOKENS = ("sample_input_tokens", "sample_output_tokens")
+
+
+def model_of(job: Job, side: Side) -> JobModel:
+    """One of the job's models, as it is asked: the small one gives signals where the policy decides after its answers.
+
+    The identity of a run takes the model as the job file has it.
+    """
+    model = job.models.of(side)
+    after = side == "small" and getattr(job.policy, "decide", None) in ("after", "auto")
+    return with_confidence(model) if after else model
+
+
+def with_confidence(model: JobModel) -> JobModel:
+    """The model, asked for log-probabilities unless its settings say what to ask for."""
+    return model if model.confidence is not None else model.model_copy(update={"confidence": Confidence()})
+
+
+def schema_of(model: JobModel) -> pa.Schema:
+    """The columns of the model's answers."""
+    return SCHEMA if model.confidence is None else pa.schema([*SCHEMA, *SIGNALS])
 
 
 def priced(price: Price | None, responses: Sequence[Response], seconds: float) -> list[Answer]:
     """Each response with its cost in pico-dollars: by its tokens, or by its share of the unit's `seconds`.
 
-    The share follows the tokens read and written.
+    The share follows the tokens read and written. Those of extra samples count too.
     """
     if price is None:
         return [(response, None) for response in responses]
     if price.by_token:
         return [(r, _by_token(price, r) if r.answered else 0) for r in responses]
-    weights = [response.input_tokens + response.output_tokens for response in responses]
+    weights = [*(r.input_tokens + r.output_tokens + r.sample_input_tokens + r.sample_output_tokens for r in responses)]
     return list(zip(responses, prices.split(price.of_seconds(seconds), weights), strict=True))
 
 
 def _by_token(price: Price, response: Response) -> int:
     # An endpoint may report more cached tokens than input tokens.
     cached = min(response.cached_tokens, response.input_tokens)
-    return price.of_tokens(response.input_tokens, response.output_tokens, cached)
+    read, written = response.sample_input_tokens, response.sample_output_tokens
+    return price.of_tokens(response.input_tokens + read, response.output_tokens + written, cached)
 
 
 def answer_of(row: dict[str, Any]) -> Answer:
     cost = row["cost"]
-    response = Response(**{name: row[column] for name, column in _OF_RESPONSES.items()})
+    response = Response(**{name: row[column] for name, column in _OF_RESPONSES.items() if column in row})
     return response, None if cost is None else prices.pico(cost)
 
 
-def answers_table(positions: list[int], copy_of: pa.ChunkedArray, answers: Sequence[Answer | None]) -> pa.Table:
-    rows = [_NO_RESPONSE if answer is None else _COLUMNS_OF(answer[0]) for answer in answers]
-    columns = dict(zip(_OF_RESPONSES.values(), zip(*rows, strict=True), strict=True)) if rows else {}
-    arrays = {name: pa.array(columns.get(name, []), SCHEMA.field(name).type) for name in _OF_RESPONSES.values()}
+def answers_table(
+    positions: list[int], copy_of: pa.ChunkedArray, answers: Sequence[Answer | None], schema: pa.Schema = SCHEMA
+) -> pa.Table:
+    """Args:
+    schema: as `schema_of` gives it.
+    """
+    names = {name: column for name, column in _OF_RESPONSES.items() if column in schema.names}
+    columns_of, no_response = operator.attrgetter(*names), (None,) * len(names)
+    rows = [no_response if answer is None else columns_of(answer[0]) for answer in answers]
+    columns = dict(zip(names.values(), zip(*rows, strict=True), strict=True)) if rows else {}
+    arrays = {name: pa.array(columns.get(name, []), schema.field(name).type) for name in names.values()}
     arrays["cost"] = prices.usd_column([None if answer is None else answer[1] for answer in answers])
     arrays |= {"position": pa.array(positions, pa.int64()), "copy_of": copy_of}
-    return pa.table([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
+    return pa.table([arrays[name] for name in schema.names], schema=schema)
 
 
 def counts(answers: Sequence[Answer | None]) -> dict[str, int]:
     """The counts of a receipt. An entry that is None is a copy."""
     responses = [answer[0] for answer in answers if answer is not None]
     answered = [response for response in responses if response.answered]
+    samples = {name: sum(getattr(response, name) for response in answered) for name in _SAMPLE_TOKENS}
     return {
         "generated": len(responses),
         "copies": len(answers) - len(responses),
@@ -94,4 +136,5 @@ def counts(answers: Sequence[Answer | None]) -> dict[str, int]:
         "reasoning_tokens": sum(response.reasoning_tokens for response in answered),
         "estimated": sum(response.estimated for response in answered),
         "cost_pico": sum(answer[1] for answer in answers if answer is not None and answer[1] is not None),
+        **{name: number for name, number in samples.items() if number},
     }

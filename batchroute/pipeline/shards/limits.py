@@ -21,6 +21,7 @@ from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage, side_o
 from batchroute.storage.receipts import Receipt
 from batchroute.storage.workdir import Workdir
 
+_TOKENS = ("input_tokens", "output_tokens", "sample_input_tokens", "sample_output_tokens")
 # A projection needs at least this many answered rows of a shard.
 _EVIDENCE_ROWS = 200
 
@@ -158,7 +159,8 @@ def cost_of(receipt: Receipt, price: Price | None) -> int:
 
 
 def tokens_of(receipt: Receipt) -> int:
-    return receipt.counts["input_tokens"] + receipt.counts["output_tokens"]
+    """Of the answers and of their extra samples."""
+    return sum(receipt.counts.get(name, 0) for name in _TOKENS)
 
 
 def _shown(name: str, amount: int) -> str:

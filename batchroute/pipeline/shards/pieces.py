@@ -11,7 +11,7 @@ import pyarrow as pa
 from batchroute.config.job import JobModel
 from batchroute.generators.base import Response, row_seed
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.shards.answers import SCHEMA, Answer, answer_of, answers_table, counts, priced
+from batchroute.pipeline.shards.answers import Answer, answer_of, answers_table, counts, model_of, priced, schema_of
 from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
 from batchroute.storage.receipts import Facts, Receipt
 
@@ -46,7 +46,7 @@ class Pieces:
     def __init__(self, context: Context, shard: Shard) -> None:
         self.context, self.shard = context, shard
         self.side = side_of(shard)
-        self.model: JobModel = context.job.models.of(self.side)
+        self.model: JobModel = model_of(context.job, self.side)
         self._prompts, self._stage = shard_stage(context.work, shard), context.work.stage(shard)
         self._price = context.snapshot.price(self.side)
 
@@ -96,8 +96,9 @@ class Pieces:
             load_seconds=load_seconds,
             counts=counts(answers),
         )
-        table = answers_table(piece.positions, piece.copy_of, answers)
-        return self._stage.commit(facts, SCHEMA, table.sort_by("position").to_batches())
+        schema = schema_of(self.model)
+        table = answers_table(piece.positions, piece.copy_of, answers, schema)
+        return self._stage.commit(facts, schema, table.sort_by("position").to_batches())
 
     def _kept(self, unit: str) -> dict[int, Answer]:
         """The answers, by position, that `--retry-failed` put aside when it reopened the unit."""

@@ -18,6 +18,7 @@ from batchroute.generators.base import Generator, Response
 from batchroute.pipeline.batches.provider import answer_by_batches
 from batchroute.pipeline.batches.rows import limits_of
 from batchroute.pipeline.context import Context
+from batchroute.pipeline.shards.answers import model_of
 from batchroute.pipeline.shards.pieces import Pieces
 from batchroute.pipeline.shards.telemetry import attributes
 from batchroute.pipeline.shards.writer import Shard, shards_of
@@ -78,7 +79,7 @@ class GenerateWorker:
     """A worker that loads a model and generates pieces."""
 
     def __init__(self, context: Context, side: Side) -> None:
-        model = context.job.models.of(side)
+        model = model_of(context.job, side)
         context.engine.progress.note("load", f"loading the {side} model {model.model}")
         self._generator: Generator = generators.load(
             model, lambda: context.engine.device, context.engine.gpus(model.gpus_of_a_copy)

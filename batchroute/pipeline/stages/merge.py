@@ -195,7 +195,7 @@ class _ShardAnswers:
 
     def _read_piece(self, number: int) -> pa.Table:
         piece = self._pieces[number]
-        table = self._routed(self._stage.read(piece.unit))
+        table = self._routed(self._stage.read(piece.unit, answers.SCHEMA.names))
         return (
             table if self._escalated is None else _replaced(table, self._escalated.within(piece.first, piece.last + 1))
         )

@@ -13,7 +13,9 @@ from batchroute.storage.units import Span, Stage
 from batchroute.tables.parquet import PromptTable
 
 _COPIED = ("task", "split")
-_OF_RECORDED = ("input_tokens", "output_tokens", "logprob", "logprob_low", "agreement")
+_AGREEMENT = "agreement"
+_SIGNALS = ("logprob", "logprob_low", _AGREEMENT)
+_OF_RECORDED = ("input_tokens", "output_tokens", *_SIGNALS)
 
 
 def input_columns(source: PromptTable, rows: Sequence[AnsweredRow], id: str | None) -> pa.Table:
@@ -60,6 +62,24 @@ def with_recorded(table: pa.Table, side: Side, source: PromptTable, prefix: str)
 def _whole_column(source: PromptTable, column: str) -> pa.ChunkedArray:
     batches = source.reader([column]).read(0, source.rows)
     return pa.chunked_array([batch.column(0) for batch in batches], source.schema.field(column).type)
+
+
+def with_signals(table: pa.Table, side: Side, stage: Stage, spans: Sequence[Span]) -> pa.Table:
+    """Append the signals of each response that has a text, null where unknown: `SIDE_logprob`, `SIDE_logprob_low`, and
+    `SIDE_agreement` if extra samples were taken.
+    """
+    lists: dict[str, list[list[float | None]]] = {name: [[] for _ in range(table.num_rows)] for name in _SIGNALS}
+    for span in spans:
+        for row in stage.read(span.unit).to_pylist():
+            if row["response"] is not None:
+                for name, values in lists.items():
+                    # Units of earlier versions have no such columns.
+                    values[row["position"]].append(row.get(name))
+    if not any(value is not None for values in lists[_AGREEMENT] for value in values):
+        del lists[_AGREEMENT]
+    for name, values in lists.items():
+        table = table.append_column(f"{side}_{name}", pa.array(values, pa.list_(pa.float64())))
+    return table
 
 
 def with_qualities(table: pa.Table, labelled: pa.Table) -> pa.Table:

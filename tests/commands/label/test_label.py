@@ -13,9 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchroute.commands.label import sample
 from batchroute.commands.label.options import LabelOptions
 from batchroute.commands.label.pipeline import LabelOutcome, label
+from batchroute.commands.label.pipeline import _Labelling as Labelling
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError, StoppedError
+from batchroute.pipeline.shards.answers import SIGNALS
 from batchroute.progress import PlainProgress
 from batchroute.quality import text
 from batchroute.tables import quality_table
@@ -343,3 +346,52 @@ def test_a_metric_that_gives_no_numbers_stops_the_labelling(table: Path, monkeyp
     monkeypatch.setattr(text, "exact_match", lambda response, reference: float("nan"))
     with pytest.raises(StoppedError, match="the metric failed on all 240 responses of a unit"):
         run(options(table))
+
+
+def test_the_signals_of_each_response_stand_beside_its_quality(table: Path) -> None:
+    outcome, _ = run(options(table))
+    labelled = pl.read_parquet(outcome.output)
+    assert "small_agreement" not in labelled.columns
+    for side in ("small", "large"):
+        for signal in ("logprob", "logprob_low"):
+            values = labelled[f"{side}_{signal}"]
+            assert values.dtype == pl.List(pl.Float64)
+            assert values.list.len().to_list() == labelled[f"{side}_quality"].list.len().to_list() == [3] * 40
+            assert values.explode().null_count() == 0
+    # Sampled responses of one prompt have signals of their own.
+    assert labelled["small_logprob"].list.n_unique().min() == 3
+
+
+def test_agreement_is_kept_where_extra_samples_were_taken(table: Path) -> None:
+    models = {**MODELS, "small": {**MODELS["small"], "confidence": {"samples": 2}}}
+    outcome, _ = run(options(table, models=models, samples=1))
+    labelled = pl.read_parquet(outcome.output)
+    assert set(labelled["small_agreement"].explode()) == {0.0, 0.5, 1.0}
+    assert "large_agreement" not in labelled.columns
+    assert outcome.report.models["small"].sample_output_tokens > 0
+
+
+def test_a_labelling_without_signals_of_an_earlier_version_goes_on(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The units that the earlier version made have no signals, and keep their place."""
+    earlier = pa.schema([field for field in sample.SCHEMA if field.name not in SIGNALS.names])
+    with monkeypatch.context() as patch:
+        patch.setattr(sample, "SCHEMA", earlier)
+        patch.setattr(sample, "SIGNALS", pa.schema([]))
+        patch.setattr(Labelling, "sample", stopping_before_large(Labelling.sample))
+        with pytest.raises(StoppedError):
+            run(options(table))
+    outcome, _ = run(options(table))
+    labelled = pl.read_parquet(outcome.output)
+    assert labelled["small_logprob"].to_list() == [[None] * 3] * 40
+    assert labelled["large_logprob"].explode().null_count() == 0
+
+
+def stopping_before_large(whole: Any) -> Any:
+    def sample(self: Any, side: str) -> None:
+        if side == "large":
+            raise StoppedError("cut")
+        whole(self, side)
+
+    return sample
