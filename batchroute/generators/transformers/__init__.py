@@ -37,6 +37,7 @@ BACKENDS = (
         settings=_SPEED | {"dtype", "quantization", "adapter"},
         speed=_SPEED,
         holds_weights=True,
+        logprobs=True,
         check=check_weights,
         load=_load,
         gpus=_gpus,

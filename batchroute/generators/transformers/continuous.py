@@ -157,12 +157,16 @@ class ContinuousBatches:
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
         if self._device.type == "cuda":
-            return ContinuousBatchingConfig(max_requests_per_batch=self._rows)
+            return ContinuousBatchingConfig(max_requests_per_batch=self._rows, return_logprobs=self._writer.logprobs)
         rows = self._rows or CPU_ROWS
         pages = ceil((longest + self._new) / _CPU_PAGE) + 1
         self._longest = pages * _CPU_PAGE
         return ContinuousBatchingConfig(
-            page_size=_CPU_PAGE, num_blocks=rows * pages, max_batch_tokens=_CPU_STEP, max_requests_per_batch=rows
+            page_size=_CPU_PAGE,
+            num_blocks=rows * pages,
+            max_batch_tokens=_CPU_STEP,
+            max_requests_per_batch=rows,
+            return_logprobs=self._writer.logprobs,
         )
 
     def _collect(
@@ -195,7 +199,8 @@ class ContinuousBatches:
                 continue
             if not output.is_finished():
                 manager.cancel_request(output.request_id)
-            responses[request.index] = self._writer.response(request, output.generated_tokens, stopped)
+            logprobs = output.logprobs if self._writer.logprobs else None
+            responses[request.index] = self._writer.response(request, output.generated_tokens, stopped, logprobs)
         return failures
 
     def _stopped(self, output: GenerationOutput) -> int | None:

@@ -62,7 +62,7 @@ class TransformersGenerator:
         self._model = loaded.model
         self._device = loaded.device
         self._reader = Reader(spec, loaded)
-        writer = Writer(loaded, spec.generation)
+        writer = Writer(loaded, spec.generation, spec.logprobs)
         self._static = StaticBatches(loaded, writer, spec)
         self._continuous = self._try("continuous", spec, lambda: _continuous(loaded, writer, spec))
         self._refilled = None

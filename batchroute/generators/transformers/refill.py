@@ -103,8 +103,12 @@ class RefilledBatches:
                 self._recover(error, running.rows, waiting)
                 return
             for row, stopped in ended:
-                responses[row.request.index] = self._writer.response(row.request, row.written, stopped)
+                responses[row.request.index] = self._response(row, stopped)
                 self._failures = 0
+
+    def _response(self, row: Row, stopped: int | None) -> Response:
+        logprobs = row.logprobs if self._writer.logprobs else None
+        return self._writer.response(row.request, row.written, stopped, logprobs)
 
     def _admit(self, running: Running, waiting: list[Row]) -> None:
         """Prefill groups of waiting rows while there are free slots for a whole group."""

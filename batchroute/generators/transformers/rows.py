@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
@@ -10,6 +12,7 @@ from batchroute.errors import first_line
 from batchroute.generators.base import Response
 from batchroute.generators.prompting import ChatError, Renderer
 from batchroute.generators.settings import ModelSpec, Sampling
+from batchroute.generators.signals import of_tokens, tokens_of_text
 from batchroute.generators.transformers.loading import Loaded
 from batchroute.hardware.devices import out_of_memory
 from batchroute.prompt import Prompt
@@ -64,9 +67,11 @@ class Writer:
             the sampling.
         stops: strings that end a response.
         ends: tokens that end a response.
+        logprobs: whether responses have signals, so that `response` needs the log-probabilities of the tokens.
     """
 
-    def __init__(self, loaded: Loaded, sampling: Sampling) -> None:
+    def __init__(self, loaded: Loaded, sampling: Sampling, logprobs: bool = False) -> None:
+        self.logprobs = logprobs
         tokenizer, defaults = loaded.tokenizer, loaded.model.generation_config
         self.tokenizer: PreTrainedTokenizerBase = tokenizer
         self.stops = sampling.stop
@@ -89,25 +94,38 @@ class Writer:
             decoder_start_token_id=defaults.decoder_start_token_id,
             forced_bos_token_id=defaults.forced_bos_token_id,
         )
+        # A first token that the model is made to write says nothing of what it would write: it does not count.
+        self._forced = int(loaded.encoder_decoder and defaults.forced_bos_token_id is not None)
         # `generate` takes settings that are missing in its argument from the model's configuration.
         loaded.model.generation_config = self.generation
 
-    def response(self, request: Request, tokens: list[int], stopped_at: int | None) -> Response:
+    def response(
+        self, request: Request, tokens: list[int], stopped_at: int | None, logprobs: Sequence[float] | None = None
+    ) -> Response:
         """The response of a row, without the padding that follows it while longer rows of its batch go on.
 
         Args:
             tokens: what the model wrote, the end-of-sequence token and padding included.
             stopped_at: the number of tokens after which the text contained a stop string.
+            logprobs: of `tokens`, if the model is asked for them.
         """
         end = next((i + 1 for i, token in enumerate(tokens) if token in self.ends), None)
         ends = [length for length in (end, stopped_at) if length is not None]
         tokens = tokens[: min(ends)] if ends else tokens
         # Decoding would keep an end token that is an ordinary one, such as a newline.
         shown = tokens[:-1] if end == len(tokens) else tokens
-        text = str(self.tokenizer.decode(shown, skip_special_tokens=True))
+        text = self._text(shown)
         cuts = [at for stop in self.stops if (at := text.find(stop)) >= 0]
-        text = text[: min(cuts)] if cuts else text
-        return Response(text, "stop" if ends else "length", len(request.tokens), len(tokens))
+        counted = len(tokens)
+        if cuts:
+            text = text[: min(cuts)]
+            counted = tokens_of_text(shown, len(text), self._text)
+        mean, low = (None, None) if logprobs is None else of_tokens(logprobs[self._forced : counted])
+        reason: Literal["stop", "length"] = "stop" if ends else "length"
+        return Response(text, reason, len(request.tokens), len(tokens), logprob=mean, logprob_low=low)
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def failed(request: Request, error: Exception) -> Response:

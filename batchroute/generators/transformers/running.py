@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from batchroute.generators.settings import Sampling
-from batchroute.generators.transformers.decoding import Stops, draw, uniforms, warpers
+from batchroute.generators.transformers.decoding import Stops, draw, log_probabilities, uniforms, warpers
 from batchroute.generators.transformers.loading import Loaded
 from batchroute.generators.transformers.rows import Request, Writer
 from batchroute.generators.transformers.slots import Slots, states
@@ -27,6 +27,7 @@ class Row:
         prefix: the first tokens of the prompt, if the model prefills them once for all rows that begin with them.
         shared: whether the prefix is kept once for all rows, which one prefix can be, or copied into the row's slot.
         written: the tokens of the response so far.
+        logprobs: of `written`; empty if the model is not asked for them.
         uniforms: the random numbers of sampling, one for each token; None for greedy decoding.
     """
 
@@ -34,6 +35,7 @@ class Row:
     prefix: tuple[int, ...] = ()
     shared: bool = False
     written: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
     uniforms: NDArray[Any] | None = None
 
     @property
@@ -131,9 +133,13 @@ class Running:
                 logits_to_keep=1,
                 slots=self._slots,
             ).logits
-        tokens = self._chosen(logits[:, -1].float()).tolist()
-        for row, token in zip(self.rows, tokens, strict=True):
+        scores = logits[:, -1].float()
+        chosen = self._chosen(scores)
+        for row, token in zip(self.rows, chosen.tolist(), strict=True):
             row.written.append(token)
+        if self._writer.logprobs:
+            for row, logprob in zip(self.rows, log_probabilities(scores, chosen).tolist(), strict=True):
+                row.logprobs.append(logprob)
         stopped = self._stops.found([row.written[-self._stops.tail :] for row in self.rows])
         ended = [
             stop or row.written[-1] in self._writer.ends or len(row.written) == self._sampling.max_new_tokens

@@ -9,7 +9,7 @@ from transformers import StoppingCriteriaList
 
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
-from batchroute.generators.transformers.decoding import StopStrings, logits_processors
+from batchroute.generators.transformers.decoding import LogProbabilities, StopStrings, logits_processors
 from batchroute.generators.transformers.loading import Loaded
 from batchroute.generators.transformers.memory import FixedRows, RowsByMemory, Sizes, footprint, free_bytes
 from batchroute.generators.transformers.rows import Request, Writer, failed
@@ -62,18 +62,25 @@ class StaticBatches:
         stops = None
         if self._sampling.stop:
             stops = StopStrings(tokenizer, self._sampling.stop, width, len(batch))
+        processors = logits_processors(self._sampling, [request.seed for request in batch])
+        criteria = StoppingCriteriaList([stops] if stops else [])
+        recorded = LogProbabilities() if self._writer.logprobs else None
+        if recorded is not None:
+            processors.insert(0, recorded.processor)
+            criteria.append(recorded.criterion)
         sequences = self._loaded.model.generate(
             input_ids=padded["input_ids"],
             attention_mask=padded["attention_mask"],
             generation_config=self._writer.generation,
-            logits_processor=logits_processors(self._sampling, [request.seed for request in batch]),
-            stopping_criteria=StoppingCriteriaList([stops] if stops else []),
+            logits_processor=processors,
+            stopping_criteria=criteria,
         )
         new = sequences[:, width:].tolist()
         lengths = stops.lengths if stops else [None] * len(batch)
+        logprobs = [None] * len(batch) if recorded is None else recorded.of_rows()
         return {
-            request.index: self._writer.response(request, tokens, length)
-            for request, tokens, length in zip(batch, new, lengths, strict=True)
+            request.index: self._writer.response(request, tokens, length, values)
+            for request, tokens, length, values in zip(batch, new, lengths, logprobs, strict=True)
         }
 
 
