@@ -1,0 +1,161 @@
+"""The calibration of a confidence: the quality drop if rows above it stay on the small model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from batchroute.confidence.model import ConfidenceModel, cross_fitted
+from batchroute.confidence.signals import Signals
+from batchroute.errors import InputError
+from batchroute.router.calibration.drops import CONFIDENCE, points_of
+from batchroute.router.calibration.lengths import Lengths
+from batchroute.router.calibration.points import CalibrationRule, Point, within
+from batchroute.router.notes import read_json
+
+Floats = NDArray[np.float64]
+Scores = NDArray[np.float32]
+
+CONFIDENCE_FILE = "confidence.json"
+"""Written by `calibrate` into the router's folder, or into a folder of its own."""
+
+_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Rows that both models answered: their confidences, and what keeping those above each confidence costs.
+
+    Attributes:
+        model: fitted to all of the rows; for every other row.
+        confidence: of the rows, each by a model that was not fitted to it: shape [rows].
+        points: by confidence, from the highest to the lowest.
+    """
+
+    model: ConfidenceModel
+    confidence: Scores
+    points: list[Point]
+
+
+def measure(
+    signals: Signals,
+    small: Floats,
+    large: Floats,
+    prompts: Sequence[str],
+    seed: int,
+    model: ConfidenceModel | None = None,
+    resamples: int = _RESAMPLES,
+) -> Measured:
+    """Fit the confidence to rows that both models answered, and measure its points on them.
+
+    Args:
+        small, large: shape [rows]; mean qualities.
+        model: one that was fitted to other rows, to be measured instead.
+        seed: of the folds and of the bootstrap.
+        resamples: of the points' intervals; no rule reads these, and they take most of the time.
+
+    Raises:
+        InputError: the large model's mean quality is 0.
+    """
+    if model is None:
+        gaps = small - large
+        _, group = np.unique(np.array(prompts, dtype=object), return_inverse=True)
+        model, confidence = ConfidenceModel.fit(signals, gaps), cross_fitted(signals, gaps, seed, groups=group)
+    else:
+        confidence = model.apply(signals)
+    return Measured(model, confidence, points_of(confidence, small, large, prompts, seed, resamples))
+
+
+class AnsweredRows(BaseModel):
+    """The calibration's rows, from which a job with its own prices decides whether to decide before or after.
+
+    Every list has one entry a row. Qualities are means over the samples; tokens are those that each model read and
+    wrote, None where they are unknown.
+
+    Attributes:
+        score: the router's; None without a router.
+        confidence: by a model that was not fitted to the row.
+        group: number of the row's prompt.
+        sample_tokens: read and written for the extra samples of the small model.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    score: list[float] | None
+    confidence: list[float]
+    small: list[float]
+    large: list[float]
+    group: list[int]
+    small_tokens: tuple[list[float], list[float]] | None = None
+    large_tokens: tuple[list[float], list[float]] | None = None
+    sample_tokens: tuple[list[float], list[float]] | None = None
+
+
+class ConfidenceCalibration(BaseModel):
+    """`confidence.json`.
+
+    Attributes:
+        reference: `large` if the large model's answers were the truth: all drops are then of the likeness to them.
+        models: names of the pair, by side; None where the quality table did not name them.
+        confidence: of the bounds.
+        model: makes a row's confidence of its signals.
+        points: by confidence, from the highest, the safest, to the one that keeps all rows on the small model.
+        answered: the rows; to compare deciding before and after by a job's own prices.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    table_sha256: str
+    rows: int
+    prompts: int
+    models: dict[str, str | None]
+    metric: str | None
+    reference: Literal["large"] | None = None
+    confidence: float = CONFIDENCE
+    model: ConfidenceModel
+    points: list[Point]
+    large_mean: float
+    answered: AnsweredRows | None = None
+    lengths: dict[str, Lengths] = {}
+
+    def within(self, limit: float, rule: CalibrationRule) -> Point | None:
+        """See `batchroute.router.calibration.points.within`."""
+        return within(self.points, limit, rule)
+
+    @classmethod
+    def known(cls, folder: str | Path) -> Self | None:
+        """The calibration in a local folder; None if there is none.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        file = Path(folder).expanduser() / CONFIDENCE_FILE
+        values = read_json(file)
+        if values is None:
+            return None
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            place = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise InputError(f"'{file}' is damaged at {place}: calibrate again") from error
+
+    @classmethod
+    def of(cls, folder: str | Path) -> Self:
+        """As `known`.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        calibration = cls.known(folder)
+        if calibration is None:
+            raise InputError(
+                f"'{folder}' has no {CONFIDENCE_FILE}: run 'batchroute calibrate --quality-table TABLE' on a table "
+                "with signals, as 'batchroute label' makes it"
+            )
+        return calibration

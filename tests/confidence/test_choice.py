@@ -1,0 +1,149 @@
+"""The choice of deciding before or after, on rows whose best way is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batchroute.confidence.choice import Plan, PricedRows, choose_at, choose_within, curve, points_by
+
+
+def _rows(
+    *,
+    count: int = 1000,
+    by_score: float,
+    by_confidence: float,
+    small_cost: float = 0.1,
+    signal_cost: float = 0.0,
+    router: bool = True,
+    seed: int = 0,
+) -> PricedRows:
+    """Half of the small model's answers are wrong. Score and confidence know that with these weights, and noise."""
+    rng = np.random.default_rng(seed)
+    right = rng.random(count) < 0.5
+
+    def seen(weight: float) -> np.ndarray:
+        return (1 / (1 + np.exp(-(weight * (right - 0.5) + rng.normal(size=count))))).astype(np.float32)
+
+    return PricedRows(
+        small=right.astype(float),
+        large=np.ones(count),
+        confidence=seen(by_confidence),
+        score=seen(by_score) if router else None,
+        small_cost=np.full(count, small_cost),
+        signal_cost=np.full(count, signal_cost),
+        large_cost=np.ones(count),
+        group=np.arange(count),
+    )
+
+
+def test_before_costs_what_each_row_costs_where_it_goes() -> None:
+    rows = _rows(count=10, by_score=5.0, by_confidence=0.0)
+    costs = curve(rows, Plan("before")).cost[0]
+    assert costs == pytest.approx(1.0 - 0.09 * np.arange(11))
+
+
+def test_after_pays_the_small_model_and_its_samples_for_all_rows() -> None:
+    rows = _rows(count=10, by_score=0.0, by_confidence=5.0, signal_cost=0.05)
+    costs = curve(rows, Plan("after")).cost[0]
+    assert costs == pytest.approx(1.15 - 0.1 * np.arange(11))
+
+
+def test_skipping_rows_cost_the_large_model_alone_and_never_stay() -> None:
+    rows = _rows(count=10, by_score=1.0, by_confidence=1.0)
+    assert rows.score is not None
+    cut = float(np.sort(rows.score)[4])
+    both = curve(rows, Plan("both", cut))
+    assert both.cost[0] == pytest.approx(1.0 + 0.06 - 0.1 * np.arange(7))
+    assert both.loss[0][-1] == pytest.approx((rows.large - rows.small)[rows.score >= np.float32(cut)].sum() / 10)
+
+
+def test_a_cost_between_two_rows_is_interpolated_and_one_below_all_is_not_possible() -> None:
+    rows = _rows(count=4, by_score=0.0, by_confidence=0.0)
+    known = curve(rows, Plan("after"))
+    first, second = known.loss[0][1:3] * 100.0
+    assert known.drop_at(1.1 - 0.375)[0] == pytest.approx((first + second) / 2)
+    assert known.drop_at(1.2)[0] == 0.0
+    assert known.drop_at(0.05)[0] == np.inf
+
+
+def test_rows_of_equal_confidence_lose_their_average() -> None:
+    rows = _rows(count=100, by_score=0.0, by_confidence=0.0)
+    equal = PricedRows(**{**{name: getattr(rows, name) for name in rows.__slots__}, "confidence": np.ones(100, "f4")})
+    losses = curve(equal, Plan("after")).loss[0]
+    assert losses == pytest.approx([0.0, float((rows.large - rows.small).mean())])
+
+
+@pytest.mark.parametrize(
+    ("knows", "way"),
+    [
+        ({"by_score": 4.0, "by_confidence": 0.5}, "before"),
+        ({"by_score": 0.5, "by_confidence": 4.0}, "after"),
+        ({"by_score": 1.5, "by_confidence": 1.5, "small_cost": 0.9}, "before"),
+        ({"by_score": 1.0, "by_confidence": 2.5, "signal_cost": 0.5}, "before"),
+        ({"by_score": 2.0, "by_confidence": 4.0, "small_cost": 0.3}, "both"),
+    ],
+)
+def test_the_better_way_is_taken_at_equal_total_cost(knows: dict[str, Any], way: str) -> None:
+    rows = _rows(**knows)
+    choice = choose_at(rows, rows.cost_of_share(0.3))
+    assert choice.plan.way == way
+    assert choice.figures[choice.plan.way] <= min(choice.figures["before"], choice.figures["after"])
+    assert choice.why.startswith(f"{way}")
+    assert "measured on 1,000 calibration prompts" in choice.why
+
+
+@pytest.mark.parametrize(
+    ("knows", "way"),
+    [
+        ({"by_score": 6.0, "by_confidence": 0.5}, "before"),
+        ({"by_score": 0.5, "by_confidence": 6.0}, "after"),
+        ({"by_score": 0.0, "by_confidence": 0.0}, "before"),
+    ],
+)
+def test_the_cheaper_way_is_taken_at_the_same_limit(knows: dict[str, Any], way: str) -> None:
+    choice = choose_within(_rows(count=400, **knows), 10.0, "bounded")
+    assert choice.plan.way == way
+    assert choice.figures[choice.plan.way] <= min(choice.figures["before"], choice.figures["after"])
+
+
+def test_without_a_router_nothing_is_decided_before() -> None:
+    choice = choose_at(_rows(by_score=0.0, by_confidence=2.0, router=False), 0.6)
+    assert choice.plan == Plan("after")
+    assert set(choice.figures) == {"after"}
+
+
+def test_a_cut_is_not_taken_for_luck() -> None:
+    """The score says nothing, so no cut can help; one of nineteen looks good on the rows themselves."""
+    ways = [choose_at(_rows(count=300, by_score=0.0, by_confidence=2.0, seed=seed), 0.6).plan.way for seed in range(20)]
+    assert ways.count("after") >= 19
+
+
+def test_the_choice_is_hardly_worse_than_the_better_way_on_other_rows() -> None:
+    worse = []
+    for seed in range(20):
+        knows: dict[str, Any] = {"by_score": 0.2 * seed, "by_confidence": 2.0}
+        choice = choose_at(_rows(count=500, **knows, seed=seed), 0.64)
+        others = _rows(count=20_000, **knows, seed=1000 + seed)
+        drops = [curve(others, plan).drop_at(0.64)[0] for plan in (choice.plan, Plan("before"), Plan("after"))]
+        worse.append(drops[0] - min(drops[1:]))
+    assert max(worse) < 1.5
+    assert np.mean(worse) < 0.2
+
+
+def test_a_resample_counts_a_prompt_that_is_drawn_twice_twice() -> None:
+    rows = _rows(count=50, by_score=1.0, by_confidence=1.0)
+    resampled = rows.resampled(np.random.default_rng(0))
+    assert len(np.unique(resampled.group)) == len(resampled) == 50
+    assert len(np.unique(resampled.confidence)) < 40
+
+
+def test_points_hold_no_row_that_skips() -> None:
+    rows = _rows(count=200, by_score=1.0, by_confidence=1.0)
+    assert rows.score is not None
+    cut = float(np.median(rows.score))
+    points = points_by(rows, Plan("both", cut))
+    assert points[-1].cost_advantage == pytest.approx(float((rows.score >= np.float32(cut)).mean()))
+    assert all(point.threshold >= 0.0 for point in points)
