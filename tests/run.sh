@@ -30,7 +30,7 @@ if [ -z "$quick" ]; then
     hadolint Dockerfile
 
     step "embedded models"
-    batchroute models fetch demo
+    batchroute models fetch smollm2-135m-instruct all-minilm-l6-v2
 fi
 
 step "tests"

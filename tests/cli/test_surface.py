@@ -65,6 +65,7 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "batchroute models": [],
     "batchroute models fetch": ["BUNDLE"],
+    "batchroute models list": [],
     "batchroute plan": ["JOB_FILE", "--set", "--sample"],
     "batchroute run": [
         "JOB_FILE",

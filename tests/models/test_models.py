@@ -51,7 +51,7 @@ def test_a_missing_embedded_model_says_what_to_do(tmp_path: Path, monkeypatch: p
         models.resolve("embedded:smollm2")
     assert str(caught.value) == (
         f"the embedded model 'embedded:smollm2' is not in {tmp_path}/batchroute/models: "
-        "run 'batchroute models fetch demo'"
+        "run 'batchroute models fetch smollm2'"
     )
     model = model_dir(tmp_path / "batchroute" / "models" / "smollm2")
     assert models.resolve("embedded:smollm2") == str(model)

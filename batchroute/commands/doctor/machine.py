@@ -20,7 +20,7 @@ from batchroute.hardware.container import Limits, limits, whole_cores
 from batchroute.words import plural
 
 _LITTLE_MEMORY = 2 << 30
-_LITTLE_DISK, _NO_DISK = 2 << 30, 100 << 20
+_LITTLE_DISK, _NO_DISK = 6 << 30, 100 << 20
 _LITTLE_SHARED = 1 << 30
 
 
@@ -130,7 +130,7 @@ def disks(places: Mapping[str, Path]) -> Iterator[Finding]:
         if free < _NO_DISK:
             yield problem("disk", words, remedy)
         elif free < _LITTLE_DISK:
-            yield note("disk", f"{words}; the embedded models alone take 2 GiB", remedy)
+            yield note("disk", f"{words}; the embedded models of the demo alone take up to 5 GiB", remedy)
         else:
             yield ok("disk", words)
     for name, folder in existing.items():

@@ -142,7 +142,7 @@ def test_models_that_are_not_here_are_problems_each_with_its_remedy(
         "large": {"backend": "transformers", "model": "org/never-heard-of"},
     }
     diagnosis = doctor.examine(job.path)
-    assert of(diagnosis, "small").remedy == "run 'batchroute models fetch demo'"
+    assert of(diagnosis, "small").remedy == "run 'batchroute models fetch gemma-3-270m'"
     large = of(diagnosis, "large")
     assert large.text == "org/never-heard-of: not on this machine, and HF_HUB_OFFLINE is set"
     assert (large.mark, "unset HF_HUB_OFFLINE" in large.remedy) == ("problem", True)

@@ -53,7 +53,7 @@ def test_messages_that_the_chat_template_refuses_are_counted_without_it(tmp_path
         ("no/such-tokenizer", "^cannot load the tokenizer 'no/such-tokenizer': .*$"),
         (
             "embedded:no-such",
-            "^the embedded model 'embedded:no-such' is not in .*: run 'batchroute models fetch demo'$",
+            "^the embedded model 'embedded:no-such' is not in .*: run 'batchroute models fetch no-such'$",
         ),
     ],
 )
