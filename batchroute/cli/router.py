@@ -191,18 +191,44 @@ def train(
 @router_app.command()
 def calibrate(
     quality_table: Annotated[str, typer.Option("--quality-table", metavar="TABLE.parquet", help="What to measure on.")],
-    router: Annotated[str, typer.Option("--router", metavar="DIR", help="The router; the calibration goes into it.")],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
+    router: Annotated[
+        str | None, typer.Option("--router", metavar="DIR", help="The router; the calibration goes into it.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Without a router: where the calibration goes.")
+    ] = None,
+    signal: Annotated[
+        list[str] | None,
+        typer.Option("--signal", metavar="COLUMN", help="A recorded signal of the small answers; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the folds and the bootstrap.")] = 0,
 ) -> None:
-    """Measure what each threshold costs in quality, on rows that the router never saw."""
-    from batchroute.engines.local import LocalEngine
-    from batchroute.progress import for_this_terminal
-    from batchroute.router.calibration.calibrate import calibrate as calibrate_router
+    """Measure what each threshold of score and confidence costs in quality, on rows that the router never saw."""
+    from batchroute.confidence.calibrate import calibrate_confidence, write
+    from batchroute.confidence.calibration import CONFIDENCE_FILE
+    from batchroute.tables import quality_table as tables
 
-    device = LocalEngine(for_this_terminal(False)).device
-    for line in calibrate_router(quality_table, router, device, seed).summary():
+    if (router is None) == (output is None):
+        raise InputError("give either --router, or --output for a confidence without a router")
+    table, scores = tables.read(quality_table, signal or ()), None
+    if router is not None:
+        from batchroute.engines.local import LocalEngine
+        from batchroute.progress import for_this_terminal
+        from batchroute.router.calibration.calibrate import calibrate_router
+
+        calibrated = calibrate_router(table, router, LocalEngine(for_this_terminal(False)).device, seed)
+        table, scores = calibrated.table, calibrated.scores
+        for line in calibrated.calibration.summary():
+            typer.echo(line)
+        typer.echo(f"calibration in {Path(router) / 'calibration.json'}")
+        if not table.tells:
+            return
+    folder = Path(router or str(output))
+    confidence = calibrate_confidence(table, scores, seed)
+    write(confidence, folder)
+    for line in confidence.summary():
         typer.echo(line)
-    typer.echo(f"calibration in {Path(router) / 'calibration.json'}")
+    typer.echo(f"confidence in {folder / CONFIDENCE_FILE}")
 
 
 @router_app.command()

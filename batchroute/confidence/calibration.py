@@ -15,8 +15,7 @@ from batchroute.confidence.model import ConfidenceModel, cross_fitted
 from batchroute.confidence.signals import Signals
 from batchroute.errors import InputError
 from batchroute.router.calibration.drops import CONFIDENCE, points_of
-from batchroute.router.calibration.lengths import Lengths
-from batchroute.router.calibration.points import CalibrationRule, Point, within
+from batchroute.router.calibration.points import CalibrationRule, Point, summary_of, within
 from batchroute.router.notes import read_json
 
 Floats = NDArray[np.float64]
@@ -55,7 +54,8 @@ def measure(
     """Fit the confidence to rows that both models answered, and measure its points on them.
 
     Args:
-        small, large: shape [rows]; mean qualities.
+        small, large: shape [rows]; qualities.
+        prompts: rows of the same prompt count as one together.
         model: one that was fitted to other rows, to be measured instead.
         seed: of the folds and of the bootstrap.
         resamples: of the points' intervals; no rule reads these, and they take most of the time.
@@ -65,8 +65,10 @@ def measure(
     """
     if model is None:
         gaps = small - large
-        _, group = np.unique(np.array(prompts, dtype=object), return_inverse=True)
-        model, confidence = ConfidenceModel.fit(signals, gaps), cross_fitted(signals, gaps, seed, groups=group)
+        _, prompt, count = np.unique(np.array(prompts, dtype=object), return_inverse=True, return_counts=True)
+        group, weights = prompt.astype(np.intp), 1.0 / count[prompt]
+        model = ConfidenceModel.fit(signals, gaps, weights, group)
+        confidence = cross_fitted(signals, gaps, seed, groups=group, weights=weights)
     else:
         confidence = model.apply(signals)
     return Measured(model, confidence, points_of(confidence, small, large, prompts, seed, resamples))
@@ -102,6 +104,7 @@ class ConfidenceCalibration(BaseModel):
 
     Attributes:
         reference: `large` if the large model's answers were the truth: all drops are then of the likeness to them.
+        rows: the small model's answers; prompts: how many of these were different.
         models: names of the pair, by side; None where the quality table did not name them.
         confidence: of the bounds.
         model: makes a row's confidence of its signals.
@@ -122,11 +125,18 @@ class ConfidenceCalibration(BaseModel):
     points: list[Point]
     large_mean: float
     answered: AnsweredRows | None = None
-    lengths: dict[str, Lengths] = {}
 
     def within(self, limit: float, rule: CalibrationRule) -> Point | None:
         """See `batchroute.router.calibration.points.within`."""
         return within(self.points, limit, rule)
+
+    def summary(self) -> list[str]:
+        """What both rules choose at common limits, a line each."""
+        title = (
+            f"{self.rows:,} answers to {self.prompts:,} prompts; share of the rows that stay on the small model, by "
+            "limit, if its answers are seen first:"
+        )
+        return summary_of(title, self.points, self.prompts, self.reference)
 
     @classmethod
     def known(cls, folder: str | Path) -> Self | None:

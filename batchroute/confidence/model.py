@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from batchroute.confidence.signals import Signals
 
 Floats = NDArray[np.float64]
+Groups = NDArray[np.intp]
 
 _CLIPPED = (1.0, 99.0)
 _FEW_VALUES = 3
@@ -98,19 +99,20 @@ class ConfidenceModel(BaseModel):
         return linear
 
     @classmethod
-    def fit(cls, signals: Signals, gaps: Floats, weights: Floats | None = None) -> Self:
+    def fit(cls, signals: Signals, gaps: Floats, weights: Floats | None = None, groups: Groups | None = None) -> Self:
         """Args:
-        gaps: shape [rows]; q(S) − q(L), means over samples.
-        weights: shape [rows]; how many rows each stands for.
+        gaps: shape [rows]; q(S) − q(L).
+        weights: shape [rows]; how many rows each stands for: less than 1 for one of several answers to a prompt.
+        groups: number of each row's prompt, from 0. Default: all differ.
         """
-        counted = np.ones(len(gaps)) if weights is None else weights * (len(gaps) / weights.sum())
+        counted = np.ones(len(gaps)) if weights is None else weights
         low, high = (float(value) for value in np.percentile(gaps, _CLIPPED))
         if high <= low:
             low, high = float(gaps.min()), float(gaps.max())
         targets = np.clip((gaps - low) / (high - low), 0.0, 1.0) if high > low else np.full(len(gaps), 0.5)
         columns = _columns(signals)
         features, places = _features(signals, columns)
-        penalty = _best_penalty(features, targets, counted)
+        penalty = _best_penalty(features, targets, counted, groups)
         fitted = _logistic(features, targets, counted, penalty)
         named: dict[str, dict[str, float]] = {name: {} for name in columns}
         for (name, part), weight in zip(places, fitted[1:], strict=True):
@@ -125,13 +127,18 @@ class ConfidenceModel(BaseModel):
         )
 
 
-def fit(signals: Signals, gaps: Floats, weights: Floats | None = None) -> ConfidenceModel:
+def fit(signals: Signals, gaps: Floats, weights: Floats | None = None, groups: Groups | None = None) -> ConfidenceModel:
     """See `ConfidenceModel.fit`."""
-    return ConfidenceModel.fit(signals, gaps, weights)
+    return ConfidenceModel.fit(signals, gaps, weights, groups)
 
 
 def cross_fitted(
-    signals: Signals, gaps: Floats, seed: int, folds: int = _FOLDS, groups: NDArray[np.intp] | None = None
+    signals: Signals,
+    gaps: Floats,
+    seed: int,
+    folds: int = _FOLDS,
+    groups: Groups | None = None,
+    weights: Floats | None = None,
 ) -> NDArray[np.float32]:
     """The confidence of each row, by a model that was fitted to the other folds: shape [rows].
 
@@ -140,21 +147,20 @@ def cross_fitted(
     rows, over which their mean is then the same.
 
     Args:
-        gaps: as for `fit`.
-        groups: number of each row's prompt, from 0: rows of one prompt stay in one fold. Default: all differ.
+        gaps, weights, groups: as for `fit`; rows of one prompt stay in one fold.
     """
-    whole = ConfidenceModel.fit(signals, gaps)
-    group = np.arange(len(gaps)) if groups is None else groups
-    if len(gaps) < _LEAST_ROWS or not len(group):
+    whole = ConfidenceModel.fit(signals, gaps, weights, groups)
+    if len(gaps) < _LEAST_ROWS:
         return whole.apply(signals)
-    fold = np.random.default_rng(seed).permutation(int(group.max()) + 1)[group] % folds
+    fold = _fold_of(len(gaps), seed, folds, groups)
     mean = float(whole._linear(signals).mean())
     confidence = np.empty(len(gaps), np.float32)
     for number in range(folds):
         held = fold == number
         if not held.any() or held.all():
             continue
-        model = ConfidenceModel.fit(signals.take(~held), gaps[~held])
+        of_others = (None if some is None else some[~held] for some in (weights, groups))
+        model = ConfidenceModel.fit(signals.take(~held), gaps[~held], *of_others)
         linear = model._linear(signals)
         confidence[held] = _sigmoid(linear - linear.mean() + mean)[held]
     return confidence
@@ -219,12 +225,18 @@ def _features(signals: Signals, columns: dict[str, Column]) -> tuple[Floats, lis
     return np.stack(features, axis=1) if features else np.empty((len(signals), 0)), places
 
 
-def _best_penalty(features: Floats, targets: Floats, weights: Floats) -> float:
-    """The penalty of the least cross-validated loss; the largest where rows are too few to tell."""
+def _fold_of(rows: int, seed: int, folds: int, groups: Groups | None) -> NDArray[np.intp]:
+    group = np.arange(rows) if groups is None else groups
+    fold: NDArray[np.intp] = np.random.default_rng(seed).permutation(int(group.max()) + 1)[group] % folds
+    return fold
+
+
+def _best_penalty(features: Floats, targets: Floats, weights: Floats, groups: Groups | None) -> float:
+    """The penalty of the least cross-validated loss; a large one where rows are too few to tell."""
     rows = len(targets)
     if rows < _LEAST_ROWS * _FOLDS or not features.shape[1]:
         return _PENALTIES[-1] if rows < _LEAST_ROWS else _PENALTIES[1]
-    fold = np.random.default_rng(0).permutation(rows) % _FOLDS
+    fold = _fold_of(rows, 0, _FOLDS, groups)
     losses = []
     for penalty in _PENALTIES:
         loss = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -121,3 +122,19 @@ def read_json(file: Path) -> dict[str, Any] | None:
     if not isinstance(values, dict):
         raise InputError(f"'{file}' is damaged: it should be a JSON object")
     return values
+
+
+def put(file: Path, text: str) -> None:
+    """Write or replace a file, whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    fresh = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        fresh.write_bytes(text.encode() + b"\n")
+        fresh.replace(file)
+    except OSError as error:
+        raise InputError(f"cannot write '{file}': {error.strerror}") from error
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from batchroute.errors import InputError, first_line
 from batchroute.fields import SIDES
+from batchroute.tables import signal_columns
 
 _REQUIRED = ("prompt", "small_quality", "large_quality")
 _OPTIONAL = ("id", "task", "split")
@@ -35,6 +36,9 @@ class Tokens:
     read: NDArray[np.float64]
     written: NDArray[np.float64]
 
+    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Self:
+        return type(self)(self.read[rows], self.written[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class QualityTable:
@@ -49,6 +53,10 @@ class QualityTable:
         failed: rows of the file that are left out, since their `status` is not ok.
         numbers: the rows' numbers in the file, from 1; None where they are 1, 2, 3, …
         tokens: by side, for the models whose tokens the file has.
+        signals: what the small model's answers told, by the names of `signal_columns.MEASURED`: one array a row with as
+            many entries as `small` has, NaN where unknown.
+        recorded: the same of recorded signals, by the names of their columns.
+        sample_tokens: that the small model read and wrote for the samples behind `agreement`: as `tokens`.
     """
 
     path: str
@@ -63,9 +71,23 @@ class QualityTable:
     failed: int = 0
     numbers: NDArray[np.intp] | None = None
     tokens: Mapping[str, Tokens] = field(default_factory=dict)
+    signals: Mapping[str, list[NDArray[np.float64]]] = field(default_factory=dict)
+    recorded: Mapping[str, list[NDArray[np.float64]]] = field(default_factory=dict)
+    sample_tokens: Tokens | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def tells(self) -> bool:
+        """Whether the small model's answers say more of themselves than their length and how they ended."""
+        telling = [self.signals[name] for name in set(self.signals) - {"tokens", "cut"}] + [*self.recorded.values()]
+        return any(np.isfinite(values).any() for signal in telling for values in signal)
+
+    @property
+    def reference(self) -> Literal["large"] | None:
+        """`large` if the qualities are likeness to the large model's answers; None if they are what the metric says."""
+        return "large" if self.metadata.get("reference") == "large" else None
 
     @property
     def small_mean(self) -> NDArray[np.float64]:
@@ -89,12 +111,18 @@ class QualityTable:
             self.metadata,
             self.failed,
             self.numbers if self.numbers is None else self.numbers[np.asarray(rows, dtype=np.intp)],
-            {side: Tokens(known.read[rows], known.written[rows]) for side, known in self.tokens.items()},
+            {side: known.take(rows) for side, known in self.tokens.items()},
+            {name: [values[row] for row in rows] for name, values in self.signals.items()},
+            {name: [values[row] for row in rows] for name, values in self.recorded.items()},
+            None if self.sample_tokens is None else self.sample_tokens.take(rows),
         )
 
 
-def read(path: str) -> QualityTable:
+def read(path: str, signals: Sequence[str] = ()) -> QualityTable:
     """Read and check a quality table (parquet, local). Rows are counted from 1 in messages.
+
+    Args:
+        signals: columns to take as recorded signals, beside those that the file's metadata names.
 
     Raises:
         InputError: no such file, not parquet, a column is missing or has the wrong type, or a row is unusable.
@@ -114,7 +142,10 @@ def read(path: str) -> QualityTable:
                     f"it needs {', '.join(_REQUIRED)}"
                 )
         tokens = [form.format(side=side) for side in SIDES for form in (_READ, _WRITTEN)]
+        metadata = _metadata(source)
+        told = signal_columns.wanted(path, present, metadata, signals)
         wanted = [name for name in (*_REQUIRED, *_OPTIONAL, _STATUS, *tokens) if name in present]
+        wanted = list(dict.fromkeys(wanted + told))
         for column in wanted:
             if present.count(column) > 1:
                 raise InputError(f"the quality table '{path}' has several columns '{column}': rename all but one")
@@ -134,19 +165,26 @@ def read(path: str) -> QualityTable:
             )
         table, numbers = table.filter(pa.array(ok)), np.flatnonzero(ok) + 1
     at = np.arange(1, whole + 1) if numbers is None else numbers
+    small = _qualities(path, table, "small_quality", at)
+    counts = [len(qualities) for qualities in small]
+    measured = {name: column for name, column in signal_columns.MEASURED.items() if column in told}
+    recorded = {name: name for name in signal_columns.recorded(metadata, signals) if name in told}
     return QualityTable(
         path=path,
         sha256=sha256,
         prompts=_prompts(path, table, at),
-        small=_qualities(path, table, "small_quality", at),
+        small=small,
         large=_qualities(path, table, "large_quality", at),
         ids=table["id"].to_pylist() if "id" in present else None,
         tasks=_texts(path, table, "task") if "task" in present else None,
         splits=_texts(path, table, "split") if "split" in present else None,
-        metadata=_metadata(source),
+        metadata=metadata,
         failed=whole - table.num_rows,
         numbers=numbers,
         tokens=_tokens(path, table),
+        signals=signal_columns.by_answers(path, table, measured, counts),
+        recorded=signal_columns.by_answers(path, table, recorded, counts),
+        sample_tokens=_sample_tokens(path, table, counts),
     )
 
 
@@ -267,6 +305,13 @@ def _tokens(path: str, table: pa.Table) -> dict[str, Tokens]:
             means = np.bincount(parents[known], values[known], len(lists)) / responses
         tokens[side] = Tokens(counts, means)
     return tokens
+
+
+def _sample_tokens(path: str, table: pa.Table, counts: Sequence[int]) -> Tokens | None:
+    if any(column not in table.column_names for column in signal_columns.SAMPLE_TOKENS):
+        return None
+    read, written = (signal_columns.by_answer(path, table, name, counts) for name in signal_columns.SAMPLE_TOKENS)
+    return Tokens(np.array([values.mean() for values in read]), np.array([values.mean() for values in written]))
 
 
 def _metadata(source: pq.ParquetFile) -> dict[str, str]:

@@ -25,7 +25,7 @@ from batchroute.storage.receipts import FORMAT_VERSION, Receipt
 
 COMMANDS: dict[str, list[str]] = {
     "batchroute": ["--version"],
-    "batchroute calibrate": ["--quality-table", "--router", "--seed"],
+    "batchroute calibrate": ["--quality-table", "--router", "--output", "--signal", "--seed"],
     "batchroute check-transfer": ["--router", "--quality-table", "--trained-on", "--seed"],
     "batchroute doctor": ["JOB_FILE", "--set", "--json"],
     "batchroute evaluate": [

@@ -15,6 +15,7 @@ from batchroute.tables.parquet import PromptTable
 _COPIED = ("task", "split")
 _AGREEMENT = "agreement"
 _SIGNALS = ("logprob", "logprob_low", _AGREEMENT)
+_OF_SAMPLES = ("sample_input_tokens", "sample_output_tokens")
 _OF_RECORDED = ("input_tokens", "output_tokens", *_SIGNALS)
 
 
@@ -66,9 +67,10 @@ def _whole_column(source: PromptTable, column: str) -> pa.ChunkedArray:
 
 def with_signals(table: pa.Table, side: Side, stage: Stage, spans: Sequence[Span]) -> pa.Table:
     """Append the signals of each response that has a text, null where unknown: `SIDE_logprob`, `SIDE_logprob_low`, and
-    `SIDE_agreement` if extra samples were taken.
+    `SIDE_agreement` and the tokens of the extra samples if such were taken.
     """
-    lists: dict[str, list[list[float | None]]] = {name: [[] for _ in range(table.num_rows)] for name in _SIGNALS}
+    names = (*_SIGNALS, *_OF_SAMPLES)
+    lists: dict[str, list[list[float | None]]] = {name: [[] for _ in range(table.num_rows)] for name in names}
     for span in spans:
         for row in stage.read(span.unit).to_pylist():
             if row["response"] is not None:
@@ -76,7 +78,8 @@ def with_signals(table: pa.Table, side: Side, stage: Stage, spans: Sequence[Span
                     # Units of earlier versions have no such columns.
                     values[row["position"]].append(row.get(name))
     if not any(value is not None for values in lists[_AGREEMENT] for value in values):
-        del lists[_AGREEMENT]
+        for name in (_AGREEMENT, *_OF_SAMPLES):
+            del lists[name]
     for name, values in lists.items():
         table = table.append_column(f"{side}_{name}", pa.array(values, pa.list_(pa.float64())))
     return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from batchroute.router.calibration.gain import Gain
 from batchroute.router.calibration.lengths import Lengths
 from batchroute.router.calibration.points import ENOUGH_ROWS, Calibration
 from batchroute.router.drift.reference import measure
-from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE, Notes
+from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE, Notes, put
 from batchroute.tables import quality_table
 from batchroute.tables.quality_table import QualityTable
 
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     import torch
 
 MIN_ROWS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """A calibration, and the rows that it was measured on with their scores."""
+
+    calibration: Calibration
+    table: QualityTable
+    scores: NDArray[np.float32]
 
 
 def calibrate(quality_table_path: str, router: str, device: torch.device, seed: int = 0) -> Calibration:
@@ -35,18 +44,22 @@ def calibrate(quality_table_path: str, router: str, device: torch.device, seed: 
         InputError: too few such rows, a table of another pair of models, a router that cannot be loaded or written to,
             or that gives no number for some prompts.
     """
+    return calibrate_router(quality_table.read(quality_table_path), router, device, seed).calibration
+
+
+def calibrate_router(whole: QualityTable, router: str, device: torch.device, seed: int = 0) -> Calibrated:
+    """As `calibrate`, of a table that was read already."""
     from batchroute.router.model import Router
     from batchroute.router.scoring import score
 
     folder = Path(models.resolve(router))
     if not folder.is_dir():
         raise InputError(f"the router '{router}' is on a model hub: download it to a directory to calibrate it there")
-    whole = quality_table.read(quality_table_path)
     notes = Notes.read(router)
     notes.check_pair(whole, router)
     table = notes.held_out(whole)
     if len(table) < MIN_ROWS:
-        seen = f"{len(whole) - len(table):,} of {len(whole):,} rows of the quality table '{quality_table_path}'"
+        seen = f"{len(whole) - len(table):,} of {len(whole):,} rows of the quality table '{whole.path}'"
         raise InputError(
             f"the router '{router}' was trained on {seen}, which leaves {len(table):,}: calibrate on at least "
             f"{MIN_ROWS}, better {ENOUGH_ROWS}, that it never saw, or train it with a larger --test share"
@@ -61,6 +74,7 @@ def calibrate(quality_table_path: str, router: str, device: torch.device, seed: 
         prompts=len(set(table.prompts)),
         models={side: table.metadata.get(f"{side}_model") or model for side, model in notes.models.items()},
         metric=table.metadata.get("metric"),
+        reference=table.reference,
         max_length=loaded.max_length,
         confidence=CONFIDENCE,
         points=points_of(scored.scores, small, large, table.prompts, seed),
@@ -69,9 +83,9 @@ def calibrate(quality_table_path: str, router: str, device: torch.device, seed: 
     )
     reference = measure(loaded, table.prompts, scored, seed)
     # The calibration last: once it is there, the folder is complete.
-    _put(folder / REFERENCE_FILE, reference.model_dump_json().encode() + b"\n")
-    _put(folder / CALIBRATION_FILE, calibration.model_dump_json(indent=1).encode() + b"\n")
-    return calibration
+    put(folder / REFERENCE_FILE, reference.model_dump_json())
+    put(folder / CALIBRATION_FILE, calibration.model_dump_json(indent=1))
+    return Calibrated(calibration, table, scored.scores)
 
 
 def _lengths(table: QualityTable, router_tokens: NDArray[np.int32]) -> dict[str, Lengths]:
@@ -83,15 +97,3 @@ def _lengths(table: QualityTable, router_tokens: NDArray[np.int32]) -> dict[str,
         if fitted is not None:
             lengths[side] = fitted
     return lengths
-
-
-def _put(file: Path, data: bytes) -> None:
-    """Write or replace a file, whole or not at all."""
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        fresh.write_bytes(data)
-        fresh.replace(file)
-    except OSError as error:
-        raise InputError(f"cannot write '{file}': {error.strerror}") from error
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -65,6 +65,7 @@ class Calibration(BaseModel):
 
     Attributes:
         models: names of the pair, by side; None where the quality table did not name them.
+        reference: `large` if the large model's answers were the truth: the drops are then of the likeness to them.
         max_length: tokens that the router read of a prompt; with another length the scores are others.
         confidence: of the bounds.
         points: from the highest threshold, the safest, to the one that sends all rows to the small model.
@@ -79,6 +80,7 @@ class Calibration(BaseModel):
     prompts: int
     models: dict[str, str | None]
     metric: str | None
+    reference: Literal["large"] | None = None
     max_length: int
     confidence: float
     points: list[Point]
@@ -111,14 +113,22 @@ class Calibration(BaseModel):
 
     def summary(self) -> list[str]:
         """What both rules choose at common limits, a line each, and a warning if the rows are few."""
-        lines = [f"{self.rows:,} rows that the router never saw; share of the rows on the small model, by limit:"]
-        for limit in _COMMON_LIMITS:
-            points = {rule: self.within(limit, rule) for rule in get_args(CalibrationRule)}
-            shares = [
-                f"{rule} {'none' if point is None else f'{point.cost_advantage:.0%} (threshold {point.threshold:.4f})'}"
-                for rule, point in points.items()
-            ]
-            lines.append(f"  max_quality_drop {limit:g} %: {', '.join(shares)}")
-        if self.rows < ENOUGH_ROWS:
-            lines.append(f"  fewer than {ENOUGH_ROWS} rows: the bounded rule has little room, label more prompts")
-        return lines
+        title = f"{self.rows:,} rows that the router never saw; share of the rows on the small model, by limit:"
+        return summary_of(title, self.points, self.rows, self.reference)
+
+
+def summary_of(title: str, points: Sequence[Point], rows: int, reference: Literal["large"] | None) -> list[str]:
+    """See `Calibration.summary`."""
+    lines = [title]
+    for limit in _COMMON_LIMITS:
+        chosen = {rule: within(points, limit, rule) for rule in get_args(CalibrationRule)}
+        shares = [
+            f"{rule} {'none' if point is None else f'{point.cost_advantage:.0%} (threshold {point.threshold:.4f})'}"
+            for rule, point in chosen.items()
+        ]
+        lines.append(f"  max_quality_drop {limit:g} %: {', '.join(shares)}")
+    if rows < ENOUGH_ROWS:
+        lines.append(f"  fewer than {ENOUGH_ROWS} rows: the bounded rule has little room, label more prompts")
+    if reference == "large":
+        lines.append("  the drops are of the likeness to the large model's answers, not of truth")
+    return lines

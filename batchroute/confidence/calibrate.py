@@ -1,0 +1,82 @@
+"""Calibrating a confidence: fit it to a quality table with signals, and measure it on the same rows, cross-fitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchroute.confidence.answers import Answers
+from batchroute.confidence.calibration import CONFIDENCE_FILE, AnsweredRows, ConfidenceCalibration, measure
+from batchroute.errors import InputError
+from batchroute.fields import SIDES
+from batchroute.router.notes import put
+from batchroute.tables.quality_table import QualityTable
+
+Scores = NDArray[np.float32]
+Tokens = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+_MOST, _DIGITS = 4_000, 6
+
+
+def calibrate_confidence(table: QualityTable, scores: Scores | None, seed: int = 0) -> ConfidenceCalibration:
+    """Fit and measure the confidence of the small model's answers.
+
+    Args:
+        table: rows that the router never saw, if there is a router.
+        scores: the router's, shape [rows]; None without a router.
+
+    Raises:
+        InputError: the table has no signals or too few prompts, or the large model's mean quality is 0.
+    """
+    answers = Answers.of(table, scores)
+    answers.check()
+    measured = measure(answers.signals, answers.small, answers.large, answers.prompts, seed)
+    return ConfidenceCalibration(
+        table_sha256=table.sha256,
+        rows=len(answers),
+        prompts=int(answers.group.max()) + 1,
+        models={side: table.metadata.get(f"{side}_model") for side in SIDES},
+        metric=table.metadata.get("metric"),
+        reference=table.reference,
+        model=measured.model,
+        points=measured.points,
+        large_mean=float(answers.large.mean()),
+        answered=_answered(answers, scores, measured.confidence),
+    )
+
+
+def write(calibration: ConfidenceCalibration, folder: Path) -> None:
+    """Write `confidence.json`, replacing an earlier one. The folder is made if it is missing.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder '{folder}': {error.strerror}") from error
+    put(folder / CONFIDENCE_FILE, calibration.model_dump_json(indent=1))
+
+
+def _answered(answers: Answers, scores: Scores | None, confidence: Scores) -> AnsweredRows:
+    """The first answers, at most so many that the file stays small."""
+    kept = slice(0, _MOST)
+
+    def tokens(of: Tokens | None) -> tuple[list[float], list[float]] | None:
+        return (rounded(of[0]), rounded(of[1])) if of and all(np.isfinite(some).all() for some in of) else None
+
+    def rounded(values: NDArray[np.floating]) -> list[float]:
+        return [round(float(value), _DIGITS) for value in values[kept]]
+
+    return AnsweredRows(
+        score=None if scores is None else rounded(scores[answers.row]),
+        confidence=rounded(confidence),
+        small=rounded(answers.small),
+        large=rounded(answers.large),
+        group=answers.group[kept].tolist(),
+        small_tokens=tokens(answers.tokens("small")),
+        large_tokens=tokens(answers.tokens("large")),
+        sample_tokens=tokens(answers.sample_tokens),
+    )
