@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
+import re
+import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -11,6 +16,44 @@ from batchroute.redaction import Redactor, host, passwords
 
 if TYPE_CHECKING:
     import openai
+
+# Of OpenAI, Anthropic, xAI, DeepSeek, Mistral, OpenRouter, Together, Groq, Perplexity, Moonshot, Zhipu, SiliconFlow,
+# DashScope, Volcengine, Google and gateways in front of them; as codes too, whose words hang together.
+_MONEY = re.compile(
+    r"insufficient[ _-]?(account[ _-]?)?(balance|credits?|funds|quota)"
+    r"|balance[^.]{0,20}(too low|insufficient|not enough|exhausted)"
+    r"|(not[ _]enough|no|out of|exceeded your( monthly included)?|used all available) (balance|credits)\b"
+    r"|not_enough_(balance|credits)|credits? (balance )?(is |are |has been )?(too low|exhausted|depleted|insufficient)"
+    r"|billing_|billing (hard )?limit|billing is not|requires billing|spend(ing)?[ _](cap|limit)|payment[ _]required"
+    r"|exceeded_current_quota|(specified|monthly) (api )?usage limit|monthly (quota|limit|credits)|arrear|overdue"
+    r"|account .{0,60}\bis suspended|check your plan and billing details$|余额不足|额度不足|欠费",
+    re.IGNORECASE,
+)
+_MONEY_STATUS = {400, 401, 403, 412, 429}
+
+
+def is_out_of_money(status: int, code: str, message: str) -> bool:
+    """Whether an error says that nothing more is answered until somebody pays, raises a limit, or a month is over."""
+    if status == 402:
+        return True
+    return status in _MONEY_STATUS and bool(_MONEY.search(code) or _MONEY.search(message))
+
+
+def read_json(body: bytes) -> Any:
+    """The JSON of a body, whatever type the server says it has.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return json.loads(body)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
+
+
+def valid_text(text: str) -> str:
+    """The text with `\N{REPLACEMENT CHARACTER}` for halves of characters, which JSON can hold and no file can."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def base_url(url: str | None) -> str:
@@ -44,7 +87,7 @@ class Endpoint:
             url: the base URL; None for the package's own choice.
             api_key_env: the environment variable with the key.
             needs_key: whether a missing key is an error.
-            timeout: seconds that a request may take.
+            timeout: seconds that a request may take, from its sending to the last byte of the answer.
             retries: of a request, made by the client.
             hint: ends the message about a missing key.
 
@@ -81,9 +124,12 @@ class Endpoint:
         self._options: dict[str, Any] = {"api_key": key, "base_url": url, "timeout": timeout, "max_retries": retries}
 
     def client(self) -> openai.OpenAI:
-        return self.openai.OpenAI(**self._options)
+        """A client whose requests end by their time-out, in whatever pieces an answer comes."""
+        hooks: dict[str, list[Any]] = {"request": [_begin], "response": [_limit]}
+        return self.openai.OpenAI(http_client=self.openai.DefaultHttpxClient(event_hooks=hooks), **self._options)
 
     def async_client(self) -> openai.AsyncOpenAI:
+        """A client whose time-out is of each piece of an answer: the caller limits the whole request."""
         return self.openai.AsyncOpenAI(**self._options)
 
 
@@ -94,3 +140,31 @@ def _is_url(url: str) -> bool:
         return bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         return False
+
+
+def _begin(request: Any) -> None:
+    request.extensions["batchroute_begun"] = time.monotonic()
+
+
+def _limit(response: Any) -> None:
+    seconds = response.request.extensions.get("timeout", {}).get("read")
+    if seconds is not None:
+        response.stream = _limited(response.stream, response.request.extensions["batchroute_begun"] + seconds)
+
+
+def _limited(stream: Any, until: float) -> Any:
+    """A stream that ends with `TimeoutError` at the first piece after `until`."""
+    # The client's HTTP library has another name in older versions of it.
+    library = importlib.import_module(type(stream).__module__.partition(".")[0])
+
+    class Limited(library.SyncByteStream):  # type: ignore[misc, name-defined]
+        def __iter__(self) -> Iterator[bytes]:
+            for piece in stream:
+                if time.monotonic() > until:
+                    raise TimeoutError
+                yield piece
+
+        def close(self) -> None:
+            stream.close()
+
+    return Limited()

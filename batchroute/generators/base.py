@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from batchroute.prompt import Message, Prompt
 
-ANSWERED_ALL_THE_SAME = ("refused", "invalid_response")
+ANSWERED_ALL_THE_SAME = ("refused", "invalid_response", "tool_call", "unfinished")
 """Error types of answers that the model gave and a provider bills, but that cannot be used."""
 
 
@@ -23,17 +23,18 @@ class Response:
         attempts: how many times the model was asked.
         cached_tokens: the input tokens that the provider took from its cache.
         reasoning_tokens: the output tokens that are not in the text.
-        estimated: batchroute counted the tokens, because the endpoint did not.
+        estimated: batchroute counted the tokens, because the endpoint did not, or not sensibly.
         logprob: the mean log-probability of the answer's tokens (`signals.of_tokens`). None: the model was not asked
             for it, the backend cannot give it, or the row has no answer.
         logprob_low: the 10 % quantile of the same log-probabilities.
         agreement: the share of extra sampled answers that agree with this one; None: none were taken.
         sample_input_tokens: the tokens that the model read for extra samples, beyond `input_tokens`.
         sample_output_tokens: the tokens that the model wrote in extra samples.
+        tool_calls: the calls of tools that the model answers with, as JSON in OpenAI's form.
     """
 
     text: str | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
     input_tokens: int = 0
     output_tokens: int = 0
     error_type: str | None = None
@@ -47,6 +48,7 @@ class Response:
     agreement: float | None = None
     sample_input_tokens: int = 0
     sample_output_tokens: int = 0
+    tool_calls: str | None = None
 
     @property
     def answered(self) -> bool:

@@ -123,6 +123,26 @@ class ApiSettings(BaseModel):
     batch_requests: int = Field(default=50_000, ge=1, le=50_000, description="most requests in one provider batch")
     poll_seconds: float = Field(default=60.0, gt=0, description="at most between two polls of a provider batch")
 
+    @field_validator("extra_body")
+    @classmethod
+    def _one_answer_to_the_row(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in ("n", "best_of"):
+            if value.get(name) not in (None, 1):
+                raise ValueError(
+                    f"{name} is {value[name]!r}, but one answer of each row is kept: leave it out, or ask for extra "
+                    "samples by confidence.samples"
+                )
+        if value.get("stream"):
+            raise ValueError("stream is true, but answers are read whole: leave it out")
+        if "messages" in value:
+            raise ValueError("messages would replace the prompt of every row: use template and system")
+        return value
+
+    @property
+    def gives_tools(self) -> bool:
+        """Whether the model may answer with calls of tools."""
+        return any(self.extra_body.get(name) for name in ("tools", "functions"))
+
     @field_validator("endpoint")
     @classmethod
     def _endpoint_is_a_url(cls, value: str | None) -> str | None:

@@ -20,6 +20,8 @@ from batchroute.generators.base import Generator, Response
 from batchroute.prompt import Prompt
 
 _MOST_WORDS = 200
+# Some models write JSON as a block of Markdown, whatever they are asked.
+_FENCE = re.compile(r"\s*```[a-zA-Z0-9]*[ \t]*\r?\n(.*?)\r?\n?[ \t]*```\s*", re.DOTALL)
 
 
 class Check(BaseModel):
@@ -62,9 +64,14 @@ class Check(BaseModel):
                 raise ValueError(f"regex is no regular expression: {error}") from error
         return self
 
+    def unfenced(self, text: str) -> str:
+        """The text; JSON without the fence of a Markdown block that some models put around it."""
+        fence = _FENCE.fullmatch(text) if self._pattern is None else None
+        return text if fence is None else fence[1]
+
     def problem(self, text: str) -> str | None:
         """What is wrong with the response, without quoting it; None if it passes."""
-        text = text.strip()
+        text = self.unfenced(text).strip()
         if self._pattern is not None:
             return None if self._pattern.fullmatch(text) else "it does not match the regular expression"
         assert self._validator is not None
@@ -129,8 +136,14 @@ class CheckedGenerator:
 
 
 def checked(response: Response, check: Check) -> Response:
-    """The response, with the error `invalid_response` if it does not pass."""
-    problem = None if response.error_type is not None else check.problem(response.text or "")
-    if problem is None:
+    """The response without a fence around its JSON, with the error `invalid_response` if it does not pass.
+
+    Calls of tools have a form of their own.
+    """
+    if response.error_type is not None or (response.tool_calls is not None and not response.text):
         return response
+    text = response.text or ""
+    problem = check.problem(text)
+    if problem is None:
+        return dataclasses.replace(response, text=check.unfenced(text))
     return dataclasses.replace(response, error_type="invalid_response", error=problem[:_MOST_WORDS])

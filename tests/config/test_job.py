@@ -346,3 +346,22 @@ def test_a_group_that_the_table_of_costs_has_as_a_column_is_refused(tmp_path: Pa
     sentences = problems(tmp_path, GOOD, f"report.group_by={groups}")
     assert len(sentences) == 1
     assert sentences[0].startswith("report.group_by: ")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("{n: 3}", "n is 3, but one answer of each row is kept: leave it out, or ask for extra samples by"),
+        ("{best_of: 2}", "best_of is 2, but one answer of each row is kept"),
+        ("{stream: true}", "stream is true, but answers are read whole: leave it out"),
+        ("{messages: []}", "messages would replace the prompt of every row: use template and system"),
+    ],
+)
+def test_fields_of_requests_that_would_make_other_answers_are_refused(tmp_path: Path, body: str, words: str) -> None:
+    (problem,) = problems(tmp_path, GOOD.replace("large: {", f"large: {{extra_body: {body}, "))
+    assert problem.startswith(f"models.large.extra_body: {words}")
+
+
+def test_one_answer_to_a_row_may_be_asked_for_in_so_many_words(tmp_path: Path) -> None:
+    job = load(tmp_path, GOOD.replace("large: {", "large: {extra_body: {n: 1, stream: false}, "))
+    assert not job.models.large.gives_tools

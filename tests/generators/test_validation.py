@@ -37,7 +37,7 @@ def test_json_that_the_schema_describes_passes(text: str) -> None:
     [
         ("", "it is no JSON: Expecting value: line 1 column 1 (char 0)"),
         ('{"name": "Ann"', "it is no JSON: Expecting ',' delimiter: line 1 column 15 (char 14)"),
-        ('```json\n{"name": "Ann"}\n```', "it is no JSON: Expecting value: line 1 column 1 (char 0)"),
+        ('Here:\n```json\n{"name": "Ann"}\n```', "it is no JSON: Expecting value: line 1 column 1 (char 0)"),
         ('{"name": "Ann"} Bye', "it is no JSON: Extra data: line 1 column 17 (char 16)"),
         ("{}", "its JSON breaks 'required' of the schema at $"),
         ('{"name": 1}', "its JSON breaks 'type' of the schema at $.name"),
@@ -47,6 +47,19 @@ def test_json_that_the_schema_describes_passes(text: str) -> None:
 )
 def test_what_is_wrong_is_said_without_the_words_of_the_response(text: str, problem: str) -> None:
     assert by_schema(PERSON).problem(text) == problem
+
+
+@pytest.mark.parametrize(
+    "text", ['```json\n{"name": "Ann"}\n```', '```\n{"name": "Ann"}```\n', ' \n```JSON\r\n{"name": "Ann"}\r\n```']
+)
+def test_a_fence_around_json_is_taken_off(text: str) -> None:
+    found = checked(Response(text, "stop"), by_schema(PERSON))
+    assert found == Response('{"name": "Ann"}', "stop")
+
+
+def test_calls_of_tools_are_not_held_against_the_schema() -> None:
+    call = Response("", "tool_calls", tool_calls="[{}]")
+    assert checked(call, by_schema(PERSON)) is call
 
 
 def test_an_empty_schema_takes_any_json_and_nothing_else() -> None:

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 
 def _check(spec: ModelSpec) -> str:
-    from batchroute.generators.openai.chat_api import ChatApi, ModelEndpoint
+    from batchroute.generators.openai.chat_api import ChatApi
+    from batchroute.generators.openai.failures import ModelEndpoint
 
-    ChatApi(spec).check()
-    return f"{spec.model} at {ModelEndpoint(spec).host}"
+    endpoint = ModelEndpoint(spec)
+    ChatApi(spec, endpoint).check()
+    return f"{spec.model} at {endpoint.host}"
 
 
 def _load(spec: ModelSpec, device: object, gpus: object) -> Generator:

@@ -15,7 +15,8 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
-from batchroute.generators.openai.chat_api import ChatApi, Failure, ModelEndpoint
+from batchroute.generators.openai.chat_api import ChatApi
+from batchroute.generators.openai.failures import Failure, ModelEndpoint
 from batchroute.generators.settings import ModelSpec
 from batchroute.prompt import Prompt
 
@@ -75,7 +76,8 @@ class BatchApi:
 
     def __init__(self, spec: ModelSpec, patience: float = _PATIENCE) -> None:
         self._spec, self._patience = spec, patience
-        self._endpoint, self._protocol = ModelEndpoint(spec), ChatApi(spec)
+        self._endpoint = ModelEndpoint(spec)
+        self._protocol = ChatApi(spec, self._endpoint)
         self._protocol.check()
         self._client = self._endpoint.client()
         self.host = self._endpoint.host

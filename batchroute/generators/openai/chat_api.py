@@ -1,147 +1,35 @@
-"""OpenAI's chat-completions protocol, which vLLM, SGLang, llama.cpp and `transformers serve` speak too: the endpoint of
-a model, the request for a prompt, and what an answer or an error means for its row.
+"""OpenAI's chat-completions protocol, which vLLM, SGLang, llama.cpp and `transformers serve` speak too: the request
+for a prompt, and what an answer means for its row.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import re
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from batchroute.endpoint import Endpoint
-from batchroute.errors import InputError, StoppedError
+from batchroute.endings import ending_of
+from batchroute.endpoint import valid_text
 from batchroute.generators.base import Response
 from batchroute.generators.openai.counting import TokenCounter
+from batchroute.generators.openai.failures import Failure, ModelEndpoint
+from batchroute.generators.openai.usage import counts_of
 from batchroute.generators.prompting import chat
 from batchroute.generators.settings import ModelSpec
 from batchroute.prompt import Prompt
-from batchroute.redaction import without_quotes
 
 _SEEDS = 1 << 31
-_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
-_FILTERED = {"content_filter", "content_policy_violation"}
-_TOO_LONG = re.compile(
-    r"context[ _-]?(length|window|size)|maximum (input|model|sequence) length|prompt is too long|too many tokens"
-    r"|longer than the maximum|exceeds? the (available|maximum) context|max_model_len",
-    re.IGNORECASE,
-)
-_TRANSIENT = {408, 409, 425, 429}
-
-
-class ModelEndpoint(Endpoint):
-    """The endpoint of a model, and what its errors mean for the row that was sent."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        """Raises:
-        InputError: as `Endpoint`. A key is needed for OpenAI's own endpoint, and if the job file names its variable.
-        """
-        names_key = "api_key_env" in spec.model_fields_set
-        super().__init__(
-            f"the model '{spec.model}'",
-            spec.endpoint,
-            spec.api_key_env,
-            needs_key=spec.endpoint is None or names_key,
-            # The client does not retry: retries are counted and paced in `generator`.
-            timeout=spec.timeout,
-            hint="" if names_key else ", or name another as api_key_env",
-        )
-        self._spec = spec
-        self.errors = self.openai.OpenAIError
-
-    def failure(self, error: Exception) -> Failure:
-        """The failure that an exception of the client stands for."""
-        openai = self.openai
-        if isinstance(error, openai.APIStatusError):
-            body = error.body if isinstance(error.body, Mapping) else {}
-            return self.status_failure(error.status_code, body, _message(body, error))
-        if isinstance(error, openai.APITimeoutError):
-            return Failure("transient", "api_error", f"no answer within {self._spec.timeout:g} s")
-        words = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else error
-        return Failure("transient", "api_error", f"{type(words).__name__}: {self.redactor.line(words)}")
-
-    def status_failure(self, status: int, body: Mapping[str, Any], message: str) -> Failure:
-        """The failure that an HTTP status with an error's body stands for."""
-        code = str(body.get("code") or body.get("type") or "")
-        words = f"HTTP {status}: {self.redactor.line(message)}"
-        if status == 429 and code in _QUOTA:
-            return Failure("quota", "api_error", words)
-        if status == 401:
-            return Failure("key", "api_error", words)
-        if status == 403:
-            return Failure("forbidden", "bad_request", words)
-        if status == 404:
-            return Failure("absent", "bad_request", words)
-        if status in _TRANSIENT or status >= 500:
-            return Failure("refused" if status == 429 else "transient", "api_error", words)
-        if code in _FILTERED or "content management policy" in message:
-            return Failure("row", "refused", words)
-        if status == 413 or code == "context_length_exceeded" or _TOO_LONG.search(message):
-            return Failure("row", "too_long", words)
-        return Failure("row", "bad_request", words)
-
-    def fatal(self, failure: Failure, has_answered: bool) -> InputError | StoppedError | None:
-        """The exception for a failure that every further request would meet; None if it concerns the row alone.
-
-        Args:
-            has_answered: whether any request was answered: then a 403 is a firewall's that forbids a single prompt.
-        """
-        spec = self._spec
-        if failure.kind == "forbidden" and not has_answered:
-            return InputError(f"{self.host} forbids the request for '{spec.model}': {failure.words}")
-        if failure.kind == "key":
-            return InputError(f"{self.host} {self._refusal_of_the_key()}: {failure.words}")
-        if failure.kind == "absent":
-            return InputError(
-                f"{self.host} has no model '{spec.model}', or the endpoint is not its base URL, which mostly ends in "
-                f"/v1: {failure.words}"
-            )
-        if failure.kind == "quota":
-            return StoppedError(
-                f"the account at {self.host} has no quota left; raise it and run again: {failure.words}"
-            )
-        return None
-
-    def _refusal_of_the_key(self) -> str:
-        if self.passwords:
-            return "refuses the user and the password in the endpoint"
-        variable = f"the environment variable {self._spec.api_key_env}"
-        return f"refuses the key in {variable}" if self.key else f"wants a key, and {variable} is not set"
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A request without an answer.
-
-    Attributes:
-        kind: `transient` and `refused` (429) may pass; `row` concerns the prompt alone; every request meets the others,
-            but `forbidden` only if none was answered.
-        error_type: the row's error type, if it is not retried.
-        words: the row's error, without secrets.
-    """
-
-    kind: Literal["transient", "refused", "row", "key", "forbidden", "absent", "quota"]
-    error_type: str
-    words: str
-
-    @property
-    def may_pass(self) -> bool:
-        return self.kind in ("transient", "refused")
-
-    def without(self, prompt: object) -> Failure:
-        """The failure without words of the server that quote the prompt."""
-        return dataclasses.replace(self, words=without_quotes(self.words, prompt))
-
-    def response(self, attempts: int) -> Response:
-        return Response(error_type=self.error_type, error=self.words, attempts=attempts)
+_LONGEST_WORD = 100
+# Where servers put what a reasoning model thinks.
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+_NO_ANSWER = {"failed for now", "failed", "unknown"}
 
 
 class ChatApi:
     """Makes requests from prompts and responses from answers, for one model."""
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: ModelSpec, endpoint: ModelEndpoint | None = None) -> None:
+        self._spec, self._endpoint = spec, endpoint or ModelEndpoint(spec)
         self._fixed = _fixed(spec)
         self._counter = TokenCounter(spec.tokenizer)
 
@@ -165,38 +53,76 @@ class ChatApi:
 
     def response(self, answer: Any, request: Mapping[str, Any], attempts: int) -> Response | Failure:
         """The response in the body of an answer; a failure if the body is no chat completion."""
+        if isinstance(answer, list) and len(answer) == 1:
+            answer = answer[0]
         if not isinstance(answer, Mapping):
-            return Failure("transient", "api_error", "the answer is not JSON")
+            return Failure("transient", "api_error", "the answer is no JSON object")
         choices = answer.get("choices")
-        if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
-            return Failure("transient", "api_error", "the answer has no choices")
-        message = choices[0].get("message")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(choice, Mapping):
+            return self._without_choices(answer)
+        message, reason = choice.get("message"), choice.get("finish_reason")
+        ending = ending_of(reason)
+        if choice.get("error") and (ending in _NO_ANSWER or not isinstance(message, Mapping)):
+            return self._endpoint.error_inside(choice["error"])
         if not isinstance(message, Mapping):
             return Failure("transient", "api_error", "the answer has no message")
-        text, reason = _text(message.get("content")), choices[0].get("finish_reason")
-        usage = self._usage(answer.get("usage"), request, text)
-        if message.get("refusal") or reason == "content_filter":
+        text, calls = valid_text(_text(message.get("content"))), _calls(message)
+        if ending == "failed for now":
+            return Failure("transient", "api_error", f"the endpoint broke off the answer: {_word(reason)}")
+        if reason in (None, "") and not text and calls is None and not message.get("refusal"):
+            return Failure("transient", "api_error", "the answer is empty and does not say why it ended")
+        given = {"attempts": attempts, **self._usage(answer.get("usage"), request, message, text, calls)}
+        if message.get("refusal") or ending == "refused":
             why = "the model refused to answer" if message.get("refusal") else "a filter held the answer back"
-            return Response(error_type="refused", error=why, attempts=attempts, **usage)
+            return Response(error_type="refused", error=why, **given)
+        if ending in _NO_ANSWER:
+            why = f"the answer ended for a reason that is no success: {_word(reason)}"
+            return Response(text or None, error_type="unfinished", error=why, **given)
+        if ending == "tool call" or (calls is not None and not text.strip()):
+            return self._tool_call(text, calls, given)
         cuts = [at for stop in self._spec.generation.stop if (at := text.find(stop)) >= 0]
         text = text[: min(cuts)] if cuts else text
         # A server that ignores stop strings goes on to the limit: what is cut at a stop string did not reach it.
-        by_limit = reason == "length" and not cuts
-        return Response(text, "length" if by_limit else "stop", attempts=attempts, **usage)
+        return Response(
+            text, "length" if ending == "cut" and not cuts else "stop", tool_calls=self._wanted(calls), **given
+        )
 
-    def _usage(self, usage: Any, request: Mapping[str, Any], text: str) -> dict[str, Any]:
-        if isinstance(usage, Mapping) and isinstance(usage.get("prompt_tokens"), int):
-            read, written = usage.get("prompt_tokens_details") or {}, usage.get("completion_tokens_details") or {}
-            return {
-                "input_tokens": usage["prompt_tokens"],
-                "output_tokens": usage.get("completion_tokens") or 0,
-                "cached_tokens": read.get("cached_tokens") or 0,
-                "reasoning_tokens": written.get("reasoning_tokens") or 0,
-            }
+    def _without_choices(self, answer: Mapping[str, Any]) -> Failure:
+        """The failure that an answer without choices stands for; many gateways put their errors there."""
+        if any(answer.get(name) for name in ("error", "message", "detail", "base_resp", "error_msg", "msg")):
+            return self._endpoint.error_inside(answer.get("error") or answer)
+        return Failure("transient", "api_error", "the answer has no choices")
+
+    def _tool_call(self, text: str, calls: str | None, given: dict[str, Any]) -> Response:
+        """An answer that calls tools: what the job wants if it gives some, and no answer if it gives none."""
+        if self._wanted(calls) is not None:
+            return Response(text, "tool_calls", tool_calls=calls, **given)
+        why = (
+            "the model called a tool, and extra_body gives none" if calls is not None else "the model's call is missing"
+        )
+        return Response(text or None, error_type="tool_call", error=why, **given)
+
+    def _wanted(self, calls: str | None) -> str | None:
+        return calls if self._spec.gives_tools else None
+
+    def _usage(
+        self, usage: Any, request: Mapping[str, Any], message: Mapping[str, Any], text: str, calls: str | None
+    ) -> dict[str, Any]:
+        """The tokens by the server; where its counts make no sense, by our own counting, which `estimated` tells."""
+        counts = counts_of(usage)
+        thoughts = next((one for name in _THOUGHTS if isinstance(one := message.get(name), str)), "")
+        wrote = bool(text or calls or thoughts)
+        read = counts.read or self._counter.messages(request["messages"])
+        written = counts.written
+        if written is None or (written == 0 and wrote):
+            written = sum(self._counter.text(valid_text(part)) for part in (text, calls or "", thoughts))
         return {
-            "input_tokens": self._counter.messages(request["messages"]),
-            "output_tokens": self._counter.text(text),
-            "estimated": True,
+            "input_tokens": read,
+            "output_tokens": written,
+            "cached_tokens": counts.cached,
+            "reasoning_tokens": counts.reasoning,
+            "estimated": (read, written) != (counts.read, counts.written),
         }
 
 
@@ -226,10 +152,17 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _message(body: Mapping[str, Any], error: Exception) -> str:
-    message = body.get("message") or body.get("detail")
-    if isinstance(message, list):
-        # FastAPI's list of problems repeats the fields' values, which may be prompts: they are left out.
-        fields = [one for one in message if isinstance(one, Mapping)]
-        message = "; ".join(f"{one.get('msg')} at {one.get('loc')}" for one in fields)
-    return str(message) if message else str(error)
+def _calls(message: Mapping[str, Any]) -> str | None:
+    """The calls of tools in a message, as JSON; None if there are none."""
+    calls = message.get("tool_calls") or ([message["function_call"]] if message.get("function_call") else None)
+    if not calls:
+        return None
+    try:
+        return valid_text(json.dumps(calls, ensure_ascii=False))
+    except RecursionError:
+        return None
+
+
+def _word(reason: Any) -> str:
+    """A server's word for the end of an answer, as a row's error shows it."""
+    return valid_text(str(reason))[:_LONGEST_WORD]

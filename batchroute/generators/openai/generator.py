@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import random
 import re
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from batchroute.endpoint import read_json
 from batchroute.errors import StoppedError
 from batchroute.generators.base import Response
-from batchroute.generators.openai.chat_api import ChatApi, Failure, ModelEndpoint
+from batchroute.generators.openai.chat_api import ChatApi
+from batchroute.generators.openai.failures import MOST_RETRY_AFTER, Failure, ModelEndpoint
 from batchroute.generators.openai.pacing import Pacer, Turn
 from batchroute.generators.settings import ModelSpec
 from batchroute.prompt import Prompt
 
 _WAITS = 0.5, 60.0
-# Seconds. If a server asks to wait longer, the row fails, or the run stops and can be resumed.
-_MOST_RETRY_AFTER = 600.0
+# The client gives the answer as it came: what it has read of other content types than JSON would be text.
+_RAW: Any = {"headers": {"X-Stainless-Raw-Response": "true"}}
 # After this many rows in a row with the same error, the run stops: the rest would only cost time and money.
 _HOPELESS = 20
 
@@ -44,7 +44,8 @@ class OpenAIGenerator:
             InputError: the package, the key or the tokenizer is missing.
         """
         self._spec, self._waits = spec, waits
-        self._endpoint, self._protocol = ModelEndpoint(spec), ChatApi(spec)
+        self._endpoint = ModelEndpoint(spec)
+        self._protocol = ChatApi(spec, self._endpoint)
         self._protocol.check()
         self.rows_at_a_time, self.units_at_once = max(256, 8 * spec.concurrency), 2 + spec.concurrency // 32
         self._pacer = Pacer(spec.concurrency, spec.requests_per_minute, spec.tokens_per_minute)
@@ -109,36 +110,35 @@ class OpenAIGenerator:
         while True:
             attempts += 1
             async with self._pacer.turn(tokens, again=attempts > 1) as turn:
-                result, wait = await self._ask(turn, request, attempts)
+                result = await self._ask(turn, request, attempts)
             if isinstance(result, Response):
                 self._breaker.answered()
                 return result
             # A 429 does not count as a failed attempt if other requests succeeded since this row was last sent.
             failed += result.kind != "refused" or self._breaker.answers == answers
             answers = self._breaker.answers
-            if not result.may_pass or failed > self._spec.retries or (wait or 0) > _MOST_RETRY_AFTER:
+            if not result.may_pass or failed > self._spec.retries or (result.wait or 0) > MOST_RETRY_AFTER:
                 return self._give_up(result, request, attempts)
-            await asyncio.sleep(_backoff(attempts, *self._waits) if wait is None else wait)
+            await asyncio.sleep(_backoff(attempts, *self._waits) if result.wait is None else result.wait)
 
-    async def _ask(self, turn: Turn, request: dict[str, Any], attempts: int) -> tuple[Response | Failure, float | None]:
-        """The result of one request, and how many seconds the server asks to wait, if it does."""
+    async def _ask(self, turn: Turn, request: dict[str, Any], attempts: int) -> Response | Failure:
+        """The result of one request."""
         try:
-            answer: Any = await self._client.post("/chat/completions", cast_to=object, body=request)
-        except (self._endpoint.errors, ValueError, OSError) as error:
-            failure = self._endpoint.failure(error)
-            headers = getattr(getattr(error, "response", None), "headers", None)
-            wait = None if headers is None else retry_after(headers)
-            if failure.kind == "refused":
-                turn.pacer.refused(turn, None if wait is None or wait > _MOST_RETRY_AFTER else wait)
-            else:
-                turn.pacer.failed(turn)
-            return failure, wait
-        result = self._protocol.response(answer, request, attempts)
+            async with asyncio.timeout(self._spec.timeout):
+                answer: Any = await self._client.post("/chat/completions", cast_to=object, body=request, options=_RAW)
+            result = self._protocol.response(read_json(answer.content), request, attempts)
+        except ValueError:
+            result = Failure("transient", "api_error", "the answer is not JSON")
+        except (self._endpoint.errors, OSError) as error:
+            result = self._endpoint.failure(error)
         if isinstance(result, Response):
             turn.pacer.answered(turn, result.input_tokens + result.output_tokens)
+        elif result.kind == "refused":
+            wait = result.wait
+            turn.pacer.refused(turn, None if wait is None or wait > MOST_RETRY_AFTER else wait)
         else:
             turn.pacer.failed(turn)
-        return result, None
+        return result
 
     def _give_up(self, failure: Failure, request: Mapping[str, Any], attempts: int) -> Response:
         """The row's response, or the error that ends the run. The row keeps all words of the server.
@@ -189,17 +189,3 @@ def _backoff(attempts: int, first: float, most: float) -> float:
     """Seconds to wait: twice as long each time up to a limit, with jitter that spreads rows that failed together."""
     # 2.0**1024 overflows; the wait reaches its limit long before.
     return min(most, first * 2.0 ** min(attempts - 1, 32)) * random.uniform(0.5, 1.0)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a server asks to wait by `retry-after-ms`, or by `retry-after` in seconds or as a date."""
-    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        try:
-            return max(0.0, float(headers[name]) * scale)
-        except (KeyError, ValueError):
-            continue
-    try:
-        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-    except (TypeError, ValueError):
-        return None
-    return max(0.0, date.timestamp() - time.time())

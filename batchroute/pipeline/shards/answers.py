@@ -46,6 +46,9 @@ SIGNALS = pa.schema(
 )
 """Further columns of the answers of a model that is asked for signals; units of earlier versions lack them."""
 
+TOOL_CALLS = pa.field("tool_calls", pa.large_string())
+"""A further column of the answers of a model that is given tools."""
+
 Answer = tuple[Response, int | None]
 """A response and its cost in pico-dollars, None where no price is set."""
 
@@ -74,7 +77,8 @@ def with_confidence(model: JobModel) -> JobModel:
 
 def schema_of(model: JobModel) -> pa.Schema:
     """The columns of the model's answers."""
-    return SCHEMA if model.confidence is None else pa.schema([*SCHEMA, *SIGNALS])
+    signals = [] if model.confidence is None else [*SIGNALS]
+    return pa.schema([*SCHEMA, *signals, *([TOOL_CALLS] if model.gives_tools else [])])
 
 
 def priced(price: Price | None, responses: Sequence[Response], seconds: float) -> list[Answer]:

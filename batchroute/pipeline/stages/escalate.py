@@ -87,6 +87,8 @@ def _reason(model: JobModel, row: Mapping[str, Any]) -> Reason | None:
         return "refused" if row["error_type"] == "refused" else "failed"
     if model.on_failure is not None and row["finish_reason"] == "length":
         return "cut"
+    if row["finish_reason"] == "tool_calls":
+        return None
     if model.on_failure is not None and not row["response"].strip():
         return "empty"
     if model.escalate is not None and model.escalate.problem(row["response"]) is not None:

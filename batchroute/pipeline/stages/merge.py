@@ -47,13 +47,19 @@ _THREADS = 4
 _NOTHING = pa.scalar(usd(0), COST)
 
 
-def result_names(prefix: str) -> list[str]:
-    """The columns that the output adds to those of the input."""
-    return [prefix + name for name in RESULTS.names]
+def results_of(job: Job) -> pa.Schema:
+    """The columns that the output adds to those of the input, without the prefix."""
+    gives_tools = any(job.models.of(side).gives_tools for side in SIDES)
+    return pa.schema([*RESULTS, answers.TOOL_CALLS]) if gives_tools else RESULTS
+
+
+def result_names(job: Job) -> list[str]:
+    """The names of the columns that the output adds to those of the input."""
+    return [job.output.prefix + name for name in results_of(job).names]
 
 
 def output_schema(job: Job, table: PromptTable) -> pa.Schema:
-    results = [field.with_name(job.output.prefix + field.name) for field in RESULTS]
+    results = [field.with_name(job.output.prefix + field.name) for field in results_of(job)]
     columns = [field.with_type(writable_type(field.type)) for field in table.schema]
     return pa.schema([*columns, *results], metadata=carried(table.schema.metadata))
 
@@ -103,9 +109,9 @@ def _merge_part(
     schema: pa.Schema,
     counts: dict[str, int],
 ) -> Iterator[pa.RecordBatch]:
-    scores = context.work.stage(layout.SCORE)
+    scores, names = context.work.stage(layout.SCORE), results_of(context.job)
     for chunk in context.snapshot.chunks_within(part):
-        results = _results(scores, chunk, sides)
+        results = _results(scores, chunk, sides, names)
         _count(results, counts)
         at = 0
         for rows in reader.read(chunk.start, chunk.stop):
@@ -115,8 +121,8 @@ def _merge_part(
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _results(stage: Stage, chunk: Span, sides: list[_ShardAnswers]) -> pa.RecordBatch:
-    """The result columns of a chunk's rows, in row order."""
+def _results(stage: Stage, chunk: Span, sides: list[_ShardAnswers], schema: pa.Schema) -> pa.RecordBatch:
+    """The result columns of a chunk's rows, in row order, in this schema."""
     scored = stage.read(chunk.unit, ["score", "error_type", "error"])
     answered = pa.concat_tables([side.within(chunk.start, chunk.stop) for side in sides])
     # Rows without a usable prompt were sent to no model: their index stays null.
@@ -125,7 +131,7 @@ def _results(stage: Stage, chunk: Span, sides: list[_ShardAnswers]) -> pa.Record
     taken = answered.take(pa.array(index, mask=index < 0))
     error_type = pc.coalesce(scored["error_type"], taken["error_type"])
     columns = {
-        **{name: taken[name] for name in RESULTS.names if name in taken.column_names},
+        **{name: taken[name] for name in schema.names if name in taken.column_names},
         "score": scored["score"],
         "error_type": error_type,
         "error": pc.coalesce(scored["error"], taken["error"]),
@@ -133,7 +139,7 @@ def _results(stage: Stage, chunk: Span, sides: list[_ShardAnswers]) -> pa.Record
         "cost": pc.if_else(scored["error_type"].is_null(), taken["cost"], _NOTHING),
         "attempts": pc.fill_null(taken["attempts"], 0),
     }
-    table = pa.table([columns[field.name].cast(field.type) for field in RESULTS], schema=RESULTS)
+    table = pa.table([columns[field.name].cast(field.type) for field in schema], schema=schema)
     return table.combine_chunks().to_batches()[0]
 
 
@@ -195,12 +201,18 @@ class _ShardAnswers:
 
     def _read_piece(self, number: int) -> pa.Table:
         piece = self._pieces[number]
-        table = self._routed(self._stage.read(piece.unit, answers.SCHEMA.names))
+        table = self._stage.read(piece.unit)
+        # Units of a model that gives signals have more columns, and those of earlier versions may have fewer.
+        kept = [name for name in (*answers.SCHEMA.names, answers.TOOL_CALLS.name) if name in table.column_names]
+        table = self._routed(table.select(kept))
         return (
             table if self._escalated is None else _replaced(table, self._escalated.within(piece.first, piece.last + 1))
         )
 
     def _routed(self, table: pa.Table) -> pa.Table:
+        calls = answers.TOOL_CALLS
+        if calls.name not in table.column_names:
+            table = table.append_column(calls, pa.nulls(table.num_rows, calls.type))
         for name, value in (("route", self._route), ("model", self._model)):
             table = table.append_column(name, pa.repeat(value, table.num_rows))
         return table

@@ -249,7 +249,7 @@ def _readable(id: pa.Scalar) -> Any:
 
 
 def _check_result_names(job: Job, table: PromptTable) -> None:
-    clashes = [name for name in result_names(job.output.prefix) if name in table.schema.names]
+    clashes = [name for name in result_names(job) if name in table.schema.names]
     if clashes:
         raise InputError(
             f"the input has columns that the output adds: {', '.join(clashes)}; set output.prefix, for example to 'br_'"

@@ -1,19 +1,19 @@
-"""What is sent for a prompt, and what an answer or an error means for its row; no server is asked."""
+"""What is sent for a prompt, and what an answer means for its row; no server is asked."""
 
 from __future__ import annotations
 
-import sys
-from types import SimpleNamespace
+import json
 from typing import Any
 
-import openai
 import pytest
 
-from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
-from batchroute.generators.openai.chat_api import ChatApi, Failure, ModelEndpoint
+from batchroute.generators.openai.chat_api import ChatApi
+from batchroute.generators.openai.failures import Failure
 from tests.generators.openai.openai_generators import spec
 
+CALL = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": '{"q": "Zürich"}'}}
+TOOLS = {"tools": [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}]}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
 
 
@@ -102,8 +102,24 @@ def test_usage_is_the_servers_with_cached_and_reasoning_tokens() -> None:
     assert response(answer({"content": "text"}, usage=usage)) == Response(
         "text", "stop", 9, 7, attempts=2, cached_tokens=4, reasoning_tokens=5
     )
-    bare = {"prompt_tokens": 9, "completion_tokens": None, "prompt_tokens_details": None}
-    assert response(answer({"content": "text"}, usage=bare)) == Response("text", "stop", 9, 0, attempts=2)
+    bare = {"prompt_tokens": 9, "completion_tokens": 7, "prompt_tokens_details": None}
+    assert response(answer({"content": "text"}, usage=bare)) == Response("text", "stop", 9, 7, attempts=2)
+
+
+@pytest.mark.parametrize("count", [-1, "5", 10**20, None, ["x"], 0])
+def test_counts_that_make_no_sense_are_our_own_and_said_to_be(count: Any) -> None:
+    good = {"prompt_tokens": 9, "completion_tokens": 7}
+    found = response(answer({"content": "12345678"}, usage={**good, "completion_tokens": count}))
+    assert found == Response("12345678", "stop", 9, 2, attempts=2, estimated=True)
+    found = response(answer({"content": "12345678"}, usage={**good, "prompt_tokens": count}))
+    assert found == Response("12345678", "stop", 4 + 2, 7, attempts=2, estimated=True)
+
+
+def test_what_a_model_thought_and_called_counts_where_the_server_does_not() -> None:
+    message = {"content": "1234", "reasoning_content": "x" * 40, "tool_calls": [CALL]}
+    found = response(answer(message), extra_body=TOOLS)
+    assert isinstance(found, Response)
+    assert found.output_tokens == 1 + 10 + -(-len(json.dumps([CALL], ensure_ascii=False).encode()) // 4)
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None}, "many"])
@@ -128,7 +144,8 @@ def test_an_answer_is_its_text(message: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "expected"), [("stop", "stop"), ("length", "length"), ("eos", "stop"), (None, "stop")]
+    ("reason", "expected"),
+    [("stop", "stop"), ("length", "length"), ("eos", "stop"), (None, "stop"), ("MAX_TOKENS", "length"), ("", "stop")],
 )
 def test_an_answer_says_why_it_ended(reason: str | None, expected: str) -> None:
     found = response(answer({"content": "a"}, reason))
@@ -147,6 +164,7 @@ def test_stop_strings_end_a_text_where_the_server_did_not() -> None:
     [
         (answer({"content": None, "refusal": "I cannot."}), "the model refused to answer"),
         (answer({"content": "half an"}, "content_filter"), "a filter held the answer back"),
+        (answer({}, "PROHIBITED_CONTENT"), "a filter held the answer back"),
     ],
 )
 def test_a_refusal_is_no_answer_but_is_paid_for(body: dict[str, Any], words: str) -> None:
@@ -157,9 +175,17 @@ def test_a_refusal_is_no_answer_but_is_paid_for(body: dict[str, Any], words: str
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("<html>", "the answer is not JSON"),
-        (None, "the answer is not JSON"),
-        ([], "the answer is not JSON"),
+        ("<html>", "the answer is no JSON object"),
+        (None, "the answer is no JSON object"),
+        ([], "the answer is no JSON object"),
+        (7, "the answer is no JSON object"),
+        ({"choices": {"0": "x"}}, "the answer has no choices"),
+        ({"choices": [{"message": {}, "finish_reason": ""}]}, "the answer is empty and does not say why it ended"),
+        (
+            answer({"content": "half"}, "insufficient_system_resource"),
+            "the endpoint broke off the answer: insufficient_system_resource",
+        ),
+        (answer({"content": "half"}, "abort"), "the endpoint broke off the answer: abort"),
         ({}, "the answer has no choices"),
         ({"choices": []}, "the answer has no choices"),
         ({"choices": [None]}, "the answer has no choices"),
@@ -170,184 +196,74 @@ def test_what_is_no_chat_completion_may_pass(body: Any, words: str) -> None:
     assert response(body) == Failure("transient", "api_error", words)
 
 
-@pytest.mark.parametrize(
-    ("status", "body", "message", "kind", "error_type"),
-    [
-        (400, {"code": "invalid_value"}, "Invalid value.", "row", "bad_request"),
-        (422, {}, "Field required", "row", "bad_request"),
-        (400, {"code": "context_length_exceeded"}, "Too much.", "row", "too_long"),
-        (400, {}, "This model's maximum context length is 10 tokens.", "row", "too_long"),
-        (400, {"type": "BadRequestError"}, "longer than the maximum model length of 10", "row", "too_long"),
-        (400, {}, "the request exceeds the available context size", "row", "too_long"),
-        (413, {}, "Payload Too Large", "row", "too_long"),
-        (400, {"code": "content_filter"}, "Filtered.", "row", "refused"),
-        (400, {}, "due to Azure OpenAI's content management policy", "row", "refused"),
-        (401, {}, "No.", "key", "api_error"),
-        (403, {}, "No.", "forbidden", "bad_request"),
-        (404, {}, "No.", "absent", "bad_request"),
-        (429, {"code": "insufficient_quota"}, "No.", "quota", "api_error"),
-        (429, {"type": "insufficient_quota"}, "No.", "quota", "api_error"),
-        (429, {"code": "rate_limit_exceeded"}, "No.", "refused", "api_error"),
-        *((status, {}, "No.", "transient", "api_error") for status in (408, 409, 425, 500, 502, 503, 504, 529)),
-    ],
-)
-def test_a_status_has_its_meaning(status: int, body: dict[str, Any], message: str, kind: str, error_type: str) -> None:
-    found = ModelEndpoint(spec()).status_failure(status, body, message)
-    assert (found.kind, found.error_type, found.words) == (kind, error_type, f"HTTP {status}: {message}")
-    assert found.may_pass == (kind in ("refused", "transient"))
+@pytest.mark.parametrize("reason", ["half_past_four", "MALFORMED_FUNCTION_CALL", "OTHER", 7])
+def test_an_answer_that_ended_in_no_known_way_fails_with_the_word_and_is_paid_for(reason: Any) -> None:
+    found = response(answer({"content": "half"}, reason, usage={"prompt_tokens": 3, "completion_tokens": 2}))
+    words = f"the answer ended for a reason that is no success: {reason}"
+    assert found == Response("half", None, 3, 2, "unfinished", words, attempts=2)
+    assert found.answered
 
 
-@pytest.mark.parametrize(
-    ("settings", "failure", "answered", "kind", "sentence"),
-    [
-        (
-            {},
-            ("key", "HTTP 401: No."),
-            True,
-            InputError,
-            "127.0.0.1:9 refuses the key in the environment variable OPENAI_API_KEY: HTTP 401: No.",
-        ),
-        (
-            {"endpoint": "http://me:secret@h/v1"},
-            ("key", "HTTP 401: No."),
-            True,
-            InputError,
-            "h refuses the user and the password in the endpoint: HTTP 401: No.",
-        ),
-        (
-            {},
-            ("forbidden", "HTTP 403: No."),
-            False,
-            InputError,
-            "127.0.0.1:9 forbids the request for 'small': HTTP 403: No.",
-        ),
-        ({}, ("forbidden", "HTTP 403: No."), True, None, ""),
-        (
-            {},
-            ("absent", "HTTP 404: No."),
-            True,
-            InputError,
-            "127.0.0.1:9 has no model 'small', or the endpoint is not its base URL, which mostly ends in /v1: "
-            "HTTP 404: No.",
-        ),
-        (
-            {},
-            ("quota", "HTTP 429: No."),
-            True,
-            StoppedError,
-            "the account at 127.0.0.1:9 has no quota left; raise it and run again: HTTP 429: No.",
-        ),
-        ({}, ("row", "HTTP 400: No."), False, None, ""),
-        ({}, ("transient", "HTTP 500: No."), False, None, ""),
-    ],
-)
-def test_failures_that_every_request_would_meet_end_the_run(
-    settings: dict[str, Any], failure: Any, answered: bool, kind: type[Exception] | None, sentence: str
+@pytest.mark.parametrize("message", [{"content": None, "tool_calls": [CALL]}, {"content": "", "tool_calls": [CALL]}])
+@pytest.mark.parametrize("reason", ["tool_calls", "stop", "tool_use"])
+def test_calls_of_tools_are_kept_where_the_job_gives_some_and_are_no_answer_elsewhere(
+    message: Any, reason: str
 ) -> None:
-    found = ModelEndpoint(spec(**settings)).fatal(Failure(failure[0], "api_error", failure[1]), answered)
-    assert (type(found), str(found)) == (kind or type(None), sentence or "None")
+    found = response(answer(message, reason), extra_body=TOOLS)
+    assert isinstance(found, Response)
+    assert (found.text, found.finish_reason, found.error_type) == ("", "tool_calls", None)
+    assert json.loads(found.tool_calls or "") == [CALL]
+    found = response(answer(message, reason))
+    assert isinstance(found, Response)
+    assert (found.text, found.finish_reason, found.error_type, found.tool_calls) == (None, None, "tool_call", None)
 
 
-def test_a_server_of_ones_own_needs_no_key_and_may_want_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY")
-    endpoint = ModelEndpoint(spec())
-    with endpoint.client() as client:
-        assert client.api_key == "none"
-    assert str(endpoint.fatal(Failure("key", "api_error", "HTTP 401: Who?"), False)) == (
-        "127.0.0.1:9 wants a key, and the environment variable OPENAI_API_KEY is not set: HTTP 401: Who?"
-    )
+def test_a_call_that_is_missing_is_no_answer() -> None:
+    found = response(answer({"content": "I will look it up"}, "tool_calls"), extra_body=TOOLS)
+    assert isinstance(found, Response)
+    assert (found.error_type, found.error) == ("tool_call", "the model's call is missing")
 
 
-@pytest.mark.parametrize("value", [None, "", " \n"])
+def test_a_text_with_calls_is_a_text_and_keeps_them() -> None:
+    found = response(answer({"content": "so:", "tool_calls": [CALL]}), extra_body=TOOLS)
+    assert isinstance(found, Response)
+    assert (found.text, found.finish_reason, json.loads(found.tool_calls or "")) == ("so:", "stop", [CALL])
+
+
+def test_halves_of_characters_are_replaced() -> None:
+    found = response(answer({"content": "a\ud800b \ud83d\ude00", "tool_calls": [{"x": "\udfff"}]}), extra_body=TOOLS)
+    assert isinstance(found, Response)
+    assert (found.text, found.tool_calls) == ("a\N{REPLACEMENT CHARACTER}b 😀", '[{"x": "\N{REPLACEMENT CHARACTER}"}]')
+
+
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("body", "kind", "error_type", "words"),
     [
         (
-            {"endpoint": None},
-            "the model 'small' needs a key: set the environment variable OPENAI_API_KEY, or name another as "
-            "api_key_env",
+            {"error": {"message": "Rate limit exceeded: free-models-per-day", "code": 429}},
+            *("refused", "api_error", "an error inside an answer, 429: Rate limit exceeded: free-models-per-day"),
         ),
-        ({"api_key_env": "THE_KEY"}, "the model 'small' needs a key: set the environment variable THE_KEY"),
-    ],
-)
-def test_a_missing_key_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], sentence: str, value: str | None
-) -> None:
-    for name in ("OPENAI_API_KEY", "THE_KEY"):
-        monkeypatch.delenv(name, raising=False)
-        if value is not None:
-            monkeypatch.setenv(name, value)
-    with pytest.raises(InputError) as found:
-        ModelEndpoint(spec(**settings))
-    assert str(found.value) == sentence
-
-
-@pytest.mark.parametrize("value", ["sk-planted\nand more", "sk-planted\u2026"])
-def test_a_key_that_no_header_can_hold_is_one_sentence_without_it(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", value)
-    with pytest.raises(InputError) as found:
-        ModelEndpoint(spec())
-    assert str(found.value) == (
-        "what the environment variable OPENAI_API_KEY holds is no key: "
-        "it has line breaks or characters beyond ASCII in it"
-    )
-
-
-def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(InputError) as found:
-        ModelEndpoint(spec())
-    assert str(found.value) == "the model 'small' needs a package: pip install 'batchroute[openai]'"
-
-
-@pytest.mark.parametrize(
-    "url", ["http://h:port/v1", "http://[bad", "http://", "http://me:pass/word@h/v1", "http://h:99999/v1"]
-)
-def test_an_endpoint_that_is_no_url_is_one_sentence_without_its_words(url: str) -> None:
-    with pytest.raises(InputError, match=r"^the endpoint of the model 'small' is no base URL such as") as found:
-        ModelEndpoint(spec(url))
-    assert "word" not in str(found.value).replace("password", "")
-
-
-def test_the_client_has_the_key_the_address_and_the_time_and_never_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THE_KEY", "sk-other\n")
-    with ModelEndpoint(spec(api_key_env="THE_KEY", timeout=7)).client() as client:
-        assert (client.api_key, str(client.base_url)) == ("sk-other", "http://127.0.0.1:9/v1/")
-        assert (client.timeout, client.max_retries) == (7, 0)
-
-
-def test_an_address_in_the_environment_is_openais_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ModelEndpoint(spec(None)).host == "api.openai.com"
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://me:hidden@other/v1")
-    endpoint = ModelEndpoint(spec(None))
-    assert (endpoint.host, endpoint.redactor.line("at http://me:hidden@other")) == ("other", "at http://me:***@other")
-
-
-def test_exceptions_of_the_client_are_failures_without_secrets() -> None:
-    endpoint = ModelEndpoint(spec(timeout=3))
-    request: Any = None
-    timeout = openai.APITimeoutError(request)
-    assert endpoint.failure(timeout) == Failure("transient", "api_error", "no answer within 3 s")
-    broken = openai.APIConnectionError(request=request)
-    broken.__cause__ = OSError("no route for sk-planted\nand more")
-    assert endpoint.failure(broken) == Failure("transient", "api_error", "OSError: no route for ***")
-    assert endpoint.failure(ValueError("no JSON")).words == "ValueError: no JSON"
-
-
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ({"message": "its words", "code": None}, "its words"),
-        ({"detail": "its words"}, "its words"),
+        ({"error": {"message": "Insufficient credits", "code": 402}}, *("quota", "api_error", None)),
+        ({"error": {"message": "No such model", "code": "404"}}, *("absent", "bad_request", None)),
+        ({"error": "overloaded"}, "transient", "api_error", "an error inside an answer: overloaded"),
+        ([{"error": {"status": "UNAVAILABLE", "message": "later"}}], "transient", "api_error", None),
+        ({"error": {"code": "context_length_exceeded", "message": "No."}}, "row", "too_long", None),
+        ({"object": "error", "message": "boom", "code": 500}, "transient", "api_error", None),
+        ({"detail": "Not authenticated"}, "transient", "api_error", "an error inside an answer: Not authenticated"),
         (
-            {"detail": [{"loc": ["body", "top_k"], "msg": "not a number", "input": "a prompt"}]},
-            "not a number at ['body', 'top_k']",
+            {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}, "choices": None},
+            *("quota", "api_error", "an error inside an answer, 1008: insufficient balance"),
         ),
-        ("its words", "whole"),
-        (None, "whole"),
+        (
+            {"choices": [{"error": {"code": 502, "message": "upstream"}, "finish_reason": "error", "message": {}}]},
+            *("transient", "api_error", "an error inside an answer, 502: upstream"),
+        ),
+        ({"error": {"message": "\ud800"}}, "transient", "api_error", None),
     ],
 )
-def test_the_words_of_an_error_are_found_wherever_a_server_puts_them(body: Any, words: str) -> None:
-    reply: Any = SimpleNamespace(status_code=400, headers={}, request=None)
-    found = ModelEndpoint(spec()).failure(openai.BadRequestError("whole", response=reply, body=body))
-    assert found == Failure("row", "bad_request", f"HTTP 400: {words}")
+def test_an_error_inside_an_answer_means_what_it_says(body: Any, kind: str, error_type: str, words: str | None) -> None:
+    found = response(body)
+    assert isinstance(found, Failure)
+    assert (found.kind, found.error_type) == (kind, error_type)
+    assert words in (None, found.words)
+    found.words.encode()
