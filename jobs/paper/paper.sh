@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# The experiment of "Hybrid LLM" (ICLR 2024) in miniature: three models, three pairs, ten answers of each model to each
+# prompt; labels, routers, thresholds, figures on test rows, and a routed backlog. What is done stays done.
+#
+#     jobs/paper/paper.sh                        # from the answers kept in sample_data: some 15 minutes on 2 cores
+#     jobs/paper/paper.sh --ask                  # asks the three models again: some 2 hours
+#     jobs/paper/paper.sh --ask --prompts FILE.parquet --models SMALL MIDDLE LARGE --samples 5 --output DIR
+#
+# FILE has the columns id, prompt, reference and split (train, validation, test). A model is a directory, a hub id or
+# embedded:NAME. METHOD=finetune LABELS="det prob trans" METRIC=bartscore in the environment change the rest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+prompts=build/prompts.parquet ask= samples=10 output=build/paper
+models=(embedded:smollm2-135m-instruct embedded:qwen2.5-coder-0.5b-instruct embedded:qwen2.5-coder-1.5b-instruct)
+while [ $# -gt 0 ]; do
+    case $1 in
+        --ask) ask=1 && shift ;;
+        --prompts) prompts=$2 && shift 2 ;;
+        --models) models=("$2" "$3" "$4") && shift 4 ;;
+        --samples) samples=$2 && shift 2 ;;
+        --output) output=$2 && shift 2 ;;
+        *) echo "error: unknown argument $1: see the first lines of $0" >&2 && exit 2 ;;
+    esac
+done
+metric=${METRIC:-chrf} second=${SECOND_METRIC:-exact_match} method=${METHOD:-heads} labels=${LABELS:-det prob trans gap}
+encoder=${ENCODER:-embedded:all-minilm-l6-v2}
+export PAPER=$output
+mkdir -p "$output"
+
+step() { printf '\n== %s\n' "$*"; }
+batchroute() { .venv/bin/python -m batchroute "$@"; }
+# Runs a command unless the file that it leaves is there.
+once() {
+    local file=$1
+    shift
+    if [ -e "$file" ]; then echo "already there: $file"; else "$@"; fi
+}
+
+step "environment and models"
+jobs/environment.sh demo
+[ "$encoder" != embedded:all-minilm-l6-v2 ] || batchroute models fetch all-minilm-l6-v2
+
+answers=sample_data/answers.parquet
+if [ -n "$ask" ]; then
+    step "answers: ${models[*]}, $samples each"
+    for model in "${models[@]}"; do
+        [[ $model != embedded:* ]] || batchroute models fetch "${model#embedded:}"
+    done
+    [ -e "$prompts" ] || .venv/bin/python sample_data/make_prompts.py --output "$prompts"
+    # Each model is asked once: the second table takes the middle one's answers from the first.
+    SMALL_MODEL=${models[0]} LARGE_MODEL=${models[1]} batchroute label "$prompts" --job jobs/paper/pair.yaml \
+        --metric "$second" --samples "$samples" --id id --keep-responses --output "$output/first.parquet"
+    SMALL_MODEL=${models[1]} LARGE_MODEL=${models[2]} batchroute label "$output/first.responses.parquet" \
+        --recorded small=large --job jobs/paper/pair.yaml --metric "$second" --samples "$samples" --id id \
+        --keep-responses --output "$output/second.parquet"
+    answers=$output/answers.parquet
+    once "$answers" .venv/bin/python jobs/paper/tables.py answers \
+        "$output/first.parquet" "$output/second.parquet" "$answers"
+fi
+once "$output/labelled.parquet" .venv/bin/python jobs/paper/tables.py parts "$answers" "$output"
+
+for pair in small-gap:small:middle medium-gap:middle:large large-gap:small:large; do
+    IFS=: read -r name weak strong <<<"$pair"
+    place=$output/$name
+    mkdir -p "$place"
+    step "$name: quality tables by $metric and $second"
+    for by in "$metric" "$second"; do
+        batchroute label "$output/labelled.parquet" --recorded "small=$weak" --recorded "large=$strong" --metric "$by" \
+            --small-model "$weak" --large-model "$strong" --id id --output "$place/$by.parquet"
+    done
+    step "$name: routers ($method: $labels)"
+    compared=()
+    for label in $labels; do
+        once "$place/$label/router.json" batchroute train --quality-table "$place/$metric.parquet" --base "$encoder" \
+            --method "$method" --label "$label" --output "$place/$label"
+        once "$place/$label/calibration.json" batchroute calibrate --quality-table "$place/$metric.parquet" \
+            --router "$place/$label"
+        compared+=(--compare "$place/$label")
+    done
+    step "$name: figures on test rows"
+    # The first router stands before the others, not among them.
+    first=${labels%% *}
+    for by in "$metric" "$second"; do
+        other=$second
+        [ "$by" = "$metric" ] || other=$metric
+        once "$place/by-$by/evaluation.json" batchroute evaluate --quality-table "$place/$by.parquet" \
+            --router "$place/$first" "${compared[@]:2}" --second-table "$place/$other.parquet" --output "$place/by-$by"
+    done
+    best=${labels##* }
+    once "$place/rules.txt" sh -c '.venv/bin/python -m tests.benchmarks.calibration_rules --rows 300 --limits 1 2 5 10 \
+        --quality-table "$1" --router "$2" >"$3.part" && mv "$3.part" "$3"' - \
+        "$place/$metric.parquet" "$place/$best" "$place/rules.txt"
+done
+
+best=${labels##* }
+step "the router of the large gap on the other pairs"
+for name in small-gap medium-gap; do
+    once "$output/$name/transfer.txt" sh -c '.venv/bin/python -m batchroute check-transfer --router "$1" \
+        --quality-table "$2" --trained-on "$3" | tee "$4"' - "$output/large-gap/$best" \
+        "$output/$name/$metric.parquet" "$output/large-gap/$metric.parquet" "$output/$name/transfer.txt"
+done
+
+if [[ ${models[*]} != *embedded:* ]] || batchroute models list | grep -q 'qwen2.5-coder-1.5b.*ready'; then
+    step "a backlog: ${models[0]} and ${models[2]}, at most 5 % worse"
+    PAPER_ROUTER=$output/large-gap/$best SMALL_MODEL=${models[0]} LARGE_MODEL=${models[2]} \
+        batchroute run jobs/paper/pair.yaml
+fi
+
+step "the page"
+.venv/bin/python jobs/paper/page.py "$output" --metric "$metric" --second "$second" --labels $labels
