@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import string
 from collections.abc import Callable, Sequence
@@ -15,6 +16,12 @@ Compare = Callable[[str, str], float]
 
 _NUMBER = re.compile(r"[-−]?\$?\d[\d,]*(?:\.\d+)?%?|[-−]?\$?\.\d+")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+# A comma within a list. One before three digits may be within a number.
+_SEPARATOR = re.compile(r",(?!\d{3}(?!\d))")
+_FENCE = re.compile(r"\s*```\w*\s*(.*?)\s*```\s*", re.DOTALL)
+_WORDS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen twenty"""
+_NUMBER_WORDS = {word: Decimal(number) for number, word in enumerate(_WORDS.split())}
 
 
 class TextMetric:
@@ -41,13 +48,21 @@ def exact_match(response: str, reference: str) -> float:
     """1 if the response says the reference, else 0.
 
     It does if both are equal apart from case, punctuation, articles and white space. If the reference is a number, the
-    last number of the response must equal it: "So it is $1,000." says "1000.0". Signs and percent signs count: "5%" is
-    not "5".
+    last number of the response must equal it: "So it is $1,000." says "1000.0", and "Three." says "3". Signs and
+    percent signs count: "5%" is not "5". If the reference is a JSON object or list, the response must be JSON of the
+    same value, in a code fence or not.
     """
     number = _as_number(reference)
     if number is not None:
         numbers = _NUMBER.findall(response)
-        return float(bool(numbers) and _as_number(numbers[-1]) == number)
+        if not numbers:
+            return float((_NUMBER_WORDS.get(_normalised(response)), False) == number)
+        return float(_as_number(numbers[-1]) == number)
+    if reference.lstrip().startswith(("{", "[")):
+        wanted = _as_json(reference)
+        if wanted is not None:
+            fenced = _FENCE.fullmatch(response)
+            return float(_as_json(fenced[1] if fenced else response) == wanted)
     return float(_normalised(response) == _normalised(reference))
 
 
@@ -87,7 +102,16 @@ def _as_number(text: str) -> tuple[Decimal, bool] | None:
         return None
 
 
+def _as_json(text: str) -> object:
+    """The value; None if the text is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _normalised(text: str) -> str:
+    text = _SEPARATOR.sub(", ", text)
     text = text.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(_ARTICLES.sub(" ", text).split())
 

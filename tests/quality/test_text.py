@@ -39,6 +39,17 @@ def measured(name: str, response: str, reference: str) -> float:
         ("The answer is 42 apples", "42 apples", False),
         ("forty-two", "42", False),
         ("0.5", ".5", True),
+        ("Three.", "3", True),
+        ("three or 4", "3", False),
+        ("3,7,12", "3, 7, 12", True),
+        ("apple,pear", "apple, pear", True),
+        ("apple pear", "apple, fig", False),
+        ("1,000 items", "1000 items", True),
+        ('{"b": [1, 2], "a": "x"}', '{"a":"x","b":[1,2.0]}', True),
+        ('```json\n{"a": "x"}\n```', '{"a": "x"}', True),
+        ('{"a": "X"}', '{"a": "x"}', False),
+        ('Here: {"a": "x"}', '{"a": "x"}', False),
+        ("[NAME] called", "[name] called.", True),
     ],
 )
 def test_exact_match_looks_past_form_and_at_numbers(response: str, reference: str, same: bool) -> None:
