@@ -113,8 +113,8 @@ def _rules(folder: Path) -> str:
             rows.append([pair, f"{limit:g} %", *cells])
     words = (
         f"{found['splits']} splits of {found['rows']:,} test rows: {found['calibration_rows']} choose the threshold, "
-        "the others test it. A cell: share of the splits whose test drop is above the limit, and mean cost advantage. In "
-        "the paper's Table 3 the plain rule breaks the limit in four of nine cells.\n"
+        "the others test it. A cell: share of the splits whose test drop is above the limit, and mean cost advantage. "
+        "In the paper's Table 3 the plain rule breaks the limit in four of nine cells.\n"
     )
     return "## Table 3: thresholds\n\n" + words + _table(["pair", "limit", "bounded", "plain (the paper's)"], rows)
 
