@@ -27,7 +27,7 @@ from batchroute.progress import NoProgress, Progress, for_this_terminal
 from batchroute.reports import console
 from batchroute.reports.export import notify
 from batchroute.reports.export.summary import summary
-from batchroute.reports.headline import headline
+from batchroute.reports.headline import against_random, headline
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,8 @@ def report_outcome(outcome: Outcome, job: Job, progress: Progress, json_logs: bo
     if json_logs:
         progress.note(**record)
     elif night is not None:
-        typer.echo(sentence)
+        for line in filter(None, (against_random(night), sentence)):
+            typer.echo(line)
 
 
 @dataclass

@@ -20,6 +20,26 @@ def headline(night: NightReport) -> str:
     return f"{_cost(cost)}; {_quality(night)}."
 
 
+def against_random(night: NightReport) -> str:
+    """What the router is worth: the expected drop next to that of as many rows drawn at random; empty if not known.
+
+    Of random rows the drop grows evenly with their share, up to the drop of all rows on the small model.
+    """
+    forecast, curve = night.expected, night.curve
+    if forecast is None or forecast.drop is None or curve is None or curve.drop is None or curve.small_share[-1] != 1:
+        return ""
+    if not 0 < forecast.small < forecast.rows:
+        return ""
+    random = forecast.small_share * curve.drop[-1]
+    gain = random - forecast.drop.value
+    than = "less" if gain >= 0 else "more"
+    return (
+        f"By the calibration, {words.plural(forecast.small, 'row')} on the small model lose {words.percent(random)} of "
+        f"quality if drawn at random, and {drops.with_interval(forecast.drop)} as the router chose them: "
+        f"{words.number(abs(gain))} points {than}."
+    )
+
+
 def audited(night: NightReport) -> Range | None:
     """The quality drop that the audit measured, percent."""
     audit = night.audit
