@@ -3,7 +3,7 @@
 # prompt; labels, routers, thresholds, figures on test rows, and a routed backlog. What is done stays done.
 #
 #     jobs/paper/paper.sh                        # from the answers kept in sample_data: some 15 minutes on 2 cores
-#     jobs/paper/paper.sh --ask                  # asks the three models again: some 2 hours
+#     jobs/paper/paper.sh --ask --rows 500       # first asks the three models 500 prompts that have no answers yet
 #     jobs/paper/paper.sh --ask --prompts FILE.parquet --models SMALL MIDDLE LARGE --samples 5 --output DIR
 #
 # FILE has the columns id, prompt, reference and split (train, validation, test). A model is a directory, a hub id or
@@ -11,13 +11,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-prompts=build/prompts.parquet ask= samples=10 output=build/paper
+prompts=build/prompts.parquet ask= rows= samples=10 output=build/paper
 models=(embedded:smollm2-135m-instruct embedded:qwen2.5-coder-0.5b-instruct embedded:qwen2.5-coder-1.5b-instruct)
+kept=${models[*]}
 while [ $# -gt 0 ]; do
     case $1 in
         --ask) ask=1 && shift ;;
         --prompts) prompts=$2 && shift 2 ;;
         --models) models=("$2" "$3" "$4") && shift 4 ;;
+        --rows) rows=$2 && shift 2 ;;
         --samples) samples=$2 && shift 2 ;;
         --output) output=$2 && shift 2 ;;
         *) echo "error: unknown argument $1: see the first lines of $0" >&2 && exit 2 ;;
@@ -43,20 +45,22 @@ jobs/environment.sh demo
 
 answers=sample_data/answers.parquet
 if [ -n "$ask" ]; then
+    known=$answers answers=$output/answers.parquet
+    [ "${models[*]}" = "$kept" ] || known=$output/none.parquet
     step "answers: ${models[*]}, $samples each"
     for model in "${models[@]}"; do
         [[ $model != embedded:* ]] || batchroute models fetch "${model#embedded:}"
     done
     [ -e "$prompts" ] || .venv/bin/python sample_data/make_prompts.py --output "$prompts"
-    # Each model is asked once: the second table takes the middle one's answers from the first.
-    SMALL_MODEL=${models[0]} LARGE_MODEL=${models[1]} batchroute label "$prompts" --job jobs/paper/pair.yaml \
-        --metric "$second" --samples "$samples" --id id --keep-responses --output "$output/first.parquet"
-    SMALL_MODEL=${models[1]} LARGE_MODEL=${models[2]} batchroute label "$output/first.responses.parquet" \
-        --recorded small=large --job jobs/paper/pair.yaml --metric "$second" --samples "$samples" --id id \
-        --keep-responses --output "$output/second.parquet"
-    answers=$output/answers.parquet
+    once "$output/asked.parquet" .venv/bin/python jobs/paper/tables.py missing \
+        "$prompts" "$known" "$output/asked.parquet" ${rows:+"$rows"}
+    # Each model is asked once: the second table takes the large one's answers from the first.
+    ask() { batchroute label "$@" --job jobs/paper/pair.yaml --metric "$second" --samples "$samples" --id id --keep-responses; }
+    SMALL_MODEL=${models[0]} LARGE_MODEL=${models[2]} ask "$output/asked.parquet" --output "$output/first.parquet"
+    SMALL_MODEL=${models[1]} LARGE_MODEL=${models[2]} ask "$output/first.responses.parquet" \
+        --recorded large=large --output "$output/second.parquet"
     once "$answers" .venv/bin/python jobs/paper/tables.py answers \
-        "$output/first.parquet" "$output/second.parquet" "$answers"
+        "$output/first.parquet" "$output/second.parquet" "$known" "$answers"
 fi
 once "$output/labelled.parquet" .venv/bin/python jobs/paper/tables.py parts "$answers" "$output"
 

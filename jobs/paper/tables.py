@@ -1,10 +1,11 @@
 """The tables between the steps of `paper.sh`.
 
-    python jobs/paper/tables.py answers FIRST SECOND ANSWERS.parquet   # FIRST, SECOND: what two runs of `label` left
-    python jobs/paper/tables.py parts ANSWERS.parquet FOLDER           # the rows to learn and measure on, and a backlog
+    python jobs/paper/tables.py missing PROMPTS KNOWN REST [ROWS]     # prompts without answers in KNOWN, at most ROWS
+    python jobs/paper/tables.py answers FIRST SECOND KNOWN ANSWERS    # what two runs of `label` left, after KNOWN
+    python jobs/paper/tables.py parts ANSWERS FOLDER                  # rows to learn and measure on, and a backlog
 
-`FIRST` is the quality table of the small and the middle model, `SECOND` that of the middle and the large one. The table
-of answers has, for each of the three, the columns `small_responses`, `small_quality`, `small_output_tokens`, …: lists
+`FIRST` is the quality table of the small and the large model, `SECOND` that of the middle and the large one. A table of
+answers has for each of the three models the columns `small_responses`, `small_quality`, `small_output_tokens`, …: lists
 with one entry a sample.
 """
 
@@ -16,60 +17,81 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 
-MODELS = ("small", "middle", "large")
 BACKLOG_ROWS = 200
 _OF_A_MODEL = ("responses", "quality", "input_tokens", "output_tokens", "logprob", "logprob_low")
+_ROUNDED = ("quality", "logprob", "logprob_low")
 
 
-def answers(first: Path, second: Path, output: Path) -> None:
-    """Join by id; the middle model's columns are those of the second table, which copied them from the first."""
-    table = _side(first, "small", "small").join(_side(first, "large", "middle"), on="id", validate="1:1")
-    table = table.join(_side(second, "large", "large"), on="id", validate="1:1")
-    rows = pl.read_parquet(first).select("id", pl.col("^(task|split|level)$"), "prompt")
+def missing(prompts: Path, known: Path, rest: Path, rows: str = "1000000") -> None:
+    """The splits stay in proportion: the first rows of each kind, level and split come first."""
+    frame = pl.read_parquet(prompts)
+    if known.exists():
+        frame = frame.join(pl.read_parquet(known, columns=["id"]), on="id", how="anti", maintain_order="left")
+    strata = [name for name in ("task", "level", "split") if name in frame.columns]
+    order = frame.select((pl.int_range(pl.len()) / pl.len()).over(strata)).to_series().arg_sort()
+    frame[order[: int(rows)].sort()].write_parquet(rest)
+    print(f"{min(int(rows), len(frame)):,} of {len(frame):,} prompts without answers are to be asked")
+
+
+def answers(first: Path, second: Path, known: Path, output: Path) -> None:
+    """Join by id. The large model's columns are those of the first table; the second took its answers from there."""
+    table = _side(first, "small", "small").join(_side(second, "small", "middle"), on="id", validate="1:1")
+    table = table.join(_side(first, "large", "large"), on="id", validate="1:1")
+    rows = pl.read_parquet(first).select("id", pl.col("^(task|split)$"), "prompt")
     rows = rows.join(pl.read_parquet(_responses(first)).select("id", "reference"), on="id", validate="1:1")
     table = rows.join(table, on="id", validate="1:1", maintain_order="left")
-    arrow = table.to_arrow()
-    names = {"small": (first, "small"), "middle": (first, "large"), "large": (second, "large")}
-    metadata = {}
-    for model, (file, side) in names.items():
-        noted = pq.read_schema(file).metadata
+    sources = {"small": (first, "small"), "middle": (second, "small"), "large": (first, "large")}
+    metadata = {b"metric": _noted(first, "metric"), b"sampling": _noted(first, "sampling")}
+    for model, (file, side) in sources.items():
         for key in ("model", "seconds_per_token"):
-            metadata[f"{model}_{key}".encode()] = noted[f"{side}_{key}".encode()]
-        metadata[b"sampling"] = noted[b"sampling"]
-        metadata[b"metric"] = noted[b"metric"]
-    pq.write_table(arrow.replace_schema_metadata(metadata), output, compression="zstd", compression_level=19)
+            metadata[f"{model}_{key}".encode()] = _noted(file, f"{side}_{key}")
+    if known.exists():
+        _check_same(known, metadata)
+        table = pl.concat([pl.read_parquet(known), table.select(pl.read_parquet_schema(known).names())])
+    arrow = table.to_arrow().replace_schema_metadata(metadata)
+    pq.write_table(arrow, output, compression="zstd", compression_level=19)
+
+
+def parts(table: Path, folder: Path) -> None:
+    """`labelled.parquet`, and `backlog.parquet`: test rows whose labels nothing is fitted to or measured on."""
+    frame = pl.read_parquet(table)
+    test = frame.filter(pl.col("split") == "test")
+    backlog = test.sample(min(BACKLOG_ROWS, len(test) // 4), seed=0).sort("id")
+    backlog.write_parquet(folder / "backlog.parquet")
+    labelled = frame.join(backlog.select("id"), on="id", how="anti", maintain_order="left").to_arrow()
+    pq.write_table(labelled.replace_schema_metadata(pq.read_schema(table).metadata), folder / "labelled.parquet")
 
 
 def _side(table: Path, side: str, model: str) -> pl.DataFrame:
-    """One model's columns, renamed. Log-probabilities are rounded: three digits say all that a sample can."""
+    """One model's columns, renamed. Log-probabilities keep three digits, more than a sample can tell."""
     whole = pl.read_parquet(table).join(pl.read_parquet(_responses(table)).drop("prompt"), on="id", validate="1:1")
     columns = {f"{side}_{name}": f"{model}_{name}" for name in _OF_A_MODEL if f"{side}_{name}" in whole.columns}
-    frame = whole.select("id", *columns).rename(columns)
-    small = {
-        name: pl.col(name).list.eval(pl.element().round(3).cast(pl.Float32))
-        for name in frame.columns
-        if name.endswith(("quality", "logprob", "logprob_low"))
+    rounded = {
+        f"{model}_{name}": pl.col(f"{model}_{name}").list.eval(pl.element().round(3).cast(pl.Float32))
+        for name in _ROUNDED
+        if f"{model}_{name}" in columns.values()
     }
-    return frame.with_columns(**small)
+    return whole.select("id", *columns).rename(columns).with_columns(**rounded)
 
 
 def _responses(table: Path) -> Path:
     return table.with_name(f"{table.stem}.responses.parquet")
 
 
-def parts(table: Path, folder: Path) -> None:
-    """`labelled.parquet`, and `backlog.parquet`: test rows whose labels nothing is fitted to or measured on."""
-    whole = pq.read_table(table)
-    frame = pl.from_arrow(whole)
-    assert isinstance(frame, pl.DataFrame)
-    test = frame.filter(pl.col("split") == "test")
-    backlog = test.sample(min(BACKLOG_ROWS, len(test) // 4), seed=0).sort("id")
-    labelled = frame.join(backlog.select("id"), on="id", how="anti", maintain_order="left")
-    backlog.write_parquet(folder / "backlog.parquet")
-    arrow = labelled.to_arrow().replace_schema_metadata(whole.schema.metadata)
-    pq.write_table(arrow, folder / "labelled.parquet")
+def _noted(table: Path, key: str) -> bytes:
+    noted: bytes = pq.read_schema(table).metadata[key.encode()]
+    return noted
+
+
+def _check_same(known: Path, metadata: dict[bytes, bytes]) -> None:
+    for key, value in metadata.items():
+        if not key.endswith(b"seconds_per_token") and _noted(known, key.decode()) != value:
+            sys.exit(f"error: {known} was made with another {key.decode()}: move it away to make a table of its own")
 
 
 if __name__ == "__main__":
-    command, *paths = sys.argv[1:]
-    {"answers": answers, "parts": parts}[command](*map(Path, paths))
+    command, *rest = sys.argv[1:]
+    if command == "missing":
+        missing(*map(Path, rest[:3]), *rest[3:])
+    else:
+        {"answers": answers, "parts": parts}[command](*map(Path, rest))
