@@ -14,6 +14,7 @@ import typer
 
 from batchroute import __version__
 from batchroute.cli.ending import Commands, Ended, report_end, report_thread
+from batchroute.cli.measuring import measuring_app
 from batchroute.cli.options import JobFile, JsonLogs, Output, Overrides, StorageOptions
 from batchroute.cli.router import router_app
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, Terminated
@@ -43,6 +44,7 @@ app.add_typer(tables_app, name="tables")
 
 # The commands that make a router, on the same level as the others.
 app.add_typer(router_app)
+app.add_typer(measuring_app)
 
 
 def main() -> None:

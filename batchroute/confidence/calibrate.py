@@ -43,7 +43,8 @@ def calibrate_confidence(table: QualityTable, scores: Scores | None, seed: int =
         model=measured.model,
         points=measured.points,
         large_mean=float(answers.large.mean()),
-        answered=_answered(answers, scores, measured.confidence),
+        answered=answered_rows(answers, scores, measured.confidence, _MOST),
+        seconds_per_token=seconds_per_token(table),
     )
 
 
@@ -60,9 +61,20 @@ def write(calibration: ConfidenceCalibration, folder: Path) -> None:
     put(folder / CONFIDENCE_FILE, calibration.model_dump_json(indent=1))
 
 
-def _answered(answers: Answers, scores: Scores | None, confidence: Scores) -> AnsweredRows:
-    """The first answers, at most so many that the file stays small."""
-    kept = slice(0, _MOST)
+def seconds_per_token(table: QualityTable) -> dict[str, float]:
+    """By side, where the table says it."""
+    known = {side: table.metadata.get(f"{side}_seconds_per_token") for side in SIDES}
+    return {side: float(seconds) for side, seconds in known.items() if seconds is not None}
+
+
+def answered_rows(answers: Answers, scores: Scores | None, confidence: Scores, most: int | None = None) -> AnsweredRows:
+    """The first answers, at most so many.
+
+    Args:
+        scores: the router's, shape [rows of the table]; None without a router.
+        confidence: shape [answers].
+    """
+    kept = slice(0, most)
 
     def tokens(of: Tokens | None) -> tuple[list[float], list[float]] | None:
         return (rounded(of[0]), rounded(of[1])) if of and all(np.isfinite(some).all() for some in of) else None

@@ -110,6 +110,7 @@ class ConfidenceCalibration(BaseModel):
         model: makes a row's confidence of its signals.
         points: by confidence, from the highest, the safest, to the one that keeps all rows on the small model.
         answered: the rows; to compare deciding before and after by a job's own prices.
+        seconds_per_token: by side, as `label` measured them; for prices by time.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -125,6 +126,7 @@ class ConfidenceCalibration(BaseModel):
     points: list[Point]
     large_mean: float
     answered: AnsweredRows | None = None
+    seconds_per_token: dict[str, float] = {}
 
     def within(self, limit: float, rule: CalibrationRule) -> Point | None:
         """See `batchroute.router.calibration.points.within`."""

@@ -132,30 +132,45 @@ class CostCurve:
     """Loss by total cost, for the rows as they are (entry 0) and for each resample.
 
     Attributes:
-        cost, loss: of each draw, shapes [kept]: in units of `PricedRows.all_large` and of the metric; from no row on
+        cost, loss: of each draw, shape [kept]: in units of `PricedRows.all_large` and of the metric; from no row on
             the small model, the dearest, to all that the plan lets stay there.
         large: shape [draws]: mean q(L).
+        stays: shape [kept]: share of the rows as they are that stay on the small model.
     """
 
     cost: list[Floats]
     loss: list[Floats]
     large: Floats
+    stays: Floats
+
+    def reaches(self, cost: float) -> bool:
+        """Whether the rows as they are can cost as little."""
+        return bool(cost >= self.cost[0][-1] - _TRIFLE)
+
+    def loss_at(self, costs: Floats) -> Floats:
+        """Loss at each total cost: shape [draws, costs]; below the least cost, that of the least."""
+        losses = [np.interp(costs, x[::-1], y[::-1]) for x, y in zip(self.cost, self.loss, strict=True)]
+        return np.array(losses)
 
     def drop_at(self, cost: float) -> Floats:
-        """Quality drop in percent at this total cost: shape [draws]; all infinite if the rows as they are cost more
-        than that in any case."""
-        if cost < self.cost[0][-1] - _TRIFLE:
+        """Quality drop in percent at a total cost: shape [draws]; all infinite if the rows cannot cost as little."""
+        if not self.reaches(cost):
             return np.full(len(self.large), np.inf)
-        losses = [np.interp(cost, x[::-1], y[::-1]) for x, y in zip(self.cost, self.loss, strict=True)]
-        drops: Floats = 100.0 * np.array(losses) / np.abs(self.large)
+        drops: Floats = 100.0 * self.loss_at(np.array([cost]))[:, 0] / np.abs(self.large)
         return drops
 
 
-def curve(rows: PricedRows, plan: Plan, draws: NDArray[np.uint16] | None = None) -> CostCurve:
+def curve(
+    rows: PricedRows, plan: Plan, draws: NDArray[np.uint16] | None = None, part: NDArray[np.bool_] | None = None
+) -> CostCurve:
     """Keep the rows on the small model that the plan puts first, one after the other.
 
     Rows of equal order lose and cost their average, as if drawn at random.
+
+    Args:
+        part: count the losses and the share of these rows alone, in units of all rows; costs are those of all rows.
     """
+    part = np.ones(len(rows), np.bool_) if part is None else part
     draws = np.ones((1, len(rows)), np.uint16) if draws is None else draws
     order, asked = plan.order(rows), plan.asked(rows)
     can_stay = np.ones(len(rows), np.bool_) if plan.way == "before" else asked
@@ -168,14 +183,15 @@ def curve(rows: PricedRows, plan: Plan, draws: NDArray[np.uint16] | None = None)
     for i, drawn in enumerate(draws):
         weights = drawn / drawn.sum()
         saved = np.bincount(block, weights * (sent - kept), blocks)[stays]
-        lost = np.bincount(block, weights * (rows.large - rows.small), blocks)[stays]
+        lost = np.bincount(block, weights * part * (rows.large - rows.small), blocks)[stays]
         unit = float(weights @ rows.large_cost)
         cost = (float(weights @ sent) - np.concatenate([[0.0], np.cumsum(saved)])) / unit
         # A row that is dearer on the small model saves nothing; interpolation needs costs in order.
         costs.append(np.minimum.accumulate(cost))
         losses.append(np.concatenate([[0.0], np.cumsum(lost)]))
         large[i] = weights @ rows.large
-    return CostCurve(costs, losses, large)
+    share = np.concatenate([[0.0], np.cumsum(np.bincount(block, part, blocks)[stays])]) / len(rows)
+    return CostCurve(costs, losses, large, share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,12 +268,12 @@ def _best(rows: PricedRows, figure: Callable[[Plan], float], resampled: Callable
     plans = _unskipping(rows)
     found = {plan: figure(plan) for plan in plans}
     best = min(plans, key=lambda plan: found[plan])
-    skips = {plan: figure(plan) for plan in _skips(rows)}
-    if skips:
-        skip = min(skips, key=lambda plan: skips[plan])
-        found[skip] = skips[skip]
+    cuts = {plan: figure(plan) for plan in skips(rows)}
+    if cuts:
+        skip = min(cuts, key=lambda plan: cuts[plan])
+        found[skip] = cuts[skip]
     draws = {plan: resampled(plan) for plan in found}
-    if skips and found[best] - found[skip] > _deviation(draws[best] - draws[skip]):
+    if cuts and found[best] - found[skip] > _deviation(draws[best] - draws[skip]):
         best = skip
     figures = {plan.way: value for plan, value in found.items()}
     errors = {plan.way: 0.0 if plan == best else _deviation(draws[plan] - draws[best]) for plan in found}
@@ -268,7 +284,8 @@ def _unskipping(rows: PricedRows) -> list[Plan]:
     return [Plan("after")] if rows.score is None else [Plan("before"), Plan("after")]
 
 
-def _skips(rows: PricedRows) -> list[Plan]:
+def skips(rows: PricedRows) -> list[Plan]:
+    """Plans with cuts at every twentieth of the rows by score; none without a router."""
     if rows.score is None:
         return []
     cuts = np.unique(np.quantile(rows.score, _SKIPPED_SHARES))

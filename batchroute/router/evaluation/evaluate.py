@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from batchroute.router.evaluation.curves import (
     oracle_curves,
     random_curves,
 )
+from batchroute.router.evaluation.output import check_output, make_output
 from batchroute.router.evaluation.scorecard import (
     Agreement,
     Comparison,
@@ -50,6 +51,15 @@ _BINS = 10
 _SINGLE_PROMPTS = 32
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An evaluation, the rows that it was made on, and the first router's scores of them."""
+
+    evaluation: Evaluation
+    table: QualityTable
+    scores: NDArray[np.float32]
+
+
 def evaluate(
     quality_table_path: str,
     routers: Sequence[str],
@@ -69,6 +79,19 @@ def evaluate(
         InputError: too few rows that no router has seen, a table of another pair, a router that cannot be loaded.
     """
     whole = quality_table.read(quality_table_path)
+    return evaluate_routers(whole, routers, device, resamples, seed, all_rows, second_table).evaluation
+
+
+def evaluate_routers(
+    whole: QualityTable,
+    routers: Sequence[str],
+    device: torch.device,
+    resamples: int = 2000,
+    seed: int = 0,
+    all_rows: bool = False,
+    second_table: str | None = None,
+) -> Evaluated:
+    """As `evaluate`, of a table that was read already."""
     table = whole if all_rows else _unseen(whole, routers)
     if len(table) < MIN_ROWS:
         raise InputError(
@@ -81,7 +104,7 @@ def evaluate(
     draws = qualities.draws(resamples, seed)
     evaluated = [_router(name, device, table, qualities, draws) for name in routers]
     first, oracle = evaluated[0][1], oracle_curves(qualities, draws)
-    return Evaluation(
+    evaluation = Evaluation(
         table=whole.path,
         table_sha256=whole.sha256,
         models={side: table.metadata.get(f"{side}_model") for side in SIDES},
@@ -96,11 +119,12 @@ def evaluate(
         random=drops(random_curves(qualities, draws)),
         oracle=drops(oracle),
         oracle_curve=DropCurve.of(oracle),
-        routers=[figures for figures, _ in evaluated],
-        comparisons=[_compare(figures.router, routed, first) for figures, routed in evaluated[1:]],
+        routers=[figures for figures, _, _ in evaluated],
+        comparisons=[_compare(figures.router, routed, first) for figures, routed, _ in evaluated[1:]],
         agreement=None if second_table is None else _agreement(table, second_table, resamples, seed),
         versions={name: version(name) for name in ("batchroute", "torch", "transformers")},
     )
+    return Evaluated(evaluation, table, evaluated[0][2])
 
 
 def _unseen(table: QualityTable, routers: Sequence[str]) -> QualityTable:
@@ -113,7 +137,7 @@ def _unseen(table: QualityTable, routers: Sequence[str]) -> QualityTable:
 
 def _router(
     name: str, device: torch.device, table: QualityTable, qualities: MeanQualities, draws: Draws
-) -> tuple[RouterFigures, Curves]:
+) -> tuple[RouterFigures, Curves, NDArray[np.float32]]:
     router = Router.load(name, device)
     score(router, table.prompts[:_SINGLE_PROMPTS])
     started = time.perf_counter()
@@ -146,7 +170,7 @@ def _router(
         ),
         curve=DropCurve.of(routed),
     )
-    return figures, routed
+    return figures, routed, scores
 
 
 def _reliability(name: str, scores: NDArray[np.float32], table: QualityTable) -> Reliability:
@@ -206,17 +230,6 @@ def write(evaluation: Evaluation, output: Path, overwrite: bool = False) -> None
         InputError: the folder is not empty, or cannot be written.
     """
     check_output(output, overwrite)
-    with contextlib.suppress(FileExistsError):
-        output.mkdir(parents=True)
+    make_output(output)
     (output / "evaluation.json").write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
     plots.draw(evaluation, output)
-
-
-def check_output(output: Path, overwrite: bool) -> None:
-    """Raises:
-    InputError: the output is a file, or a folder that is not empty and must not be overwritten.
-    """
-    if output.exists() and not output.is_dir():
-        raise InputError(f"the output '{output}' is a file: name a directory")
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise InputError(f"the output '{output}' is not empty: choose another directory, or pass --overwrite")
