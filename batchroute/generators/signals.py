@@ -15,16 +15,18 @@ import numpy as np
 
 LOW = 0.1
 """The quantile of the low tail."""
+LEAST = -100.0
+"""The least log-probability. Endpoints write numbers such as −9999 for a token that they have no number for."""
 
 
 def of_tokens(logprobs: Sequence[float]) -> tuple[float | None, float | None]:
     """The mean of the log-probabilities and their 10 % quantile, interpolated between tokens; None without tokens.
 
-    A log-probability of −∞, which JSON cannot hold, counts as the least number of float32.
+    A log-probability below `LEAST` counts as `LEAST`.
     """
     if not len(logprobs):
         return None, None
-    values = np.sort(np.maximum(np.asarray(logprobs, np.float64), float(np.finfo(np.float32).min)))
+    values = np.sort(np.maximum(np.asarray(logprobs, np.float64), LEAST))
     at = LOW * (len(values) - 1)
     below = int(at)
     above = min(below + 1, len(values) - 1)

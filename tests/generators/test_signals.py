@@ -23,12 +23,11 @@ def test_without_tokens_nothing_is_known() -> None:
     assert signals.of_tokens([]) == (None, None)
 
 
-def test_a_token_without_probability_leaves_a_number() -> None:
-    mean, low = signals.of_tokens([-1.0, -np.inf])
-    assert mean is not None
-    assert np.isfinite(np.float32(mean))
-    assert low is not None
-    assert np.isfinite(np.float32(low))
+@pytest.mark.parametrize("none", [-np.inf, -9999.0])
+def test_a_token_without_probability_does_not_drown_the_others(none: float) -> None:
+    mean, low = signals.of_tokens([-1.0, none])
+    assert mean == pytest.approx((-1.0 + signals.LEAST) / 2)
+    assert low == pytest.approx(signals.LEAST + 0.1 * (-1.0 - signals.LEAST))
 
 
 @pytest.mark.parametrize(("length", "number"), [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (6, 3)])

@@ -56,6 +56,7 @@ class Sampler:
     def __post_init__(self) -> None:
         self._reader = self.table.reader(self.prompts.columns)
         self._load_seconds = self.generator.load_seconds
+        self._noted = 0
 
     def do(self, stage: str, span: Span) -> Receipt:
         started = time.perf_counter()
@@ -71,6 +72,9 @@ class Sampler:
         seed = self.model.generation.seed
         seeds = [row_seed(seed, position, sample) for position, _, sample in requests]
         responses = self.generator.generate([prompt for _, prompt, _ in requests], seeds)
+        for note in self.generator.notes[self._noted :]:
+            self.progress.note("model", note)
+        self._noted = len(self.generator.notes)
         stop_if_hopeless(self.model.model, responses, lambda: requests[0][1])
         seconds = time.perf_counter() - started
         answers = priced(self.model.price, responses, seconds)

@@ -64,7 +64,8 @@ class _PassingError(Exception):
 class BatchApi:
     """Batches of one model at one endpoint.
 
-    Calls are retried while their error may pass. All but `create` cost nothing.
+    Calls are retried while their error may pass. All but `create` cost nothing. `notes` has one sentence each for the
+    operator; `outcomes` may add some.
 
     Args:
         patience: for how many seconds to retry.
@@ -81,6 +82,7 @@ class BatchApi:
         self._protocol.check()
         self._client = self._endpoint.client()
         self.host = self._endpoint.host
+        self.notes: list[str] = []
 
     def line(self, custom_id: str, prompt: Prompt, seed: int) -> bytes:
         """One request as a line of a batch's file."""
@@ -216,6 +218,9 @@ class BatchApi:
         if failure.error_type == "bad_request" or failure.kind != "row":
             # It may end the run, whose last line shows it.
             failure = failure.without(requests(line["custom_id"]))
+        if self._spec.logprobs and (note := self._protocol.go_without_logprobs(failure)) is not None:
+            self.notes += [note] if note else []
+            return RowOutcome(Response(error_type="api_error", error=failure.words), again=True)
         fatal = self._endpoint.fatal(failure, has_answered=False)
         return RowOutcome(failure.response(1), failure.kind != "row", fatal)
 

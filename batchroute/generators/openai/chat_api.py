@@ -13,6 +13,7 @@ from batchroute.endpoint import valid_text
 from batchroute.generators.base import Response
 from batchroute.generators.openai.counting import TokenCounter
 from batchroute.generators.openai.failures import Failure, ModelEndpoint
+from batchroute.generators.openai.logprobs import refuses, signals_of
 from batchroute.generators.openai.usage import counts_of
 from batchroute.generators.prompting import chat
 from batchroute.generators.settings import ModelSpec
@@ -26,10 +27,15 @@ _NO_ANSWER = {"failed for now", "failed", "unknown"}
 
 
 class ChatApi:
-    """Makes requests from prompts and responses from answers, for one model."""
+    """Makes requests from prompts and responses from answers, for one model.
+
+    Attributes:
+        logprobs: whether requests ask for log-probabilities.
+    """
 
     def __init__(self, spec: ModelSpec, endpoint: ModelEndpoint | None = None) -> None:
         self._spec, self._endpoint = spec, endpoint or ModelEndpoint(spec)
+        self.logprobs = spec.logprobs
         self._fixed = _fixed(spec)
         self._counter = TokenCounter(spec.tokenizer)
 
@@ -42,10 +48,27 @@ class ChatApi:
     def request(self, prompt: Prompt, seed: int) -> dict[str, Any]:
         """The body of the request."""
         body = {**self._fixed, "messages": chat(self._spec, prompt)}
+        if self.logprobs:
+            body["logprobs"] = True
         if not self._spec.generation.greedy:
             # Some servers do not accept integers beyond 32 bits.
             body["seed"] = seed % _SEEDS
         return {**body, **self._spec.extra_body}
+
+    def go_without_logprobs(self, failure: Failure) -> str | None:
+        """If the endpoint refuses log-probabilities, make requests without them from here on.
+
+        Args:
+            failure: without the prompt's words.
+
+        Returns:
+            A note of it the first time, and an empty one later; None if the failure is of another kind.
+        """
+        if not self._spec.logprobs or not refuses(failure):
+            return None
+        first, self.logprobs = self.logprobs, False
+        note = f"the model '{self._spec.model}' goes on without log-probabilities, which its endpoint refuses"
+        return note if first else ""
 
     def tokens(self, request: Mapping[str, Any]) -> int:
         """An estimate of the most tokens that the request takes, for limits of tokens per minute."""
@@ -83,6 +106,8 @@ class ChatApi:
             return self._tool_call(text, calls, given)
         cuts = [at for stop in self._spec.generation.stop if (at := text.find(stop)) >= 0]
         text = text[: min(cuts)] if cuts else text
+        if self._spec.logprobs:
+            given["logprob"], given["logprob_low"] = signals_of(choice.get("logprobs"), text, cut=bool(cuts))
         # A server that ignores stop strings goes on to the limit: what is cut at a stop string did not reach it.
         return Response(
             text, "length" if ending == "cut" and not cuts else "stop", tool_calls=self._wanted(calls), **given

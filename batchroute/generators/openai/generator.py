@@ -33,7 +33,6 @@ class OpenAIGenerator:
     """
 
     load_seconds = 0.0
-    notes: tuple[str, ...] = ()
 
     def __init__(self, spec: ModelSpec, waits: tuple[float, float] = _WAITS) -> None:
         """
@@ -44,6 +43,7 @@ class OpenAIGenerator:
             InputError: the package, the key or the tokenizer is missing.
         """
         self._spec, self._waits = spec, waits
+        self.notes: list[str] = []
         self._endpoint = ModelEndpoint(spec)
         self._protocol = ChatApi(spec, self._endpoint)
         self._protocol.check()
@@ -117,6 +117,9 @@ class OpenAIGenerator:
             # A 429 does not count as a failed attempt if other requests succeeded since this row was last sent.
             failed += result.kind != "refused" or self._breaker.answers == answers
             answers = self._breaker.answers
+            if request.get("logprobs") and self._refuses_logprobs(result, request):
+                request = {name: value for name, value in request.items() if name != "logprobs"}
+                continue
             if not result.may_pass or failed > self._spec.retries or (result.wait or 0) > MOST_RETRY_AFTER:
                 return self._give_up(result, request, attempts)
             await asyncio.sleep(_backoff(attempts, *self._waits) if result.wait is None else result.wait)
@@ -139,6 +142,12 @@ class OpenAIGenerator:
         else:
             turn.pacer.failed(turn)
         return result
+
+    def _refuses_logprobs(self, failure: Failure, request: Mapping[str, Any]) -> bool:
+        note = self._protocol.go_without_logprobs(failure.without(request["messages"]))
+        if note:
+            self.notes.append(note)
+        return note is not None
 
     def _give_up(self, failure: Failure, request: Mapping[str, Any], attempts: int) -> Response:
         """The row's response, or the error that ends the run. The row keeps all words of the server.

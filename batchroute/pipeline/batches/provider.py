@@ -277,6 +277,8 @@ class _Batches:
             # Unknown ids are ignored; of two answers to one row the first counts.
             if name in units and outcomes[position_of(name)].again:
                 outcomes[position_of(name)] = outcome
+        while self._api.notes:
+            self._progress.note("model", self._api.notes.pop(0))
         hopeless = self._api.hopeless(batch, list(outcomes.values()))
         if hopeless is not None:
             # Count no attempt: the batch never began.

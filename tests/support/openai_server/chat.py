@@ -117,6 +117,10 @@ class Chat:
             raise ApiError(400, text, "invalid_parameter_combination", "max_tokens")
         if isinstance(body.get("stop"), list) and len(body["stop"]) > 4:
             raise ApiError(400, "Invalid 'stop': array too long, at most 4.", "array_above_max_length", "stop")
+        if body.get("logprobs") and self._settings.logprobs == "refused":
+            raise ApiError(
+                400, "This model does not support the 'logprobs' parameter.", "unsupported_value", "logprobs"
+            )
         words, limit = _prompt_words(body), self._settings.context_length
         if limit is not None and words > limit:
             text = f"This model's maximum context length is {limit} tokens. However, your messages resulted in {words}."
@@ -133,8 +137,10 @@ class Chat:
             message["refusal"] = "I'm sorry, I cannot assist with that request."
         if fault.kind == "content_filter":
             message["content"], reason = "", "content_filter"
+        given = bool(body.get("logprobs")) and self._settings.logprobs == "given"
+        logprobs = logprobs_of(message["content"]) if given and message["content"] is not None else None
         choices = [
-            {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
+            {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
             for index in range(body.get("n") or 1)
         ]
         found: dict[str, Any] = {
@@ -178,6 +184,14 @@ class Chat:
             "prompt_tokens_details": {"cached_tokens": min(self._settings.cached_tokens, prompt)},
             "completion_tokens_details": {"reasoning_tokens": thought * choices},
         }
+
+
+def logprobs_of(text: str) -> dict[str, Any]:
+    """One token for each character, whose log-probability is minus a hundredth of its code point."""
+    tokens = [
+        {"token": one, "logprob": -ord(one) / 100, "bytes": list(one.encode()), "top_logprobs": []} for one in text
+    ]
+    return {"content": tokens, "refusal": None}
 
 
 def _prompt_words(body: dict[str, Any]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 CHAT: Final = "/v1/chat/completions"
 
@@ -22,6 +22,8 @@ class Settings:
     answer: Callable[[dict[str, Any]], str | None] | None = None
     # What every chat request is answered with as it is, for benchmarks.
     response: dict[str, Any] | None = None
+    # Whether the model gives log-probabilities where a request asks for them.
+    logprobs: Literal["given", "refused", "ignored"] = "given"
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     # Words of prompt and answer together; more of them in the messages alone is an error.
