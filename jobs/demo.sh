@@ -17,7 +17,7 @@ step 1 "environment in .venv (the first time about 2 minutes)"
 jobs/environment.sh demo
 
 step 2 "embedded models (the first time about 2 minutes)"
-batchroute models fetch demo
+batchroute models fetch all-minilm-l6-v2 smollm2-135m-instruct gemma-3-270m
 
 step 3 "router, trained and calibrated on $table"
 if .venv/bin/python - "$table" "$router/router.json" <<'PYTHON'
