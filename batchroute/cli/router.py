@@ -46,10 +46,24 @@ def label(
         Literal["reference", "response", "both"] | None,
         typer.Option("--metric-direction", help="Which text is predicted: bartscore and likelihood."),
     ] = None,
+    extract: Annotated[
+        str | None,
+        typer.Option("--extract", metavar="RULE", help="exact_match: what of an answer counts: REGEX or json:KEY."),
+    ] = None,
     judge_endpoint: Annotated[str | None, typer.Option("--judge-endpoint", help="Base URL of the judge.")] = None,
     prompt: Annotated[str, typer.Option("--prompt", help="The column of prompts.")] = "prompt",
     id_column: Annotated[str | None, typer.Option("--id", help="A column of unique ids.")] = None,
-    reference: Annotated[str | None, typer.Option("--reference", help="The column of references.")] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="The column of references; large: the large model's answers.")
+    ] = None,
+    helper: Annotated[
+        str | None,
+        typer.Option("--helper", metavar="COLUMN", help="Recorded answers of a helper: agreement with it is a signal."),
+    ] = None,
+    signal: Annotated[
+        list[str] | None,
+        typer.Option("--signal", metavar="COLUMN", help="A recorded signal of the small answers; may be repeated."),
+    ] = None,
     small_model: Annotated[str | None, typer.Option("--small-model", help="Its name, for recorded responses.")] = None,
     large_model: Annotated[str | None, typer.Option("--large-model", help="Its name, for recorded responses.")] = None,
     recorded: Annotated[
@@ -89,7 +103,13 @@ def label(
         LabelOptions,
         prompts=prompts,
         output=output,
-        metric={"name": metric, "model": metric_model, "direction": metric_direction, "endpoint": judge_endpoint},
+        metric={
+            "name": metric,
+            "model": metric_model,
+            "direction": metric_direction,
+            "extract": extract,
+            "endpoint": judge_endpoint,
+        },
         models=None if job is None else job.models,
         max_failed="1%" if job is None else job.max_failed,
         samples=samples,
@@ -98,6 +118,8 @@ def label(
         prompt=prompt,
         id=id_column,
         reference=reference,
+        helper=helper,
+        signals=signal or [],
         names=names,
         recorded=_by_side(recorded or ()),
         keep_responses=keep_responses,

@@ -14,7 +14,9 @@ from batchroute.quality.base import Item, Metric, MetricSpec
 if TYPE_CHECKING:
     import torch
 
-_DESCRIBED = re.compile(r"(?P<name>\w+)(?: \((?P<model>.+?)(?:, direction (?P<direction>\w+))?\))?")
+_DESCRIBED = re.compile(
+    r"(?P<name>\w+)(?: \((?:extract (?P<extract>.+)|(?P<model>.+?)(?:, direction (?P<direction>\w+))?)\))?", re.DOTALL
+)
 
 
 def load(spec: MetricSpec, device: Callable[[], torch.device]) -> Metric:
@@ -48,7 +50,9 @@ def check(spec: MetricSpec, device: Callable[[], torch.device]) -> None:
 
 def describe(spec: MetricSpec) -> str:
     """The metric for a quality table's metadata: the same text for equal metrics, without anything secret."""
-    about = [part for part in (spec.model, spec.direction and f"direction {spec.direction}") if part]
+    named = (("direction", spec.direction), ("extract", spec.extract))
+    about = [spec.model] if spec.model else []
+    about += [f"{name} {value}" for name, value in named if value]
     return f"{spec.name} ({', '.join(about)})" if about else spec.name
 
 

@@ -21,7 +21,10 @@ class AuditSpec(BaseModel):
 
     share: Annotated[Share, Field(gt=0, description="of the rows that the small model answers; two rows at the least")]
     metric: MetricSpec | None = Field(default=None, description="default: the one that the router was trained for")
-    reference: str | None = Field(default=None, description="default: 'reference' where the input has it")
+    reference: str | None = Field(
+        default=None,
+        description="input column; large: the large model's answers; default: 'reference' where the input has it",
+    )
     seed: int = Field(default=0, ge=0, description="of the sample")
 
     @model_validator(mode="before")
@@ -43,6 +46,7 @@ class Audit(BaseModel):
         as_good: share of the audited rows whose small answer was at least as good.
         cost: USD, of the large model's answers to audited rows; None if its price is missing.
         failures: audited rows without both qualities, by error type.
+        likeness: the qualities are likeness to the large model's answers, not truth.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -62,3 +66,4 @@ class Audit(BaseModel):
     as_good: float | None
     cost: Decimal | None
     failures: dict[str, int]
+    likeness: bool = False

@@ -9,11 +9,19 @@ from typing import Literal, Protocol, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from batchroute.hardware.devices import DType
+from batchroute.quality.extract import Extract
 from batchroute.quality.metric import MetricRecord, metric_records
 
 Direction = Literal["reference", "response", "both"]
 
-_NOT_OF_ALL = ("model", "direction", "endpoint")
+LARGE = "large"
+"""The value of a setting `reference` that takes the large model's answers for the truth: the qualities are then their
+likeness to these answers."""
+
+LIKENESS = "likeness to the large model, not truth"
+"""What every figure that was measured so is called."""
+
+_NOT_OF_ALL = ("model", "direction", "endpoint", "extract")
 
 
 class MetricSpec(BaseModel):
@@ -27,6 +35,10 @@ class MetricSpec(BaseModel):
     )
     direction: Direction | None = Field(
         default=None, description="bartscore, likelihood: which text is predicted, the other one given"
+    )
+    extract: str | None = Field(
+        default=None,
+        description="exact_match: what of an answer counts: a regular expression (its group), or json:KEY",
     )
     endpoint: str | None = Field(default=None, description="judge: base URL of an OpenAI-compatible API")
     api_key_env: str = Field(default="OPENAI_API_KEY", description="judge: the environment variable with the key")
@@ -42,6 +54,13 @@ class MetricSpec(BaseModel):
     def _is_known(cls, value: str) -> str:
         if value not in metric_records():
             raise ValueError(f"there is no metric '{value}': name one of {', '.join(metric_records())}")
+        return value
+
+    @field_validator("extract")
+    @classmethod
+    def _is_a_rule(cls, value: str | None) -> str | None:
+        if value is not None:
+            Extract(value)
         return value
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ class MetricRecord:
         needs_reference: a row without a reference has no quality.
         behind_api: a model behind an endpoint measures. One process asks it, since all processes share its rate limit;
             `model` names nothing on this machine, and the endpoint is part of no description of the metric.
-        settings: those of `model`, `direction` and `endpoint` that the metric has.
+        settings: those of `model`, `direction`, `extract` and `endpoint` that the metric has.
         defaults: of `settings`. A model without a default must be named.
         extra: the extra of batchroute that the metric needs.
     """

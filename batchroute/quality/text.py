@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 
 from batchroute.quality.base import NO_REFERENCE, Item, Measurement
+from batchroute.quality.extract import Extract
 from batchroute.quality.metric import MetricRecord
 
 Compare = Callable[[str, str], float]
@@ -66,6 +67,19 @@ def exact_match(response: str, reference: str) -> float:
     return float(_normalised(response) == _normalised(reference))
 
 
+def extracted_match(rule: Extract) -> Compare:
+    """`exact_match` of what the rule finds in both; a response without it does not say the reference.
+
+    A reference in which the rule finds nothing is the bare answer already.
+    """
+
+    def compare(response: str, reference: str) -> float:
+        said = rule(response)
+        return 0.0 if said is None else exact_match(said, rule(reference) or reference)
+
+    return compare
+
+
 def rouge_l() -> Compare:
     """F1 of the longest common subsequence of words, stemmed: ROUGE-L of the `rouge-score` package."""
     from rouge_score.rouge_scorer import RougeScorer
@@ -117,7 +131,11 @@ def _normalised(text: str) -> str:
 
 
 METRICS = (
-    MetricRecord(name="exact_match", load=lambda spec, device: TextMetric(exact_match)),
+    MetricRecord(
+        name="exact_match",
+        load=lambda spec, device: TextMetric(extracted_match(Extract(spec.extract)) if spec.extract else exact_match),
+        settings=frozenset({"extract"}),
+    ),
     MetricRecord(name="rouge", load=lambda spec, device: TextMetric(rouge_l()), extra="quality"),
     MetricRecord(name="bleu", load=lambda spec, device: TextMetric(bleu()), extra="quality"),
     MetricRecord(name="chrf", load=lambda spec, device: TextMetric(chrf()), extra="quality"),

@@ -77,7 +77,8 @@ def _quality(night: NightReport) -> str:
         return "quality is the large model's, which answered every row"
     if measured is not None and night.audit is not None:
         rows = words.plural(night.audit.measured, "row")
-        return f"quality is {drops.quality(measured.value)} ({drops.quality_interval(measured)}, audited on {rows})"
+        what = "likeness to the large model" if night.audit.likeness else "quality"
+        return f"{what} is {drops.quality(measured.value)} ({drops.quality_interval(measured)}, audited on {rows})"
     if forecast is not None:
         change, interval = drops.quality(forecast.value), drops.quality_interval(forecast)
         return f"quality is expected to be {change} ({interval}, from the calibration)"

@@ -58,6 +58,8 @@ def _drop(night: NightReport) -> tuple[str, str, str]:
     if drop is None:
         return "quality drop", words.NOT_KNOWN, "no audit, no calibration"
     how = "audited" if measured is not None else "expected"
+    if measured is not None and night.audit is not None and night.audit.likeness:
+        how = "of the likeness to the large model, audited"
     return "quality drop", words.percent(drop.value), f"{drops.interval(drop)}, {how}"
 
 
@@ -140,6 +142,8 @@ def audit(night: NightReport) -> str:
     change, alone = drops.quality(measured.value), "the quality of the large model alone"
     against = f"the same as {alone}" if change == "unchanged" else f"{change} than {alone}"
     interval = drops.quality_interval(measured)
+    if audit.likeness:
+        begin += " Quality here is likeness to the large model's answers, not truth."
     return f"{begin} Over all answered rows of the night, quality is {against}: {interval}, with 95 % confidence."
 
 

@@ -349,7 +349,7 @@ class TestMetric:
         [
             (
                 None,
-                r"the metric exact_match needs a reference: name its column as report\.audit\.reference; the input has",
+                r"the metric exact_match needs a reference: name its column as report\.audit\.reference, or .*; the input has",
             ),
             ("answer", r"report\.audit\.reference: no column 'answer' in the input"),
         ],
@@ -372,6 +372,25 @@ class TestMetric:
         assert audit_of(job).large_quality == pytest.approx(1)
         assert "answer" not in rows_of(job).columns
         assert rows_of(job)["reference"].null_count() == 0
+
+    def test_the_large_model_s_answers_can_be_the_reference(self, tmp_path: Path) -> None:
+        """The small model's answers are cut after eight words, so those to short prompts are the large model's."""
+        job = job_of(tmp_path)
+        job.settings["report"]["audit"]["reference"] = "large"
+        job.input.write_bytes(b"")
+        frame_of(300).drop("reference").write_parquet(job.input)
+        job.run()
+        audit = read_audit(context_of(job))
+        assert audit is not None
+        assert (audit.likeness, audit.metric) == (True, "exact_match, likeness to the large model, not truth")
+        assert audit.large_quality == 1.0
+        assert 0.0 < (audit.small_quality or 0.0) == (audit.as_good or 0.0) < 1.0
+        table = audit_table(context_of(job))
+        assert table is not None
+        assert table.schema.metadata[b"reference"] == b"large"
+        assert "reference" not in table.schema.names
+        page = (job.output / "report" / "report.md").read_text()
+        assert "likeness to the large model" in page
 
     def test_one_that_cannot_be_loaded_ends_the_run_before_a_model_is_asked(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -25,7 +25,15 @@ class LabelOptions(BaseModel):
     seed: int = Field(default=0, ge=0)
     prompt: str = "prompt"
     id: str | None = None
-    reference: str | None = Field(default=None, description="default: 'reference' where the input has it")
+    reference: str | None = Field(
+        default=None,
+        description="column; large: the large model's answers; default: 'reference' where the input has it",
+    )
+    signals: list[str] = Field(default_factory=list, description="columns that the table keeps as recorded signals")
+    helper: str | None = Field(
+        default=None,
+        description="column with a helper's answers: how far the small model's agree with them is a recorded signal",
+    )
     names: dict[Side, str] = Field(default_factory=dict, description="of the models, for recorded responses")
     recorded: dict[Side, str] = Field(
         default_factory=dict,

@@ -25,8 +25,11 @@ from batchroute.pipeline.identity import difference, fingerprint_of, model_setti
 from batchroute.pipeline.shards.answers import with_confidence
 from batchroute.pipeline.stages.snapshot import check_ids
 from batchroute.progress import Progress
+from batchroute.quality.base import LARGE, LIKENESS
 from batchroute.quality.measuring.columns import (
+    HELPER_AGREEMENT,
     input_columns,
+    with_columns,
     with_qualities,
     with_recorded,
     with_responses,
@@ -38,6 +41,7 @@ from batchroute.quality.measuring.responses import (
     RECORDED,
     AnsweredRows,
     EitherResponses,
+    OneSide,
     RecordedResponses,
     ResponseSource,
     SampledResponses,
@@ -49,10 +53,12 @@ from batchroute.storage.workdir import Workdir, run_ids
 from batchroute.tables.files import Files
 from batchroute.tables.parquet import PromptTable
 from batchroute.tables.prompts import Prompts
+from batchroute.tables.signal_columns import RECORDED_KEY
 
 _RUN = "run.json"
 _FINGERPRINT = "batchroute.label"
 _REPORT, _RESPONSES = "report.json", "responses.parquet"
+_MEASURED, _HELPED, _CHECKED = "measure", "helper", "references"
 _TEMPERATURE = 0.7
 
 
@@ -93,6 +99,7 @@ def label(options: LabelOptions, progress: Progress, fresh: bool = False, respon
             for side in labelling.specs:
                 labelling.sample(side)
             labelling.measure()
+            labelling.compare()
             report = labelling.write()
     too_many = report.failed > options.max_failed * report.rows
     return LabelOutcome(options.output, report, was_done, EXIT_FAILED_ROWS if too_many else EXIT_OK)
@@ -108,7 +115,9 @@ class _Labelling:
         self.recorded = dict(options.recorded)
         if not self.recorded and any(column in names for column in RECORDED.values()):
             self.recorded = {side: side for side in SIDES}
-        self.reference = options.reference or ("reference" if "reference" in names else None)
+        self.likeness = options.reference == LARGE
+        given = None if self.likeness else options.reference
+        self.reference = given or ("reference" if "reference" in names else None)
         self._check_options()
         self.specs = {side: self._spec(side) for side in SIDES if side not in self.recorded}
         self.file = TableFile(options.output, _FINGERPRINT)
@@ -142,6 +151,10 @@ class _Labelling:
             self.table.check_groupable(self.reference, "--reference")
         if options.id is not None:
             self.table.check_column(options.id, "--id")
+        for column in options.signals:
+            self.table.check_column(column, "--signal")
+        if options.helper is not None:
+            self.table.check_groupable(options.helper, "--helper")
 
     def finished(self) -> LabelReport | None:
         """The report, if the table exists and has these settings; None if there is no table.
@@ -184,12 +197,20 @@ class _Labelling:
 
     def measure(self) -> None:
         """Measure all units that have no receipt yet."""
-        with self.engine.workers(self, lambda _: self._measurer(), None) as workers:
-            workers.run("measure", self.spans)
+        self._check_reference()
+        self._measure(_MEASURED, self._rows(self.options.metric.record.needs_reference, self.likeness))
+
+    def compare(self) -> None:
+        """By the same metric: the small model's responses with a helper's, and by references what likeness measured."""
+        if self.options.helper is not None:
+            answers = OneSide("small", self._source())
+            self._measure(_HELPED, AnsweredRows(self.table, self.prompts, self.options.helper, answers, True))
+        if self.checks_likeness:
+            self._measure(_CHECKED, self._rows(needs_reference=True))
 
     def write(self) -> LabelReport:
         """Write the report, the responses if they are kept and, last, the table."""
-        labelled = pa.concat_tables([self.work.stage("measure").read(span.unit) for span in self.spans])
+        labelled = self._measured(_MEASURED)
         columns, rows = self._columns()
         # There is no table, so these belong to one that was removed.
         for leftover in (_REPORT, _RESPONSES):
@@ -204,6 +225,9 @@ class _Labelling:
                 table = with_signals(table, side, self.work.stage(side), self.spans)
             else:
                 table = with_recorded(table, side, self.table, self.recorded[side])
+        table = with_columns(table, self.table, self.options.signals)
+        if self.options.helper is not None:
+            table = table.append_column(HELPER_AGREEMENT, self._measured(_HELPED)["small_quality"])
         self._put(table)
         return LabelReport.model_validate_json(self.file.read_text(_REPORT))
 
@@ -215,15 +239,26 @@ class _Labelling:
         stage, progress = self.work.stage(side), self.engine.progress
         return Sampler(side, spec, generator, options.samples, self.table, self.prompts, stage, progress)
 
-    def _measurer(self) -> Measurer:
+    def _measure(self, stage: str, rows: AnsweredRows) -> None:
         metric = self.options.metric
-        self._check_reference()
-        self._note(f"loading the metric {quality.describe(metric)}")
-        rows = self._rows(metric.record.needs_reference)
-        return Measurer(quality.load(metric, lambda: self.engine.device), rows, self.work.stage("measure"))
+
+        def measurer(_: object) -> Measurer:
+            self._note(f"loading the metric {quality.describe(metric)}")
+            return Measurer(quality.load(metric, lambda: self.engine.device), rows, self.work.stage(stage))
+
+        with self.engine.workers(self, measurer, None) as workers:
+            workers.run(stage, self.spans)
+
+    def _measured(self, stage: str) -> pa.Table:
+        return pa.concat_tables([self.work.stage(stage).read(span.unit) for span in self.spans])
+
+    @property
+    def checks_likeness(self) -> bool:
+        """Whether there are references that say how far likeness can be trusted."""
+        return self.likeness and self.reference is not None and self.options.metric.record.needs_reference
 
     def _check_reference(self) -> None:
-        if self.reference is None and self.options.metric.record.needs_reference:
+        if self.reference is None and not self.likeness and self.options.metric.record.needs_reference:
             raise InputError(
                 f"the metric {self.options.metric.name} needs a reference: name its column with --reference; the input "
                 f"has {', '.join(self.table.schema.names)}"
@@ -268,19 +303,23 @@ class _Labelling:
         )
         if metric.get("model") and not self.options.metric.record.behind_api:
             metric["identity"] = models.identity(metric["model"], version=version)
-        settings |= {"reference": self.reference, "metric": metric}
+        settings |= {"reference": LARGE if self.likeness else self.reference, "metric": metric}
+        # An earlier version's table has these settings without them.
+        settings |= {key: kept for key in ("signals", "helper") if (kept := getattr(self.options, key))}
         for side, spec in self.specs.items():
             settings[side] = model_settings(spec, version)
         return settings
 
-    def _rows(self, needs_reference: bool) -> AnsweredRows:
+    def _source(self) -> ResponseSource:
         sources: list[ResponseSource] = []
         if self.recorded:
             sources.append(RecordedResponses(self.table, self.recorded))
         if self.specs:
             sources.append(SampledResponses({side: self.work.stage(side) for side in self.specs}))
-        source = EitherResponses(*sources)
-        return AnsweredRows(self.table, self.prompts, self.reference, source, needs_reference)
+        return EitherResponses(*sources)
+
+    def _rows(self, needs_reference: bool, likeness: bool = False) -> AnsweredRows:
+        return AnsweredRows(self.table, self.prompts, self.reference, self._source(), needs_reference, likeness)
 
     def _columns(self) -> tuple[pa.Table, list[AnsweredRow]]:
         rows = [row for span in self.spans for row in self._rows(False)(span)]
@@ -291,13 +330,22 @@ class _Labelling:
             side: model_usage(spec.model, spec.price, (), self.work.stage(side).receipts().values())
             for side, spec in self.specs.items()
         }
-        measured = self.work.stage("measure").receipts().values()
-        return label_report(self.work.run_id, quality.describe(self.options.metric), labelled, usages, measured)
+        measured = self.work.stage(_MEASURED).receipts().values()
+        metric = quality.describe(self.options.metric)
+        if self.likeness:
+            metric = f"{metric}, {LIKENESS}"
+        checked = self._measured(_CHECKED) if self.checks_likeness else None
+        return label_report(self.work.run_id, metric, labelled, usages, measured, checked)
 
     def _put(self, table: pa.Table, suffix: str | None = None) -> None:
         names = {side: self.options.names.get(side) or self._known_name(side) for side in SIDES}
         metadata = {f"{side}_model": name for side, name in names.items() if name is not None}
         metadata["metric"] = quality.describe(self.options.metric)
+        if self.likeness:
+            metadata["reference"] = LARGE
+        signals = self.options.signals + ([HELPER_AGREEMENT] if self.options.helper is not None else [])
+        if signals:
+            metadata[RECORDED_KEY] = json.dumps(signals)
         if self.specs:
             tokens = {side: spec.generation.max_new_tokens for side, spec in self.specs.items()}
             temperatures = {side: spec.generation.temperature for side, spec in self.specs.items()}

@@ -73,4 +73,5 @@ def _rows_of_large(context: Context, plan: AuditPlan) -> AnsweredRows:
 def _rows(context: Context, plan: AuditPlan, positions: Positions, answers: AuditAnswers) -> AnsweredRows:
     table = PickedTable.of(context.table, positions)
     needs_reference = planned_metric(context.job, plan).record.needs_reference
-    return AnsweredRows(table, context.prompts, plan.reference, answers, needs_reference)
+    reference = None if plan.by_likeness else plan.reference
+    return AnsweredRows(table, context.prompts, reference, answers, needs_reference, plan.by_likeness)

@@ -10,7 +10,7 @@ from batchroute.errors import InputError
 from batchroute.pipeline.audit.plan import AuditPlan
 from batchroute.pipeline.context import Context
 from batchroute.quality.audit import AuditSpec
-from batchroute.quality.base import MetricSpec
+from batchroute.quality.base import LARGE, MetricSpec
 from batchroute.router.notes import CALIBRATION_FILE, ROUTER_FILE, read_json
 from batchroute.tables.parquet import PromptTable
 
@@ -77,17 +77,19 @@ def planned_metric(job: Job, plan: AuditPlan) -> MetricSpec:
 
 
 def reference_column(spec: AuditSpec, metric: MetricSpec, table: PromptTable) -> str | None:
-    """The column of references; None if the metric needs no reference and the input has none.
+    """The column of references, or `LARGE` for the large model's answers; None if there is none and none is needed.
 
     Raises:
         InputError: the metric needs the column and it is missing, or the column holds no text.
     """
+    if spec.reference == LARGE:
+        return LARGE
     column = spec.reference or ("reference" if "reference" in table.schema.names else None)
     if column is not None:
         table.check_groupable(column, "report.audit.reference")
     elif metric.record.needs_reference:
         raise InputError(
-            f"report.audit: the metric {metric.name} needs a reference: name its column as report.audit.reference; the "
-            f"input has {', '.join(table.schema.names)}"
+            f"report.audit: the metric {metric.name} needs a reference: name its column as report.audit.reference, or "
+            f"compare with the large model's answers by reference: large; the input has {', '.join(table.schema.names)}"
         )
     return column

@@ -7,6 +7,7 @@ from decimal import Decimal
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.pipeline import layout
+from batchroute.quality.base import LARGE, LIKENESS
 from batchroute.storage.units import Span, spans
 from batchroute.storage.workdir import Workdir
 
@@ -30,7 +31,7 @@ class AuditPlan(BaseModel):
 
     Attributes:
         metric: the text of `quality.describe`.
-        reference: the input column.
+        reference: the input column, or `LARGE`: the large model's answers.
         strata: by score, the lowest first.
         large: rows that the large model answers for the output, without copies; the audit measures as many of them as
             it draws rows of the small model.
@@ -46,6 +47,15 @@ class AuditPlan(BaseModel):
     strata: list[Stratum]
     large: int
     unit_rows: int
+
+    @property
+    def by_likeness(self) -> bool:
+        return self.reference == LARGE
+
+    @property
+    def words(self) -> str:
+        """The metric, and whether it measures likeness."""
+        return f"{self.metric}, {LIKENESS}" if self.by_likeness else self.metric
 
     @property
     def drawn(self) -> int:

@@ -20,6 +20,7 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.writer import shard_stage
 from batchroute.quality import drop
 from batchroute.quality.audit import Audit
+from batchroute.quality.base import LARGE
 from batchroute.quality.measuring.columns import input_columns, with_qualities, with_responses
 from batchroute.quality.measuring.measurer import SCHEMA
 from batchroute.storage.units import Span
@@ -41,7 +42,7 @@ def read_audit(context: Context) -> Audit | None:
     shard, answered = (stage.receipts().values() for stage in (shard_stage(work, "audited"), work.stage("audited")))
     failures = Counter(kind for kind in measured["error_type"].to_pylist() if kind is not None)
     return Audit(
-        metric=plan.metric,
+        metric=plan.words,
         share=plan.share,
         seed=plan.seed,
         rows=plan.drawn,
@@ -56,6 +57,7 @@ def read_audit(context: Context) -> Audit | None:
         as_good=estimate.as_good,
         cost=model_usage(model, price, shard, answered).cost,
         failures=dict(sorted(failures.items())),
+        likeness=plan.by_likeness,
     )
 
 
@@ -73,7 +75,7 @@ def audit_table(context: Context) -> pa.Table | None:
     table = input_columns(picked, rows, context.job.input.id)
     table = table.append_column("score", pa.array(scores_of(context, positions)))
     table = with_responses(table, rows)
-    if plan.reference is None:
+    if plan.reference is None or plan.by_likeness:
         table = table.drop_columns("reference")
     table = with_qualities(table, _measured(context.work, plan.spans()[0]))
     return table.replace_schema_metadata(_metadata(context, plan))
@@ -88,7 +90,8 @@ def _metadata(context: Context, plan: AuditPlan) -> dict[str, str]:
         "max_new_tokens": {side: model.generation.max_new_tokens for side, model in models.items()},
     }
     names = {f"{side}_model": model.model for side, model in models.items()}
-    return {**names, "metric": plan.metric, "sampling": json.dumps(sampling)}
+    likeness = {"reference": LARGE} if plan.by_likeness else {}
+    return {**names, **likeness, "metric": plan.metric, "sampling": json.dumps(sampling)}
 
 
 def _complete(context: Context) -> AuditPlan | None:

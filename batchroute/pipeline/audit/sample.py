@@ -65,7 +65,7 @@ def _begin(context: Context, settings: AuditSpec, strata: list[Stratum]) -> Audi
     context.engine.progress.note(
         layout.MEASURED,
         f"{plan.drawn:,} of {plan.of:,} rows that the small model answered go to the large one too, to be compared "
-        f"by {plan.metric}",
+        f"by {plan.words}",
         rows=plan.drawn,
     )
     return plan

@@ -12,6 +12,9 @@ from batchroute.quality.measuring.responses import RECORDED
 from batchroute.storage.units import Span, Stage
 from batchroute.tables.parquet import PromptTable
 
+HELPER_AGREEMENT = "helper_agreement"
+"""How far each of the small model's responses agrees with a helper's: a recorded signal."""
+
 _COPIED = ("task", "split")
 _AGREEMENT = "agreement"
 _SIGNALS = ("logprob", "logprob_low", _AGREEMENT)
@@ -57,6 +60,14 @@ def with_recorded(table: pa.Table, side: Side, source: PromptTable, prefix: str)
     columns = {name: f"{prefix}_{name}" for name in _OF_RECORDED if f"{prefix}_{name}" in source.schema.names}
     for name, column in columns.items():
         table = table.append_column(f"{side}_{name}", _whole_column(source, column))
+    return table
+
+
+def with_columns(table: pa.Table, source: PromptTable, columns: Sequence[str]) -> pa.Table:
+    """Append columns of the input as they are; one that the table has already stays as it is."""
+    for column in columns:
+        if column not in table.column_names:
+            table = table.append_column(column, _whole_column(source, column))
     return table
 
 

@@ -41,9 +41,11 @@ class AnsweredRow:
     """A row to measure: a usable prompt and the responses of the models to it, or why there are none.
 
     Attributes:
+        reference: the row's own; None if it has none.
         responses: by side, without a side that is not measured; an entry is None where the model failed.
         errors: by side, of the first response that failed.
         bad: what is wrong with the row itself.
+        likeness: responses are measured by their likeness to the large model's, not by the row's reference.
     """
 
     prompt: str
@@ -51,6 +53,21 @@ class AnsweredRow:
     responses: dict[Side, list[str | None]]
     errors: dict[Side, Reason]
     bad: Reason | None = None
+    likeness: bool = False
+
+    def reference_of(self, side: Side, number: int) -> str | None:
+        """What a response is compared with.
+
+        By likeness, the small model's responses are compared with the large model's, one with one. The large model's
+        are compared with its next ones: how alike it is to itself is the most that can be asked of the small model. A
+        single one is compared with itself.
+        """
+        if not self.likeness:
+            return self.reference
+        of_large = [response for response in self.responses["large"] if response is not None]
+        if not of_large:
+            return None
+        return of_large[(number + (side == "large")) % len(of_large)]
 
 
 Result = tuple[dict[Side, list[float]], Reason | None]
@@ -76,12 +93,11 @@ class Measurer:
         started = time.perf_counter()
         rows = self.rows(span)
         items = [
-            Item(row.prompt, response, row.reference)
+            Item(row.prompt, response, row.reference_of(side, number))
             for row in rows
             if row.bad is None
-            for responses in row.responses.values()
-            for response in responses
-            if response is not None
+            for side, responses in row.responses.items()
+            for number, response in enumerate(text for text in responses if text is not None)
         ]
         measurements = [_finite(measurement) for measurement in self.metric.measure(items)]
         _stop_if_hopeless(measurements)

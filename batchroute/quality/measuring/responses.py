@@ -89,6 +89,16 @@ class EitherResponses:
         return {side: by_side[side] for side in SIDES if side in by_side}
 
 
+class OneSide:
+    """The responses of one model from a source that may have both."""
+
+    def __init__(self, side: Side, source: ResponseSource) -> None:
+        self._side, self._source = side, source
+
+    def responses(self, span: Span) -> Mapping[Side, list[Responses]]:
+        return {self._side: self._source.responses(span)[self._side]}
+
+
 class AnsweredRows:
     """The rows to measure: prompts and references from the input, responses from a source."""
 
@@ -99,14 +109,16 @@ class AnsweredRows:
         reference: str | None,
         source: ResponseSource,
         needs_reference: bool,
+        likeness: bool = False,
     ) -> None:
         """Args:
         prompts: how they are made of the columns of `table`.
         reference: the column of references; None if the input has none.
         needs_reference: whether a row without a reference is bad.
+        likeness: the large model's responses are the references.
         """
-        self._prompts, self._reference = prompts, reference
-        self._source, self._needs_reference = source, needs_reference
+        self._prompts, self._reference, self._likeness = prompts, reference, likeness
+        self._source, self._needs_reference = source, needs_reference and not likeness
         self._reader = table.reader([*prompts.columns, *([] if reference is None else [reference])])
 
     def __call__(self, span: Span) -> list[AnsweredRow]:
@@ -132,7 +144,7 @@ class AnsweredRows:
             bad = (NO_REFERENCE.error_type or "", NO_REFERENCE.error or "")
         texts = {side: texts for side, (texts, _) in responses.items()}
         errors = {side: error for side, (_, error) in responses.items() if error is not None}
-        return AnsweredRow(as_text(prompt), reference, texts, errors, bad)
+        return AnsweredRow(as_text(prompt), reference, texts, errors, bad, self._likeness)
 
 
 def _reference(value: pa.Scalar) -> str | None:
