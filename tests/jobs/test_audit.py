@@ -349,7 +349,7 @@ class TestMetric:
         [
             (
                 None,
-                r"the metric exact_match needs a reference: name its column as report\.audit\.reference, or .*; the input has",
+                r"exact_match needs a reference: name its column as report\.audit\.reference, or .*; the input has",
             ),
             ("answer", r"report\.audit\.reference: no column 'answer' in the input"),
         ],

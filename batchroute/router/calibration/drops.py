@@ -55,7 +55,9 @@ def points_of(
     if baseline.sum() == 0.0:
         raise InputError("the large model's mean quality is 0, so a drop in percent means nothing: shift the metric")
     losses = np.stack([by_prompt((large - small) * (scores >= cut)) for cut in thresholds], axis=1)
-    routed = np.array([len(np.unique(group[scores >= cut])) for cut in thresholds])
+    highest = np.full(groups, -np.inf, scores.dtype)
+    np.maximum.at(highest, group, scores)
+    routed = np.array([np.count_nonzero(highest >= cut) for cut in thresholds])
     drops: Floats = losses.sum(axis=0) * 100.0 / abs(baseline.sum())
     bounds = drops + student_quantile(CONFIDENCE, groups - 1) * _standard_errors(losses, baseline, routed)
     low, high = _intervals(losses, baseline, seed, resamples)
@@ -109,5 +111,8 @@ def _intervals(losses: Floats, baseline: Floats, seed: int, resamples: int) -> t
         drawn = rng.multinomial(count, np.full(count, 1.0 / count), size=size).astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             drops.append(100.0 * (drawn @ losses) / np.abs(drawn @ baseline)[:, None])
-    low, high = np.nanpercentile(np.concatenate(drops), [2.5, 97.5], axis=0)
+    drawn_drops = np.concatenate(drops)
+    # Much faster than its sister, which is for a resample whose large model has a mean quality of 0.
+    percentile = np.percentile if np.isfinite(drawn_drops).all() else np.nanpercentile
+    low, high = percentile(drawn_drops, [2.5, 97.5], axis=0)
     return low, high
