@@ -33,7 +33,7 @@ def label(
         str,
         typer.Option(
             "--metric",
-            help="bartscore, likelihood, rouge, bleu, chrf, exact_match, embedding or judge: see the README.",
+            help="bartscore, likelihood, rouge, bleu, chrf, exact_match, contains, embedding or judge: see the README.",
         ),
     ],
     job_file: Annotated[str | None, typer.Option("--job", metavar="JOB.yaml", help="The job with both models.")] = None,

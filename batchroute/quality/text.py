@@ -80,6 +80,18 @@ def extracted_match(rule: Extract) -> Compare:
     return compare
 
 
+def contains(response: str, reference: str) -> float:
+    """1 if the response says the reference or holds its words in a row, else 0: "It is the Eiffel Tower." does.
+
+    For answers in sentences. As in `exact_match`, a number must be the last one. A response that names each of several
+    choices holds the right one too, so the responses should be short.
+    """
+    if exact_match(response, reference) or _as_number(reference) is not None:
+        return exact_match(response, reference)
+    words = _normalised(reference)
+    return float(bool(words) and f" {words} " in f" {_normalised(response)} ")
+
+
 def rouge_l() -> Compare:
     """F1 of the longest common subsequence of words, stemmed: ROUGE-L of the `rouge-score` package."""
     from rouge_score.rouge_scorer import RougeScorer
@@ -136,6 +148,7 @@ METRICS = (
         load=lambda spec, device: TextMetric(extracted_match(Extract(spec.extract)) if spec.extract else exact_match),
         settings=frozenset({"extract"}),
     ),
+    MetricRecord(name="contains", load=lambda spec, device: TextMetric(contains)),
     MetricRecord(name="rouge", load=lambda spec, device: TextMetric(rouge_l()), extra="quality"),
     MetricRecord(name="bleu", load=lambda spec, device: TextMetric(bleu()), extra="quality"),
     MetricRecord(name="chrf", load=lambda spec, device: TextMetric(chrf()), extra="quality"),

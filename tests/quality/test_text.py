@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from batchroute import quality
 from batchroute.errors import InputError
 from batchroute.quality.base import Item, MetricSpec
-from batchroute.quality.text import exact_match
+from batchroute.quality.text import contains, exact_match
 
 
 def measured(name: str, response: str, reference: str) -> float:
@@ -54,6 +54,26 @@ def measured(name: str, response: str, reference: str) -> float:
 )
 def test_exact_match_looks_past_form_and_at_numbers(response: str, reference: str, same: bool) -> None:
     assert exact_match(response, reference) == float(same)
+
+
+@pytest.mark.parametrize(
+    ("response", "reference", "holds"),
+    [
+        ("The plural of mouse is mice.", "mice", True),
+        ("It is in the Eiffel Tower!", "eiffel tower", True),
+        ("The tower of Eiffel", "eiffel tower", False),
+        ("A letter to Parisians", "Paris", False),
+        ("Paris", "paris", True),
+        ("I have 7 cats and 2 dogs.", "2", True),
+        ("I have 7 cats and 2 dogs.", "7", False),
+        ('{"a": "x"}', '{"a":"x"}', True),
+        ("", "Paris", False),
+        ("No.", "...", False),
+    ],
+)
+def test_contains_finds_the_reference_in_a_sentence(response: str, reference: str, holds: bool) -> None:
+    assert contains(response, reference) == float(holds)
+    assert measured("contains", response, reference) == float(holds)
 
 
 def test_rouge_is_the_f1_of_the_longest_common_subsequence() -> None:
