@@ -35,9 +35,9 @@ class SeededSampling(LogitsProcessor):
         self._step = 0
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        drawn = draw(scores, torch.from_numpy(self._uniforms[:, self._step]).to(scores.device))
+        drawn = draw(scores, torch.from_numpy(self._uniforms[:, self._step, None]).to(scores.device))
         self._step += 1
-        return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)  # type: ignore[return-value]
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)  # type: ignore[return-value]
 
 
 def uniforms(seed: int, steps: int) -> NDArray[np.float64]:
@@ -46,29 +46,29 @@ def uniforms(seed: int, steps: int) -> NDArray[np.float64]:
 
 
 def draw(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """One token for each row, of shape [rows]: the inverse of the cumulative distribution at the row's uniform number.
+    """Tokens, of shape [rows, draws]: the inverse of the row's cumulative distribution at each uniform number.
 
     Args:
         scores: logits of shape [rows, vocabulary]; −∞ for tokens that must not be drawn.
-        uniforms: of shape [rows].
+        uniforms: of shape [rows, draws].
     """
     # In float64: a cumulative sum over 262,144 tokens in float32 loses the tail.
     cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
-    drawn = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
-    return drawn[:, 0].clamp(max=scores.shape[-1] - 1)
+    drawn = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
+    return drawn.clamp(max=scores.shape[-1] - 1)
 
 
 def log_probabilities(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """The log-probability of one token of each row, of shape [rows].
+    """The log-probabilities of some tokens of each row, of the shape of `tokens`.
 
     Args:
         scores: the model's own logits in float32, of shape [rows, vocabulary].
-        tokens: of shape [rows].
+        tokens: of shape [rows, draws].
     """
     # A full log_softmax would write as much again as it reads: this takes 40 % of its time.
     top = scores.amax(dim=-1, keepdim=True)
-    chosen = scores.gather(1, tokens[:, None]) - top
-    return (chosen - (scores - top).exp_().sum(dim=-1, keepdim=True).log())[:, 0]
+    chosen = scores.gather(1, tokens) - top
+    return chosen - (scores - top).exp_().sum(dim=-1, keepdim=True).log()
 
 
 class LogProbabilities:
@@ -87,7 +87,7 @@ class LogProbabilities:
 
     def criterion(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: object) -> torch.BoolTensor:
         assert self._scores is not None
-        self._steps.append(log_probabilities(self._scores, input_ids[:, -1]))
+        self._steps.append(log_probabilities(self._scores, input_ids[:, -1:])[:, 0])
         self._scores = None
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)  # type: ignore[return-value]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -28,8 +29,10 @@ from batchroute.generators.transformers.running import Row, Running
 from batchroute.generators.transformers.static import CPU_ROWS
 from batchroute.hardware.devices import out_of_memory
 
-# More rows make matrix products little faster, and their keys and values take more memory.
-_CPU_MOST_ROWS = 64
+# More rows make matrix products little faster, and their keys and values take more memory. Rows that have written the
+# same are one row of a product.
+_CPU_MOST_BRANCHES = 64
+_CPU_MOST_ROWS = 256
 _CPU_BYTES = 2 << 30
 # Tokens of one prefill: with more, matrix products get no faster; with fewer, rows join sooner.
 _CPU_PREFILL = 512
@@ -77,7 +80,9 @@ class RefilledBatches:
         self._sampling = spec.generation
         self._running: Running | None = None
         self._sizes = self._sizes_of(spec)
-        self._prefill_tokens = _GPU_PREFILL if loaded.device.type == "cuda" else _CPU_PREFILL
+        on_gpu = loaded.device.type == "cuda"
+        self._prefill_tokens = _GPU_PREFILL if on_gpu else _CPU_PREFILL
+        self._most_branches = sys.maxsize if on_gpu else _CPU_MOST_BRANCHES
         self._failures = 0
 
     def answer(self, requests: Sequence[Request]) -> dict[int, Response]:
@@ -114,9 +119,12 @@ class RefilledBatches:
         """Prefill groups of waiting rows while there are free slots for a whole group."""
         while waiting and self.died is None:
             self._add_slots(running, waiting)
-            # At most a quarter of the slots: larger groups would leave more slots empty until all of a group fit.
-            group = _next_group(waiting, max(1, running.slots // 4), self._prefill_tokens)
+            # At most a quarter of the prompts: larger groups would leave more slots empty until all of a group fit.
+            branches = min(running.slots, self._most_branches)
+            group = _next_group(waiting, max(1, branches // 4), running.slots, self._prefill_tokens)
             if len(group) > running.slots - len(running.rows):
+                return
+            if len({tuple(row.request.tokens) for row in group}) > branches - len(running.branches):
                 return
             joined = {row.request.index for row in group}
             waiting[:] = [row for row in waiting if row.request.index not in joined]
@@ -124,7 +132,7 @@ class RefilledBatches:
                 running.prefill(group)
             except Exception as error:
                 if out_of_memory(error):
-                    running.rows += group
+                    running.branches.append(group)
                     raise
                 # The error concerns the group alone: the running rows go on.
                 self._recover(error, group, waiting)
@@ -206,10 +214,11 @@ def _columns(row: Row) -> int:
     return len(row.request.tokens) - (len(row.prefix) if row.shared else 0)
 
 
-def _next_group(waiting: Sequence[Row], most: int, tokens: int) -> list[Row]:
+def _next_group(waiting: Sequence[Row], most_texts: int, most: int, tokens: int) -> list[Row]:
     """The rows to prefill next: the longest waiting one, and others with its prefix.
 
     Args:
+        most_texts: the most different prompts.
         most: the most rows.
         tokens: the most tokens to prefill, with padding; the first row is taken whatever its length.
     """
@@ -220,8 +229,10 @@ def _next_group(waiting: Sequence[Row], most: int, tokens: int) -> list[Row]:
     for row in waiting[1:]:
         if row.prefix != first.prefix:
             continue
-        texts += row.request.tokens != group[-1].request.tokens
-        if texts > fit or len(group) == most:
+        other = row.request.tokens != group[-1].request.tokens
+        texts += other
+        # Copies of a prompt stay together, a branch at first.
+        if texts > min(fit, most_texts) or len(group) == most or (other and len(group) >= max(1, most // 4)):
             break
         group.append(row)
     return group

@@ -1,11 +1,16 @@
-"""Refilled batches, the model runner: prefills rows into slots and decodes one token of each running row a step."""
+"""Refilled batches, the model runner: prefills rows into slots and decodes one token of each running row a step.
+
+Rows of one prompt that have written the same so far, as the samples of a prompt at first do, are a branch: one slot and
+one computation a step. Each row draws its own token; rows that draw different ones part into branches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -58,16 +63,16 @@ class Running:
     """The rows that are running, and their keys and values.
 
     Attributes:
-        rows: the running rows, each at the number of its slot.
+        branches: at the number of its slot, the rows that have the same prompt and have written the same.
     """
 
     def __init__(self, loaded: Loaded, writer: Writer, sampling: Sampling, slots: int, width: int) -> None:
         """
         Args:
-            slots: the most rows at a time.
+            slots: the most rows at a time: each may become a branch of its own.
             width: the columns of a slot, for a row's prompt and response.
         """
-        self.rows: list[Row] = []
+        self.branches: list[list[Row]] = []
         self._model, self._device = loaded.model, loaded.device
         self._writer = writer
         self._sampling = sampling
@@ -78,6 +83,11 @@ class Running:
         config = loaded.config.get_text_config()
         self._kinds: Sequence[str] | None = getattr(config, "layer_types", None)
         self._window: int | None = getattr(config, "sliding_window", None)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The running rows, branch by branch."""
+        return [row for branch in self.branches for row in branch]
 
     @property
     def slots(self) -> int:
@@ -94,24 +104,29 @@ class Running:
 
     @torch.inference_mode()
     def resize(self, slots: int, width: int) -> None:
-        self._slots.resize(slots, width, len(self.rows), max((row.column for row in self.rows), default=0))
+        columns = [branch[0].column for branch in self.branches]
+        self._slots.resize(slots, width, len(columns), max(columns, default=0))
 
     @torch.inference_mode()
     def prefill(self, group: Sequence[Row]) -> None:
         """Read prompts with the same prefix, equal ones once, and add their rows to the running ones."""
         numbers: dict[tuple[int, ...], int] = {}
-        sources = [numbers.setdefault(tuple(row.unread), len(numbers)) for row in group]
+        branches: dict[tuple[int, ...], list[Row]] = {}
+        for row in group:
+            numbers.setdefault(tuple(row.unread), len(numbers))
+            branches.setdefault(tuple(row.request.tokens), []).append(row)
         prefix, width = group[0].prefix, max(map(len, numbers))
         cache = self._prefixed(group[0], len(numbers))
         if width:
             # Padding stands behind the tokens, which attend to nothing behind them: no mask is needed.
             pad = group[0].request.tokens[-1:]
             self._forward([[*tokens, *(width - len(tokens)) * pad] for tokens in numbers], cache)
-        self._slots.join(cache, sources, len(self.rows), len(prefix) if group[0].shared else 0)
+        sources = [numbers[tuple(branch[0].unread)] for branch in branches.values()]
+        self._slots.join(cache, sources, len(self.branches), len(prefix) if group[0].shared else 0)
         for row in group:
             if self._warpers is not None:
                 row.uniforms = uniforms(row.request.seed, self._sampling.max_new_tokens)
-        self.rows += group
+        self.branches += branches.values()
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Row, int | None]]:
@@ -120,9 +135,10 @@ class Running:
         Returns:
             The rows that have ended, which run no longer, each with the number of its tokens if a stop string ended it.
         """
-        positions = torch.tensor([row.position for row in self.rows], device=self._device)
-        columns = self._slots.at([row.column for row in self.rows], self._device)
-        last = [[(row.written or row.request.tokens)[-1]] for row in self.rows]
+        first = [branch[0] for branch in self.branches]
+        positions = torch.tensor([row.position for row in first], device=self._device)
+        columns = self._slots.at([row.column for row in first], self._device)
+        last = [[(row.written or row.request.tokens)[-1]] for row in first]
         with self._slots.attended(self._model):
             logits = self._model(
                 input_ids=torch.tensor(last, device=self._device),
@@ -133,37 +149,54 @@ class Running:
                 logits_to_keep=1,
                 slots=self._slots,
             ).logits
-        scores = logits[:, -1].float()
-        chosen = self._chosen(scores)
-        for row, token in zip(self.rows, chosen.tolist(), strict=True):
-            row.written.append(token)
-        if self._writer.logprobs:
-            for row, logprob in zip(self.rows, log_probabilities(scores, chosen).tolist(), strict=True):
-                row.logprobs.append(logprob)
-        stopped = self._stops.found([row.written[-self._stops.tail :] for row in self.rows])
-        ended = [
-            stop or row.written[-1] in self._writer.ends or len(row.written) == self._sampling.max_new_tokens
-            for row, stop in zip(self.rows, stopped, strict=True)
-        ]
-        done = [
-            (row, len(row.written) if stop else None)
-            for row, stop, end in zip(self.rows, stopped, ended, strict=True)
-            if end
-        ]
-        if done:
-            self._leave(ended)
-        return done
+        self._write(logits[:, -1].float())
+        rows = self.rows
+        stopped = self._stops.found([row.written[-self._stops.tail :] for row in rows])
+        done: dict[Row, int | None] = {}
+        for row, stop in zip(rows, stopped, strict=True):
+            if stop or row.written[-1] in self._writer.ends or len(row.written) == self._sampling.max_new_tokens:
+                done[row] = len(row.written) if stop else None
+        self._part(done)
+        return list(done.items())
 
-    def _leave(self, ended: Sequence[bool]) -> None:
-        """Drop the rows that ended, and move rows of the last slots into the free ones."""
-        left = len(ended) - sum(ended)
-        targets = [slot for slot in range(left) if ended[slot]]
-        sources = [slot for slot in range(left, len(ended)) if not ended[slot]]
-        if sources:
-            self._slots.move(sources, targets, max(self.rows[slot].column for slot in sources))
-        for source, target in zip(sources, targets, strict=True):
-            self.rows[target] = self.rows[source]
-        del self.rows[left:]
+    def _write(self, scores: torch.Tensor) -> None:
+        """Append its next token to each row, from the model's own logits of shape [branches, vocabulary]."""
+        chosen = self._chosen(scores)
+        logprobs = log_probabilities(scores, chosen).tolist() if self._writer.logprobs else None
+        for number, (branch, tokens) in enumerate(zip(self.branches, chosen.tolist(), strict=True)):
+            for draw_number, row in enumerate(branch):
+                # Greedy rows of a branch have one token between them.
+                at = min(draw_number, len(tokens) - 1)
+                row.written.append(tokens[at])
+                if logprobs is not None:
+                    row.logprobs.append(logprobs[number][at])
+
+    def _part(self, done: Container[Row]) -> None:
+        """Drop the rows that ended, part branches whose rows wrote different tokens, and fill the first slots."""
+        parts: list[tuple[int, list[Row]]] = []
+        for slot, branch in enumerate(self.branches):
+            by_token: dict[int, list[Row]] = {}
+            for row in branch:
+                if row not in done:
+                    by_token.setdefault(row.written[-1], []).append(row)
+            parts += [(slot, rows) for rows in by_token.values()]
+        if [slot for slot, _ in parts] == list(range(len(self.branches))):
+            self.branches = [rows for _, rows in parts]
+            return
+        # The first part of a branch stays in its slot if that is one of the first; the others take the free ones.
+        kept: dict[int, list[Row]] = {}
+        moved: list[tuple[int, list[Row]]] = []
+        for slot, rows in parts:
+            if slot < len(parts) and slot not in kept:
+                kept[slot] = rows
+            else:
+                moved.append((slot, rows))
+        free = [slot for slot in range(len(parts)) if slot not in kept]
+        if moved:
+            sources = [slot for slot, _ in moved]
+            self._slots.move(sources, free, max(rows[0].column for _, rows in moved))
+        kept |= {slot: rows for slot, (_, rows) in zip(free, moved, strict=True)}
+        self.branches = [kept[slot] for slot in range(len(parts))]
 
     def _prefixed(self, first: Row, rows: int) -> DynamicCache:
         """A cache of `rows` rows that contains the prefix of `first`, which the model reads once."""
@@ -202,7 +235,7 @@ class Running:
         at = torch.arange(max(seen for _, _, seen in self._slots.spans), device=self._device)
         # Columns of the slot as positions in the row. For a row without the shared prefix, `where` masks the prefix.
         begins = (positions - columns)[:, None]
-        before = torch.arange(self._slots.shared, device=self._device).expand(len(self.rows), -1)
+        before = torch.arange(self._slots.shared, device=self._device).expand(len(self.branches), -1)
         where = torch.cat([torch.where(begins > 0, before, positions[:, None] + 1), at + begins], dim=1)
         full = where <= positions[:, None]
         windowed = full if self._window is None else full & (where > positions[:, None] - self._window)
@@ -217,10 +250,16 @@ class Running:
         return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None, None]
 
     def _chosen(self, scores: torch.Tensor) -> torch.Tensor:
-        """The next token of each row, of shape [rows], from logits of shape [rows, vocabulary]."""
+        """The next tokens, of shape [branches, most rows of one], from logits of shape [branches, vocabulary].
+
+        A branch with fewer rows has more draws than it needs. Greedy decoding has one token a branch.
+        """
         if self._warpers is None:
-            return scores.argmax(dim=-1)
-        numbers = [row.uniforms[len(row.written)] for row in self.rows if row.uniforms is not None]
+            return scores.argmax(dim=-1, keepdim=True)
+        most = max(map(len, self.branches))
+        numbers = np.zeros((len(self.branches), most))
+        for at, branch in enumerate(self.branches):
+            numbers[at, : len(branch)] = [row.uniforms[len(row.written)] for row in branch if row.uniforms is not None]
         # These processors read the scores alone, so the input ids may be empty.
         scores = self._warpers(scores.new_empty(0), scores)  # type: ignore[arg-type]
-        return draw(scores, torch.tensor(numbers, dtype=torch.float64, device=scores.device))
+        return draw(scores, torch.from_numpy(numbers).to(scores.device))

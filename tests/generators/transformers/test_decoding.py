@@ -88,8 +88,8 @@ def test_rows_at_steps_of_their_own_draw_as_a_batch_does_step_by_step() -> None:
     expected = torch.stack([together(ids, step).argmax(-1) for step in scores])
     at = [3, 0, 4]
     numbers = torch.tensor([uniforms(seed, 5)[step] for seed, step in zip((7, 8, 9), at, strict=True)])
-    found = decoding.draw(torch.stack([scores[step, row] for row, step in enumerate(at)]), numbers)
-    assert found.tolist() == [int(expected[step, row]) for row, step in enumerate(at)]
+    found = decoding.draw(torch.stack([scores[step, row] for row, step in enumerate(at)]), numbers[:, None])
+    assert found[:, 0].tolist() == [int(expected[step, row]) for row, step in enumerate(at)]
 
 
 def test_one_token_is_left_and_all_others_are_impossible() -> None:

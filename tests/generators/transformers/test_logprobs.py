@@ -204,7 +204,7 @@ def test_a_model_that_is_not_asked_has_none_and_writes_the_same(
 
 def test_logits_of_any_size_give_log_probabilities() -> None:
     scores = torch.tensor([[1e4, 0.0, -1e4], [-1e30, -1e30, -1e30], [0.0, -torch.inf, 0.0]])
-    tokens = torch.tensor([1, 2, 1])
-    expected = scores.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
+    tokens = torch.tensor([[1, 0], [2, 2], [1, 2]])
+    expected = scores.log_softmax(dim=-1).gather(1, tokens)
     assert torch.allclose(log_probabilities(scores, tokens), expected)
     assert torch.equal(log_probabilities(scores, tokens), expected)

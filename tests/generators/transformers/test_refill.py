@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from batchroute.generators.base import Response
-from batchroute.generators.settings import ModelSpec
+from batchroute.generators.settings import Confidence, ModelSpec
 from batchroute.generators.transformers.generator import TransformersGenerator
 from batchroute.generators.transformers.loading import load
 from batchroute.generators.transformers.refill import RefilledBatches, _RowsBySlots, can_refill
@@ -233,7 +233,8 @@ class TestEnds:
         tokens = alone(llama, PROMPTS[1:2])[0]
         generator = make(tiny_decoder(tmp_path, eos_token_id=tokens[4]), 3)
         steps = rows_of_steps(generator)
-        found = generator.generate(PROMPTS, SEEDS)
+        different = list(dict.fromkeys(PROMPTS))
+        found = generator.generate(different, range(len(different)))
         assert sum(steps) == sum(response.output_tokens for response in found)
         assert max(steps) == 3
 
@@ -363,7 +364,7 @@ class TestSizes:
     def test_more_slots_are_taken_once_the_longest_rows_have_left(self, llama: Path) -> None:
         # Memory for two rows of the longest prompt's length.
         token = 2 * 2 * 8 * 2 * 4
-        prompts = ["~" * 70, *PROMPTS * 3]
+        prompts = ["~" * 70, *(f"{prompt}{copy}" for copy in range(3) for prompt in dict.fromkeys(PROMPTS))]
         seeds = list(range(len(prompts)))
         expected = TransformersGenerator(spec(llama, "static"), CPU).generate(prompts, seeds)
         generator = only_refilled(make(llama))
@@ -436,10 +437,73 @@ def test_rows_that_were_moved_and_rows_that_joined_keep_what_they_read(llama: Pa
             running.prefill([row])
         for _ in range(4):
             assert running.step() == []
-        running._leave([True, False, False])
+        running._part({rows[0]})
         assert running.rows == [rows[2], rows[1]]
         running.resize(4, 80)
         running.prefill([rows[3]])
         for _ in range(7):
             assert running.step() == []
     assert [row.written for row in running.rows] == [expected[2][:11], expected[1][:11], expected[3][:7]]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3"])
+def test_samples_of_a_prompt_are_computed_once_until_they_part(
+    folders: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five samples of each prompt, all at once: the texts and signals of each alone, for fewer computed rows."""
+    prompts = [prompt for prompt in PROMPTS[:4] for _ in range(5)]
+    given = spec(folders[name], temperature=0.7, stop=["e"])
+    given = given.model_copy(update={"confidence": Confidence()})
+    alone_generator = TransformersGenerator(given, CPU)
+    expected = [alone_generator.generate([prompt], [seed])[0] for seed, prompt in enumerate(prompts)]
+    branches: list[tuple[int, int]] = []
+    step = Running.step
+
+    def counted(running: Running) -> list[tuple[Row, int | None]]:
+        branches.append((len(running.branches), len(running.rows)))
+        return step(running)
+
+    monkeypatch.setattr(Running, "step", counted)
+    found = TransformersGenerator(given, CPU).generate(prompts, range(len(prompts)))
+    assert [one.text for one in found] == [one.text for one in expected]
+    assert [one.output_tokens for one in found] == [one.output_tokens for one in expected]
+    assert [one.logprob for one in found] == pytest.approx([one.logprob for one in expected], abs=1e-4)
+    assert branches[0] == (4, 20)
+    assert sum(computed for computed, _ in branches) < sum(rows for _, rows in branches)
+
+
+def test_equal_greedy_prompts_stay_one_branch(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    branches: list[int] = []
+    step = Running.step
+
+    def counted(running: Running) -> list[tuple[Row, int | None]]:
+        branches.append(len(running.branches))
+        return step(running)
+
+    expected = make(llama).generate([PROMPTS[1]], [0])
+    monkeypatch.setattr(Running, "step", counted)
+    responses = make(llama).generate([PROMPTS[1]] * 7, range(7))
+    assert responses == expected * 7
+    assert set(branches) == {1}
+
+
+def test_parts_of_a_branch_and_later_rows_fill_the_first_slots(llama: Path) -> None:
+    """By hand: of two branches the first ends, and the second parts in three."""
+    settings = spec(llama, temperature=1.0)
+    loaded = load(settings, CPU)
+    tokens = [loaded.tokenizer(prompt)["input_ids"] for prompt in PROMPTS[:2]]
+    running = Running(loaded, Writer(loaded, settings.generation), settings.generation, 8, 64)
+    rows = [Row(Request(number, tokens[number > 1], number)) for number in range(6)]
+    running.prefill(rows[:2])
+    running.prefill(rows[2:])
+    assert running.branches == [rows[:2], rows[2:]]
+    for row, token in zip(rows, (5, 5, 6, 7, 6, 8), strict=True):
+        row.written.append(token)
+    keys = [layer.keys[1].clone() for layer in running._slots.layers]
+    with torch.inference_mode():
+        running._part({rows[0], rows[1]})
+    assert sorted([row.request.index for row in branch] for branch in running.branches) == [[2, 4], [3], [5]]
+    columns = len(tokens[1]) - 1
+    for layer, known in zip(running._slots.layers, keys, strict=True):
+        for slot in range(3):
+            assert torch.equal(layer.keys[slot, :, :columns], known[:, :columns])
