@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from batchroute import models
 from batchroute.generators.base import Generator
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.validation import Check, CheckedGenerator
@@ -24,9 +25,28 @@ def load(spec: ModelSpec, device: Callable[[], torch.device], gpus: Sequence[int
         InputError: the model is not there or cannot be loaded.
     """
     generator = spec.record.load(spec, device, gpus)
+    if spec.samples:
+        generator = _agreeing(generator, spec, device)
     if spec.response_format is None:
         return generator
     return CheckedGenerator(generator, Check.of_format(spec.response_format))
+
+
+def _agreeing(generator: Generator, spec: ModelSpec, device: Callable[[], torch.device]) -> Generator:
+    from batchroute.generators.agreement import AgreeingGenerator, Sampler, rule_of
+
+    assert spec.confidence is not None
+    name, sampler = spec.confidence.agree or "text", cast(Sampler, generator)
+    if spec.confidence.model is None:
+        return AgreeingGenerator(sampler, spec.samples, rule_of(name))
+    from batchroute.generators.encoder import Encoder
+
+    try:
+        encoder = Encoder(spec.confidence.model, device())
+    except BaseException:
+        generator.close()
+        raise
+    return AgreeingGenerator(sampler, spec.samples, encoder.agreement, encoder.close)
 
 
 def check(spec: ModelSpec) -> str:
@@ -35,4 +55,6 @@ def check(spec: ModelSpec) -> str:
     Raises:
         InputError: a package or a key is missing, or the model is not there.
     """
+    if spec.confidence is not None and spec.confidence.model is not None:
+        models.check(spec.confidence.model)
     return spec.record.check(spec)

@@ -57,7 +57,7 @@ class Backend:
         gpus: the number of GPUs that a rank or worker with the model needs; None: all of its machine.
         needs_gpu: the backend does not run on a CPU.
         logprobs: the model gives the log-probabilities of its answers' tokens if `ModelSpec.confidence` asks for them.
-        samples: `Generator` has `sampled`, so that `confidence.samples` can ask for extra answers.
+        samples: the generator is a `Sampler` (`agreement.py`), so that `confidence.samples` can ask for extra answers.
         shares_memory: on several GPUs the model runs in processes that exchange data through shared memory.
         fewest_rows: the fewest rows of a unit of work that keep the model busy.
         any_settings: settings of other backends are accepted and ignored, for a dry run that replaces `backend` alone.

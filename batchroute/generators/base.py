@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,6 +100,14 @@ def row_seed(seed: int, position: int, sample: int = 0) -> int:
     """The sampling seed of one row (63 bits); it does not depend on the row's batch, unit or process."""
     digest = hashlib.blake2b(f"{seed}/{position}/{sample}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def read_once(samples: Sequence[Response]) -> list[Response]:
+    """The samples of one prompt that was read once for all of them: only the first has input tokens."""
+    return [
+        sample if number == 0 else dataclasses.replace(sample, input_tokens=0, cached_tokens=0)
+        for number, sample in enumerate(samples)
+    ]
 
 
 def as_messages(prompt: Prompt, system: str | None) -> list[Message]:

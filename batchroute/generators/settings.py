@@ -49,6 +49,8 @@ class Sampling(BaseModel):
         return value
 
 
+_SAMPLES_TEMPERATURE = 0.7
+
 Agreement = Literal["text", "number", "json", "embedding"]
 
 
@@ -194,6 +196,13 @@ class ModelSpec(WeightsSettings, ApiSettings):
     def samples(self) -> int:
         """The extra sampled answers of each row."""
         return 0 if self.confidence is None else self.confidence.samples
+
+    @property
+    def sampled(self) -> Sampling:
+        """How extra samples are decoded: as the answer is, but at a temperature of 0.7 if the answer is greedy."""
+        if not self.generation.greedy:
+            return self.generation
+        return self.generation.model_copy(update={"temperature": _SAMPLES_TEMPERATURE})
 
     @field_validator("template")
     @classmethod

@@ -180,6 +180,8 @@ def model_settings(model: JobModel, version: Literal[1, 2] = 2) -> dict[str, Any
     settings = model.model_dump(mode="json", exclude=set(no_results), exclude_none=True)
     # Part of every run's identity since the first version, whatever the backend.
     settings = {"dtype": "auto", "extra_body": {}, **settings}
+    if model.confidence is not None and model.confidence.model is not None:
+        settings["confidence"]["model"] = models.identity(model.confidence.model, version=version)
     if model.extra_body:
         # As a digest: the body may hold a secret.
         settings["extra_body"] = f"sha256:{fingerprint_of(model.extra_body)[:16]}"

@@ -30,16 +30,23 @@ class EchoGenerator:
         self._max_words = spec.generation.max_new_tokens
         self._stops = spec.generation.stop
         self._sampled = not spec.generation.greedy
-        self._logprobs, self._samples = spec.logprobs, spec.samples
+        self._logprobs = spec.logprobs
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
         texts = [as_text(prompt) for prompt in prompts]
         answers = [self._answer(text) for text in texts]
-        if not self._logprobs and not self._samples:
+        if not self._logprobs:
             return answers
         return [
-            self._with_signals(answer, _share(text, seed if self._sampled else None))
+            _with_signals(answer, _share(text, seed if self._sampled else None))
             for answer, text, seed in zip(answers, texts, seeds, strict=True)
+        ]
+
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> list[list[Response]]:
+        """The answer, or the answer read backwards: the more often the answer, the higher its other signals are."""
+        return [
+            [self._sample(as_text(prompt), seed) for seed in of_prompt]
+            for prompt, of_prompt in zip(prompts, seeds, strict=True)
         ]
 
     def close(self) -> None:
@@ -59,15 +66,17 @@ class EchoGenerator:
         output_tokens = min(input_tokens, self._max_words) if not self._stops else len(text.split())
         return Response(text, "length" if cut else "stop", input_tokens, output_tokens)
 
-    def _with_signals(self, answer: Response, share: float) -> Response:
-        known = self._logprobs and answer.output_tokens > 0
-        return dataclasses.replace(
-            answer,
-            logprob=_LEAST * (1 - share) if known else None,
-            logprob_low=2 * _LEAST * (1 - share) if known else None,
-            agreement=round(share * self._samples) / self._samples if self._samples else None,
-            sample_output_tokens=self._samples * answer.output_tokens,
-        )
+    def _sample(self, prompt: str, seed: int) -> Response:
+        answer = dataclasses.replace(self._answer(prompt), input_tokens=0)
+        if _share(prompt, seed) <= _share(prompt, None):
+            return answer
+        return dataclasses.replace(answer, text=(answer.text or "")[::-1])
+
+
+def _with_signals(answer: Response, share: float) -> Response:
+    if not answer.output_tokens:
+        return answer
+    return dataclasses.replace(answer, logprob=_LEAST * (1 - share), logprob_low=2 * _LEAST * (1 - share))
 
 
 def _share(text: str, seed: int | None) -> float:

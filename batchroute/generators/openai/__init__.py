@@ -55,6 +55,7 @@ BACKENDS = (
         speed=_CHAT_SPEED,
         behind_api=True,
         logprobs=True,
+        samples=True,
         price_list="standard",
         check=_check,
         load=_load,

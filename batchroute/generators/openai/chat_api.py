@@ -4,6 +4,7 @@ for a prompt, and what an answer means for its row.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -37,6 +38,7 @@ class ChatApi:
         self._spec, self._endpoint = spec, endpoint or ModelEndpoint(spec)
         self.logprobs = spec.logprobs
         self._fixed = _fixed(spec)
+        self._fixed_of_samples = _fixed(spec.model_copy(update={"generation": spec.sampled}))
         self._counter = TokenCounter(spec.tokenizer)
 
     def check(self) -> None:
@@ -53,6 +55,17 @@ class ChatApi:
         if not self._spec.generation.greedy:
             # Some servers do not accept integers beyond 32 bits.
             body["seed"] = seed % _SEEDS
+        return {**body, **self._spec.extra_body}
+
+    def request_of_samples(self, prompt: Prompt, seed: int, number: int) -> dict[str, Any]:
+        """The body of a request for extra samples of a row.
+
+        Args:
+            number: how many; more than one are asked for with `n`.
+        """
+        body = {**self._fixed_of_samples, "messages": chat(self._spec, prompt), "seed": seed % _SEEDS}
+        if number > 1:
+            body["n"] = number
         return {**body, **self._spec.extra_body}
 
     def go_without_logprobs(self, failure: Failure) -> str | None:
@@ -72,7 +85,19 @@ class ChatApi:
 
     def tokens(self, request: Mapping[str, Any]) -> int:
         """An estimate of the most tokens that the request takes, for limits of tokens per minute."""
-        return self._counter.roughly(request["messages"]) + self._spec.generation.max_new_tokens
+        written = self._spec.generation.max_new_tokens * int(request.get("n", 1))
+        return self._counter.roughly(request["messages"]) + written
+
+    def responses(self, answer: Any, request: Mapping[str, Any], attempts: int) -> list[Response] | Failure:
+        """The responses of all choices in the body of an answer, of which the first has the tokens of all; a failure if
+        the body is no chat completion.
+        """
+        first = self.response(answer, request, attempts)
+        if isinstance(first, Failure):
+            return first
+        body = answer[0] if isinstance(answer, list) else answer
+        others = [self.response({**body, "choices": [one]}, request, attempts) for one in body["choices"][1:]]
+        return [first, *(_counted(one) for one in others if isinstance(one, Response))]
 
     def response(self, answer: Any, request: Mapping[str, Any], attempts: int) -> Response | Failure:
         """The response in the body of an answer; a failure if the body is no chat completion."""
@@ -149,6 +174,12 @@ class ChatApi:
             "reasoning_tokens": counts.reasoning,
             "estimated": (read, written) != (counts.read, counts.written),
         }
+
+
+def _counted(response: Response) -> Response:
+    """The response of a further choice: the server counts its tokens with the first one's."""
+    written = response.output_tokens if response.estimated else 0
+    return dataclasses.replace(response, input_tokens=0, output_tokens=written, cached_tokens=0, reasoning_tokens=0)
 
 
 def _fixed(spec: ModelSpec) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import asyncio
 import random
 import re
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from batchroute.endpoint import read_json
 from batchroute.errors import StoppedError
@@ -17,6 +17,8 @@ from batchroute.generators.openai.failures import MOST_RETRY_AFTER, Failure, Mod
 from batchroute.generators.openai.pacing import Pacer, Turn
 from batchroute.generators.settings import ModelSpec
 from batchroute.prompt import Prompt
+
+Result = TypeVar("Result")
 
 _WAITS = 0.5, 60.0
 # The client gives the answer as it came: what it has read of other content types than JSON would be text.
@@ -44,6 +46,7 @@ class OpenAIGenerator:
         """
         self._spec, self._waits = spec, waits
         self.notes: list[str] = []
+        self._takes_n = True
         self._endpoint = ModelEndpoint(spec)
         self._protocol = ChatApi(spec, self._endpoint)
         self._protocol.check()
@@ -58,11 +61,21 @@ class OpenAIGenerator:
         self._thread.start()
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
+        return self._run(self._answers(prompts, seeds))
+
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> list[list[Response]]:
+        """With one request for each prompt while the endpoint takes `n`, which reads the prompt once; its samples then
+        follow the first seed.
+        """
+        return self._run(self._all(self._samples(*row) for row in zip(prompts, seeds, strict=True)))
+
+    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         # A call that starts while the event loop ends would wait forever.
         with self._lock:
             if self._closed:
+                work.close()
                 raise StoppedError("the generator is closed")
-            answers = asyncio.run_coroutine_threadsafe(self._answer_all(prompts, seeds), self._loop)
+            answers = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return answers.result()
         except BaseException:
@@ -87,23 +100,43 @@ class OpenAIGenerator:
         await asyncio.gather(*calls, return_exceptions=True)
         await self._client.close()
 
-    async def _answer_all(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
+    async def _answers(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
+        requests = [self._protocol.request(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return [response for response, *_ in await self._all(self._answer(request) for request in requests)]
+
+    async def _samples(self, prompt: Prompt, seeds: Sequence[int]) -> list[Response]:
+        found: list[Response] = []
+        if self._takes_n and len(seeds) > 1:
+            found = await self._answer(self._protocol.request_of_samples(prompt, seeds[0], len(seeds)), refusable=True)
+            if len(found) >= len(seeds) or (found and not found[0].answered):
+                return found[: len(seeds)]
+            if self._takes_n:
+                self.notes.append(
+                    f"the model '{self._spec.model}' is asked for each extra sample by itself: its endpoint takes no n"
+                )
+            self._takes_n = False
+        requests = [self._protocol.request_of_samples(prompt, seed, 1) for seed in seeds[len(found) :]]
+        return found + [response for request in requests for response in await self._answer(request)]
+
+    async def _all(self, work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
         call = asyncio.current_task()
         assert call is not None
         self._calls.add(call)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._answer(self._protocol.request(prompt, seed)))
-                    for prompt, seed in zip(prompts, seeds, strict=True)
-                ]
+                tasks = [group.create_task(one) for one in work]
         except* Exception as failed:
             raise failed.exceptions[0] from None
         finally:
             self._calls.discard(call)
         return [task.result() for task in tasks]
 
-    async def _answer(self, request: dict[str, Any]) -> Response:
+    async def _answer(self, request: dict[str, Any], refusable: bool = False) -> list[Response]:
+        """The responses to one request: one, or as many as `n` asks for.
+
+        Args:
+            refusable: an endpoint that refuses the request, perhaps for its `n`, gives none.
+        """
         tokens = self._protocol.tokens(request)
         attempts = failed = 0
         answers = self._breaker.answers
@@ -111,9 +144,11 @@ class OpenAIGenerator:
             attempts += 1
             async with self._pacer.turn(tokens, again=attempts > 1) as turn:
                 result = await self._ask(turn, request, attempts)
-            if isinstance(result, Response):
+            if not isinstance(result, Failure):
                 self._breaker.answered()
                 return result
+            if refusable and result.kind == "row" and result.error_type == "bad_request":
+                return []
             # A 429 does not count as a failed attempt if other requests succeeded since this row was last sent.
             failed += result.kind != "refused" or self._breaker.answers == answers
             answers = self._breaker.answers
@@ -121,21 +156,22 @@ class OpenAIGenerator:
                 request = {name: value for name, value in request.items() if name != "logprobs"}
                 continue
             if not result.may_pass or failed > self._spec.retries or (result.wait or 0) > MOST_RETRY_AFTER:
-                return self._give_up(result, request, attempts)
+                return [self._give_up(result, request, attempts)]
             await asyncio.sleep(_backoff(attempts, *self._waits) if result.wait is None else result.wait)
 
-    async def _ask(self, turn: Turn, request: dict[str, Any], attempts: int) -> Response | Failure:
+    async def _ask(self, turn: Turn, request: dict[str, Any], attempts: int) -> list[Response] | Failure:
         """The result of one request."""
+        result: list[Response] | Failure
         try:
             async with asyncio.timeout(self._spec.timeout):
                 answer: Any = await self._client.post("/chat/completions", cast_to=object, body=request, options=_RAW)
-            result = self._protocol.response(read_json(answer.content), request, attempts)
+            result = self._protocol.responses(read_json(answer.content), request, attempts)
         except ValueError:
             result = Failure("transient", "api_error", "the answer is not JSON")
         except (self._endpoint.errors, OSError) as error:
             result = self._endpoint.failure(error)
-        if isinstance(result, Response):
-            turn.pacer.answered(turn, result.input_tokens + result.output_tokens)
+        if not isinstance(result, Failure):
+            turn.pacer.answered(turn, sum(one.input_tokens + one.output_tokens for one in result))
         elif result.kind == "refused":
             wait = result.wait
             turn.pacer.refused(turn, None if wait is None or wait > MOST_RETRY_AFTER else wait)

@@ -38,6 +38,7 @@ BACKENDS = (
         speed=_SPEED,
         holds_weights=True,
         logprobs=True,
+        samples=True,
         check=check_weights,
         load=_load,
         gpus=_gpus,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from batchroute.errors import InputError, first_line
-from batchroute.generators.base import Response
+from batchroute.generators.base import Response, read_once
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.loading import Loaded, load
 from batchroute.generators.transformers.rows import Reader, Request, Writer
@@ -68,11 +69,32 @@ class TransformersGenerator:
         self._refilled = None
         if self._continuous is None:
             self._refilled = self._try("refilled", spec, lambda: _refilled(loaded, writer, spec))
+        self._sampled: tuple[RefilledBatches | None, StaticBatches] | None = None
+        if spec.samples:
+            sampled = spec.model_copy(update={"generation": spec.sampled, "confidence": None})
+            plain = Writer(loaded, sampled.generation)
+            refilled = self._try("refilled", sampled, lambda: _refilled(loaded, plain, sampled))
+            self._sampled = refilled, StaticBatches(loaded, plain, sampled)
         continuous, refill = self._continuous is not None, self._refilled is not None
         self.rows_at_a_time = _rows_at_a_time(loaded, spec, continuous, refill)
         self.load_seconds = time.perf_counter() - started
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
+        return self._answer(prompts, seeds, (self._continuous, self._refilled, self._static))
+
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> list[list[Response]]:
+        assert self._sampled is not None
+        pairs = [(prompt, seed) for prompt, of_prompt in zip(prompts, seeds, strict=True) for seed in of_prompt]
+        # Refilled batches read equal prompts of a call once.
+        answers = iter(self._answer([prompt for prompt, _ in pairs], [seed for _, seed in pairs], self._sampled))
+        return [read_once(list(itertools.islice(answers, len(of_prompt)))) for of_prompt in seeds]
+
+    def _answer(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        kinds: Sequence[ContinuousBatches | RefilledBatches | StaticBatches | None],
+    ) -> list[Response]:
         responses: dict[int, Response] = {}
         requests: list[Request] = []
         for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
@@ -81,7 +103,7 @@ class TransformersGenerator:
                 responses[index] = request
             else:
                 requests.append(request)
-        for batches in (self._continuous, self._refilled, self._static):
+        for batches in kinds:
             if batches is not None and requests:
                 responses.update(batches.answer(requests))
                 requests = [request for request in requests if request.index not in responses]
@@ -91,7 +113,7 @@ class TransformersGenerator:
     def close(self) -> None:
         if self._continuous is not None:
             self._continuous.close()
-        del self._model, self._static, self._continuous, self._refilled
+        del self._model, self._static, self._continuous, self._refilled, self._sampled
         free_memory(self._device)
 
     def _try(self, kind: str, spec: ModelSpec, make: Callable[[], Batches | None]) -> Batches | None:
@@ -111,12 +133,14 @@ class TransformersGenerator:
 
     def _fall_back(self) -> None:
         """If continuous or refilled batches have died, generate in static batches from here on, with a note."""
-        for kind, batches in (("continuous", self._continuous), ("refilled", self._refilled)):
+        sampled = None if self._sampled is None else self._sampled[0]
+        for kind, batches in (("continuous", self._continuous), ("refilled", self._refilled), ("refilled", sampled)):
             if batches is not None and batches.died is not None:
                 self.notes.append(
                     f"the model '{self._name}' goes on in static batches: {kind} ones ended with {batches.died}"
                 )
                 self._continuous = self._refilled = None
+                self._sampled = None if self._sampled is None else (None, self._sampled[1])
                 # The cache of these batches may hold most of the memory that static batches need.
                 free_memory(self._device)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import json
 import os
 import threading
@@ -19,7 +20,7 @@ from typing import Any
 
 from batchroute import models
 from batchroute.errors import InputError, StoppedError
-from batchroute.generators.base import Response
+from batchroute.generators.base import Response, read_once
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.vllm.process import PATIENCE, Worker
 from batchroute.generators.vllm.worker import Load, Message, Row
@@ -73,7 +74,15 @@ class VllmGenerator:
         self.load_seconds = time.perf_counter() - started
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
-        rows = [Row(index, prompt, seed) for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))]
+        return self._answer([Row(i, prompt, seed) for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))])
+
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> list[list[Response]]:
+        pairs = [(prompt, seed) for prompt, of_prompt in zip(prompts, seeds, strict=True) for seed in of_prompt]
+        # A request for each sample, as vLLM itself makes of `n`: its cache of prefixes reads the prompt once for all.
+        responses = iter(self._answer([Row(i, prompt, seed, True) for i, (prompt, seed) in enumerate(pairs)]))
+        return [read_once(list(itertools.islice(responses, len(of_prompt)))) for of_prompt in seeds]
+
+    def _answer(self, rows: list[Row]) -> list[Response]:
         # Each copy gets every n-th row by length, so that all copies have about the same work.
         by_length = sorted(rows, key=lambda row: len(as_text(row.prompt)))
         shares = [by_length[number :: len(self._copies)] for number in range(len(self._copies))]
@@ -220,6 +229,8 @@ def _arguments(spec: ModelSpec, adapter: str | None) -> dict[str, Any]:
         "load_format": "safetensors",
         "enable_prefix_caching": True,
     }
+    if spec.logprobs:
+        arguments["logprobs_mode"] = "raw_logprobs"
     if spec.quantization is not None:
         arguments["quantization"] = spec.quantization
     if adapter is not None:

@@ -24,6 +24,7 @@ from batchroute.errors import InputError, first_line
 from batchroute.generators.base import Response
 from batchroute.generators.prompting import ChatError, Renderer, chat
 from batchroute.generators.settings import ModelSpec
+from batchroute.generators.signals import of_tokens, tokens_of_text
 from batchroute.prompt import Prompt
 
 ADAPTER_ID = 1
@@ -50,9 +51,12 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    """A prompt to answer. If `sampled`, it is answered as extra samples are."""
+
     index: int
     prompt: Prompt
     seed: int
+    sampled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +245,10 @@ class VllmModel:
             outputs = self._call(rows)
         if len(outputs) != len(rows):
             raise RuntimeError(f"vLLM gave {len(outputs)} outputs for {len(rows)} prompts")
-        return {row.index: _response(output) for row, output in zip(rows, outputs, strict=True)}
+        return {row.index: self._response(output) for row, output in zip(rows, outputs, strict=True)}
 
     def _call(self, rows: Sequence[Row]) -> list[Any]:
-        params = [self._params(row.seed) for row in rows]
+        params = [self._params(row) for row in rows]
         outputs: list[Any]
         if self._renderer is None or self._renderer.chat:
             messages = [chat(self._spec, row.prompt) for row in rows]
@@ -254,8 +258,8 @@ class VllmModel:
             outputs = self._llm.generate(texts, params, use_tqdm=False, lora_request=self._adapter)
         return outputs
 
-    def _params(self, seed: int) -> Any:
-        sampling = self._spec.generation
+    def _params(self, row: Row) -> Any:
+        sampling = self._spec.sampled if row.sampled else self._spec.generation
         params: dict[str, Any] = {
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_new_tokens,
@@ -263,10 +267,43 @@ class VllmModel:
             "stop_token_ids": list(self._stop_ids),
         }
         if not sampling.greedy:
-            params |= {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": seed}
+            params |= {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": row.seed}
+        if self._spec.logprobs and not row.sampled:
+            # Of the token that was chosen alone.
+            params["logprobs"] = 0
         if self._spec.response_format is not None:
             params["structured_outputs"] = _structure(self._spec.response_format)
         return self._new_params(**params)
+
+    def _response(self, output: Any) -> Response:
+        completion = output.outputs[0]
+        read, written = len(output.prompt_token_ids or ()), len(completion.token_ids)
+        if completion.finish_reason not in ("stop", "length"):
+            error = f"vLLM ended the response with the reason '{completion.finish_reason}'"
+            return Response(input_tokens=read, error_type="model_error", error=error)
+        mean, low = self._signals(completion)
+        return Response(
+            completion.text,
+            completion.finish_reason,
+            read,
+            written,
+            cached_tokens=output.num_cached_tokens or 0,
+            logprob=mean,
+            logprob_low=low,
+        )
+
+    def _signals(self, completion: Any) -> tuple[float | None, float | None]:
+        if not completion.logprobs:
+            return None, None
+        tokens = list(completion.token_ids)
+        values = [step[token].logprob for token, step in zip(tokens, completion.logprobs, strict=True)]
+        # A stop string ended it: its tokens are cut from the text. The end token would be None or a number here.
+        if isinstance(completion.stop_reason, str):
+            values = values[: tokens_of_text(tokens, len(completion.text), self._text)]
+        return of_tokens(values)
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def _structure(response_format: dict[str, Any]) -> Any:
@@ -275,16 +312,6 @@ def _structure(response_format: dict[str, Any]) -> Any:
     if response_format["type"] == "json_object":
         return StructuredOutputsParams(json_object=True)
     return StructuredOutputsParams(json=response_format["json_schema"]["schema"])
-
-
-def _response(output: Any) -> Response:
-    completion = output.outputs[0]
-    read, written = len(output.prompt_token_ids or ()), len(completion.token_ids)
-    if completion.finish_reason not in ("stop", "length"):
-        error = f"vLLM ended the response with the reason '{completion.finish_reason}'"
-        return Response(input_tokens=read, error_type="model_error", error=error)
-    cached = output.num_cached_tokens or 0
-    return Response(completion.text, completion.finish_reason, read, written, cached_tokens=cached)
 
 
 def _unknown_argument(load: Load, error: Exception) -> str | None:

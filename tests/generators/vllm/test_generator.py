@@ -29,7 +29,7 @@ SAMPLED = {"temperature": 0.7, "top_p": 0.9, "top_k": 40}
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """vLLM is the stand-in, which records here what it is given."""
     monkeypatch.syspath_prepend(str(STAND_IN))
-    monkeypatch.setenv("PYTHONPATH", str(STAND_IN))
+    monkeypatch.setenv("PYTHONPATH", str(STAND_IN), prepend=os.pathsep)
     for name in ("CUDA_VISIBLE_DEVICES", "VLLM_LOGGING_LEVEL"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "record"
@@ -426,3 +426,44 @@ def test_vllm_is_heard_where_its_logging_is_asked_for(
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
     load().close()
     assert "a chatty line" in capfd.readouterr().err
+
+
+def test_log_probabilities_are_the_models_own_and_those_of_the_text(
+    load: Callable[..., VllmGenerator], record: Path
+) -> None:
+    generator = load(confidence={}, generation={"stop": ["STOP"]})
+    whole, cut = ask(generator, ["b c", "one STOP two"])
+    (started,) = recorded(record, "load")
+    assert started["arguments"]["logprobs_mode"] == "raw_logprobs"
+    assert [params["logprobs"] for call in recorded(record, "chat") for params in call["params"]] == [0, 0]
+    # <user> b c <assistant> seed=None: the log-probability of a token is minus a tenth of its place.
+    assert whole.logprob == pytest.approx(-0.2)
+    assert whole.logprob_low == pytest.approx(-0.36)
+    assert cut.text == "<user> one "
+    # The text ends in a space, which belongs to the token of the stop string here.
+    assert cut.logprob == pytest.approx(-0.1)
+
+
+def test_without_confidence_vllm_is_not_asked_for_log_probabilities(
+    load: Callable[..., VllmGenerator], record: Path
+) -> None:
+    (response,) = ask(load(), ["b"])
+    assert response.logprob is None
+    assert "logprobs_mode" not in recorded(record, "load")[0]["arguments"]
+    assert recorded(record, "chat")[0]["params"][0]["logprobs"] is None
+
+
+def test_extra_samples_have_seeds_and_a_temperature_of_their_own(
+    load: Callable[..., VllmGenerator], record: Path
+) -> None:
+    generator = load(confidence={"samples": 2})
+    (first, second), (third,) = generator.sample(["b", "c"], [[7, 8], [9]])
+    assert [one.text for one in (first, second, third)] == [
+        "<user> b <assistant> seed=7",
+        "<user> b <assistant> seed=8",
+        "<user> c <assistant> seed=9",
+    ]
+    assert (first.input_tokens, second.input_tokens, third.input_tokens) == (3, 0, 3)
+    (params, *others) = recorded(record, "chat")[0]["params"]
+    assert (params["temperature"], params["logprobs"], params["n"]) == (0.7, None, 1)
+    assert len(others) == 2

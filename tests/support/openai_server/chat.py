@@ -121,6 +121,8 @@ class Chat:
             raise ApiError(
                 400, "This model does not support the 'logprobs' parameter.", "unsupported_value", "logprobs"
             )
+        if (body.get("n") or 1) > 1 and self._settings.n == "refused":
+            raise ApiError(400, "Invalid 'n': only one completion is supported.", "unsupported_value", "n")
         words, limit = _prompt_words(body), self._settings.context_length
         if limit is not None and words > limit:
             text = f"This model's maximum context length is {limit} tokens. However, your messages resulted in {words}."
@@ -141,7 +143,7 @@ class Chat:
         logprobs = logprobs_of(message["content"]) if given and message["content"] is not None else None
         choices = [
             {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
-            for index in range(body.get("n") or 1)
+            for index in range((body.get("n") or 1) if self._settings.n == "given" else 1)
         ]
         found: dict[str, Any] = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",

@@ -24,6 +24,8 @@ class Settings:
     response: dict[str, Any] | None = None
     # Whether the model gives log-probabilities where a request asks for them.
     logprobs: Literal["given", "refused", "ignored"] = "given"
+    # Whether more choices than one are given where a request asks for them.
+    n: Literal["given", "refused", "ignored"] = "given"
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     # Words of prompt and answer together; more of them in the messages alone is an error.

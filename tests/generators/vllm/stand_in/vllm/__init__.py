@@ -33,7 +33,7 @@ ROLES = ("system", "user", "assistant")
 _ENGINE_ARGUMENTS = {
     *("max_model_len", "load_format", "enable_prefix_caching", "enable_lora", "max_loras", "max_lora_rank"),
     *("pipeline_parallel_size", "data_parallel_size", "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype"),
-    *("disable_log_stats", "distributed_executor_backend", "speculative_config", "generation_config"),
+    *("logprobs_mode", "disable_log_stats", "distributed_executor_backend", "speculative_config", "generation_config"),
 }
 
 
@@ -72,6 +72,11 @@ class Tokenizer:
 
     def __init__(self, chat: bool) -> None:
         self.chat_template = "a template" if chat else None
+        self.words: list[str] = []
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """Words of the last response, whose tokens are their places."""
+        return " ".join(self.words[token] for token in ids)
 
     def get_vocab(self) -> dict[str, int]:
         return {"<s>": 0, "<end>": 7}
@@ -249,6 +254,14 @@ class LLM:
         said = words[: params.max_tokens]
         reason = "abort" if "ABORT" in text else "length" if len(said) < len(words) else "stop"
         completion = CompletionOutput(0, " ".join(said), tuple(range(len(said))), finish_reason=reason)
+        self._tokenizer.words = said
+        for stop in params.stop or []:
+            before, found, _ = completion.text.partition(stop)
+            if found:
+                completion.text, completion.finish_reason, completion.stop_reason = before, "stop", stop
+        if params.logprobs is not None:
+            # Of the token at a place: minus a tenth of it.
+            completion.logprobs = [{token: SimpleNamespace(logprob=-token / 10)} for token in completion.token_ids]
         tokens = self._tokenizer.encode(text, add_special_tokens=special)
         return RequestOutput(request, text, tokens, [completion], num_cached_tokens=2 if special else None)
 
