@@ -66,5 +66,6 @@ def convert(weights: str, folder: str, dtype: str, ends: tuple[int, ...] = ()) -
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: its lock, held here, is an error at the interpreter's end.
+    os.read(0, 1)
     os._exit(1)
