@@ -16,9 +16,10 @@ from batchroute.fields import SIDES
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context, Snapshot
 from batchroute.pipeline.expectations import assumptions
-from batchroute.pipeline.identity import identify
+from batchroute.pipeline.groups import groups_of
+from batchroute.pipeline.identity import identify, known_calibration
 from batchroute.pipeline.stages import snapshot
-from batchroute.pipeline.stages.decide import check_budget, groups_of, outlook_of, policy_words
+from batchroute.pipeline.stages.decide import check_budget, outlook_of, policy_words
 from batchroute.pipeline.stages.fetch import fetch
 from batchroute.pipeline.stages.partition import read_partition
 from batchroute.pipeline.stages.scores import draw, stored
@@ -83,7 +84,7 @@ def make_plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
     done = _done(context) if committed is None else [f"committed at {committed.committed_at}: a run has nothing to do"]
     is_scored = len(work.stage(layout.SCORE).receipts()) == len(frozen.chunks())
     scored = stored(context) if is_scored else draw(context, sample)
-    view = outlook_of(context, scored)
+    view = outlook_of(context, scored, known_calibration(job))
     groups = None if job.policy.by is None else groups_of(table, job.policy.by, scored.stretches)
     part = len(view.scores) / frozen.rows if frozen.rows else 1.0
     decision = decide(job.policy, view.rows(groups), view.calibration, view.spent, part)

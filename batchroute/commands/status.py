@@ -16,9 +16,11 @@ from batchroute.pipeline import layout
 from batchroute.pipeline.audit.plan import AuditPlan, read_audit_plan
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage
+from batchroute.pipeline.stages.defer import read_deferral
 from batchroute.pipeline.stages.escalate import read_escalation
 from batchroute.pipeline.stages.fetch import SOURCE
 from batchroute.pipeline.stages.partition import read_partition
+from batchroute.pipeline.tonight.draw import Drawn, read_drawn
 from batchroute.storage import manifest
 from batchroute.storage.objects import folder_at
 from batchroute.storage.receipts import Receipt
@@ -71,7 +73,12 @@ def _table(work: Workdir, committed: bool) -> Table | str:
 def _stages(work: Workdir, snapshot: Snapshot) -> list[tuple[str, Sequence[Receipt], int | None]]:
     """Each stage's name, receipts and number of units; None while the number is not known."""
     partitioned, escalation, audited = read_partition(work), read_escalation(work), read_audit_plan(work)
+    deferral, drawn = read_deferral(work), read_drawn(work)
+    of_drawn = None if drawn is None else -(-len(drawn.positions) // snapshot.unit_rows)
     units: dict[Shard, int | None] = {
+        "calibration_small": of_drawn,
+        "calibration_large": of_drawn,
+        "deferred": None if deferral is None else deferral.units,
         "escalated": None if escalation is None else escalation.units,
         "audited": None if audited is None else audited.units,
     }
@@ -84,9 +91,16 @@ def _stages(work: Workdir, snapshot: Snapshot) -> list[tuple[str, Sequence[Recei
         (layout.SCORE, list(work.stage(layout.SCORE).receipts().values()), len(snapshot.chunks())),
         ("partition", shards, None if partitioned is None else sum(units[shard] or 0 for shard in shown)),
         *((shard, list(work.stage(shard).receipts().values()), units[shard]) for shard in shown),
+        *_calibrated(work, drawn),
         (layout.MERGE, list(work.stage(layout.MERGE).receipts().values()), len(snapshot.parts())),
         *_audit(work, audited),
     ]
+
+
+def _calibrated(work: Workdir, drawn: Drawn | None) -> list[tuple[str, Sequence[Receipt], int | None]]:
+    if drawn is None:
+        return []
+    return [(layout.CALIBRATED, list(work.stage(layout.CALIBRATED).receipts().values()), len(drawn.spans()))]
 
 
 def _audit(work: Workdir, plan: AuditPlan | None) -> list[tuple[str, Sequence[Receipt], int | None]]:

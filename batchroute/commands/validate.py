@@ -9,6 +9,7 @@ from batchroute.pipeline.context import output_folder
 from batchroute.pipeline.identity import Identity, calibrated_limits, identify
 from batchroute.pipeline.stages import merge, snapshot
 from batchroute.pipeline.stages.decide import check_budget
+from batchroute.pipeline.stored_confidence import check_limits
 from batchroute.storage.workdir import run_ids
 from batchroute.tables.files import Files
 from batchroute.tables.parquet import PromptTable
@@ -28,6 +29,7 @@ def validate(job: Job) -> list[str]:
     identity = identify(job)
     target = target_of(job.output.table, job.input.id)
     lines, units, table = _validate_files(job, identity) if job.input.in_place else _validate_source(job)
+    check_limits(job)
     if job.router is not None:
         models.check(job.router.model, router=True, allow_pickle=job.router.allow_pickle)
         lines.append(f"router   {job.router.model}")

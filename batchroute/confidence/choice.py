@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from batchroute.router.calibration.points import CalibrationRule, Point, within
 Floats = NDArray[np.float64]
 Scores = NDArray[np.float32]
 Way = Literal["before", "after", "both"]
+WAYS: tuple[Way, ...] = get_args(Way)
 
 SKIPPED = np.float32(-1.0)
 """The confidence of a row that skips the small model: below that of any answer."""
@@ -212,29 +213,35 @@ class Choice:
     why: str
 
 
-def choose_at(rows: PricedRows, cost: float, seed: int = 0) -> Choice:
+def choose_at(rows: PricedRows, cost: float, seed: int = 0, ways: Sequence[Way] = WAYS) -> Choice:
     """The plan of the lowest quality drop at a total cost.
 
     Args:
+        ways: those that the policy leaves open.
         cost: in units of `PricedRows.all_large`, such as from `PricedRows.cost_of_share`; at least what the cheapest
             way costs.
     """
     draws = rows.draws(_RESAMPLES, seed)
-    cost = max(cost, min(float(curve(rows, plan).cost[0][-1]) for plan in _unskipping(rows)))
+    cost = max(cost, min(float(curve(rows, plan).cost[0][-1]) for plan in _unskipping(rows, ways)))
     return _best(
         rows,
+        ways,
         lambda plan: float(curve(rows, plan).drop_at(cost)[0]),
         lambda plan: curve(rows, plan, draws).drop_at(cost)[1:],
         f"at {cost:.0%} of the cost of all rows on the large model the quality drop is",
     )
 
 
-def choose_within(rows: PricedRows, limit: float, rule: CalibrationRule, seed: int = 0) -> Choice:
-    """The plan of the lowest total cost that keeps the drop within `limit` percent by the rule."""
+def choose_within(
+    rows: PricedRows, limit: float, rule: CalibrationRule, seed: int = 0, ways: Sequence[Way] = WAYS
+) -> Choice:
+    """The plan of the lowest total cost that keeps the drop within `limit` percent by the rule; for `ways` see
+    `choose_at`."""
     rng = np.random.default_rng(seed)
     resamples = [rows.resampled(rng) for _ in range(_FEW_RESAMPLES)]
     return _best(
         rows,
+        ways,
         lambda plan: _cost_within(rows, plan, limit, rule),
         lambda plan: np.array([_cost_within(some, plan, limit, rule) for some in resamples]),
         f"for a quality drop within {limit:g} % ({rule}) the cost, relative to all rows on the large model, is",
@@ -256,7 +263,13 @@ def _cost_within(rows: PricedRows, plan: Plan, limit: float, rule: CalibrationRu
     return 100.0 * float(np.where(stays, kept, sent).mean()) / rows.all_large
 
 
-def _best(rows: PricedRows, figure: Callable[[Plan], float], resampled: Callable[[Plan], Floats], about: str) -> Choice:
+def _best(
+    rows: PricedRows,
+    ways: Sequence[Way],
+    figure: Callable[[Plan], float],
+    resampled: Callable[[Plan], Floats],
+    about: str,
+) -> Choice:
     """The plan with the lowest figure of deciding before and after; a cut is better only by more than the error.
 
     The cut is the best of many, so a smaller lead is mostly luck.
@@ -265,10 +278,10 @@ def _best(rows: PricedRows, figure: Callable[[Plan], float], resampled: Callable
         figure: of a plan, in percent.
         resampled: figures of a plan on resamples of the rows, the same for all plans.
     """
-    plans = _unskipping(rows)
+    plans = _unskipping(rows, ways)
     found = {plan: figure(plan) for plan in plans}
     best = min(plans, key=lambda plan: found[plan])
-    cuts = {plan: figure(plan) for plan in skips(rows)}
+    cuts = {plan: figure(plan) for plan in skips(rows)} if "both" in ways else {}
     if cuts:
         skip = min(cuts, key=lambda plan: cuts[plan])
         found[skip] = cuts[skip]
@@ -280,8 +293,8 @@ def _best(rows: PricedRows, figure: Callable[[Plan], float], resampled: Callable
     return Choice(best, figures, errors, _why(rows, best, about, figures, errors))
 
 
-def _unskipping(rows: PricedRows) -> list[Plan]:
-    return [Plan("after")] if rows.score is None else [Plan("before"), Plan("after")]
+def _unskipping(rows: PricedRows, ways: Sequence[Way]) -> list[Plan]:
+    return [Plan("after")] if rows.score is None or "before" not in ways else [Plan("before"), Plan("after")]
 
 
 def skips(rows: PricedRows) -> list[Plan]:

@@ -136,6 +136,8 @@ class Job(BaseModel):
                 "router is missing: a policy that decides before the small model answers needs its scores; name one as "
                 "router.model, or set policy.decide: after"
             )
+        if self.policy.looks_after:
+            _check_signals(self.models.small)
         total = self.policy.budget
         if total is not None and self.max_cost is not None and total > self.max_cost:
             raise ValueError(
@@ -144,3 +146,31 @@ class Job(BaseModel):
         if self.output.table is not None and self.output.table.mode == "upsert" and self.input.id is None:
             raise ValueError("output.table.mode upsert needs input.id, the column that rows are known by")
         return self
+
+
+def without_samples(job: Job) -> Job:
+    """The job without extra samples of the small model, whose answers decide nothing."""
+    small = job.models.small
+    if small.confidence is None or not small.samples:
+        return job
+    silent = small.model_copy(update={"confidence": small.confidence.model_copy(update={"samples": 0})})
+    return job.model_copy(update={"models": job.models.model_copy(update={"small": silent})})
+
+
+def _check_signals(small: JobModel) -> None:
+    """Raises:
+    ValueError: nothing tells how far the small model's answers can be trusted.
+    """
+    logprobs = small.record.logprobs and (small.confidence is None or small.confidence.logprobs)
+    if logprobs or small.samples:
+        return
+    if not small.record.logprobs and not small.record.samples:
+        raise ValueError(
+            f"policy.decide needs signals of the small model's answers, and the backend {small.backend} gives no "
+            "log-probabilities and takes no samples: choose another backend, or decide before"
+        )
+    what = "logprobs: true" if small.record.logprobs else "samples: 3"
+    raise ValueError(
+        "policy.decide needs signals of the small model's answers, and this job asks for none: set "
+        f"models.small.confidence: {{{what}}}, or decide before"
+    )

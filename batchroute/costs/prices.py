@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Self
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from batchroute.fields import Share
@@ -135,3 +137,11 @@ def usd_column(picos: Sequence[int | None]) -> pa.Array:
     # A decimal128 holds a whole number, and its type the scale: the buffers of `digits` are the column's already.
     digits = low.cast(pa.decimal128(19, 0))
     return pa.Array.from_buffers(COST, len(digits), digits.buffers())
+
+
+def picos_of(costs: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Pico-dollars of a column of dollars, as `usd_column` makes it; 0 for null."""
+    digits = costs.combine_chunks().cast(COST).fill_null(Decimal(0))
+    pairs = np.frombuffer(digits.buffers()[1], np.int64).reshape(-1, 2)
+    picos: NDArray[np.int64] = pairs[digits.offset : digits.offset + len(digits), 0].copy()
+    return picos

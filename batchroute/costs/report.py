@@ -60,6 +60,23 @@ class Escalated(BaseModel):
     usage: ModelUsage
 
 
+class Deferred(BaseModel):
+    """Rows that the policy deferred to the large model once the small model had answered.
+
+    Attributes:
+        no_answer: rows of them that the small model did not answer.
+        small_cost: of the small model's answers to these rows; part of the small model's cost.
+        usage: of the large model for these rows.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    no_answer: int
+    small_cost: Decimal | None
+    usage: ModelUsage
+
+
 class CostReport(BaseModel):
     """`report/cost.json`. All money in USD, exact; null where a price is missing."""
 
@@ -73,6 +90,8 @@ class CostReport(BaseModel):
     router: RouterUsage
     models: dict[str, ModelUsage]
     escalated: Escalated | None = None
+    deferred: Deferred | None = None
+    calibration: dict[str, ModelUsage] | None = None
     audited: ModelUsage | None = None
     total_cost: Decimal | None
     baseline: Baseline
@@ -84,7 +103,13 @@ class CostReport(BaseModel):
     @property
     def routed(self) -> int:
         """Rows that were sent to a model."""
-        return sum(usage.rows for usage in self.models.values())
+        drawn = 0 if self.calibration is None else self.calibration["large"].rows
+        return sum(usage.rows for usage in self.models.values()) + drawn
+
+    @property
+    def kept(self) -> int:
+        """Rows that were sent to the small model alone; where its answers decided, rows that keep its answer."""
+        return self.models["small"].rows if self.deferred is None else self.rows["small"]
 
     @property
     def usages(self) -> dict[str, ModelUsage]:
@@ -92,6 +117,10 @@ class CostReport(BaseModel):
         usages = dict(self.models)
         if self.escalated is not None:
             usages["escalated"] = self.escalated.usage
+        if self.deferred is not None:
+            usages["deferred"] = self.deferred.usage
+        for side, usage in (self.calibration or {}).items():
+            usages[f"calibration_{side}"] = usage
         if self.audited is not None:
             usages["audited"] = self.audited
         return usages
@@ -109,32 +138,43 @@ def build(
     failures: dict[str, int],
     escalated: Escalated | None = None,
     audited: ModelUsage | None = None,
+    deferred: Deferred | None = None,
+    calibration: dict[str, ModelUsage] | None = None,
 ) -> CostReport:
     """Args:
+    calibration: what tonight's calibration took, by side; its rows are not among those of `small` and `large`.
     audited: what the large model took for the audited rows of the small model; part of the run's cost, not of the
         baseline.
     """
     parts = {"router": router.cost, "models.small": small.cost, "models.large": large.cost}
     if escalated is not None and large.cost is not None:
         parts["escalated"] = escalated.usage.cost
+    if deferred is not None and large.cost is not None:
+        parts["deferred"] = deferred.usage.cost
+    for side, usage in (calibration or {}).items():
+        if parts[f"models.{side}"] is not None:
+            parts[f"calibration.{side}"] = usage.cost
     if audited is not None and large.cost is not None:
         parts["audited"] = audited.cost
     missing = [f"{key}.price" for key, cost in parts.items() if cost is None]
     total = None if missing else sum((cost for cost in parts.values() if cost is not None), Decimal(0))
-    baseline = _baseline(small, large, escalated, large_price)
+    again = [part.usage for part in (escalated, deferred) if part is not None]
+    drawn = [] if calibration is None else [calibration["large"]]
+    baseline = _baseline(small, large, again, drawn, large_price)
     savings = None
     if total is not None and baseline.cost is not None:
         saved = baseline.cost - total
         savings = Savings(usd=saved, share=round(saved / baseline.cost, 6) if baseline.cost else None)
-    routed = small.rows + large.rows
-    return CostReport(
+    report = CostReport(
         name=name,
         run_id=run_id,
         rows=rows,
-        cost_advantage=small.rows / routed if routed else None,
+        cost_advantage=None,
         router=router,
         models={"small": small, "large": large},
         escalated=escalated,
+        deferred=deferred,
+        calibration=calibration,
         audited=audited,
         total_cost=total,
         baseline=baseline,
@@ -143,16 +183,23 @@ def build(
         groups=groups.to_dicts(),
         failures=failures,
     )
+    return report.model_copy(update={"cost_advantage": report.kept / report.routed if report.routed else None})
 
 
-def _baseline(small: ModelUsage, large: ModelUsage, escalated: Escalated | None, price: Price | None) -> Baseline:
+def _baseline(
+    small: ModelUsage, large: ModelUsage, again: list[ModelUsage], drawn: list[ModelUsage], price: Price | None
+) -> Baseline:
+    """Args:
+    again: of the large model for rows of the small shard.
+    drawn: of the large model for the rows of tonight's calibration.
+    """
     if price is None:
         return Baseline(cost=None, assumption=f"not known: models.large.price is missing{_why(large.price)}")
-    on_large = [large] if escalated is None else [large, escalated.usage]
+    on_large = [large, *again, *drawn]
     spent = sum((usage.cost for usage in on_large if usage.cost is not None), Decimal(0))
-    # `spent` holds the cost of escalated rows already.
-    rest = small.generated - (0 if escalated is None else escalated.usage.generated)
-    tokens = small.router_tokens - (0 if escalated is None else escalated.usage.router_tokens)
+    # `spent` holds the cost of rows that went on to the large model already.
+    rest = max(0, small.generated - sum(usage.generated for usage in again))
+    tokens = max(0, small.router_tokens - sum(usage.router_tokens for usage in again))
     if rest == 0:
         return Baseline(cost=spent, assumption="every row was sent to the large model")
     answered = sum(usage.answered for usage in on_large)

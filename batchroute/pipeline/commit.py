@@ -15,8 +15,8 @@ from batchroute.costs.report import CostReport
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, BatchrouteError, InputError
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
+from batchroute.pipeline.stages.defer import decided_of
 from batchroute.pipeline.stages.night import quality
-from batchroute.pipeline.stages.partition import read_partition
 from batchroute.pipeline.stages.report import read_cost
 from batchroute.reports import night as nights
 from batchroute.reports.night import NightReport
@@ -99,11 +99,8 @@ def _clock() -> datetime.datetime:
 
 def _cutoff(context: Context) -> dict[str, Any]:
     """The cut-off of all rows, or by group; empty for a budget, which has none."""
-    assigned = read_partition(context.work)
-    assert assigned is not None
-    cutoffs = {
-        decided.group: {} if decided.cutoff is None else decided.cutoff.model_dump() for decided in assigned.decided
-    }
+    decided = decided_of(context.work)
+    cutoffs = {one.group: {} if one.cutoff is None else one.cutoff.model_dump() for one in decided}
     return cutoffs[None] if None in cutoffs else {str(group): cutoff for group, cutoff in cutoffs.items()}
 
 

@@ -28,17 +28,22 @@ def outlook(
     tokens: NDArray[np.int32],
     spent: int,
     whole: int,
+    taken: Mask | None = None,
+    paid: NDArray[np.int64] | None = None,
 ) -> Outlook:
     """The outlook of a job's rows, or of a sample of them.
 
     Args:
         prices: by side.
         scores, routable, tokens: shape [rows]; scores are NaN where there is none; tokens by the router's tokenizer.
-        spent, whole: see `Outlook`.
+        spent, whole, taken: see `Outlook`.
+        paid: pico-dollars; what the small model's answers to the rows have cost, where they are there already.
     """
     costs = _costs(job, prices, calibration, tokens)
-    gains, known = gains_of(scores, tokens, calibration), _known(job, prices, calibration)
-    return Outlook(scores, routable, gains, costs, calibration, spent, whole, known)
+    gains, known = gains_of(scores, tokens, calibration), _known(job, prices, calibration, after=paid is not None)
+    if paid is not None and costs["small"] is not None:
+        costs["small"] = ModelCosts(paid, 0.0, 0.0, True, paid)
+    return Outlook(scores, routable, gains, costs, calibration, spent, whole, known, paid is not None, taken)
 
 
 def _costs(
@@ -53,7 +58,7 @@ def _costs(
 
 
 def _known(
-    job: Job, prices: Mapping[str, Price | None], calibration: Calibration | None
+    job: Job, prices: Mapping[str, Price | None], calibration: Calibration | None, after: bool
 ) -> tuple[Priced, Floats] | None:
     if calibration is None or calibration.gain is None or not calibration.gain.losses:
         return None
@@ -62,7 +67,8 @@ def _known(
     small, large = (_costs(job, prices, calibration, tokens)[side] for side in SIDES)
     if small is None or large is None:
         return None
-    return Priced(scores, gain.of(scores, tokens), small.picos, large.picos), np.array(gain.losses)
+    answered = np.zeros_like(small.picos) if after else small.picos
+    return Priced(scores, gain.of(scores, tokens), answered, large.picos), np.array(gain.losses)
 
 
 def _with_audit(costs: dict[Side, ModelCosts | None], job: Job) -> dict[Side, ModelCosts | None]:
@@ -86,8 +92,12 @@ def lengths_of(model: JobModel, side: Side, calibration: Calibration | None) -> 
     return Lengths.at_most(model.generation.max_new_tokens, around)
 
 
-def assumptions(job: Job, calibration: Calibration | None) -> list[str]:
-    """The assumptions behind a forecast, a sentence each."""
+def assumptions(job: Job, calibration: Calibration | None, tonight: bool = False) -> list[str]:
+    """The assumptions behind a forecast, a sentence each.
+
+    Args:
+        tonight: the calibration's rows are the night's own.
+    """
     lines = []
     for side in SIDES:
         if calibration is None or side not in calibration.lengths:
@@ -105,6 +115,8 @@ def assumptions(job: Job, calibration: Calibration | None) -> list[str]:
             "The router is not calibrated for gains: no quality drop can be expected, and a budget takes what a row "
             "gains on the large model to be 1 − its score."
         )
+    elif tonight:
+        lines.append(f"Expected drops are those of {calibration.rows:,} rows of the night itself, drawn evenly.")
     else:
         lines.append(
             f"Expected drops are those of {calibration.rows:,} calibration rows with such scores; tonight's rows are "

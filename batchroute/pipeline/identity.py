@@ -10,15 +10,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from batchroute import models, quality
+from batchroute.confidence.calibration import CONFIDENCE_FILE
 from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
 from batchroute.generators.settings import BACKEND_SETTINGS
 from batchroute.pipeline import layout
+from batchroute.pipeline.stored_confidence import stored_confidence
 from batchroute.policy.settings import Rule
 from batchroute.router.calibration.points import Calibration, Point
 from batchroute.router.drift.reference import Reference
-from batchroute.router.notes import CALIBRATION_FILE, CONFIDENCE_FILE, REFERENCE_FILE
+from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import Manifest
@@ -154,6 +156,10 @@ def _policy_settings(job: Job) -> dict[str, Any]:
             **tonight.model_dump(mode="json", exclude_none=True, include={"rows", "reference", "seed"}),
             "metric": quality.describe(tonight.metric),
         }
+    stored = stored_confidence(job)
+    if stored is not None:
+        used = stored.model_dump(mode="json", include={"model", "points", "answered", "large_mean"})
+        settings["confidence"] = f"sha256:{fingerprint_of(used)[:16]}"
     for group, rule in policy.rules():
         if policy.calibrate is not None or policy.looks_after:
             continue

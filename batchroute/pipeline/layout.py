@@ -6,6 +6,8 @@
     <output>.work/<run id>/shards/*.json                what was decided: which row goes where
     <output>.work/<run id>/shards/<shard>/<unit>        the prompts of a shard, a unit of generation a file
     <output>.work/<run id>/<shard>/<unit>               their answers
+    <output>.work/<run id>/calibrated/<unit>            what tonight's calibration measured
+    <output>.work/<run id>/confidence/<chunk>           confidences of the small model's answers, in input order
     <output>.work/<run id>/audit/<unit>                 what the audit measured
     <output>.work/<run id>/batches/<shard>/             provider batches: what was submitted, and what came back
     <output>.work/<run id>/merge/<part>.json            receipts of the output's parts, which lie in <output>/data/
@@ -19,8 +21,14 @@ SCORE = "score"
 DECISION = "shards/decision.json"
 PARTITION = "shards/partition.json"
 ESCALATION = "shards/escalation.json"
+DRAWN = "shards/drawn.json"
+TONIGHT = "shards/tonight.json"
+WAY = "shards/way.json"
+DEFERRAL = "shards/deferral.json"
 AUDIT = "shards/audit.json"
 SHARDS = "shards"
+CALIBRATED = "calibrated"
+CONFIDENCE = "confidence"
 MEASURED = "audit"
 BATCHES = "batches"
 MERGE = "merge"

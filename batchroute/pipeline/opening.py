@@ -13,6 +13,7 @@ from batchroute.pipeline.identity import Identity, calibrated_limits, identify
 from batchroute.pipeline.stages import merge, retry, snapshot
 from batchroute.pipeline.stages.decide import check_budget
 from batchroute.pipeline.stages.fetch import fetch
+from batchroute.pipeline.stored_confidence import check_limits
 from batchroute.progress import Progress
 from batchroute.reports import night as nights
 from batchroute.storage import manifest
@@ -93,6 +94,7 @@ def open_run(job: Job, output: Folder, identity: Identity, engine: Engine, retry
             `output.table`.
     """
     progress = engine.progress
+    check_limits(job)
     if retry_failed:
         _refuse_lost_work(job, output, identity)
     if job.input.in_place:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from batchroute.config.job import Job
+import dataclasses
+
+from batchroute.config.job import Job, without_samples
 from batchroute.engines.base import Engine
 from batchroute.engines.local import LocalEngine
 from batchroute.errors import WaitingError
@@ -14,6 +16,7 @@ from batchroute.pipeline.batches.provider import submit_batches
 from batchroute.pipeline.commit import Outcome, commit, outcome_of
 from batchroute.pipeline.context import Context, join, output_folder
 from batchroute.pipeline.identity import identify
+from batchroute.pipeline.stages.defer import defer
 from batchroute.pipeline.stages.escalate import escalate
 from batchroute.pipeline.stages.generate import generate, generate_ahead
 from batchroute.pipeline.stages.load import load
@@ -21,8 +24,14 @@ from batchroute.pipeline.stages.merge import merge
 from batchroute.pipeline.stages.partition import partition
 from batchroute.pipeline.stages.report import write_report
 from batchroute.pipeline.stages.score import score
+from batchroute.pipeline.tonight.draw import draw
+from batchroute.pipeline.tonight.figures import conclude, read_tonight
+from batchroute.pipeline.tonight.measure import measure_tonight
+from batchroute.pipeline.tonight.way import read_way
 from batchroute.progress import Progress
 from batchroute.storage.workdir import work_root
+
+_WAITING = "the provider's batches have not ended yet: run again later to go on"
 
 
 def run(
@@ -85,7 +94,11 @@ def _stages(context: Context, wait: bool) -> None:
     engine.on_rank_zero(lambda: check_metric(context))
     score(context)
     engine.barrier()
+    if context.job.policy.calibrate is not None:
+        _calibrate_tonight(context, wait)
     engine.on_rank_zero(lambda: partition(context))
+    if context.job.policy.decide == "auto" and engine.broadcast(lambda: _decides_before(context)):
+        context = dataclasses.replace(context, job=without_samples(context.job))
     # The provider works on its batches while the other model answers here.
     engine.on_rank_zero(lambda: submit_batches(context))
     with engine.overlapped(lambda: generate_ahead(context, "large")):
@@ -93,12 +106,41 @@ def _stages(context: Context, wait: bool) -> None:
     engine.barrier()
     if small_answered:
         engine.on_rank_zero(lambda: escalate(context))
+        if context.job.policy.looks_after:
+            engine.on_rank_zero(lambda: defer(context))
         engine.on_rank_zero(lambda: draw_audit(context))
     large_answered = generate(context, "large", wait)
     engine.barrier()
     if not (small_answered and large_answered):
-        raise WaitingError("the provider's batches have not ended yet: run again later to go on")
+        raise WaitingError(_WAITING)
     merge(context)
     engine.barrier()
     measure_audit(context)
     engine.barrier()
+
+
+def _decides_before(context: Context) -> bool:
+    way = read_way(context.work)
+    return way is not None and way.way == "before"
+
+
+def _calibrate_tonight(context: Context, wait: bool) -> None:
+    """Both models answer some rows of the night, and a metric measures what the policy has to know of them.
+
+    The price is that each model is loaded once more.
+
+    Raises:
+        WaitingError: as `_stages`.
+    """
+    engine = context.engine
+    if engine.broadcast(lambda: read_tonight(context.work) is not None):
+        return
+    engine.on_rank_zero(lambda: draw(context))
+    engine.on_rank_zero(lambda: submit_batches(context))
+    small_answered, large_answered = generate(context, "small", wait), generate(context, "large", wait)
+    engine.barrier()
+    if not (small_answered and large_answered):
+        raise WaitingError(_WAITING)
+    measure_tonight(context)
+    engine.barrier()
+    engine.on_rank_zero(lambda: conclude(context))

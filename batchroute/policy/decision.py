@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,8 @@ from batchroute.router.calibration.points import Calibration
 Mask = NDArray[np.bool_]
 Picos = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+_SURE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,9 @@ class RowsToRoute:
         gains: expected q(L) − q(S), NaN without a score. Only a budget needs gains, costs and known rows.
         small, large: expected cost of each row on each model, in pico-dollars.
         known: rows of the calibration with the same prices, and their true gains; None if there are none.
+        paid: what the small model's answers have cost, in pico-dollars, if they are there when the policy decides:
+            then `small` is 0, and a budget buys answers of the large model with what is left.
+        error, spread: of the large model's costs, see `ModelCosts`.
     """
 
     scores: Scores
@@ -52,6 +59,9 @@ class RowsToRoute:
     small: Picos | None = None
     large: Picos | None = None
     known: tuple[Priced, Floats] | None = None
+    paid: Picos | None = None
+    error: float = 0.0
+    spread: float = 0.0
 
 
 class Decided(BaseModel):
@@ -85,17 +95,24 @@ class Decision:
 
 
 def decide(
-    policy: Policy, rows: RowsToRoute, calibration: Calibration | None = None, spent: int = 0, part: float = 1.0
+    policy: Policy,
+    rows: RowsToRoute,
+    calibration: Calibration | Mapping[str | None, Calibration] | None = None,
+    spent: int = 0,
+    part: float = 1.0,
 ) -> Decision:
-    """Which rows go to the small model. A share is met exactly to the row; a budget holds over all rows of its group.
+    """Which rows go to the small model, or keep its answer. A share is met exactly to the row; a budget holds over all
+    rows of its group.
 
     Args:
-        calibration: the router's; needed for a limit on the quality drop.
-        spent: the router's cost in pico-dollars, which a budget for all rows must also cover.
+        calibration: of the scores, or by group; needed for a limit on the quality drop.
+        spent: cost of the router and of tonight's calibration in pico-dollars, which a budget for all rows must also
+            cover.
         part: if the rows are a sample, their share of the run's rows; a budget is for the whole run.
 
     Raises:
-        InputError: a budget does not pay for the cheaper model of every row.
+        InputError: a budget does not pay for the cheaper model of every row. If the small model has answered already,
+            its answers are kept instead.
     """
     small = np.zeros(len(rows.scores), np.bool_)
     decided = []
@@ -106,7 +123,8 @@ def decide(
         if rule.budget is not None:
             chosen = _by_budget(rule, rows, at, group, spent if group is None else 0, part)
         else:
-            cutoff = rule.cutoff(rows.scores[at], len(at), calibration)
+            known = calibration.get(group) if isinstance(calibration, Mapping) else calibration
+            cutoff = rule.cutoff(rows.scores[at], len(at), known)
             chosen = cutoff.small(rows.scores[at], np.arange(len(at)))
             cutoff = _over_all_rows(cutoff, at)
         small[at] = chosen
@@ -122,17 +140,20 @@ def all_large(rows: RowsToRoute, why: str) -> Decision:
     return Decision(np.zeros(len(rows.scores), np.bool_), decided)
 
 
-def _members(rows: RowsToRoute, policy: Policy, group: str) -> Mask:
-    assert rows.groups is not None
+def members_of(groups: Groups, policy: Policy, group: str) -> Mask:
+    """Which rows are in a group of the policy: shape [rows]."""
     assert policy.groups is not None
     named = policy.groups.keys() - {DEFAULT}
     codes = [
-        code
-        for code, name in enumerate(rows.groups.names)
-        if (name == group if group != DEFAULT else name not in named)
+        code for code, name in enumerate(groups.names) if (name == group if group != DEFAULT else name not in named)
     ]
-    members: Mask = np.isin(rows.groups.codes, codes)
+    members: Mask = np.isin(groups.codes, codes)
     return members
+
+
+def _members(rows: RowsToRoute, policy: Policy, group: str) -> Mask:
+    assert rows.groups is not None
+    return members_of(rows.groups, policy, group)
 
 
 def _by_budget(rule: Rule, rows: RowsToRoute, at: NDArray[np.intp], group: str | None, spent: int, part: float) -> Mask:
@@ -147,6 +168,10 @@ def _by_budget(rule: Rule, rows: RowsToRoute, at: NDArray[np.intp], group: str |
     chosen = np.zeros(len(at), np.bool_)
     money = int((int(rule.budget * PICO) - spent) * part) - unscored
     priced = Priced(rows.scores[at][scored], gains[scored], small[scored], large[scored])
+    if rows.paid is not None:
+        left = money - int(rows.paid[at].sum())
+        chosen[scored] = True if left < 0 else _bought(priced, left, int((~scored).sum()), rows)
+        return chosen
     to_small = spend(priced, money, rows.known)
     if to_small is None:
         needed = (priced.least + unscored) / part / PICO + spent / PICO
@@ -157,6 +182,24 @@ def _by_budget(rule: Rule, rows: RowsToRoute, at: NDArray[np.intp], group: str |
         )
     chosen[scored] = to_small
     return chosen
+
+
+def _bought(priced: Priced, money: int, others: int, rows: RowsToRoute) -> Mask:
+    """The rows that keep the small model's answer.
+
+    What single answers will cost is only expected: three standard errors of the whole amount stay unspent, so that the
+    real costs stay within the budget too.
+
+    Args:
+        others: further rows that go to the large model.
+    """
+    kept = spend(priced, money, rows.known)
+    assert kept is not None
+    count = int((~kept).sum()) + others
+    unsure = math.ceil(_SURE * math.hypot(rows.error * count, rows.spread * math.sqrt(count)))
+    bought = spend(priced, max(0, money - unsure), rows.known) if unsure else kept
+    assert bought is not None
+    return bought
 
 
 def _over_all_rows(cutoff: Cutoff, at: NDArray[np.intp]) -> Cutoff:

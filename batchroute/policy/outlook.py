@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from batchroute.costs.prices import PICO
 from batchroute.fields import SIDES, Side
 from batchroute.policy.budget import Priced
-from batchroute.policy.decision import Groups, RowsToRoute
+from batchroute.policy.decision import Groups, Picos, RowsToRoute
 from batchroute.policy.expected_costs import ModelCosts
 from batchroute.policy.forecast import Curve, Forecast, Range
 from batchroute.policy.settings import Rule, Scores
@@ -36,6 +37,9 @@ class Outlook:
         spent: the router's cost in pico-dollars, which every decision pays.
         whole: number of rows of the run; more than the rows here if they are a sample.
         known: rows of the calibration with the same prices, and their true gains.
+        after: the small model has answered all rows, and `costs` holds what that cost: the decision is which answers to
+            keep, and both models are paid for the other rows.
+        taken: rows of tonight's calibration: both models have answered them, for money that is part of `spent`.
     """
 
     scores: Scores
@@ -46,6 +50,8 @@ class Outlook:
     spent: int
     whole: int
     known: tuple[Priced, Floats] | None = None
+    after: bool = False
+    taken: Mask | None = None
 
     @functools.cached_property
     def easiest(self) -> NDArray[np.intp]:
@@ -62,21 +68,26 @@ class Outlook:
     def rows(self, groups: Groups | None = None) -> RowsToRoute:
         """The rows for `decide`."""
         small, large = (self.costs[side] for side in SIDES)
-        return RowsToRoute(
-            self.scores,
-            self.routable,
-            groups,
-            self.gains,
-            None if small is None else small.picos,
-            None if large is None else large.picos,
-            self.known,
+        answers, again = (None if costs is None else self._still_to_pay(costs.picos) for costs in (small, large))
+        rows = RowsToRoute(self.scores, self.routable, groups, self.gains, answers, again, self.known)
+        if not self.after or answers is None or large is None:
+            return rows
+        return dataclasses.replace(
+            rows, small=np.zeros_like(answers), paid=answers, error=large.error, spread=large.spread
         )
+
+    def _still_to_pay(self, picos: Picos) -> Picos:
+        return picos if self.taken is None else np.where(self.taken, 0, picos)
 
     def forecast(self, small: Mask, policy: str) -> Forecast:
         """The forecast for sending `small` rows to the small model, and all other routable rows to the large model."""
         routed = int(self.routable.sum())
         chosen = small & self.routable
-        cost, baseline = self._cost(chosen, self.spent), self._baseline
+        other = self.routable & ~chosen
+        if self.taken is not None:
+            other &= ~self.taken
+        answered = (chosen | other) if self.after else chosen
+        cost, baseline = self._cost({"small": answered, "large": other}, self.spent), self._baseline
         saved = None if cost is None or baseline is None else baseline.value - cost.value
         scale = self._scale
         share = float(chosen.sum()) / routed if routed else 0.0
@@ -126,20 +137,22 @@ class Outlook:
     @functools.cached_property
     def _baseline(self) -> Range | None:
         """Cost of all rows on the large model, which needs no router."""
-        return self._cost(np.zeros_like(self.routable), 0)
+        return self._cost({"small": np.zeros_like(self.routable), "large": self.routable}, 0)
 
     @property
     def _scale(self) -> float:
         return self.whole / len(self.scores) if len(self.scores) else _EVERYTHING
 
-    def _cost(self, small: Mask, spent: int) -> Range | None:
-        """In dollars. The interval covers the measurement of lengths, the spread of single rows, and sampling."""
+    def _cost(self, routes: dict[Side, Mask], spent: int) -> Range | None:
+        """In dollars, for the rows that each model answers.
+
+        The interval covers the measurement of lengths, the spread of single rows, and sampling.
+        """
         if any(self.costs[side] is None for side in SIDES):
             return None
         value, least, variance = float(spent), float(spent), 0.0
-        rows = len(small)
+        rows = len(self.routable)
         of_rows = np.zeros(rows) if 1 < rows < self.whole else None
-        routes: dict[Side, Mask] = {"small": small, "large": self.routable & ~small}
         for side, routed in routes.items():
             costs = self.costs[side]
             assert costs is not None
@@ -148,7 +161,7 @@ class Outlook:
             least += float((costs.picos if costs.measured else costs.least)[routed].sum()) * self._scale
             variance += (costs.error * count) ** 2 + costs.spread**2 * count
             if of_rows is not None:
-                of_rows[routed] = picos
+                of_rows[routed] += picos
         if of_rows is not None:
             variance += self.whole**2 * float(of_rows.var(ddof=1)) / rows * (1 - rows / self.whole)
         off = _Z * variance**0.5

@@ -127,8 +127,8 @@ class Rule(BaseModel):
             calibration: the router's; needed for `max_quality_drop`.
         """
         if self.max_quality_drop is not None:
-            assert calibration is not None
-            point = self.point(calibration)
+            # Nothing is known of a threshold: none keeps within the limit.
+            point = None if calibration is None else self.point(calibration)
             return Cutoff.of_none() if point is None else Cutoff(score=point.threshold)
         if self.threshold is not None:
             return Cutoff(score=self.threshold)

@@ -6,10 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from batchroute.quality.base import MetricSpec
-
-LARGE = "large"
-"""The value of `reference` that takes the large model's answer for the truth."""
+from batchroute.quality.base import LARGE, MetricSpec
 
 
 def _by_name(value: Any) -> Any:

@@ -53,10 +53,16 @@ def expected(night: NightReport) -> Range | None:
     return None if night.expected is None else night.expected.drop
 
 
+def expected_how(night: NightReport) -> str:
+    """How the expected drop was made, in one word or two."""
+    likeness = night.deciding is not None and night.deciding.by_likeness
+    return "expected likeness" if likeness else "expected"
+
+
 def _cost(cost: CostReport) -> str:
     begin = f"Routing {words.plural(cost.rows['total'], 'prompt')}"
     if cost.total_cost is None:
-        sent = words.of(cost.models["small"].rows, cost.routed)
+        sent = words.of(cost.kept, cost.routed)
         missing = ", ".join(cost.missing_prices)
         return f"{begin} sent {sent} to the small model, at an unknown cost (missing: {missing})"
     begin = f"{begin} cost {words.money(cost.total_cost)}"
@@ -73,7 +79,7 @@ def _cost(cost: CostReport) -> str:
 
 def _quality(night: NightReport) -> str:
     measured, forecast = audited(night), expected(night)
-    if night.cost.models["small"].rows == 0:
+    if night.cost.kept == 0 and night.cost.rows["small"] == 0:
         return "quality is the large model's, which answered every row"
     if measured is not None and night.audit is not None:
         rows = words.plural(night.audit.measured, "row")
@@ -81,5 +87,10 @@ def _quality(night: NightReport) -> str:
         return f"{what} is {drops.quality(measured.value)} ({drops.quality_interval(measured)}, audited on {rows})"
     if forecast is not None:
         change, interval = drops.quality(forecast.value), drops.quality_interval(forecast)
-        return f"quality is expected to be {change} ({interval}, from the calibration)"
+        deciding = night.deciding
+        if deciding is None or deciding.drawn is None:
+            return f"quality is expected to be {change} ({interval}, from the calibration)"
+        rows = words.plural(deciding.measured, "row")
+        what = "likeness to the large model" if deciding.by_likeness else "quality"
+        return f"{what} is expected to be {change} ({interval}, from {rows} of the night itself)"
     return "the effect on quality is not known"

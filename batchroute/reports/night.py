@@ -83,6 +83,31 @@ class Failure(BaseModel):
     examples: list[str]
 
 
+class Deciding(BaseModel):
+    """How a night was decided whose policy could look at answers, or was calibrated on rows of its own.
+
+    Attributes:
+        way: `before`: by scores; `after`: by confidences; `both`: rows of a low score went to the large model at once.
+        why: one sentence, if there was a choice.
+        skip: of `both`: the score below which rows skipped the small model.
+        skipped: number of such rows.
+        drawn: rows of tonight's calibration; None without one. Of them `measured` have a quality of both answers.
+        metric: of tonight's calibration.
+        by_likeness: the large model's answer was taken for the truth: all drops are of the likeness to it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    way: str
+    why: str | None = None
+    skip: float | None = None
+    skipped: int = 0
+    drawn: int | None = None
+    measured: int = 0
+    metric: str | None = None
+    by_likeness: bool = False
+
+
 class NightReport(BaseModel):
     """`report/report.json`.
 
@@ -95,6 +120,8 @@ class NightReport(BaseModel):
         assumptions: a sentence each.
         calibration: the basis of the forecasts; None if the router has none that fits the job.
         prices: of `router`, `small` and `large`, fixed when the run began.
+        deciding: None where the policy decides before, by a stored calibration if by any. Unless its way is `before`,
+            `scores` and thresholds are confidences.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -117,6 +144,7 @@ class NightReport(BaseModel):
     assumptions: list[str]
     calibration: Calibration | None = None
     prices: dict[str, Price | None] = {}
+    deciding: Deciding | None = None
 
     @classmethod
     def of(cls, output: Folder) -> Self:
@@ -138,6 +166,11 @@ class NightReport(BaseModel):
                 f"{reports}/{REPORT} is damaged, or a newer batchroute wrote it: its figures cannot be read; restore "
                 "it, or report with the version that the manifest names"
             ) from error
+
+    @property
+    def after(self) -> bool:
+        """Whether the small model's answers decided."""
+        return self.deciding is not None and self.deciding.way != "before"
 
     @property
     def name(self) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from batchroute import words
-from batchroute.reports import drops, tables
+from batchroute.reports import drops, headline, tables
 from batchroute.reports.headline import audited, expected
 from batchroute.reports.night import NightReport
 from batchroute.reports.notes import copies
 
+LIKENESS = "The large model's answer was taken for the truth: drops are of the likeness to it, not of correctness."
 _ON_DRIFT = {
     "warn": "The run continued under its policy.",
     "large": "All rows went to the large model.",
@@ -28,7 +29,7 @@ def notices(night: NightReport) -> list[str]:
 def tiles(night: NightReport) -> list[tuple[str, str, str]]:
     """The key figures: a label, the figure, and a line below it."""
     cost = night.cost
-    routed, small = cost.routed, cost.models["small"].rows
+    routed, small = cost.routed, cost.kept
     failed, total = cost.rows["failed"], cost.rows["total"]
     part = f"{words.of(failed, total)} " if failed else ""
     alone = "not known" if cost.baseline.cost is None else words.money_briefly(cost.baseline.cost)
@@ -57,7 +58,7 @@ def _drop(night: NightReport) -> tuple[str, str, str]:
     drop = measured or expected(night)
     if drop is None:
         return "quality drop", words.NOT_KNOWN, "no audit, no calibration"
-    how = "audited" if measured is not None else "expected"
+    how = "audited" if measured is not None else headline.expected_how(night)
     if measured is not None and night.audit is not None and night.audit.likeness:
         how = "of the likeness to the large model, audited"
     return "quality drop", words.percent(drop.value), f"{drops.interval(drop)}, {how}"
@@ -79,7 +80,39 @@ def policy(night: NightReport) -> str:
     escalated = night.cost.rows.get("escalated", 0)
     if escalated:
         sentences.append(f"{words.plural(escalated, 'row')} went on from the small model to the large model.")
-    return " ".join([*sentences, *copies(night.cost)])
+    return " ".join([*sentences, *deciding(night), *copies(night.cost)])
+
+
+def deciding(night: NightReport) -> list[str]:
+    """How the night was decided, where its policy could look at answers or was calibrated on its own rows."""
+    how, cost = night.deciding, night.cost
+    if how is None:
+        return []
+    sentences = []
+    deferred = cost.deferred
+    if deferred is not None:
+        paid = (
+            "" if deferred.small_cost is None else f"; their small answers had cost {words.money(deferred.small_cost)}"
+        )
+        again = "" if deferred.usage.cost is None else f", which cost {words.money(deferred.usage.cost)} more"
+        rows = words.plural(deferred.rows, "row")
+        sentences.append(f"{rows} of low confidence were deferred to the large model{again}{paid}.")
+    if deferred is not None and deferred.no_answer:
+        sentences.append(f"Of these the small model had not answered {words.plural(deferred.no_answer, 'row')}.")
+    if how.skip is not None:
+        rows = words.plural(how.skipped, "row")
+        sentences.append(
+            f"{rows} with a score below {how.skip:.4g} went to the large model without asking the small one."
+        )
+    if how.why is not None:
+        sentences.append(f"Why: {how.why}.")
+    if how.drawn is not None:
+        drawn = words.plural(how.drawn, "row")
+        sentences.append(
+            f"Decided on {drawn} of the night itself, which both models answered ({how.measured:,} measured by "
+            f"{how.metric}); they keep the large model's answer."
+        )
+    return sentences
 
 
 def groups(night: NightReport, shown: int, count: int) -> str:
@@ -95,7 +128,10 @@ def curve(night: NightReport) -> str:
     curve = night.curve
     assert curve is not None
     effects = [name for name, values in (("the cost", curve.cost), ("the quality drop", curve.drop)) if values]
-    text = f"{' and '.join(effects)} for each share of rows on the small model, the easiest rows first.".capitalize()
+    first = "the rows of the highest confidence first" if night.after else "the easiest rows first"
+    text = f"{' and '.join(effects)} for each share of rows on the small model, {first}.".capitalize()
+    if night.deciding is not None and night.deciding.by_likeness:
+        text = f"{text} {LIKENESS}"
     return text if curve.low is None else f"{text} The shaded band is the 95 % interval of the calibration."
 
 
@@ -119,6 +155,10 @@ def scores(night: NightReport) -> list[str]:
     sentences = []
     if thresholds and not reached:
         sentences.append("No row went to the small model: no score can reach the policy's threshold.")
+    elif len(thresholds) == 1 and night.after:
+        sentences.append(
+            f"The threshold is {reached[0]:.4g}: rows of a higher confidence keep the small model's answer."
+        )
     elif len(thresholds) == 1:
         sentences.append(f"The threshold is {reached[0]:.4g}: rows with a higher score went to the small model.")
     elif thresholds:
@@ -127,7 +167,12 @@ def scores(night: NightReport) -> list[str]:
         sentences.append("There is no single threshold: the policy weighed score and cost row by row.")
     if night.scores.unscored:
         rows = words.plural(night.scores.unscored, "row")
-        sentences.append(f"{rows} could not be scored and went to the large model.")
+        sentences.append(
+            f"{rows} have no confidence of their own: drawn for the calibration, escalated, or not answered by the "
+            "small model."
+            if night.after
+            else f"{rows} could not be scored and went to the large model."
+        )
     if router.truncated:
         sentences.append(f"The router cut off {words.plural(router.truncated, 'prompt')} at its token limit.")
     return sentences
@@ -190,6 +235,8 @@ def assumptions(night: NightReport) -> list[str]:
     """The forecasts' assumptions and the baseline's, a sentence each."""
     baseline = night.cost.baseline
     sentences = list(night.assumptions)
+    if night.deciding is not None and night.deciding.by_likeness:
+        sentences.append(LIKENESS)
     if not any(baseline.assumption in sentence for sentence in sentences):
         is_known = "is not known" if baseline.cost is None else "is an estimate"
         why = baseline.assumption.removeprefix("not known: ")

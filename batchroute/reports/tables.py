@@ -20,6 +20,8 @@ FIRST = 20
 FOLDED = 180
 """The number of further groups under a fold: with long names the page stays below 1 MB."""
 
+DEFERRED = "deferred"
+
 Row = TypeVar("Row")
 
 
@@ -106,7 +108,8 @@ def listed(rows: list[Row]) -> Listed[Row]:
 def models(cost: CostReport) -> list[ModelRow]:
     """The router, both models, escalated rows, audited rows, and rows without a usable prompt."""
     router = cost.router
-    rows = [
+    # A job without a router has one that is named by nothing.
+    rows = [] if not router.model else [
         ModelRow(
             "router", router.model, router.rows, None, None, router.tokens, None,
             router.busy_seconds, router.load_seconds, router.cost,
@@ -114,8 +117,12 @@ def models(cost: CostReport) -> list[ModelRow]:
     ]  # fmt: skip
     for side, usage in cost.models.items():
         rows.append(_of(side, usage, usage.rows / cost.routed if cost.routed else None))
+    for side, usage in (cost.calibration or {}).items():
+        rows.append(_of(f"calibration, {side}", usage, None))
     if cost.escalated is not None and cost.escalated.rows:
         rows.append(_of(ESCALATED, cost.escalated.usage, None))
+    if cost.deferred is not None and cost.deferred.rows:
+        rows.append(_of(DEFERRED, cost.deferred.usage, None))
     if cost.audited is not None and cost.audited.rows:
         # An audited row that failed has the small model's answer in the output: it is no failed row of the night.
         rows.append(dataclasses.replace(_of("audit", cost.audited, None), failed=None))
@@ -188,7 +195,7 @@ def policies(night: NightReport) -> list[PolicyRow]:
     cost, saved = night.cost, night.cost.savings
     rows = [
         PolicyRow(
-            "tonight", policy_words(night), cost.routed, cost.models["small"].rows, cost.total_cost, None,
+            "tonight", policy_words(night), cost.routed, cost.kept, cost.total_cost, None,
             None if saved is None else saved.usd, None if saved is None else saved.share, audited(night),
         )
     ]  # fmt: skip
@@ -208,10 +215,14 @@ def policy_words(night: NightReport) -> str:
     """The policy of the night in words."""
     whole = [choice for choice in night.choices if choice.group is None]
     if whole:
-        return whole[0].policy
+        return f"{whole[0].policy}{_when(night)}"
     if night.by is not None:
-        return f"by {night.by}"
+        return f"by {night.by}{_when(night)}"
     return ", ".join(f"{key} {value}" for key, value in night.policy.items() if value is not None)
+
+
+def _when(night: NightReport) -> str:
+    return ", decided after the small model" if night.after else ""
 
 
 def threshold(night: NightReport) -> list[float]:

@@ -23,9 +23,6 @@ ROUTER_FILE = "router.json"
 CALIBRATION_FILE = "calibration.json"
 """Written by `calibrate`: thresholds with their cost advantage and drop."""
 
-CONFIDENCE_FILE = "confidence.json"
-"""Written by `calibrate`: what the signals of a small model's answer say, and the points by confidence."""
-
 REFERENCE_FILE = "reference.json"
 """Written by `calibrate`: what its rows looked like, to detect drift."""
 

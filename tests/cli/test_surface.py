@@ -17,7 +17,7 @@ from batchroute.costs.report import COLUMNS, ESCALATED, CostReport, Escalated
 from batchroute.costs.usage import ModelUsage, RouterUsage
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards import writer as shards
-from batchroute.pipeline.stages.merge import RESULTS
+from batchroute.pipeline.stages.merge import CONFIDENCE, RESULTS, SIGNALS
 from batchroute.reports import night as nights
 from batchroute.reports.night import NightReport
 from batchroute.storage.manifest import Manifest
@@ -384,6 +384,8 @@ FILES: dict[str, list[str]] = {
         "router",
         "models",
         "escalated",
+        "deferred",
+        "calibration",
         "audited",
         "total_cost",
         "baseline",
@@ -444,6 +446,7 @@ FILES: dict[str, list[str]] = {
         "assumptions",
         "calibration",
         "prices",
+        "deciding",
     ],
 }
 COST_COLUMNS: list[str] = [
@@ -514,8 +517,14 @@ def test_the_output_adds_these_columns_of_these_types() -> None:
     assert {field.name: str(field.type) for field in RESULTS} == RESULT_COLUMNS
 
 
+def test_a_job_that_looks_at_answers_adds_these_columns_too() -> None:
+    assert {field.name: str(field.type) for field in (CONFIDENCE, *SIGNALS)} == {
+        "confidence": "float", "logprob": "float", "logprob_low": "float", "agreement": "float"
+    }  # fmt: skip
+
+
 def test_the_route_of_a_row_is_one_of_these() -> None:
-    assert list(shards.ROUTES.values()) == ROUTES
+    assert list(dict.fromkeys(shards.ROUTES.values())) == ROUTES
     assert ESCALATED in ROUTES
 
 

@@ -15,7 +15,7 @@ from batchroute.fields import SIDES
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.measure import audited_rows
 from batchroute.pipeline.audit.plan import AuditPlan, read_audit_plan
-from batchroute.pipeline.audit.rows import OF_LARGE, Positions, Scores, scores_of, shard_positions
+from batchroute.pipeline.audit.rows import OF_LARGE, Positions, Scores, scores_of, shard_positions, strata_scores
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.writer import shard_stage
 from batchroute.quality import drop
@@ -36,7 +36,7 @@ def read_audit(context: Context) -> Audit | None:
     work, (audited, of_large) = context.work, plan.spans()
     measured, baseline = _measured(work, audited), _qualities(_measured(work, of_large), "large")
     positions = shard_positions(context, ["audited"])
-    strata = _strata(plan, positions, scores_of(context, positions), measured)
+    strata = _strata(plan, positions, strata_scores(context, positions), measured)
     estimate = drop.estimate(strata, baseline[~np.isnan(baseline)], _answered_by_large(work))
     model, price = context.job.models.large.model, context.snapshot.price("large")
     shard, answered = (stage.receipts().values() for stage in (shard_stage(work, "audited"), work.stage("audited")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +20,12 @@ from batchroute.storage.units import Span, Stage
 Positions = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
 
-OF_LARGE: tuple[Literal["large"], Literal["escalated"]] = ("large", "escalated")
+OF_LARGE: tuple[Shard, ...] = ("large", "escalated", "deferred", "calibration_large")
 """The shards that the large model answers for the output."""
 
 
 def small_alone(context: Context) -> Positions:
-    """Rows that the small model answered and that did not escalate, without copies; ascending, 8 bytes per row."""
+    """Rows that the small model alone answered, without copies; ascending, 8 bytes per row."""
     stage = context.work.stage("small")
     positions = [np.empty(0, np.int64)]
     for unit in stage.receipts():
@@ -34,7 +33,16 @@ def small_alone(context: Context) -> Positions:
         answered = pc.and_(rows["copy_of"].is_null(), rows["error_type"].is_null())
         positions.append(rows["position"].filter(answered).to_numpy())
     answered_rows = np.concatenate(positions)
-    return answered_rows[~np.isin(answered_rows, shard_positions(context, ["escalated"]))]
+    return answered_rows[~np.isin(answered_rows, gone_on(context))]
+
+
+def gone_on(context: Context) -> Positions:
+    """The rows of the small shard that the large model answered too; ascending."""
+    positions = [np.empty(0, np.int64)]
+    for shard in ("escalated", "deferred"):
+        stage = shard_stage(context.work, shard)
+        positions += [stage.read(unit, ["position"])["position"].to_numpy() for unit in stage.receipts()]
+    return np.sort(np.concatenate(positions))
 
 
 def shard_positions(context: Context, shards: Sequence[Shard]) -> Positions:
@@ -47,14 +55,23 @@ def shard_positions(context: Context, shards: Sequence[Shard]) -> Positions:
     return np.sort(np.concatenate(positions))
 
 
-def scores_of(context: Context, positions: Positions) -> Scores:
-    """The scores of the rows, 0 for a row without one. Chunks that hold none of the rows are not read."""
+def strata_scores(context: Context, positions: Positions) -> Scores:
+    """What the strata of an audit are made by: confidences where they have decided, else the router's scores."""
+    if context.work.stage(layout.CONFIDENCE).receipts():
+        return scores_of(context, positions, stage=layout.CONFIDENCE, column="confidence")
+    return scores_of(context, positions)
+
+
+def scores_of(
+    context: Context, positions: Positions, without: float = 0.0, stage: str = layout.SCORE, column: str = "score"
+) -> Scores:
+    """The scores of the rows; `without` for a row without one. Chunks that hold none of the rows are not read."""
     scores = np.zeros(len(positions), np.float32)
     for chunk in context.snapshot.chunks():
         first, last = np.searchsorted(positions, [chunk.start, chunk.stop])
         if first < last:
-            of_chunk = floats(context.work.stage(layout.SCORE).read(chunk.unit, ["score"])["score"])
-            scores[first:last] = np.nan_to_num(of_chunk[positions[first:last] - chunk.start])
+            of_chunk = floats(context.work.stage(stage).read(chunk.unit, [column])[column])
+            scores[first:last] = np.nan_to_num(of_chunk[positions[first:last] - chunk.start], nan=without)
     return scores
 
 

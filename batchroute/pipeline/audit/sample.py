@@ -13,7 +13,7 @@ from batchroute import quality
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.metric import metric_of, reference_column
 from batchroute.pipeline.audit.plan import AuditPlan, Stratum, read_audit_plan
-from batchroute.pipeline.audit.rows import OF_LARGE, Positions, scores_of, shard_positions, small_alone
+from batchroute.pipeline.audit.rows import OF_LARGE, Positions, shard_positions, small_alone, strata_scores
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.copies import NO_COPIES
 from batchroute.pipeline.shards.writer import ShardWriter, shard_stage
@@ -35,7 +35,7 @@ def draw_audit(context: Context) -> AuditPlan | None:
     if plan is not None and len(shard_stage(context.work, "audited").receipts()) == plan.units:
         return plan
     positions = small_alone(context)
-    scores = scores_of(context, positions)
+    scores = strata_scores(context, positions)
     rows = max(_LEAST_ROWS, int((settings.share * len(positions)).to_integral_value(ROUND_HALF_UP)))
     drawn = drop.draw(scores, min(rows, len(positions)), random_generator(settings.seed, context, "audited"))
     if isinstance(settings, AuditSpec):

@@ -47,6 +47,7 @@ def find_copies(
     chunks: Sequence[Span],
     small: Mask,
     sides: Collection[Side],
+    left_out: Positions | None = None,
     digests_at_a_time: int = _DIGESTS_AT_A_TIME,
 ) -> dict[Side, Copies]:
     """The copies within the shard of each model.
@@ -57,12 +58,16 @@ def find_copies(
     Args:
         scored: the stage whose chunks hold the prompts' digests.
         small: shape [rows]; which rows go to the small model.
+        left_out: rows that are in neither shard, ascending.
         sides: the models that decode greedily. A model that samples gives each row a response of its own.
     """
     pairs: dict[Side, list[tuple[Positions, Positions]]] = {side: [] for side in SIDES}
     passes = 1 + len(small) // digests_at_a_time
     for number in range(passes):
         digests, positions = _digests(scored, chunks, number, passes)
+        if left_out is not None:
+            here = ~np.isin(positions, left_out)
+            digests, positions = digests[here], positions[here]
         to_small = small[positions]
         for side in sides:
             in_shard = to_small if side == "small" else ~to_small

@@ -1,14 +1,16 @@
 """Shards: the rows that one model answers, in pieces. A piece is one unit of generation.
 
-Two more shards go to the large model: the escalated shard holds rows whose answer by the small model was not good
-enough; the audited shard holds rows that both models answer, so that the answers can be compared.
+More shards go to the large model: the escalated shard holds rows whose answer by the small model was not good enough;
+the deferred shard rows whose answer deserves too little confidence; the audited shard rows that both models answer, so
+that the answers can be compared. So does tonight's calibration: its rows, which keep the large model's answer, are in
+`calibration_large`, and where the policy decides before any row is answered, in `calibration_small` too.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +26,17 @@ from batchroute.storage.units import Stage
 from batchroute.storage.workdir import Workdir
 from batchroute.tables.prompts import PromptKind, column_type
 
-Shard = Literal["small", "large", "escalated", "audited"]
-SHARDS: tuple[Shard, ...] = ("small", "large", "escalated", "audited")
-ROUTES: dict[Shard, str] = {"small": "small", "large": "large", "escalated": "small→large"}
-"""The value of the output's route column for each shard. Audited answers are in no output."""
+Shard = Literal["small", "large", "calibration_small", "calibration_large", "escalated", "deferred", "audited"]
+SHARDS: tuple[Shard, ...] = get_args(Shard)
+BOTH = "small→large"
+ROUTES: dict[Shard, str] = {
+    "small": "small",
+    "large": "large",
+    "escalated": BOTH,
+    "deferred": BOTH,
+    "calibration_large": BOTH,
+}
+"""The value of the output's route column for each shard. The answers of the others are in no output."""
 
 # A piece holds at most this many rows for each row to generate; else a shard of mostly copies makes huge pieces.
 _MOST_COPIES_A_ROW = 16
@@ -37,7 +46,7 @@ Mask = npt.NDArray[np.bool_]
 
 def side_of(shard: Shard) -> Side:
     """The model that answers the shard."""
-    return "small" if shard == "small" else "large"
+    return "small" if shard in ("small", "calibration_small") else "large"
 
 
 def shards_of(side: Side) -> tuple[Shard, ...]:

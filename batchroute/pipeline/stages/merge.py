@@ -19,9 +19,9 @@ from batchroute.fields import SIDES
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards import answers
-from batchroute.pipeline.shards.writer import ROUTES, SHARDS, Shard, side_of
+from batchroute.pipeline.shards.writer import ROUTES, SHARDS, Shard, shard_stage, side_of
 from batchroute.storage.receipts import Facts, Receipt
-from batchroute.storage.units import Span, Stage
+from batchroute.storage.units import Span
 from batchroute.tables.footers import carried
 from batchroute.tables.parquet import PromptTable, RowReader
 from batchroute.tables.types import converted, writable_type
@@ -42,15 +42,23 @@ RESULTS = pa.schema(
         pa.field("attempts", pa.int32()),
     ]
 )
+CONFIDENCE = pa.field("confidence", pa.float32())
+SIGNALS = tuple(pa.field(name, pa.float32()) for name in ("logprob", "logprob_low", "agreement"))
+"""Of the small model's answer; null where it gave none. Only in outputs of jobs that ask for them."""
+_SHARD = pa.field("shard", pa.string())
 _PIECES_IN_MEMORY = 2
 _THREADS = 4
+_LATER: dict[Shard, tuple[Shard, ...]] = {"small": ("deferred",), "calibration_small": ("calibration_large",)}
+"""The shards whose answers replace those of a shard, row by row."""
+_ALWAYS_COUNTED = ("small", "large", "escalated")
 _NOTHING = pa.scalar(usd(0), COST)
 
 
 def results_of(job: Job) -> pa.Schema:
     """The columns that the output adds to those of the input, without the prefix."""
-    gives_tools = any(job.models.of(side).gives_tools for side in SIDES)
-    return pa.schema([*RESULTS, answers.TOOL_CALLS]) if gives_tools else RESULTS
+    tools = [answers.TOOL_CALLS] if any(job.models.of(side).gives_tools for side in SIDES) else []
+    confidence = [CONFIDENCE] if job.policy.looks_after else []
+    return pa.schema([*RESULTS, *tools, *confidence, *(SIGNALS if job.report.signals else ())])
 
 
 def result_names(job: Job) -> list[str]:
@@ -83,7 +91,7 @@ class Merger:
     def __init__(self, context: Context) -> None:
         self._context, self._stage = context, context.work.stage(layout.MERGE)
         self._reader = context.table.reader()
-        self._sides = [_ShardAnswers(context, side) for side in SIDES]
+        self._sides = answered_shards(context)
         self._schema = output_schema(context.job, context.table)
 
     def do(self, stage: str, part: Span) -> Receipt:
@@ -109,10 +117,9 @@ def _merge_part(
     schema: pa.Schema,
     counts: dict[str, int],
 ) -> Iterator[pa.RecordBatch]:
-    scores, names = context.work.stage(layout.SCORE), results_of(context.job)
     for chunk in context.snapshot.chunks_within(part):
-        results = _results(scores, chunk, sides, names)
-        _count(results, counts)
+        results, shards = _results(context, chunk, sides)
+        _count(results, shards, counts)
         at = 0
         for rows in reader.read(chunk.start, chunk.stop):
             columns = [converted(column, field.type) for column, field in zip(rows.columns, schema, strict=False)]
@@ -121,9 +128,10 @@ def _merge_part(
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _results(stage: Stage, chunk: Span, sides: list[_ShardAnswers], schema: pa.Schema) -> pa.RecordBatch:
-    """The result columns of a chunk's rows, in row order, in this schema."""
-    scored = stage.read(chunk.unit, ["score", "error_type", "error"])
+def _results(context: Context, chunk: Span, sides: list[_ShardAnswers]) -> tuple[pa.RecordBatch, pa.ChunkedArray]:
+    """The result columns of a chunk's rows, in row order, and the shard that each answer is from."""
+    schema = results_of(context.job)
+    scored = context.work.stage(layout.SCORE).read(chunk.unit, ["score", "error_type", "error"])
     answered = pa.concat_tables([side.within(chunk.start, chunk.stop) for side in sides])
     # Rows without a usable prompt were sent to no model: their index stays null.
     index = np.full(chunk.rows, -1, np.int64)
@@ -139,15 +147,24 @@ def _results(stage: Stage, chunk: Span, sides: list[_ShardAnswers], schema: pa.S
         "cost": pc.if_else(scored["error_type"].is_null(), taken["cost"], _NOTHING),
         "attempts": pc.fill_null(taken["attempts"], 0),
     }
+    if CONFIDENCE.name in schema.names:
+        columns[CONFIDENCE.name] = _confidence(context, chunk)
     table = pa.table([columns[field.name].cast(field.type) for field in schema], schema=schema)
-    return table.combine_chunks().to_batches()[0]
+    return table.combine_chunks().to_batches()[0], taken[_SHARD.name]
 
 
-def _count(results: pa.RecordBatch, counts: dict[str, int]) -> None:
+def _confidence(context: Context, chunk: Span) -> pa.ChunkedArray:
+    stage = context.work.stage(layout.CONFIDENCE)
+    if chunk.unit in stage.receipts():
+        return stage.read(chunk.unit, [CONFIDENCE.name])[CONFIDENCE.name]
+    return pa.chunked_array([pa.nulls(chunk.rows, CONFIDENCE.type)])
+
+
+def _count(results: pa.RecordBatch, shards: pa.ChunkedArray, counts: dict[str, int]) -> None:
     failed = pc.sum(pc.equal(results["status"], "failed")).as_py()
-    routes: dict[str, int] = {
-        shard: pc.sum(pc.equal(results["route"], route)).as_py() or 0 for shard, route in ROUTES.items()
-    }
+    of_shards = {item["values"]: item["counts"] for item in shards.value_counts().to_pylist()}
+    # Of shards that a job has not, only the first three are in its counts.
+    routes = {shard: of_shards.get(shard, 0) for shard in (*_ALWAYS_COUNTED, *of_shards) if shard is not None}
     of_chunk: dict[str, int] = {
         "ok": results.num_rows - failed,
         "failed": failed,
@@ -158,15 +175,29 @@ def _count(results: pa.RecordBatch, counts: dict[str, int]) -> None:
         counts[name] = counts.get(name, 0) + number
 
 
+def answered_shards(context: Context) -> list[_ShardAnswers]:
+    """The answers of the two models by row: each row is in one of the tables, with its last answer."""
+    shards: list[Shard] = ["small", "large"]
+    if shard_stage(context.work, "calibration_small").receipts():
+        shards.append("calibration_small")
+    return [_ShardAnswers(context, shard) for shard in shards]
+
+
 class _ShardAnswers:
-    """The answers of one shard, by row position. In the small shard, escalated rows have the large model's answer."""
+    """The answers of one shard, by row position. Where the large model answered a row again, its answer stands here."""
 
     def __init__(self, context: Context, shard: Shard) -> None:
-        self._stage = context.work.stage(shard)
-        self._route = ROUTES[shard]
+        self._stage, self._shard = context.work.stage(shard), shard
+        self._route = ROUTES.get(shard)
         self._model = context.job.models.of(side_of(shard)).model
-        escalates = shard == "small" and context.job.models.small.escalates
-        self._escalated = _ShardAnswers(context, "escalated") if escalates else None
+        self._signals = SIGNALS if context.job.report.signals else ()
+        # What the large model tells of its answers is in no output.
+        told = {field.name for field in self._signals} if side_of(shard) == "small" else set()
+        self._wanted = {*answers.SCHEMA.names, answers.TOOL_CALLS.name, *told}
+        # An escalated row's copies share its new answer. The other shards hold the rows that they are for, one by one.
+        self._escalated = _again(context, "escalated") if shard == "small" else None
+        later = _LATER.get(shard, ())
+        self._later = [found for name in later if (found := _again(context, name)) is not None]
         self._pieces = [receipt for receipt in self._stage.receipts().values() if receipt.rows]
         # Pieces follow one another in row order: their first positions rise, and they do not overlap.
         self._firsts = [piece.first for piece in self._pieces]
@@ -180,7 +211,10 @@ class _ShardAnswers:
         table = pa.concat_tables([self._routed(answers.SCHEMA.empty_table()), *tables])
         copied = table["copy_of"].is_valid()
         own, copies = table.filter(pc.invert(copied)), table.filter(copied)
-        return pa.concat_tables([own, self._copies(copies)]) if copies.num_rows else own
+        answered = pa.concat_tables([own, self._copies(copies)]) if copies.num_rows else own
+        for shard in self._later:
+            answered = _replaced(answered, shard.within(start, stop))
+        return answered
 
     def _copies(self, copies: pa.Table) -> pa.Table:
         """The originals' answers at the copies' positions; no model answered again, so that copies cost nothing."""
@@ -203,36 +237,47 @@ class _ShardAnswers:
         piece = self._pieces[number]
         table = self._stage.read(piece.unit)
         # Units of a model that gives signals have more columns, and those of earlier versions may have fewer.
-        kept = [name for name in (*answers.SCHEMA.names, answers.TOOL_CALLS.name) if name in table.column_names]
-        table = self._routed(table.select(kept))
+        table = self._routed(table.select([name for name in table.column_names if name in self._wanted]))
         return (
             table if self._escalated is None else _replaced(table, self._escalated.within(piece.first, piece.last + 1))
         )
 
     def _routed(self, table: pa.Table) -> pa.Table:
-        calls = answers.TOOL_CALLS
-        if calls.name not in table.column_names:
-            table = table.append_column(calls, pa.nulls(table.num_rows, calls.type))
-        for name, value in (("route", self._route), ("model", self._model)):
-            table = table.append_column(name, pa.repeat(value, table.num_rows))
-        return table
+        """The columns of every shard's table, whatever columns the pieces have."""
+        rows = table.num_rows
+        known = table.select(answers.SCHEMA.names)
+        for field in (answers.TOOL_CALLS, *self._signals):
+            has = field.name in table.column_names
+            known = known.append_column(field, table[field.name] if has else pa.nulls(rows, field.type))
+        for name, value in (("route", self._route), ("model", self._model), (_SHARD.name, self._shard)):
+            known = known.append_column(name, pa.repeat(pa.scalar(value, pa.string()), rows))
+        return known
+
+
+def _again(context: Context, shard: Shard) -> _ShardAnswers | None:
+    """The answers of a shard of rows that the small model answered first; None where there are none."""
+    return _ShardAnswers(context, shard) if shard_stage(context.work, shard).receipts() else None
 
 
 def _replaced(small: pa.Table, escalated: pa.Table) -> pa.Table:
-    """The small model's answers; escalated rows have the large model's, with the cost and attempts of both models."""
+    """The small model's answers; escalated rows have the large model's, with the cost and attempts of both models.
+
+    What the small model's answers told stays in the row.
+    """
     if not escalated.num_rows:
         return small
     replaced = pc.is_in(small["position"], escalated["position"].combine_chunks())
     before, after = small.filter(replaced), escalated.sort_by("position")
     cost = pc.add(before["cost"], after["cost"]).cast(COST)
     attempts = pc.add(before["attempts"], after["attempts"])
-    after = _with(after, cost=cost, attempts=attempts)
+    told = {field.name: before[field.name] for field in SIGNALS if field.name in before.column_names}
+    after = _with(after, cost=cost, attempts=attempts, **told)
     return pa.concat_tables([small.filter(pc.invert(replaced)), after]).sort_by("position")
 
 
 def _with(table: pa.Table, **columns: pa.ChunkedArray) -> pa.Table:
     for name, column in columns.items():
-        table = table.set_column(table.column_names.index(name), answers.SCHEMA.field(name), column)
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -11,22 +12,25 @@ from batchroute.costs.report import CostReport
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.results import read_audit
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.identity import known_calibration
 from batchroute.pipeline.shards.writer import SHARDS
 from batchroute.pipeline.stages.decide import read_decision
-from batchroute.pipeline.stages.partition import Partition
+from batchroute.pipeline.stages.defer import decided_of, read_deferral
+from batchroute.pipeline.tonight.basis import Basis
+from batchroute.pipeline.tonight.figures import read_tonight
+from batchroute.pipeline.tonight.way import read_way
 from batchroute.policy.decision import Decided
 from batchroute.policy.forecast import Range
 from batchroute.policy.settings import Cutoff
 from batchroute.reports import headline
-from batchroute.reports.night import Choice, Failure, Histogram, NightReport, StageTime
+from batchroute.reports.night import Choice, Deciding, Failure, Histogram, NightReport, StageTime
+from batchroute.router.calibration.points import Calibration
 from batchroute.storage.receipts import Receipt
 from batchroute.tables.types import texts
 
 _EXAMPLES = 5
 
 
-def gather(context: Context, assigned: Partition, cost: CostReport) -> NightReport:
+def gather(context: Context, cost: CostReport) -> NightReport:
     """Gather everything that the report shows."""
     # None for a run that an earlier version began.
     record = read_decision(context.work)
@@ -35,7 +39,7 @@ def gather(context: Context, assigned: Partition, cost: CostReport) -> NightRepo
         cost=cost,
         policy=context.job.policy.model_dump(mode="json", exclude_none=True),
         by=context.job.policy.by,
-        choices=[_choice(decided) for decided in assigned.decided],
+        choices=[_choice(decided) for decided in decided_of(context.work)],
         expected=None if record is None else record.expected,
         alternatives=[] if record is None else record.alternatives,
         curve=None if record is None else record.curve,
@@ -47,9 +51,34 @@ def gather(context: Context, assigned: Partition, cost: CostReport) -> NightRepo
         # `cost` has counted them: without failures no output file is read again.
         failures=_failures(context) if cost.failures else [],
         assumptions=[] if record is None else record.assumptions,
-        calibration=known_calibration(context.job),
+        calibration=_calibration(context),
+        deciding=_deciding(context, cost),
         prices={name: resolved.price for name, resolved in context.snapshot.prices.items()},
     )
+
+
+def _deciding(context: Context, cost: CostReport) -> Deciding | None:
+    way, tonight = read_way(context.work), read_tonight(context.work)
+    if way is None and tonight is None and read_deferral(context.work) is None:
+        return None
+    named = "before" if not cost.deferred else "after" if way is None else way.way
+    skip = None if way is None else way.skip
+    of_tonight: dict[str, Any] = {}
+    if tonight is not None:
+        of_tonight = {
+            "drawn": tonight.rows,
+            "measured": tonight.measured,
+            "metric": tonight.metric,
+            "by_likeness": tonight.by_likeness,
+        }
+    skipped = 0 if skip is None else cost.models["large"].rows
+    return Deciding(way=named, why=None if way is None else way.why, skip=skip, skipped=skipped, **of_tonight)
+
+
+def _calibration(context: Context) -> Calibration | None:
+    """What the night was decided by: tonight's figures, a confidence's, or the router's."""
+    basis = Basis.before(context) if read_deferral(context.work) is None else Basis.after(context)[0]
+    return basis.whole
 
 
 _NO_SCORES = Histogram(edges=[0.0, 1.0], small=[0], large=[0], unscored=0)
@@ -65,7 +94,7 @@ def _choice(decided: Decided) -> Choice:
 
 def _stages(context: Context) -> Iterator[StageTime]:
     """The stages in order; stages without units are left out."""
-    for name in (layout.SCORE, *SHARDS, layout.MEASURED, layout.MERGE):
+    for name in (layout.SCORE, *SHARDS, layout.CALIBRATED, layout.MEASURED, layout.MERGE):
         receipts = list(context.work.stage(name).receipts().values())
         if receipts:
             read = "tokens" if name == layout.SCORE else "input_tokens"

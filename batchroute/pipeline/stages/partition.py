@@ -1,4 +1,8 @@
-"""Partition: decides by all scores, then writes the rows into the shards of the two models, in pieces to generate."""
+"""Partition: writes the rows into the shards of the two models, in pieces to generate.
+
+A policy that decides before the small model has answered decides here, by all scores. If it decides after, the small
+model gets all rows that it can read.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,16 @@ from pydantic import BaseModel, ConfigDict
 from batchroute.fields import SIDES, Side
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
+from batchroute.pipeline.groups import groups_of
 from batchroute.pipeline.shards.copies import find_copies
 from batchroute.pipeline.shards.writer import ShardWriter
 from batchroute.pipeline.stages.decide import decide_on
-from batchroute.policy.decision import Decided
+from batchroute.pipeline.stages.drift import heed_drift
+from batchroute.pipeline.stages.scores import Sample, stored
+from batchroute.pipeline.stages.unsupported import unsupported_rows
+from batchroute.pipeline.tonight.basis import Mask, taken_rows, way_of
+from batchroute.pipeline.tonight.draw import drawn_positions
+from batchroute.policy.decision import Decided, Decision, members_of
 from batchroute.storage.receipts import Receipt
 from batchroute.storage.units import Span
 from batchroute.storage.workdir import Workdir
@@ -22,7 +32,11 @@ from batchroute.words import plural
 
 
 class Partition(BaseModel):
-    """How the rows were assigned to the two models; its file is written when all shards are."""
+    """How the rows were assigned to the two models; its file is written when all shards are.
+
+    Attributes:
+        decided: empty if the policy decides after the small model has answered.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,12 +57,13 @@ def partition(context: Context) -> Partition:
     earlier = read_partition(context.work)
     if earlier is not None:
         return earlier
-    decision = decide_on(context)
+    decision = _decide(context)
     work, frozen, models = context.work, context.snapshot, context.job.models
     stage, chunks = work.stage(layout.SCORE), frozen.chunks()
     scored = stage.receipts()
     greedy = [side for side in SIDES if models.of(side).generation.greedy]
-    copies = find_copies(stage, chunks, decision.small, greedy)
+    taken = drawn_positions(work)
+    copies = find_copies(stage, chunks, decision.small, greedy, taken if len(taken) else None)
     shards = {side: ShardWriter(work, frozen, side, copies[side]) for side in SIDES}
     unsupported = sum(receipt.counts.get("unsupported", 0) for receipt in scored.values())
     if unsupported:
@@ -62,6 +77,8 @@ def partition(context: Context) -> Partition:
         prompts = pa.chunked_array([context.prompts.stored(batch) for batch in batches])
         small = decision.small[chunk.start : chunk.stop]
         usable = rows["error_type"].is_null().to_numpy()
+        first, last = np.searchsorted(taken, [chunk.start, chunk.stop])
+        usable[taken[first:last] - chunk.start] = False
         for side, mask in (("small", small & usable), ("large", ~small & usable)):
             shards[cast(Side, side)].add(rows, prompts, np.flatnonzero(mask))
         return scored[chunk.unit]
@@ -80,3 +97,30 @@ def partition(context: Context) -> Partition:
     )
     context.work.put_json(layout.PARTITION, result.model_dump(mode="json"))
     return result
+
+
+def _decide(context: Context) -> Decision:
+    on_drift = heed_drift(context)
+    if not context.job.policy.looks_after or on_drift == "large":
+        return decide_on(context)
+    scored = stored(context)
+    way = way_of(context, int(scored.routable.sum()))
+    if way.way == "before":
+        return decide_on(context)
+    asked = scored.routable & ~unsupported_rows(context) & ~taken_rows(context)
+    if way.skip is not None:
+        asked &= (scored.scores >= np.float32(way.skip)) | _for_shares(context, scored, asked)
+    return Decision(asked, [])
+
+
+def _for_shares(context: Context, scored: Sample, asked: Mask) -> Mask:
+    """The rows of the highest scores that a policy's shares need: a share counts more than a cut."""
+    policy, needed = context.job.policy, np.zeros_like(asked)
+    groups = None if policy.by is None else groups_of(context.table, policy.by)
+    for group, rule in policy.rules():
+        if rule.small_share is not None:
+            members = np.ones_like(asked) if groups is None or group is None else members_of(groups, policy, group)
+            at = np.flatnonzero(members & scored.routable)
+            scores = np.where(asked[at], scored.scores[at], np.nan)
+            needed[at] = rule.cutoff(scores, len(at)).small(scores, np.arange(len(at)))
+    return needed

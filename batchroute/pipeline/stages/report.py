@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from batchroute.costs import report as cost_report
 from batchroute.costs.prices import usd
-from batchroute.costs.report import CostReport, Escalated
+from batchroute.costs.report import CostReport, Deferred, Escalated
 from batchroute.costs.usage import ModelUsage, model_usage, router_usage
 from batchroute.generators.base import ANSWERED_ALL_THE_SAME
 from batchroute.pipeline import layout
@@ -19,9 +19,12 @@ from batchroute.pipeline.audit.plan import read_audit_plan
 from batchroute.pipeline.audit.results import audit_table
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
+from batchroute.pipeline.stages.defer import read_deferral
 from batchroute.pipeline.stages.escalate import read_escalation
 from batchroute.pipeline.stages.night import gather
 from batchroute.pipeline.stages.partition import Partition, read_partition
+from batchroute.pipeline.tonight.draw import SHARDS as CALIBRATION_SHARDS
+from batchroute.pipeline.tonight.draw import read_drawn
 from batchroute.reports import night as nights
 from batchroute.reports.export import focus, metrics
 from batchroute.reports.night import NightReport
@@ -43,7 +46,7 @@ def write_report(context: Context) -> NightReport:
 
     groups = _groups(context)
     put(cost_report.JSON, lambda: _cost(context, assigned, groups).model_dump_json(indent=1).encode())
-    put(nights.REPORT, lambda: gather(context, assigned, read_cost(output)).model_dump_json(indent=1).encode())
+    put(nights.REPORT, lambda: gather(context, read_cost(output)).model_dump_json(indent=1).encode())
     night = NightReport.of(output)
     put(cost_report.TABLE, lambda: _parquet(cost_report.to_frame(night.cost, groups).to_arrow()))
     put(nights.FOCUS, lambda: focus.parquet(night, night.prices))
@@ -88,6 +91,8 @@ def _cost(context: Context, assigned: Partition, groups: pl.DataFrame) -> CostRe
         small=_usage(context, "small"),
         large=_usage(context, "large"),
         escalated=_escalated(context),
+        deferred=_deferred(context),
+        calibration=_calibration(context),
         audited=None if read_audit_plan(work) is None else _usage(context, "audited"),
         large_price=frozen.price("large"),
         groups=groups,
@@ -114,9 +119,28 @@ def _escalated(context: Context) -> Escalated | None:
     )
 
 
+def _deferred(context: Context) -> Deferred | None:
+    deferral = read_deferral(context.work)
+    if deferral is None:
+        return None
+    spent = None if context.snapshot.price("small") is None else usd(deferral.spent_pico)
+    usage = _usage(context, "deferred")
+    return Deferred(rows=deferral.rows, no_answer=deferral.no_answer, small_cost=spent, usage=usage)
+
+
+def _calibration(context: Context) -> dict[str, ModelUsage] | None:
+    if read_drawn(context.work) is None:
+        return None
+    return {side: _usage(context, shard) for side, shard in CALIBRATION_SHARDS.items()}
+
+
 def _counts(context: Context, assigned: Partition) -> dict[str, int]:
     parts = context.work.stage(layout.MERGE).receipts().values()
-    names = ("ok", "failed", "small", "large", "escalated", "unrouted")
+    names = ["ok", "failed", "small", "large", "escalated", "unrouted"]
+    deferral = read_deferral(context.work)
+    # Only where there can be any: the counts of other jobs stay as they are.
+    names += [] if deferral is None else ["deferred"]
+    names += [] if read_drawn(context.work) is None else ["calibration_large"]
     return {
         "total": context.snapshot.rows,
         **{name: sum(part.counts.get(name, 0) for part in parts) for name in names},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards.writer import SHARDS, Shard, side_of
+from batchroute.pipeline.stages.defer import read_deferral
 from batchroute.pipeline.stages.partition import read_partition
 from batchroute.reports import night
 from batchroute.storage.manifest import MANIFEST
@@ -51,11 +52,14 @@ def finish_reopening(work: Workdir) -> None:
 
 
 def _failed(work: Workdir, snapshot: Snapshot, shard: Shard) -> list[Receipt]:
-    # Audited answers are in no output, and the audit leaves failed ones out.
-    if shard == "audited":
+    # These answers are in no output. The audit and tonight's calibration leave failed ones out.
+    if shard in ("audited", "calibration_small"):
         return []
     # With escalation, rows that failed on the small model go on, or have gone on, to the large one.
     if shard == "small" and {"on_failure", "escalate"} & snapshot.settings["models"]["small"].keys():
+        return []
+    # So they do if the policy decides after the small model: without an answer there is no confidence.
+    if shard == "small" and read_deferral(work) is not None:
         return []
     return [receipt for receipt in work.stage(shard).receipts().values() if receipt.counts["failed"]]
 
@@ -64,11 +68,14 @@ def _touched(part: Span, failed: dict[Shard, list[Receipt]], work: Workdir) -> b
     """Whether the part holds rows of a failed piece, or may hold copies of such rows, which can be in any part."""
     assigned = read_partition(work)
     assert assigned is not None
+    deferral = read_deferral(work)
+    copies = {
+        **{shard: assigned.copies[side_of(shard)] for shard in ("small", "large")},
+        "escalated": assigned.copies["small"],
+        "deferred": 0 if deferral is None else deferral.copies,
+    }
     return any(
         receipts
-        and (
-            assigned.copies["small" if shard == "escalated" else side_of(shard)]
-            or any(piece.first < part.stop and piece.last >= part.start for piece in receipts)
-        )
+        and (copies.get(shard, 0) or any(piece.first < part.stop and piece.last >= part.start for piece in receipts))
         for shard, receipts in failed.items()
     )

@@ -125,9 +125,7 @@ def stored(context: Context) -> Sample:
     rows = context.snapshot.rows
     scores, tokens = np.empty(rows, np.float32), np.zeros(rows, np.int32)
     routable = np.empty(rows, np.bool_)
-    for chunk, table in zip(
-        context.snapshot.chunks(), _tables(context, ["score", "tokens", "error_type"]), strict=True
-    ):
+    for chunk, table in zip(context.snapshot.chunks(), tables(context, ["score", "tokens", "error_type"]), strict=True):
         at = slice(chunk.start, chunk.stop)
         scores[at] = floats(table["score"])
         tokens[at] = table["tokens"].fill_null(0).to_numpy()
@@ -137,7 +135,7 @@ def stored(context: Context) -> Sample:
     return Sample([(0, rows)], scores, tokens, routable, 0 if used.cost is None else pico(used.cost))
 
 
-def _tables(context: Context, columns: list[str] | None = None) -> Iterator[pa.Table]:
+def tables(context: Context, columns: list[str] | None = None) -> Iterator[pa.Table]:
     stage = context.work.stage(layout.SCORE)
     return (stage.read(chunk.unit, columns) for chunk in context.snapshot.chunks())
 

@@ -22,6 +22,8 @@ from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.identity import Identity, difference
 from batchroute.pipeline.stages.fetch import Fetched
 from batchroute.pipeline.stages.merge import result_names
+from batchroute.pipeline.tonight.draw import check_rows
+from batchroute.pipeline.tonight.measure import check_calibrate
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.objects import is_local, local_path
@@ -66,6 +68,8 @@ def inspect(job: Job, identity: Identity, fetched: Fetched | None = None) -> tup
     kind = check_columns(job, table)
     if job.input.uri:
         _check_output_place(job, identity.files)
+    if job.policy.calibrate is not None:
+        check_rows(job.policy.calibrate.rows, table.rows)
     chunk_rows, unit_rows, part_rows = _bounds(job, files, table.rows)
     snapshot = Snapshot(
         run_id=identity.run_id,
@@ -129,6 +133,7 @@ def check_columns(job: Job, table: PromptTable) -> PromptKind:
         table.check_groupable(job.policy.by, "policy.by")
     _check_result_names(job, table)
     check_audit(job, table)
+    check_calibrate(job, table)
     return prompts.kind
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Value = float | int | Decimal | None
 Sample = tuple[Mapping[str, str], Value]
 _ROUTES = ("small", "large", "escalated", "unrouted")
+_MORE_ROUTES = ("deferred", "calibration_large")
 
 
 def render(night: NightReport) -> str:
@@ -78,7 +79,7 @@ def _outcome(gauges: _Gauges, night: NightReport) -> None:
     gauges.many(
         "routed_rows",
         "Rows by route; escalated ones went from the small model to the large one.",
-        [({"route": route}, rows.get(route, 0)) for route in _ROUTES],
+        [({"route": route}, rows.get(route, 0)) for route in (*_ROUTES, *(r for r in _MORE_ROUTES if r in rows))],
     )
     gauges.one("copied_rows", "Rows that share the answer of an identical prompt.", rows.get("copies"))
     gauges.many(

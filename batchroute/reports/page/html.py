@@ -50,6 +50,8 @@ def _flow(night: NightReport) -> list[dict[str, Any]]:
     parts = [
         ("small model", "is-small", rows["small"]),
         (f"{ESCALATED}, escalated", "is-escalated", rows.get("escalated", 0)),
+        (f"{ESCALATED}, deferred", "is-deferred", rows.get("deferred", 0)),
+        (f"{ESCALATED}, calibration", "is-drawn", rows.get("calibration_large", 0)),
         ("large model", "is-large", rows["large"]),
         ("no usable prompt", "is-none", rows.get("unrouted", 0)),
     ]

@@ -1,0 +1,153 @@
+"""Confidence: what the small model's answers tell of themselves, as one number a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from batchroute.confidence.model import ConfidenceModel, unfitted
+from batchroute.confidence.signals import Signals
+from batchroute.costs.prices import picos_of
+from batchroute.pipeline import layout
+from batchroute.pipeline.audit.rows import Positions, shard_positions
+from batchroute.pipeline.context import Context
+from batchroute.pipeline.shards.answers import model_of, schema_of
+from batchroute.policy.settings import Scores
+from batchroute.storage.receipts import Facts
+
+SCHEMA = pa.schema([pa.field("position", pa.int64()), pa.field("confidence", pa.float32())])
+_SIGNALS = ("logprob", "logprob_low", "agreement")
+_COLUMNS = ("position", "copy_of", "error_type", "finish_reason", "output_tokens", "cost", *_SIGNALS)
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the answers of a run's small model tell; arrays of shape [rows], by position.
+
+    Attributes:
+        asked: rows of the small shard.
+        confidence: NaN for a row without an answer, and for one whose answer has no signals.
+        answered: number of rows that the small model answered itself.
+        tells: whether any answer has a signal besides its length and its end.
+        gone_on: rows that `escalate` sent to the large model, and copies of such rows, which share its answer.
+        paid: cost of the answers in pico-dollars; None if the model has no price.
+    """
+
+    asked: Mask
+    confidence: Scores
+    answered: int
+    tells: bool
+    gone_on: Mask
+    paid: NDArray[np.int64] | None
+
+
+def read_told(context: Context, model: ConfidenceModel | None, scores: Scores) -> Told:
+    """Read the answers of the small model unit by unit: 14 bytes of memory a row, and more without a model.
+
+    Args:
+        model: makes confidences of signals. None: agreement, or else ranks of `logprob_low`, see `unfitted`.
+        scores: the router's, NaN where there is none; a signal of the model.
+    """
+    rows = context.snapshot.rows
+    confidence = np.full(rows, np.nan, np.float32)
+    raw = None if model is not None else {name: confidence.copy() for name in ("logprob_low", "agreement")}
+    paid = None if context.snapshot.price("small") is None else np.zeros(rows, np.int64)
+    answers, tells = 0, False
+    asked, gone_on = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
+    copies, originals = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    columns = _columns(context)
+    shard = context.work.stage("small")
+    for stage in (shard, context.work.stage("calibration_small")):
+        for unit in stage.receipts():
+            table = stage.read(unit, columns)
+            positions = table["position"].to_numpy()
+            asked[positions] = stage is shard
+            if paid is not None:
+                paid[positions] = picos_of(table["cost"])
+            copied = table["copy_of"].is_valid()
+            copies.append(table["position"].filter(copied).to_numpy())
+            originals.append(table["copy_of"].filter(copied).to_numpy())
+            answered = table.filter(pc.and_(pc.invert(copied), table["error_type"].is_null()))
+            at = answered["position"].to_numpy()
+            signals = signals_of(answered, scores[at])
+            answers, tells = answers + len(at), tells or signals.tells
+            if model is not None:
+                confidence[at] = model.apply(signals)
+            else:
+                assert raw is not None
+                raw["logprob_low"][at], raw["agreement"][at] = signals.logprob_low, signals.agreement
+    copy, original = np.concatenate(copies), np.concatenate(originals)
+    if raw is not None:
+        for values in raw.values():
+            values[copy] = values[original]
+        nothing = np.broadcast_to(np.float64(np.nan), (rows,))
+        low, agreement = (raw[name].astype(np.float64) for name in ("logprob_low", "agreement"))
+        confidence = unfitted(Signals(nothing, low, agreement, nothing, nothing, nothing))
+    else:
+        confidence[copy] = confidence[original]
+    gone_on[shard_positions(context, ["escalated"])] = True
+    gone_on[copy] = gone_on[original]
+    return Told(asked, confidence, answers, tells, gone_on, paid)
+
+
+def signals_at(context: Context, positions: Positions, scores: Scores) -> tuple[Signals, Mask]:
+    """The signals of the rows of tonight's calibration, and which of them the small model answered.
+
+    Args:
+        positions: of all rows of the shard, ascending.
+        scores: of these rows.
+    """
+    stage = context.work.stage("calibration_small")
+    tables = [stage.read(unit, _columns(context)) for unit in stage.receipts()]
+    table = pa.concat_tables(tables).sort_by("position")
+    assert np.array_equal(table["position"].to_numpy(), positions)
+    return signals_of(table, scores), table["error_type"].is_null().to_numpy()
+
+
+def signals_of(answers: pa.Table, scores: Scores) -> Signals:
+    """Args:
+    answers: as the small model's units hold them.
+    scores: the router's, of the same rows.
+    """
+    there = answers.column_names
+    logprob, low, agreement = (_floats(answers[name]) if name in there else None for name in _SIGNALS)
+    cut = pc.fill_null(pc.equal(answers["finish_reason"], "length"), False).to_numpy().astype(np.float64)
+    return Signals.of(
+        answers.num_rows,
+        logprob=logprob,
+        logprob_low=low,
+        agreement=agreement,
+        tokens=_floats(answers["output_tokens"]),
+        cut=cut,
+        score=scores.astype(np.float64),
+    )
+
+
+def put_confidences(context: Context, confidence: Scores) -> None:
+    """Write the chunks that have no receipt yet, for the output."""
+    stage = context.work.stage(layout.CONFIDENCE)
+    done = stage.receipts()
+    for chunk in context.snapshot.chunks():
+        if chunk.unit not in done:
+            context.engine.check()
+            values = confidence[chunk.start : chunk.stop]
+            table = pa.table([pa.array(np.arange(chunk.start, chunk.stop)), pa.array(values, from_pandas=True)], SCHEMA)
+            stage.commit(Facts.of(stage.run_id, chunk.unit, chunk.positions), SCHEMA, table.to_batches())
+
+
+def _columns(context: Context) -> list[str]:
+    """Units of a model that is asked for no signals lack their columns."""
+    there = schema_of(model_of(context.job, "small")).names
+    return [name for name in _COLUMNS if name in there]
+
+
+def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """NaN for null."""
+    floats: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    return floats

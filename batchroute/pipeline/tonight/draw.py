@@ -1,0 +1,168 @@
+"""The rows of tonight's calibration: drawn evenly over the whole batch, and written as a shard for each model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from batchroute import quality
+from batchroute.errors import InputError
+from batchroute.fields import Side
+from batchroute.pipeline import layout
+from batchroute.pipeline.audit.rows import Positions
+from batchroute.pipeline.audit.sample import random_generator
+from batchroute.pipeline.context import Context
+from batchroute.pipeline.groups import groups_of
+from batchroute.pipeline.shards.copies import NO_COPIES
+from batchroute.pipeline.shards.writer import Shard, ShardWriter
+from batchroute.pipeline.stages.scores import stored
+from batchroute.pipeline.stages.unsupported import unsupported_rows
+from batchroute.policy.decision import Groups, members_of
+from batchroute.quality.base import LARGE
+from batchroute.storage.units import Span, spans
+from batchroute.storage.workdir import Workdir
+from batchroute.words import plural
+
+SHARDS: dict[Side, Shard] = {"small": "calibration_small", "large": "calibration_large"}
+LEAST_ROWS_OF_A_GROUP = 50
+"""Rows of each group of a policy, or all that it has."""
+
+# Two responses each: a crash repeats the ratings of no more rows than that.
+_ROWS_A_UNIT = 128
+
+
+class Drawn(BaseModel):
+    """The drawn rows; the file is written before their shards.
+
+    Attributes:
+        of: rows that they were drawn from.
+        metric: the text of `quality.describe`.
+        reference: an input column; `large` for the large model's answer; None.
+        positions: ascending.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    of: int
+    metric: str
+    reference: str | None
+    positions: list[int]
+
+    @property
+    def by_likeness(self) -> bool:
+        return self.reference == LARGE
+
+    def spans(self) -> list[Span]:
+        """The units of measuring."""
+        return spans(len(self.positions), _ROWS_A_UNIT)
+
+
+def read_drawn(work: Workdir) -> Drawn | None:
+    """None until the rows are drawn, and in a run without a calibration of its own."""
+    tree = work.read_json(layout.DRAWN)
+    return None if tree is None else Drawn.model_validate(tree)
+
+
+def drawn_positions(work: Workdir) -> Positions:
+    """The drawn rows, ascending; empty without a calibration."""
+    drawn = read_drawn(work)
+    return np.array([] if drawn is None else drawn.positions, np.int64)
+
+
+def draw(context: Context) -> None:
+    """Draw the rows and write their shards. Deterministic: a second attempt draws the same, and writes what is missing.
+
+    Raises:
+        InputError: no row has a usable prompt that both models can read.
+    """
+    spec = context.job.policy.calibrate
+    assert spec is not None
+    drawn = read_drawn(context.work)
+    if drawn is None:
+        positions, of = _choose(context)
+        drawn = Drawn(
+            of=of,
+            metric=quality.describe(spec.metric),
+            reference=reference_of(context),
+            positions=positions.tolist(),
+        )
+        context.work.put_json(layout.DRAWN, drawn.model_dump(mode="json"))
+        compared = "likeness to the large model's" if drawn.by_likeness else "the two answers"
+        context.engine.progress.note(
+            "calibrate",
+            f"{plural(len(positions), 'row')} of {of:,} go to both models first, to compare {compared} by "
+            f"{drawn.metric}; they keep the large model's answer",
+            rows=len(positions),
+        )
+    _write_shards(context, np.array(drawn.positions, np.int64))
+
+
+def reference_of(context: Context) -> str | None:
+    """The column of references, or `large`; `reference` where the input has it and the job says nothing."""
+    spec = context.job.policy.calibrate
+    assert spec is not None
+    if spec.reference is not None:
+        return spec.reference
+    return "reference" if "reference" in context.table.schema.names else None
+
+
+def _choose(context: Context) -> tuple[Positions, int]:
+    """The drawn rows, ascending, and of how many."""
+    job = context.job
+    spec, policy = job.policy.calibrate, job.policy
+    assert spec is not None
+    scored = stored(context)
+    eligible = scored.routable & ~unsupported_rows(context)
+    if job.router is not None and not policy.looks_after:
+        eligible &= ~np.isnan(scored.scores)
+    rng = random_generator(spec.seed, context, "calibration")
+    of = int(eligible.sum())
+    if policy.by is None:
+        rows = np.flatnonzero(eligible)
+        return np.sort(rng.choice(rows, min(spec.rows, of), replace=False)).astype(np.int64), of
+    groups = groups_of(context.table, policy.by)
+    drawn = [_of_group(groups, group, context, eligible, rng) for group, _ in policy.rules()]
+    return np.sort(np.concatenate(drawn)).astype(np.int64), of
+
+
+def _of_group(
+    groups: Groups, group: str | None, context: Context, eligible: np.ndarray, rng: np.random.Generator
+) -> Positions:
+    """A group's part of the rows, in proportion to its size, but enough for a figure of its own."""
+    spec = context.job.policy.calibrate
+    assert spec is not None
+    assert group is not None
+    rows = np.flatnonzero(eligible & members_of(groups, context.job.policy, group))
+    wanted = max(LEAST_ROWS_OF_A_GROUP, round(spec.rows * len(rows) / max(1, int(eligible.sum()))))
+    chosen: Positions = rng.choice(rows, min(wanted, len(rows)), replace=False).astype(np.int64)
+    return chosen
+
+
+def _write_shards(context: Context, positions: Positions) -> None:
+    """Chunks that hold none of the rows are not read."""
+    frozen, stage = context.snapshot, context.work.stage(layout.SCORE)
+    writers = [ShardWriter(context.work, frozen, shard, NO_COPIES) for shard in SHARDS.values()]
+    reader = context.table.reader(context.prompts.columns)
+    for chunk in frozen.chunks():
+        first, last = np.searchsorted(positions, [chunk.start, chunk.stop])
+        if first < last:
+            context.engine.check()
+            rows = stage.read(chunk.unit, ["position", "tokens"])
+            batches = reader.read(chunk.start, chunk.stop)
+            prompts = pa.chunked_array([context.prompts.stored(batch) for batch in batches])
+            for writer in writers:
+                writer.add(rows, prompts, positions[first:last] - chunk.start)
+    for writer in writers:
+        writer.close()
+
+
+def check_rows(wanted: int, rows: int) -> None:
+    """Raises:
+    InputError: the input has rows, but fewer than are to be drawn.
+    """
+    if 0 < rows < wanted:
+        raise InputError(
+            f"policy.calibrate.rows is {wanted:,}, but the input has {plural(rows, 'row')}: both models would answer "
+            "all of them, which costs more than the large model alone; lower it, or leave calibrate out"
+        )

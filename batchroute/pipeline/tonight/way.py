@@ -1,0 +1,125 @@
+"""The way a run decides: by the prompt's score before any answer, by the small model's answer, or by both.
+
+With a router both ways are possible. Rows that both models answered show which is best at equal total cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from batchroute.confidence.calibration import AnsweredRows
+from batchroute.confidence.choice import WAYS, Choice, Plan, PricedRows, choose_at, choose_within
+from batchroute.confidence.choice import Way as Name
+from batchroute.config.job import Job
+from batchroute.costs.prices import PICO, Price
+from batchroute.fields import SIDES, Side
+from batchroute.pipeline import layout
+from batchroute.pipeline.context import Context
+from batchroute.policy.settings import DEFAULT, Rule
+from batchroute.router.calibration.lengths import Lengths
+from batchroute.storage.workdir import Workdir
+
+Floats = NDArray[np.float64]
+
+
+class Way(BaseModel):
+    """What was chosen.
+
+    Attributes:
+        skip: of `both`: rows with a lower score go to the large model without an answer of the small one.
+        why: one sentence; None where there was nothing to choose.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    way: Name
+    skip: float | None = None
+    why: str | None = None
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(self.way, self.skip)
+
+
+def read_way(work: Workdir) -> Way | None:
+    """None until it is chosen, and in a run that decides before."""
+    tree = work.read_json(layout.WAY)
+    return None if tree is None else Way.model_validate(tree)
+
+
+def put_way(context: Context, way: Way) -> None:
+    if context.work.put_json(layout.WAY, way.model_dump(mode="json")) and way.why is not None:
+        context.engine.progress.note("decide", way.why)
+
+
+def choose(job: Job, rows: PricedRows | None, whole: int) -> Way:
+    """The way of a policy that may look at answers.
+
+    Args:
+        rows: rows that both models answered, with their costs; None where these are not known.
+        whole: number of rows of the run that go to a model.
+    """
+    policy = job.policy
+    if job.router is None:
+        return Way(way="after")
+    rule = _rule(job)
+    if rule.threshold is not None:
+        return Way(way="after", why="after: a threshold is one on the confidence" if policy.decide == "auto" else None)
+    if rows is None or rows.score is None:
+        begin = "after" if policy.decide == "auto" else "no row skips the small model"
+        return Way(way="after", why=f"{begin}: no calibration rows have a score and costs to compare both ways by")
+    choice = _choice(rule, rows, whole, WAYS if policy.decide == "auto" else ("after", "both"))
+    return Way(way=choice.plan.way, skip=choice.plan.skip, why=choice.why)
+
+
+def _rule(job: Job) -> Rule:
+    """The rule that chooses: all rows go one way, so in a policy by group it is the default's."""
+    return dict(job.policy.rules())[None if job.policy.groups is None else DEFAULT]
+
+
+def _choice(rule: Rule, rows: PricedRows, whole: int, ways: Sequence[Name]) -> Choice:
+    if rule.max_quality_drop is not None:
+        return choose_within(rows, float(100 * rule.max_quality_drop), rule.rule or "bounded", ways=ways)
+    if rule.small_share is not None:
+        return choose_at(rows, rows.cost_of_share(float(rule.small_share)), ways=ways)
+    assert rule.budget is not None
+    return choose_at(rows, min(1.0, float(rule.budget * PICO) / max(1.0, rows.all_large * whole)), ways=ways)
+
+
+def priced(answered: AnsweredRows, prices: dict[Side, Price | None], lengths: dict[str, Lengths]) -> PricedRows | None:
+    """The rows of a stored calibration at the prices of a job; None if a price, a time or tokens are missing."""
+    tokens = {"small": answered.small_tokens, "large": answered.large_tokens}
+    costs: dict[str, Floats] = {}
+    for side in SIDES:
+        price, known = prices[side], tokens[side]
+        a_token = None if price is None or known is None else _a_token(price, lengths.get(side))
+        if known is None or a_token is None:
+            return None
+        costs[side] = np.array(known[0]) * a_token[0] + np.array(known[1]) * a_token[1]
+        if side == "small":
+            read, written = answered.sample_tokens or ([0.0] * len(answered.small), [0.0] * len(answered.small))
+            costs["signal"] = np.array(read) * a_token[0] + np.array(written) * a_token[1]
+    return PricedRows(
+        small=np.array(answered.small),
+        large=np.array(answered.large),
+        confidence=np.array(answered.confidence, np.float32),
+        score=None if answered.score is None else np.array(answered.score, np.float32),
+        small_cost=costs["small"],
+        signal_cost=costs["signal"],
+        large_cost=costs["large"],
+        group=np.array(answered.group, np.intp),
+    )
+
+
+def _a_token(price: Price, lengths: Lengths | None) -> tuple[float, float] | None:
+    """Pico-dollars for a token read and for one written."""
+    if price.by_token:
+        return float(price.of_tokens(1, 0)), float(price.of_tokens(0, 1))
+    if lengths is None or lengths.seconds_per_token is None:
+        return None
+    each = float(price.of_seconds(1.0)) * lengths.seconds_per_token
+    return each, each
