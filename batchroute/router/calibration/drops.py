@@ -47,17 +47,16 @@ def points_of(
     _, group = np.unique(np.array(prompts, dtype=object), return_inverse=True)
     groups = int(group.max()) + 1
 
-    def by_prompt(values: Floats) -> Floats:
-        sums: Floats = np.bincount(group, values, groups).astype(np.float64)
-        return sums
-
-    baseline = by_prompt(large)
+    baseline: Floats = np.bincount(group, large, groups).astype(np.float64)
     if baseline.sum() == 0.0:
         raise InputError("the large model's mean quality is 0, so a drop in percent means nothing: shift the metric")
-    losses = np.stack([by_prompt((large - small) * (scores >= cut)) for cut in thresholds], axis=1)
-    highest = np.full(groups, -np.inf, scores.dtype)
-    np.maximum.at(highest, group, scores)
-    routed = np.array([np.count_nonzero(highest >= cut) for cut in thresholds])
+    # The first threshold that sends a row to the small model; all later ones do too.
+    first = np.searchsorted(-thresholds, -scores)
+    cells, shape = group * len(thresholds) + first, (groups, len(thresholds))
+    losses = np.bincount(cells, large - small, shape[0] * shape[1]).reshape(shape).cumsum(axis=1)
+    first_of_prompt = np.full(groups, len(thresholds))
+    np.minimum.at(first_of_prompt, group, first)
+    routed = np.bincount(first_of_prompt, minlength=len(thresholds)).cumsum()
     drops: Floats = losses.sum(axis=0) * 100.0 / abs(baseline.sum())
     bounds = drops + student_quantile(CONFIDENCE, groups - 1) * _standard_errors(losses, baseline, routed)
     low, high = _intervals(losses, baseline, seed, resamples)
