@@ -105,9 +105,9 @@ def large_table(seed: int = SEED, unwanted: frozenset[str] | None = None) -> lis
     return [{"id": f"q-{number:05d}", **row} for number, row in enumerate(made)]
 
 
-def write(rows: Sequence[Row], path: Path) -> None:
+def write(rows: Sequence[Row], path: Path, without: Sequence[str] = ()) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), path)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA).drop_columns(list(without)), path)
     print(f"{path}: {len(rows)} rows, {dict(Counter(row['split'] for row in rows))}")
 
 
@@ -197,7 +197,8 @@ def main() -> None:
     write(rows, options.output)
     if options.demo:
         for name, table in demo_tables(rows).items():
-            write(table, FOLDER / f"{name}.parquet")
+            # Each is of one split. `train` divides what `label` makes of the prompts.
+            write(table, FOLDER / f"{name}.parquet", without=["split"])
 
 
 if __name__ == "__main__":
