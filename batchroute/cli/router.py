@@ -15,6 +15,8 @@ from batchroute.errors import EXIT_CRASHED, BatchrouteError, InputError
 
 router_app = typer.Typer()
 
+_OF_FINE_TUNING = ("epochs", "patience", "lr", "batch_size")
+
 
 def _by_side(given: Sequence[str]) -> dict[str, str]:
     """`small=PREFIX` and `large=PREFIX` as a mapping."""
@@ -146,10 +148,19 @@ def label(
 
 @router_app.command()
 def train(
+    context: typer.Context,
     quality_table: Annotated[str, typer.Option("--quality-table", metavar="TABLE.parquet", help="What to learn from.")],
     base: Annotated[str, typer.Option("--base", metavar="MODEL", help="The encoder to start from.")],
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the router goes.")],
     label: Annotated[Literal["det", "prob", "trans", "gap"], typer.Option("--label", help="What it predicts.")] = "gap",
+    method: Annotated[
+        Literal["auto", "heads", "finetune"],
+        typer.Option("--method", help="Heads on the encoder, in a minute, or the whole encoder; auto chooses."),
+    ] = "auto",
+    add: Annotated[
+        list[str] | None,
+        typer.Option("--add", metavar="TABLE", help="More rows to learn from, such as an audit; may be repeated."),
+    ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training rows, at most.")] = 5,
     patience: Annotated[
         int, typer.Option("--patience", min=1, help="Stop after this many epochs without a better one.")
@@ -174,15 +185,22 @@ def train(
     from batchroute.engines.local import LocalEngine
     from batchroute.progress import for_this_terminal
     from batchroute.router.training.console import Narrator
-    from batchroute.router.training.learner import TrainOptions
+    from batchroute.router.training.options import TrainOptions
     from batchroute.router.training.train import train as train_router
 
+    sources = {option: context.get_parameter_source(option) for option in _OF_FINE_TUNING}
+    asked = [option for option, source in sources.items() if source is not None and source.name != "DEFAULT"]
+    flags = " and ".join(f"--{option.replace('_', '-')}" for option in asked)
+    if asked and method == "heads":
+        raise InputError(f"{flags} is about fine-tuning: leave it out, or pass --method finetune")
     options = checked(
         TrainOptions,
         quality_table=quality_table,
         base=base,
         output=output,
         label=label,
+        method="finetune" if asked else method,
+        add=add or [],
         epochs=epochs,
         patience=patience,
         lr=lr,
@@ -201,8 +219,13 @@ def train(
             typer.echo(line, err=err)
 
     say(f"training a router for '{label}' from {base} on {quality_table}")
+    if asked and method == "auto":
+        say(f"fine-tuning, since {flags} is about it")
     with LocalEngine(for_this_terminal(False)).terminable():
         result = train_router(options, Narrator(say), say)
+    if result.method == "heads":
+        say(f"router in {result.output}: heads, {result.train_rows:,} rows to train on", err=False)
+        return
     say(
         f"router in {result.output}: epoch {result.best_epoch} of {len(result.history)}, "
         f"{result.train_rows:,} rows to train on, {result.validation_rows:,} to choose by",

@@ -19,6 +19,8 @@ EMBEDDED_PREFIX = "embedded:"
 _ENDS, _BLOCKS, _BLOCK = 1 << 20, 128, 64 << 10
 _MODEL = "config.json"
 _ADAPTER = "adapter_config.json"
+HEADS_FILE = "heads.safetensors"
+"""In the folder of a router that is an encoder with heads."""
 # Weights as `save_pretrained` names them: as safetensors, and as a pickle, in one file or in many.
 _WEIGHTS = (("model*.safetensors", "pytorch_model*.bin"), ("adapter_model*.safetensors", "adapter_model*.bin"))
 
@@ -134,6 +136,15 @@ def _sampled(size: int, version: int) -> Iterator[tuple[int, int]]:
         yield start, min(_BLOCK, size - _ENDS - start)
 
 
+def has_heads(router: str) -> bool:
+    """Whether a router is an encoder with heads, and not a plain classifier.
+
+    Raises:
+        InputError: as `resolve`.
+    """
+    return (Path(resolve(router)) / HEADS_FILE).is_file()
+
+
 def check(name: str, router: bool = False, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> None:
     """Check that a model exists, is usable, and is safe to load. No weights are loaded.
 
@@ -151,7 +162,7 @@ def check(name: str, router: bool = False, *, trust_remote_code: bool = False, a
     path = resolve(name)
     with loading(what, path, allow_pickle, ROUTER_KEYS if router else MODEL_KEYS):
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    if not router:
+    if not router or has_heads(name):
         return
     if not any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ()):
         raise InputError(

@@ -1,16 +1,19 @@
-"""The router's model: a sequence classifier that reads a prompt and scores how easy it is for the small model."""
+"""The router's model: it reads a prompt and scores how easy it is for the small model.
+
+It is a sequence classifier, or an encoder whose folder holds heads (`HEADS_FILE`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from batchroute import models
@@ -18,12 +21,14 @@ from batchroute.errors import InputError
 from batchroute.hardware import devices
 from batchroute.hardware.devices import Precision
 from batchroute.router.fast import int8, speed_up
+from batchroute.router.heads import ensemble
 from batchroute.router.notes import ROUTER_FILE, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from batchroute.router.fast.first_token import FirstToken
+    from batchroute.router.heads.ensemble import Ensemble
 
 _DEFAULT_MAX_LENGTH = 512
 # Tokenizers without a limit report 10³⁰.
@@ -35,9 +40,11 @@ _CUDA_TOKEN_BUDGET = 16_384
 
 
 class Router:
-    """A classifier with one logit (score = sigmoid) or two labels (score = softmax probability of label 1).
+    """A classifier with one logit (score = sigmoid) or two labels (score = softmax probability of label 1), or an
+    encoder with heads.
 
     Attributes:
+        heads: score what `pooled` gives; None for a classifier, whose scores `probabilities` gives.
         max_length: tokens read of a prompt, special tokens included; longer prompts are cut.
         inputs: names of the tensors that the tokenizer makes and the model takes.
         token_budget: padded tokens (rows × longest row) in one batch; `score` lowers it when memory runs out.
@@ -46,9 +53,15 @@ class Router:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device, max_length: int
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        device: torch.device,
+        max_length: int,
+        heads: Ensemble | None = None,
     ) -> None:
         self.model = model
+        self.heads = heads
         self.tokenizer = tokenizer
         self.device = device
         self.max_length = max_length
@@ -78,23 +91,25 @@ class Router:
             allow_pickle: load weights that are not safetensors.
 
         Raises:
-            InputError: the model does not exist, is no classifier with one or two labels, has no trained head, is a
-                pickle that was not allowed, or brings its own code; `max_length` leaves no room for text; or this
-                device or model does not support the precision.
+            InputError: the model does not exist, is no classifier with one or two labels, has no trained head, has
+                heads that do not fit it, is a pickle that was not allowed, or brings its own code; `max_length` leaves
+                no room for text; or this device or model does not support the precision.
         """
         started = time.perf_counter()
         if precision == "int8" and device.type != "cpu":
             raise InputError("router.precision int8 is for CPUs, and this is a GPU: leave it out, or give bfloat16")
         path = models.resolve(name)
+        heads = ensemble.read(Path(path))
+        kind = AutoModelForSequenceClassification if heads is None else AutoModel
         allowed = models.loading(f"the router '{name}'", path, allow_pickle, models.ROUTER_KEYS)
         with quiet_transformers(), allowed:
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-            if config.num_labels not in (1, 2):
+            if heads is None and config.num_labels not in (1, 2):
                 raise InputError(
                     f"the router '{name}' has {config.num_labels} labels: it must be a classifier with one or two"
                 )
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = kind.from_pretrained(
                 path,
                 config=config,
                 dtype=torch.float32 if precision == "int8" else devices.precision(precision, device),
@@ -103,7 +118,7 @@ class Router:
                 trust_remote_code=False,
             )
         # transformers fills weights that the checkpoint lacks at random: such a head would route at random.
-        if missing := info["missing_keys"]:
+        if missing := info["missing_keys"] if heads is None else untrained(info["missing_keys"]):
             raise InputError(
                 f"'{name}' is no trained router: its checkpoint has no {min(missing)}; "
                 f"train it with 'batchroute train --base {name}'"
@@ -114,7 +129,13 @@ class Router:
         last_layer, note = speed_up(model)
         if precision == "int8":
             int8.quantize(model)
-        router = cls(model, tokenizer, device, min(limit for limit in limits if limit is not None))
+        if heads is not None and heads.width != (width := 2 * config.get_text_config().hidden_size):
+            raise InputError(
+                f"the heads of the router '{name}' read {heads.width} numbers and its encoder gives {width}: they "
+                "are of another encoder, so train the router again"
+            )
+        length = min(limit for limit in limits if limit is not None)
+        router = cls(model, tokenizer, device, length, None if heads is None else heads.to(device))
         router._last_layer, router.note = last_layer, note
         if router.max_length <= (special := tokenizer.num_special_tokens_to_add()):
             raise InputError(
@@ -153,16 +174,37 @@ class Router:
         hidden = outputs[0] if len(outputs) == 1 else None
         if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3 or hidden.shape[:2] != batch["input_ids"].shape:
             return probabilities, None
+        return probabilities, _mean(hidden, batch.get("attention_mask"))
+
+    def pooled(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What heads read of one padded batch, by the encoder's last hidden states.
+
+        Returns:
+            float32 [rows, 2 × hidden]: their mean over the prompt's tokens, then those of its first token.
+        """
+        hidden: torch.Tensor = self.model(**batch).last_hidden_state
         mask = batch.get("attention_mask")
-        if mask is None:
-            return probabilities, hidden.mean(dim=1, dtype=torch.float32)
-        sums = (hidden * mask[..., None]).sum(dim=1, dtype=torch.float32)
-        return probabilities, sums / mask.sum(dim=1, keepdim=True)
+        first = hidden[:, 0]
+        if mask is not None and self.tokenizer.padding_side == "left":
+            first = hidden[torch.arange(len(hidden), device=hidden.device), mask.argmax(dim=1)]
+        return torch.cat([_mean(hidden, mask), first.float()], dim=1)
 
     def close(self) -> None:
         """Free the model's memory."""
         del self.model
         devices.free_memory(self.device)
+
+
+def _mean(hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The mean over the tokens that are no padding: float32 [rows, hidden]."""
+    if mask is None:
+        return hidden.mean(dim=1, dtype=torch.float32)
+    return (hidden * mask[..., None]).sum(dim=1, dtype=torch.float32) / mask.sum(dim=1, keepdim=True)
+
+
+def untrained(missing: Iterable[str]) -> list[str]:
+    """Of the weights that a checkpoint lacks, those that matter to heads: they do not read the pooler."""
+    return [key for key in missing if not key.startswith("pooler.")]
 
 
 def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

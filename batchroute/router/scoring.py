@@ -5,8 +5,9 @@ A batch is copied to the device while the batch before it is computed; the CPU w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 
 from batchroute.errors import InputError
 from batchroute.hardware.devices import out_of_memory
+from batchroute.router.heads.features import TextParts
 from batchroute.router.model import Router
 
 _CHARACTERS_AT_ONCE = 1 << 19
+
+Computed = TypeVar("Computed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +32,20 @@ class Scores:
         tokens: int32, tokens of the whole text, special tokens included.
         truncated: bool, whether the router read only a part.
         embeddings: float32 [n, dimensions], see `Router.embedded`; None if not requested, or not available.
+        spread: float32, how far the router's heads disagree, in units of its label; None if it has no heads.
     """
 
     scores: NDArray[np.float32]
     tokens: NDArray[np.int32]
     truncated: NDArray[np.bool_]
     embeddings: NDArray[np.float32] | None = None
+    spread: NDArray[np.float32] | None = None
 
     def at(self, places: NDArray[np.intp]) -> Scores:
         """The scores of the texts at `places`."""
         embeddings = None if self.embeddings is None else self.embeddings[places]
-        return Scores(self.scores[places], self.tokens[places], self.truncated[places], embeddings)
+        spread = None if self.spread is None else self.spread[places]
+        return Scores(self.scores[places], self.tokens[places], self.truncated[places], embeddings, spread)
 
     def checked(self, router: str) -> Scores:
         """These scores, for figures that need a number for every text.
@@ -61,11 +68,13 @@ class Encoded:
         features: for each of the model's inputs (`input_ids`, …) one list of ids per text, not padded.
         lengths: int32 [n], tokens after the cut.
         tokens: int32 [n], tokens before it.
+        parts: what the router's heads read of the texts; None if it has none.
     """
 
     features: dict[str, list[list[int]]]
     lengths: NDArray[np.int32]
     tokens: NDArray[np.int32]
+    parts: TextParts | None = None
 
 
 def score(
@@ -112,7 +121,9 @@ def encode(router: Router, texts: Sequence[str]) -> Encoded:
             if name in encoding:
                 features.setdefault(name, []).extend(cut(row) for row in encoding[name])
     tokens = np.array(lengths, dtype=np.int32)
-    return Encoded(features or {"input_ids": []}, np.minimum(tokens, router.max_length).astype(np.int32), tokens)
+    kept = np.minimum(tokens, router.max_length).astype(np.int32)
+    parts = None if router.heads is None else TextParts.of(texts, router.heads.projection)
+    return Encoded(features or {"input_ids": []}, kept, tokens, parts)
 
 
 def _within(texts: Sequence[str], most: int) -> Iterator[list[str]]:
@@ -133,19 +144,50 @@ def score_encoded(
     router: Router, encoded: Encoded, token_budget: int | None = None, with_embeddings: bool = False
 ) -> Scores:
     """As `score`, for tokenised texts; equal texts are scored each time."""
+    truncated = encoded.tokens > encoded.lengths
+    if router.heads is not None:
+        assert encoded.parts is not None
+        states = pooled(router, encoded, token_budget)
+        scores, spread = router.heads.score(states, encoded.parts)
+        embeddings = states[:, : states.shape[1] // 2].cpu().numpy() if with_embeddings else None
+        return Scores(scores, encoded.tokens, truncated, embeddings, spread)
+
+    def compute(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return router.embedded(batch) if with_embeddings else (router.probabilities(batch), None)
+
+    order, parts = _in_batches(router, encoded, token_budget, compute)
+    scores = np.empty(len(order), dtype=np.float32)
+    if parts:
+        # One transfer at the end: the CPU does not wait for the device between batches.
+        scores[order] = torch.cat([part for part, _ in parts]).cpu().numpy()
+    means = [mean for _, mean in parts if mean is not None]
+    complete = bool(means) and len(means) == len(parts)
+    return Scores(scores, encoded.tokens, truncated, _in_order(means, order).cpu().numpy() if complete else None)
+
+
+def pooled(router: Router, encoded: Encoded, token_budget: int | None = None) -> torch.Tensor:
+    """What heads read, see `Router.pooled`, in the order of the texts, on the router's device: [n, 2 × hidden]."""
+    order, parts = _in_batches(router, encoded, token_budget, router.pooled)
+    if not parts:
+        return torch.empty(0, 2 * router.model.config.get_text_config().hidden_size, device=router.device)
+    return _in_order(parts, order)
+
+
+def _in_batches(
+    router: Router, encoded: Encoded, token_budget: int | None, compute: Callable[[dict[str, torch.Tensor]], Computed]
+) -> tuple[NDArray[np.intp], list[Computed]]:
+    """The order of the texts by batches, and what `compute` makes of each batch."""
     budget = router.token_budget if token_budget is None else token_budget
     # Longest first: if a batch does not fit in memory, the first one fails.
     order = np.argsort(-encoded.lengths, kind="stable")
-    parts: list[torch.Tensor] = []
-    embeddings: list[torch.Tensor] = []
+    parts: list[Computed] = []
     start = 0
     while start < len(order):
         longest = max(1, int(encoded.lengths[order[start]]))
         rows = order[start : start + max(1, budget // longest)]
         try:
             with torch.inference_mode():
-                batch = pad(router, encoded, rows)
-                part, means = router.embedded(batch) if with_embeddings else (router.probabilities(batch), None)
+                parts.append(compute(pad(router, encoded, rows)))
         except Exception as error:
             if len(rows) == 1 or not out_of_memory(error):
                 raise
@@ -153,27 +195,16 @@ def score_encoded(
             budget = longest * len(rows) // 2
             router.token_budget = min(router.token_budget, budget)
             continue
-        parts.append(part)
-        if means is not None:
-            embeddings.append(means)
         start += len(rows)
-    scores = np.empty(len(order), dtype=np.float32)
-    if parts:
-        # One transfer at the end: the CPU does not wait for the device between batches.
-        scores[order] = torch.cat(parts).cpu().numpy()
-    return Scores(
-        scores,
-        encoded.tokens,
-        encoded.tokens > encoded.lengths,
-        _in_order(embeddings, order) if embeddings and len(embeddings) == len(parts) else None,
-    )
+    return order, parts
 
 
-def _in_order(parts: Sequence[torch.Tensor], order: NDArray[np.intp]) -> NDArray[np.float32]:
-    in_batches = torch.cat(list(parts)).cpu().numpy()
-    embeddings = np.empty_like(in_batches)
-    embeddings[order] = in_batches
-    return embeddings
+def _in_order(parts: Sequence[torch.Tensor], order: NDArray[np.intp]) -> torch.Tensor:
+    in_batches = torch.cat(list(parts))
+    with torch.inference_mode():
+        ordered = torch.empty_like(in_batches)
+        ordered[torch.from_numpy(order).to(in_batches.device)] = in_batches
+    return ordered
 
 
 def pad(router: Router, encoded: Encoded, rows: NDArray[np.intp]) -> dict[str, torch.Tensor]:

@@ -21,6 +21,7 @@ from batchroute.tables import signal_columns
 _REQUIRED = ("prompt", "small_quality", "large_quality")
 _OPTIONAL = ("id", "task", "split")
 _STATUS, _OK = "status", "ok"
+_WEIGHT = "weight"
 _READ, _WRITTEN = "{side}_input_tokens", "{side}_output_tokens"
 _TRAIN, _VALIDATION = "train", "validation"
 
@@ -57,6 +58,8 @@ class QualityTable:
             many entries as `small` has, NaN where unknown.
         recorded: the same of recorded signals, by the names of their columns.
         sample_tokens: that the small model read and wrote for the samples behind `agreement`: as `tokens`.
+        weights: how much each row counts in training, above 0: the optional column `weight`, None where the file lacks
+            it.
     """
 
     path: str
@@ -74,6 +77,7 @@ class QualityTable:
     signals: Mapping[str, list[NDArray[np.float64]]] = field(default_factory=dict)
     recorded: Mapping[str, list[NDArray[np.float64]]] = field(default_factory=dict)
     sample_tokens: Tokens | None = None
+    weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -115,6 +119,7 @@ class QualityTable:
             {name: [values[row] for row in rows] for name, values in self.signals.items()},
             {name: [values[row] for row in rows] for name, values in self.recorded.items()},
             None if self.sample_tokens is None else self.sample_tokens.take(rows),
+            None if self.weights is None else self.weights[np.asarray(rows, dtype=np.intp)],
         )
 
 
@@ -144,7 +149,7 @@ def read(path: str, signals: Sequence[str] = ()) -> QualityTable:
         tokens = [form.format(side=side) for side in SIDES for form in (_READ, _WRITTEN)]
         metadata = _metadata(source)
         told = signal_columns.wanted(path, present, metadata, signals)
-        wanted = [name for name in (*_REQUIRED, *_OPTIONAL, _STATUS, *tokens) if name in present]
+        wanted = [name for name in (*_REQUIRED, *_OPTIONAL, _STATUS, _WEIGHT, *tokens) if name in present]
         wanted = list(dict.fromkeys(wanted + told))
         for column in wanted:
             if present.count(column) > 1:
@@ -185,7 +190,24 @@ def read(path: str, signals: Sequence[str] = ()) -> QualityTable:
         signals=signal_columns.by_answers(path, table, measured, counts),
         recorded=signal_columns.by_answers(path, table, recorded, counts),
         sample_tokens=_sample_tokens(path, table, counts),
+        weights=_weights(path, table, at) if _WEIGHT in present else None,
     )
+
+
+def _weights(path: str, table: pa.Table, at: NDArray[np.intp]) -> NDArray[np.float64]:
+    try:
+        weights = np.array(table[_WEIGHT].cast(pa.float64()).fill_null(np.nan), dtype=np.float64)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"the column '{_WEIGHT}' of the quality table '{path}' is {table[_WEIGHT].type}: it must hold numbers"
+        ) from error
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights > 0)))
+    if len(bad):
+        raise InputError(
+            f"row {at[bad[0]]:,} of the quality table '{path}' has the {_WEIGHT} {weights[bad[0]]:g}: it must be above "
+            "0"
+        )
+    return weights
 
 
 def split(table: QualityTable, validation: float, test: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -97,6 +97,8 @@ COMMANDS: dict[str, list[str]] = {
         "--base",
         "--output",
         "--label",
+        "--method",
+        "--add",
         "--epochs",
         "--patience",
         "--lr",

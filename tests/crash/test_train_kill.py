@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from batchroute.errors import EXIT_TERMINATED
-from batchroute.router.training.learner import TrainOptions
+from batchroute.router.training.options import TrainOptions
 from batchroute.router.training.train import train
 from tests.router.training.test_processes import command, launch
 from tests.router.training.trainings import options, weights, write_table
@@ -24,7 +24,7 @@ _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 # Two processes on machines of their own: each has the output in another directory.
 _SEPARATE = """
 import os, sys
-from batchroute.router.training.learner import TrainOptions
+from batchroute.router.training.options import TrainOptions
 from batchroute.router.training.train import train
 
 def stop(progress):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchroute import models
 from batchroute.config.job import Job
 from batchroute.costs.prices import COST, usd
 from batchroute.fields import SIDES
@@ -20,6 +21,7 @@ from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards import answers
 from batchroute.pipeline.shards.writer import ROUTES, SHARDS, Shard, shard_stage, side_of
+from batchroute.pipeline.stages.score import SPREAD
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Span
 from batchroute.tables.footers import carried
@@ -58,7 +60,8 @@ def results_of(job: Job) -> pa.Schema:
     """The columns that the output adds to those of the input, without the prefix."""
     tools = [answers.TOOL_CALLS] if any(job.models.of(side).gives_tools for side in SIDES) else []
     confidence = [CONFIDENCE] if job.policy.looks_after else []
-    return pa.schema([*RESULTS, *tools, *confidence, *(SIGNALS if job.report.signals else ())])
+    spread = [SPREAD] if job.router is not None and models.has_heads(job.router.model) else []
+    return pa.schema([*RESULTS, *tools, *confidence, *(SIGNALS if job.report.signals else ()), *spread])
 
 
 def result_names(job: Job) -> list[str]:
@@ -131,7 +134,8 @@ def _merge_part(
 def _results(context: Context, chunk: Span, sides: list[_ShardAnswers]) -> tuple[pa.RecordBatch, pa.ChunkedArray]:
     """The result columns of a chunk's rows, in row order, and the shard that each answer is from."""
     schema = results_of(context.job)
-    scored = context.work.stage(layout.SCORE).read(chunk.unit, ["score", "error_type", "error"])
+    spread = [SPREAD.name] if SPREAD.name in schema.names else []
+    scored = context.work.stage(layout.SCORE).read(chunk.unit, ["score", "error_type", "error", *spread])
     answered = pa.concat_tables([side.within(chunk.start, chunk.stop) for side in sides])
     # Rows without a usable prompt were sent to no model: their index stays null.
     index = np.full(chunk.rows, -1, np.int64)
@@ -140,7 +144,7 @@ def _results(context: Context, chunk: Span, sides: list[_ShardAnswers]) -> tuple
     error_type = pc.coalesce(scored["error_type"], taken["error_type"])
     columns = {
         **{name: taken[name] for name in schema.names if name in taken.column_names},
-        "score": scored["score"],
+        **{name: scored[name] for name in ("score", *spread)},
         "error_type": error_type,
         "error": pc.coalesce(scored["error"], taken["error"]),
         "status": pc.if_else(error_type.is_null(), "ok", "failed"),

@@ -42,6 +42,9 @@ SCHEMA = pa.schema(
         pa.field("distance", pa.float32()),  # to that group's centroid
     ]
 )
+SPREAD = pa.field("score_spread", pa.float32())
+"""Only of routers with heads, after the other columns: how far they disagree, see `Scores`."""
+
 _BYTES_A_TOKEN = 4
 _LANGUAGES = 64
 """Rows of a chunk whose language is detected: the slowest step after the router itself."""
@@ -92,7 +95,7 @@ class Scorer:
         table, counts = _table(prompts, found, chunk.start, self._reference)
         times = {"seconds": ended - started, "load_seconds": load_seconds}
         facts = Facts.of(self._stage.run_id, chunk.unit, chunk.positions, **times, counts=counts)
-        return self._stage.commit(facts, SCHEMA, table.to_batches())
+        return self._stage.commit(facts, table.schema, table.to_batches())
 
     def close(self) -> None:
         self._router.close()
@@ -189,6 +192,10 @@ def _table(
         ],
         schema=SCHEMA,
     )
+    if scored.spread is not None:
+        spread = np.full(rows, np.nan, np.float32)
+        spread[usable] = scored.spread
+        table = table.append_column(SPREAD, pa.array(spread, mask=np.isnan(scores) | np.isnan(spread)))
     counts = {
         "failed": rows - len(usable),
         "tokens": int(tokens.sum()),

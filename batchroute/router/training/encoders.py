@@ -1,14 +1,18 @@
-"""The encoder that training starts from, with a new head for one logit."""
+"""The encoder that training starts from: with a new head for one logit, or frozen."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from batchroute import models
-from batchroute.router.model import Router, ensure_padding, quiet_transformers, token_limit
+from batchroute.errors import InputError
+from batchroute.hardware import devices
+from batchroute.router.fast import speed_up
+from batchroute.router.model import Router, ensure_padding, quiet_transformers, token_limit, untrained
 
 _SMALL_ENCODER = 100_000_000
 
@@ -38,6 +42,45 @@ def untrained_router(base: str, max_length: int, device: torch.device, allow_pic
     model.config.id2label, model.config.label2id = {0: "easy"}, {"easy": 0}
     ensure_padding(model, tokenizer, base)
     return Router(model.to(device), tokenizer, device, min(max_length, token_limit(model, tokenizer)))
+
+
+def frozen_encoder(base: str, max_length: int, device: torch.device, allow_pickle: bool = False) -> Router:
+    """A router that gives `pooled` states alone, as a router with heads on this base will give them on this device.
+
+    Raises:
+        InputError: the base cannot be loaded, is a pickle that was not allowed, or brings code of its own.
+    """
+    model, tokenizer = _encoder(base, devices.precision("auto", device), allow_pickle)
+    limit = min(max_length, token_limit(model, tokenizer))
+    model = model.to(device).eval()
+    speed_up(model)
+    return Router(model, tokenizer, device, limit)
+
+
+def save_encoder(base: str, folder: Path, allow_pickle: bool = False) -> None:
+    """Write the bare encoder of a base and its tokenizer, in float32: a plain Hugging Face folder."""
+    model, tokenizer = _encoder(base, torch.float32, allow_pickle)
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _encoder(base: str, dtype: torch.dtype, allow_pickle: bool) -> tuple[Any, PreTrainedTokenizerBase]:
+    path = models.resolve(base)
+    allowed = models.loading(f"the base '{base}'", path, allow_pickle, models.BASE_KEYS)
+    with quiet_transformers(), allowed:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        model, info = AutoModel.from_pretrained(
+            path,
+            dtype=dtype,
+            output_loading_info=True,
+            use_safetensors=models.safetensors(allow_pickle),
+            trust_remote_code=False,
+        )
+    if missing := untrained(info["missing_keys"]):
+        raise InputError(f"the base '{base}' is not whole: its checkpoint has no {min(missing)}; download it again")
+    ensure_padding(model, tokenizer, base)
+    return model, tokenizer
 
 
 def default_lr(model: torch.nn.Module) -> float:

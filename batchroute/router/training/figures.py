@@ -55,7 +55,13 @@ def separation(routed: Curves, qualities: MeanQualities) -> float:
     The quality-gap difference ("Hybrid LLM", section 4.3), averaged over cost advantages of 10, 20, … 90 % and divided
     by the standard deviation of the gap, so that metrics of different units compare.
     """
+    return float(separations(routed, qualities)[0])
+
+
+def separations(routed: Curves, qualities: MeanQualities) -> NDArray[np.float64]:
+    """As `separation`, on the rows as they are (entry 0) and on each resample: shape [1 + resamples]."""
     spread = float(qualities.gap.std())
     if spread == 0.0:
-        return 0.0
-    return float(np.mean([routed.gap_difference(share)[0] for share in _SHARES]) / spread)
+        return np.zeros(len(routed.loss))
+    differences: NDArray[np.float64] = np.mean([routed.gap_difference(share) for share in _SHARES], axis=0)
+    return differences / spread

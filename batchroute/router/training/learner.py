@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,13 +14,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from transformers import get_linear_schedule_with_warmup, set_seed
 
 from batchroute import models
 from batchroute.errors import InputError
 from batchroute.router.evaluation.curves import MeanQualities
-from batchroute.router.labels import LabelKind, Labels
+from batchroute.router.labels import Labels
 from batchroute.router.model import quiet_transformers
 from batchroute.router.scoring import Encoded, encode, pad, score_encoded
 from batchroute.router.training.averaging import Average
@@ -29,36 +27,15 @@ from batchroute.router.training.checkpoints import Checkpoints
 from batchroute.router.training.encoders import default_lr, optimizer, untrained_router
 from batchroute.router.training.figures import Figures, figures_of
 from batchroute.router.training.objective import Objective, Targets
+from batchroute.router.training.options import TrainOptions
 from batchroute.tables.quality_table import QualityTable
 
 _MAX_GRADIENT_NORM = 1.0
 # Rows are sorted by length within pools of this many batches: little padding, and still a shuffled epoch.
 _POOL_BATCHES = 50
 _VERSIONS = ("batchroute", "torch", "transformers", "accelerate")
-_NOT_LEARNED = {"quality_table", "output", "overwrite", "allow_pickle"}
-
-
-class TrainOptions(BaseModel):
-    """Options of a training. The paper states only the epochs; the other defaults follow its code."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    quality_table: str = Field(description="parquet file")
-    base: str = Field(description="encoder to start from: a directory, a hub id, or embedded:NAME")
-    output: Path = Field(description="directory of the new router")
-    label: LabelKind = "gap"
-    epochs: int = Field(default=5, ge=1)
-    patience: int = Field(default=2, ge=1, description="stop after this many epochs without a better one")
-    lr: float | None = Field(default=None, gt=0, description="default: 1e-4 below 100M parameters, else 1e-5")
-    batch_size: int = Field(default=32, ge=1)
-    max_length: int = Field(default=128, ge=8, description="tokens")
-    weight_decay: float = Field(default=0.1, ge=0)
-    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of all steps")
-    validation: float = Field(default=0.1, gt=0, lt=1, description="share of prompts, unless the table has a split")
-    test: float = Field(default=0.2, ge=0, lt=1, description="share of prompts left aside, for calibrate and evaluate")
-    seed: int = Field(default=0, ge=0)
-    overwrite: bool = False
-    allow_pickle: bool = Field(default=False, description="load a base whose weights are no safetensors")
+# The table's digest holds those that are added; what an earlier version began goes on.
+_NOT_LEARNED = {"quality_table", "output", "overwrite", "allow_pickle", "method", "add"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,23 +56,29 @@ class Objective(nn.Module):
 
 
 class Targets:
-    """Targets of training rows (label, q(S), q(L)): float32, shape [rows, 3], each in [0, 1]."""
+    """Targets of training rows (label, q(S), q(L)): float32, shape [rows, 3], each in [0, 1].
 
-    def __init__(self, values: torch.Tensor) -> None:
-        self.values = values
+    Attributes:
+        weights: of the rows in the loss; their mean is 1.
+    """
+
+    def __init__(self, values: torch.Tensor, weights: torch.Tensor) -> None:
+        self.values, self.weights = values, weights
 
     @classmethod
     def of(cls, labels: Labels, table: QualityTable, device: torch.device) -> Self:
         """Each quality is scaled to [0, 1] by its own percentiles, whatever its unit."""
         label = labels.apply(table.small, table.large).astype(np.float64)
         columns = np.stack([label, _stretched(table.small_mean), _stretched(table.large_mean)], axis=1)
-        return cls(torch.from_numpy(columns.astype(np.float32)).to(device))
+        weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
+        return cls(*(torch.from_numpy(array.astype(np.float32)).to(device) for array in (columns, weights)))
 
     def loss(self, logits: torch.Tensor, rows: NDArray[np.intp]) -> torch.Tensor:
         """Binary cross-entropy with soft targets: shape [rows]."""
-        wanted = self.values[torch.from_numpy(rows).to(self.values.device)]
+        at = torch.from_numpy(rows).to(self.values.device)
+        wanted = self.values[at]
         losses = nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-        return losses[:, 0] + _AUXILIARY_WEIGHT * losses[:, 1:].sum(dim=1)
+        return self.weights[at] * (losses[:, 0] + _AUXILIARY_WEIGHT * losses[:, 1:].sum(dim=1))
 
 
 def _stretched(quality: NDArray[np.float64]) -> NDArray[np.float64]:

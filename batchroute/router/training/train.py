@@ -1,28 +1,48 @@
-"""Training a router: an encoder learns from a quality table which prompts are easy for the small model."""
+"""Training a router: it learns from a quality table which prompts are easy for the small model."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
 from batchroute.router.labels import Labels
+from batchroute.router.model import Router
 from batchroute.router.notes import ROUTER_FILE, prompt_digest
+from batchroute.router.scoring import score
+from batchroute.router.training.adding import with_added
+from batchroute.router.training.checkpoints import Checkpoints
+from batchroute.router.training.choosing import Contest, without_measuring
 from batchroute.router.training.figures import Figures
-from batchroute.router.training.learner import Learner, Progress, TrainOptions, make_accelerator, versions
+from batchroute.router.training.heads.train import HeadsResult, fit_heads, write_heads
+from batchroute.router.training.learner import Learner, Progress, make_accelerator, versions
+from batchroute.router.training.options import TrainOptions
 from batchroute.router.training.verdict import Verdict
 from batchroute.tables import quality_table
 from batchroute.tables.quality_table import QualityTable
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _MIN_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The router has the weights of `best_epoch` (from 1); `history` holds the validation figures of each epoch."""
+    """A router, and what it is worth on rows that it was not fitted to.
+
+    Attributes:
+        best_epoch: the router has the weights of this epoch, from 1; 1 for heads.
+        history: the validation figures of each epoch; of heads those by folds of the training rows alone.
+        validation_rows: 0 for heads, which learn from these rows too.
+    """
 
     output: Path
     labels: Labels
@@ -31,6 +51,7 @@ class TrainResult:
     history: list[Figures]
     train_rows: int
     validation_rows: int
+    method: Literal["heads", "finetune"]
 
 
 def train(
@@ -40,10 +61,12 @@ def train(
 ) -> TrainResult:
     """Train a router and write it to `options.output`: weights, tokenizer and `router.json`.
 
-    The router has one logit and learns by binary cross-entropy with soft labels ("Hybrid LLM", ICLR 2024, arXiv
-    2404.14618, section 3), with both models' qualities as auxiliary targets (`Objective`) and averaged weights
-    (`Average`). The labels are fitted to training rows only. The weights kept are those of the epoch that separates the
-    quality gaps of validation rows best; cross-entropy would ask for calibrated scores, but only their order routes.
+    `auto` chooses the method, and says why (`without_measuring`, `Contest`). By `heads` the encoder stays as it is, and
+    several heads learn from its states (`fit_heads`). By `finetune` the router has one logit and learns by binary
+    cross-entropy with soft labels ("Hybrid LLM", ICLR 2024, arXiv 2404.14618, section 3), with both models' qualities
+    as auxiliary targets (`Objective`) and averaged weights (`Average`). The weights kept are those of the epoch that
+    separates the quality gaps of validation rows best; cross-entropy would ask for calibrated scores, but only their
+    order routes. Labels are fitted to training rows only.
 
     If an interrupted training is started again with the same options, it goes on after its last whole epoch. With the
     same options, versions, CPU and number of threads the weights are the same, interrupted or not. Under a launcher,
@@ -64,34 +87,158 @@ def train(
             f"the quality table '{table.path}' has {len(train_rows) + len(validation_rows)} rows to train and validate "
             f"on: a router needs at least {_MIN_ROWS}, and does better with thousands"
         )
-    training, validation = table.take(train_rows), table.take(validation_rows)
-    _check_validation(validation)
     accelerator = make_accelerator()
     say = on_note if on_note is not None and accelerator.is_main_process else _nothing
+    aside = _prompts(table) - _prompts(table.take(train_rows))
+    training, validation = with_added(table, train_rows, aside, options.add, say), table.take(validation_rows)
+    both_rows = np.sort(np.concatenate([train_rows, validation_rows]))
+    whole = with_added(table, both_rows, _prompts(table) - _prompts(table.take(both_rows)), options.add, _nothing)
+    task = _Task(options, table, training, validation, whole, accelerator, on_progress, say)
+    method, reason = _method(options, accelerator)
+    if method == "finetune":
+        if reason:
+            say(reason)
+        return task.finetune()
+    if method == "heads":
+        result = task.heads()
+        if reason:
+            say(reason)
+        return result
+    return task.both()
+
+
+def _method(options: TrainOptions, accelerator: Accelerator) -> tuple[str, str]:
+    """The method, and why; `auto` where both are to be measured."""
+    if options.method != "auto":
+        return options.method, ""
+    return without_measuring(accelerator.num_processes, accelerator.device.type == "cuda") or ("auto", "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One training.
+
+    Attributes:
+        training, validation, whole: the rows that learn and those that choose; `whole` is both.
+    """
+
+    options: TrainOptions
+    table: QualityTable
+    training: QualityTable
+    validation: QualityTable
+    whole: QualityTable
+    accelerator: Accelerator
+    on_progress: Callable[[Progress], None] | None
+    say: Callable[[str], None]
+
+    def finetune(self) -> TrainResult:
+        options, training, validation = self.options, self.training, self.validation
+        _check_large(validation, "validation")
+        verdict, labels = _look(self.table, training, options, self.say)
+        learner = Learner(options, labels, training, validation, self.accelerator, self.on_progress)
+        if done := learner.resume():
+            self.say(f"going on after epoch {done}, the last whole one of an interrupted training")
+        learner.train()
+        best, history = learner.best_epoch, learner.history
+        notes = {
+            **_notes(options, labels, verdict, training, learner.router.max_length),
+            "table": {"sha256": training.sha256, "train_rows": len(training), "validation_rows": len(validation)},
+            "training": learner.options.model_dump(
+                include={"epochs", "patience", "lr", "batch_size", "weight_decay", "warmup", "seed"}
+            ),
+            "validation": {"epoch": best, **asdict(history[best - 1])},
+            "train_prompts": _digests(training),
+            "validation_prompts": _digests(validation),
+        }
+        learner.publish(ROUTER_FILE, notes)
+        rows = len(training), len(validation)
+        return TrainResult(options.output, labels, verdict, best, history, *rows, method="finetune")
+
+    def heads(self) -> TrainResult:
+        """Under a launcher the main process alone works: the encoder's pass is the longest part, and is done once."""
+        options, whole = self.options, self.whole
+        _check_large(whole, "training")
+        verdict, labels = _look(self.table, whole, options, self.say)
+        history: list[Figures] = []
+        if self.accelerator.is_main_process:
+            history = [self._written_heads(options, labels, verdict, whole).figures]
+        self.accelerator.wait_for_everyone()
+        return TrainResult(options.output, labels, verdict, 1, history, len(whole), 0, method="heads")
+
+    def both(self) -> TrainResult:
+        """Fine-tune, fit heads to the same rows, and keep what orders the validation rows better; heads, if in doubt.
+
+        Heads that are kept learn from the validation rows too.
+        """
+        tuned = self.finetune()
+        trial = self.options.model_copy(
+            update={"output": self.options.output.with_name(f"{self.options.output.name}.trial")}
+        )
+        shutil.rmtree(trial.output, ignore_errors=True)
+        self._written_heads(trial, tuned.labels, tuned.verdict, self.training)
+        scores = [self._validated(output) for output in (trial.output, tuned.output)]
+        shutil.rmtree(trial.output)
+        contest = Contest.of(*scores, self.validation, self.options.seed)
+        self.say(contest.sentence())
+        if contest.winner == "finetune":
+            return tuned
+        labels = Labels.fit(self.options.label, self.whole.small, self.whole.large)
+        result = self._written_heads(self.options, labels, tuned.verdict, self.whole)
+        rows = len(self.whole), 0
+        return TrainResult(self.options.output, labels, tuned.verdict, 1, [result.figures], *rows, method="heads")
+
+    def _written_heads(
+        self, options: TrainOptions, labels: Labels, verdict: Verdict, rows: QualityTable
+    ) -> HeadsResult:
+        # An output that cannot be written is found before a minute of work.
+        Checkpoints(options.output, "heads").prepare()
+        result = fit_heads(options, labels, rows, self.accelerator.device, self.say)
+        notes = {
+            **_notes(options, labels, verdict, rows, result.max_length),
+            "table": {"sha256": rows.sha256, "train_rows": len(rows), "validation_rows": 0},
+            "training": {"method": "heads", "heads": list(result.alone), "seed": options.seed},
+            "validation": {"separation_alone": result.alone, **asdict(result.figures)},
+            "train_prompts": _digests(rows),
+            "validation_prompts": "",
+        }
+        write_heads(options, result, notes)
+        self.say(result.sentence())
+        return result
+
+    def _validated(self, output: Path) -> NDArray[np.float32]:
+        router = Router.load(str(output), self.accelerator.device)
+        scores = score(router, self.validation.prompts).checked(str(output)).scores
+        router.close()
+        return scores
+
+
+def _prompts(table: QualityTable) -> set[str]:
+    return {prompt.strip() for prompt in table.prompts}
+
+
+def _look(
+    table: QualityTable, training: QualityTable, options: TrainOptions, say: Callable[[str], None]
+) -> tuple[Verdict, Labels]:
+    """The verdict on the pair, and the labels, fitted to training rows only; says both, with their warnings."""
     verdict = Verdict.on(table)
     for sentence in verdict.sentences():
         say(sentence)
     labels = Labels.fit(options.label, training.small, training.large)
     for sentence in _warnings(table, labels):
         say(sentence)
-    learner = Learner(options, labels, training, validation, accelerator, on_progress)
-    if done := learner.resume():
-        say(f"going on after epoch {done}, the last whole one of an interrupted training")
-    learner.train()
-    learner.publish(ROUTER_FILE, _notes(learner, verdict))
-    epoch, history = learner.best_epoch, learner.history
-    return TrainResult(options.output, labels, verdict, epoch, history, len(training), len(validation))
+    return verdict, labels
 
 
 def _nothing(sentence: str) -> None:
     pass
 
 
-def _check_validation(validation: QualityTable) -> None:
-    if validation.large_mean.mean() == 0.0:
+def _check_large(table: QualityTable, kind: str) -> None:
+    if table.large_mean.mean() == 0.0:
+        more = "give more rows to validation, or " if kind == "validation" else ""
         raise InputError(
-            f"the large model's mean quality on the {len(validation):,} validation rows is 0, so a drop in percent "
-            "means nothing: give more rows to validation, or shift the metric"
+            f"the large model's mean quality on the {len(table):,} {kind} rows is 0, so a drop in percent means "
+            f"nothing: {more}shift the metric"
         )
 
 
@@ -118,24 +265,19 @@ def _check_output(options: TrainOptions) -> None:
         raise InputError(f"the output '{output}' is not empty: choose another directory, or allow to overwrite it")
 
 
-def _notes(learner: Learner, verdict: Verdict) -> dict[str, Any]:
-    """The content of `router.json`. Its digests let `calibrate` and `evaluate` leave out rows that were trained on."""
-    training, validation, best = learner.training, learner.validation, learner.best_epoch
+def _notes(
+    options: TrainOptions, labels: Labels, verdict: Verdict, training: QualityTable, max_length: int
+) -> dict[str, Any]:
+    """What `router.json` holds by any method. The digests that are added let `calibrate` and `evaluate` leave out rows
+    that were trained on."""
     return {
-        **learner.labels.to_dict(),
-        "base": learner.options.base,
-        "max_length": learner.router.max_length,
+        **labels.to_dict(),
+        "base": options.base,
+        "max_length": max_length,
         "models": {side: training.metadata.get(f"{side}_model") for side in SIDES},
         "metric": training.metadata.get("metric"),
-        "table": {"sha256": training.sha256, "train_rows": len(training), "validation_rows": len(validation)},
-        "training": learner.options.model_dump(
-            include={"epochs", "patience", "lr", "batch_size", "weight_decay", "warmup", "seed"}
-        ),
         "versions": versions(),
         "verdict": {**asdict(verdict), "kind": verdict.kind},
-        "validation": {"epoch": best, **asdict(learner.history[best - 1])},
-        "train_prompts": _digests(training),
-        "validation_prompts": _digests(validation),
     }
 
 

@@ -44,7 +44,7 @@ def test_targets_are_the_label_and_both_qualities_in_their_own_range() -> None:
 
 
 def test_the_loss_is_binary_cross_entropy_with_the_qualities_at_half_weight() -> None:
-    targets = Targets(torch.tensor([[0.25, 1.0, 0.0], [0.5, 0.5, 0.5]]))
+    targets = Targets(torch.tensor([[0.25, 1.0, 0.0], [0.5, 0.5, 0.5]]), torch.ones(2))
     loss = targets.loss(torch.tensor([[0.0, 2.0, -1.0]]), np.array([0]))
     own = -(0.25 * np.log(0.5) + 0.75 * np.log(0.5))
     sides = np.log(1 + np.exp(-2.0)) + np.log(1 + np.exp(-1.0))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from batchroute.router.training.learner import TrainOptions
+from batchroute.router.training.options import TrainOptions
 from batchroute.router.training.train import train
 from tests.router.training.trainings import options, weights, write_table
 from tests.support.tiny_models import tiny_router

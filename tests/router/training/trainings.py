@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from batchroute.router.model import Router
-from batchroute.router.training.learner import TrainOptions
+from batchroute.router.training.options import TrainOptions
 from tests.support.tiny_models import tiny_router
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def options(folder: Path, table: str, **more: Any) -> TrainOptions:
         # So small a model learns nothing in a few steps from the usual 0.02.
         tiny_router(base, head=False, initializer_range=0.2)
     fast = {"epochs": 4, "lr": 3e-3, "batch_size": 16, "max_length": 32, "validation": 0.2, "test": 0.0}
-    paths = {"quality_table": table, "base": str(base), "output": folder / "out" / "router"}
+    paths = {"quality_table": table, "base": str(base), "output": folder / "out" / "router", "method": "finetune"}
     return TrainOptions(**paths | fast | more)
 
 
