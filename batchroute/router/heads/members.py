@@ -31,7 +31,8 @@ class Kernels:
         return gaussian(features, self.centres, self.gamma) @ self.coefficients + self.intercepts
 
     def to(self, device: torch.device) -> Kernels:
-        return Kernels(*(v.to(device) for v in (self.centres, self.coefficients, self.intercepts)), self.gamma)
+        centres, coefficients = self.centres.to(device), self.coefficients.to(device)
+        return Kernels(centres, coefficients, self.intercepts.to(device), self.gamma)
 
 
 def gaussian(first: torch.Tensor, second: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -82,4 +83,5 @@ class Trees:
         return self.base + value[node].sum(dim=1)
 
     def to(self, device: torch.device) -> Trees:
-        return Trees(*(array.to(device) for array in self.arrays().values()), self.base, self.depth)
+        arrays = {name: array.to(device) for name, array in self.arrays().items()}
+        return Trees(**arrays, base=self.base, depth=self.depth)
