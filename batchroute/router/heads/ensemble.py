@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from batchroute.errors import InputError, first_line
 from batchroute.models import HEADS_FILE
+from batchroute.router.heads.cheap import NAMES as CHEAP
 from batchroute.router.heads.features import Projection, Scale, TextParts
 from batchroute.router.heads.members import Kernels, Trees
 
@@ -51,8 +52,7 @@ class Ensemble:
     @property
     def width(self) -> int:
         """Of the pooled states: the mean over tokens, then the first token."""
-        cheap = self.scale.mean.shape[0] - self.projection.directions.shape[1]
-        return cheap - TextParts.of(["a"], self.projection).cheap.shape[1]
+        return len(self.scale.mean) - self.projection.directions.shape[1] - len(CHEAP)
 
     def to(self, device: torch.device) -> Ensemble:
         """A copy whose heads compute on `device`; the n-grams stay on the CPU, where texts are read."""
@@ -69,7 +69,8 @@ class Ensemble:
             states: float32 [rows, 2 × hidden], on the device of the heads.
         """
         features = self.features(states, parts)
-        return torch.cat([self._predicted(rows) for rows in features.split(_ROWS_AT_ONCE)])
+        blocks = (features[start : start + _ROWS_AT_ONCE] for start in range(0, len(features), _ROWS_AT_ONCE))
+        return torch.cat([self._predicted(block) for block in blocks])
 
     def features(self, states: torch.Tensor, parts: TextParts) -> torch.Tensor:
         texts, cheap = (torch.from_numpy(part).to(states.device) for part in (parts.text, parts.cheap))
@@ -142,11 +143,11 @@ def read(folder: Path) -> Ensemble | None:
             Trees(**{name: arrays[f"trees.{number}.{name}"] for name in Trees.names()}, **tree)
             for number, tree in enumerate(settings["trees"])
         ]
-        kernels = [arrays[f"kernels.{name}"] for name in ("centres", "coefficients", "intercepts")]
+        kernels = {name: arrays[f"kernels.{name}"] for name in ("centres", "coefficients", "intercepts")}
         return Ensemble(
             Projection(arrays["grams"].numpy(), arrays["idf"].numpy(), arrays["directions"].float()),
             Scale(arrays["scale.mean"], arrays["scale.factor"]),
-            Kernels(*kernels, gamma=settings["gamma"]),
+            Kernels(**kernels, gamma=settings["gamma"]),
             arrays["rotation"],
             trees,
             settings["lowered"],

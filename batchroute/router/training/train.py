@@ -176,9 +176,9 @@ class _Task:
         )
         shutil.rmtree(trial.output, ignore_errors=True)
         self._written_heads(trial, tuned.labels, tuned.verdict, self.training)
-        scores = [self._validated(output) for output in (trial.output, tuned.output)]
+        heads, finetuned = self._validated(trial.output), self._validated(tuned.output)
         shutil.rmtree(trial.output)
-        contest = Contest.of(*scores, self.validation, self.options.seed)
+        contest = Contest.of(heads, finetuned, self.validation, self.options.seed)
         self.say(contest.sentence())
         if contest.winner == "finetune":
             return tuned
