@@ -19,7 +19,9 @@ WORK_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
 
 OUTPUT_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
 
-_ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 1 << 16, 64 << 20
+_ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 1 << 16, 32 << 20
+# pyarrow looks at the size of a page after this many values, and a page comes into memory whole.
+_VALUES_AT_A_TIME, _PAGE_BYTES = 1024, 1 << 20
 
 
 def read_facts(source: object) -> Facts | None:
@@ -46,12 +48,21 @@ def parquet_bytes(
 ) -> tuple[memoryview, Facts]:
     """A compressed parquet file in memory, and its final facts; its metadata hold them without those `left_out`."""
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema, **settings) as writer:
-        for group in _row_groups(batches):
-            writer.write_table(pa.Table.from_batches(group))
+    groups = _row_groups(batches)
+    first = next(groups, [])
+    with pq.ParquetWriter(sink, schema, write_batch_size=_values_at_a_time(first), **settings) as writer:
+        while first:
+            writer.write_table(pa.Table.from_batches(first))
+            first = next(groups, [])
         facts = facts if finish is None else finish(facts)
         writer.add_key_value_metadata({_FACTS: facts.model_dump_json(exclude=set(left_out)).encode()})
     return memoryview(sink.getvalue()), facts
+
+
+def _values_at_a_time(group: list[pa.RecordBatch]) -> int:
+    """How many values to write before a page may end: fewer where rows are longer than a kilobyte."""
+    rows, size = sum(batch.num_rows for batch in group), sum(batch.nbytes for batch in group)
+    return int(max(1, min(_VALUES_AT_A_TIME, _PAGE_BYTES * rows // max(1, size))))
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:

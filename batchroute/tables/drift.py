@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -11,11 +12,12 @@ import pyarrow as pa
 from batchroute.errors import InputError
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.footers import fits, holds_only, is_value
-from batchroute.tables.types import converted
+from batchroute.tables.types import bare, converted, is_bytes, is_text
 from batchroute.tables.widening import is_certain, wider
 
 _WHOLE = re.compile("-?[0-9]{1,18}")
 _FIELD_ID = b"PARQUET:field_id"
+_NAMED = 20
 
 
 @dataclass
@@ -34,6 +36,8 @@ class Union:
     schema: pa.Schema
     lacking: dict[str, str] = field(default_factory=dict)
     """The first file without it, by column."""
+    in_words: str = ""
+    """What differs between the files: missing columns, and types that were widened."""
 
 
 def union(files: Sequence[InputFile], schemas: Sequence[pa.Schema], source: Files) -> Union:
@@ -44,7 +48,9 @@ def union(files: Sequence[InputFile], schemas: Sequence[pa.Schema], source: File
     """
     columns: dict[str, _Column] = {}
     lacking: dict[str, str] = {}
+    having: Counter[str] = Counter()
     for number, (file, schema) in enumerate(zip(files, schemas, strict=True)):
+        having.update(schema.names)
         if number and schema.equals(schemas[number - 1], check_metadata=True):
             continue
         _refuse_twice(file, schema)
@@ -62,7 +68,36 @@ def union(files: Sequence[InputFile], schemas: Sequence[pa.Schema], source: File
     for column in columns.values():
         if any(not is_certain(kind, column.field.type) for kind, _ in column.seen):
             _check_values(column, files, schemas, source)
-    return Union(pa.schema([column.field for column in columns.values()], schemas[0].metadata), lacking)
+    schema = pa.schema([column.field for column in columns.values()], schemas[0].metadata)
+    missing = {name: (len(files) - having[name], path) for name, path in lacking.items()}
+    return Union(schema, lacking, _in_words(columns, missing, len(files)))
+
+
+def _in_words(columns: Mapping[str, _Column], missing: Mapping[str, tuple[int, str]], files: int) -> str:
+    """
+    Args:
+        missing: by column, how many of the files lack it, and the first of them.
+    """
+    said = []
+    for name, column in columns.items():
+        if name in missing and name not in _hive_names(column):
+            count, path = missing[name]
+            said.append(f"'{name}' is missing in {count:,} of {files:,} files, such as {path}, and null there")
+        if any(_differs(kind, column.field.type) for kind, _ in column.seen):
+            kinds = " and ".join(dict.fromkeys(str(kind) for kind, _ in column.seen))
+            said.append(f"'{name}' is {kinds}, read as {column.field.type}")
+    shown = "; ".join(said[:_NAMED])
+    return shown if len(said) <= _NAMED else f"{shown}; and {len(said) - _NAMED:,} more"
+
+
+def _differs(kind: pa.DataType, wide: pa.DataType) -> bool:
+    """Whether two types are more than two forms of one."""
+    kind, wide = bare(kind), bare(wide)
+    return kind != wide and not (is_text(kind) and is_text(wide)) and not (is_bytes(kind) and is_bytes(wide))
+
+
+def _hive_names(column: _Column) -> Collection[str]:
+    return column.seen[0][1].hive
 
 
 def with_hive(schema: pa.Schema, files: Sequence[InputFile], schemas: Sequence[pa.Schema], source: Files) -> pa.Schema:

@@ -43,6 +43,8 @@ class PromptTable:
     source: Files
     lacking: dict[str, str] = field(default_factory=dict, kw_only=True)
     """The first file without it, by column."""
+    drift: str = field(default="", kw_only=True)
+    """What differs between the columns of the files, in words."""
 
     @classmethod
     def open(cls, files: list[InputFile], source: Files | None = None, strict: bool = False) -> PromptTable:
@@ -62,7 +64,7 @@ class PromptTable:
         schema = with_hive(columns.schema, files, schemas, source)
         lacking = {name: path for name, path in columns.lacking.items() if name not in files[0].hive}
         offsets = list(itertools.accumulate((file.rows for file in files), initial=0))
-        return cls(files, schema, offsets, source, lacking=lacking)
+        return cls(files, schema, offsets, source, lacking=lacking, drift=columns.in_words)
 
     @property
     def rows(self) -> int:
@@ -152,7 +154,7 @@ class RowReader:
     def __init__(self, table: PromptTable, columns: list[str]) -> None:
         self._table = table
         self.schema = pa.schema([table.schema.field(name) for name in columns], metadata=table.schema.metadata)
-        self._batches = self._iterate(0, 0)
+        self._batches = _batches(table, self.schema, 0, 0)
         self._batch: pa.RecordBatch | None = None
         self._batch_start = 0
         self._end = 0
@@ -191,28 +193,33 @@ class RowReader:
 
     def _seek(self, index: int, group: int, group_start: int) -> None:
         self._batch, self._batch_start, self._end = None, group_start, group_start
-        self._batches = self._iterate(index, group)
+        self._batches = _batches(self._table, self.schema, index, group)
 
-    def _iterate(self, index: int, group: int) -> Iterator[pa.RecordBatch]:
-        for number in range(index, len(self._table.files)):
-            file = self._table.files[number]
-            groups = range(group if number == index else 0, self._table.source.footer(file).num_row_groups)
-            batches = (conform(batch, self.schema, file) for batch in self._stored(file, groups))
-            yield from batches if self._table.source.is_local else _ahead(batches)
 
-    def _stored(self, file: InputFile, groups: range) -> Iterator[pa.RecordBatch]:
-        """The rows as the file has them."""
-        self._table.source.check_unchanged(file)
-        one_by_one = any(has_nested_dictionary(kind) for kind in self.schema.types)
-        rows = min(_FIRST_ROWS, max(1, _BATCH_BYTES * file.rows // max(1, file.bytes)))
-        with _opened(self._table.source, file, len(self.schema)) as opened:
-            columns = [name for name in self.schema.names if name in opened.schema_arrow.names]
-            with damage_named(opened, file.path, columns):
-                for together in [[group] for group in groups] if one_by_one else [groups]:
-                    for batch in opened.iter_batches(rows, together, columns, use_threads=False):
-                        yield batch
-                        rows = _rows_of_size(batch, rows)
-                        opened.reader.set_batch_size(rows)
+def _batches(table: PromptTable, schema: pa.Schema, index: int, group: int) -> Iterator[pa.RecordBatch]:
+    """The rows from a row group of a file on. No method of the reader: a cycle of references would keep a page of many
+    megabytes until Python happens to look for cycles.
+    """
+    for number in range(index, len(table.files)):
+        file = table.files[number]
+        groups = range(group if number == index else 0, table.source.footer(file).num_row_groups)
+        batches = (conform(batch, schema, file) for batch in _stored(table.source, schema, file, groups))
+        yield from batches if table.source.is_local else _ahead(batches)
+
+
+def _stored(source: Files, schema: pa.Schema, file: InputFile, groups: range) -> Iterator[pa.RecordBatch]:
+    """The rows as the file has them."""
+    source.check_unchanged(file)
+    one_by_one = any(has_nested_dictionary(kind) for kind in schema.types)
+    rows = min(_FIRST_ROWS, max(1, _BATCH_BYTES * file.rows // max(1, file.bytes)))
+    with _opened(source, file, len(schema)) as opened:
+        columns = [name for name in schema.names if name in opened.schema_arrow.names]
+        with damage_named(opened, file.path, columns):
+            for together in [[group] for group in groups] if one_by_one else [groups]:
+                for batch in opened.iter_batches(rows, together, columns, use_threads=False):
+                    yield batch
+                    rows = _rows_of_size(batch, rows)
+                    opened.reader.set_batch_size(rows)
 
 
 def _opened(source: Files, file: InputFile, columns: int, **settings: Any) -> pq.ParquetFile:

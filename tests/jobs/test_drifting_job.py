@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchroute.commands.validate import validate
 from batchroute.commands.verify import verify
 from batchroute.config import loading
 from batchroute.errors import InputError
@@ -20,6 +22,7 @@ from tests.support.jobs import JobFolder, prompts
 
 def drifting_job(folder: Path, **settings: Any) -> JobFolder:
     """A night of two files; the second has an older and a newer column."""
+    folder.mkdir(exist_ok=True)
     job = JobFolder(folder, report={}, **settings)
     job.input = folder / "in"
     job.input.mkdir()
@@ -40,6 +43,23 @@ def test_the_output_holds_the_columns_of_all_files(tmp_path: Path) -> None:
     assert answers.select("count", "old", "new").to_dict(as_series=False) == expected
     assert answers["response"].null_count() == 0
     assert not verify(str(job.output)).wrong
+
+
+def test_drift_is_named_by_validate_and_in_the_log(tmp_path: Path) -> None:
+    job = drifting_job(tmp_path)
+    named = (
+        rf"'count' is int32 and int64, read as int64; 'old' is missing in 1 of 2 files, such as {job.input}/2\.parquet"
+        rf", and null there; 'new' is missing in 1 of 2 files, such as {job.input}/1\.parquet, and null there$"
+    )
+    (line,) = (line for line in validate(job.load()) if line.startswith("columns"))
+    assert re.search(f"^columns  {named}", line)
+    job.run()
+    assert re.search(f"columns of the files differ: {named}", job.log, re.MULTILINE)
+    only_new = drifting_job(tmp_path / "new")
+    only_new.settings["output"]["table"] = {"warehouse": f"sqlite://{tmp_path}/t.db", "name": "answers"}
+    only_new.settings["input"]["only_new"] = {"by": "id"}
+    only_new.run()
+    assert "columns of the files differ: 'count'" in only_new.log
 
 
 def test_strict_refuses_other_columns_and_is_no_part_of_the_identity(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from batchroute.tables.files import Files
 from batchroute.tables.ids import IdSet
 from batchroute.tables.sources import source_of
 from batchroute.tables.sources.base import Source
+from batchroute.tables.sources.rows import FileRows
 from batchroute.tables.sources.text import columns_in_words
 from batchroute.tables.targets import target_of
 from batchroute.tables.types import portable, portable_schema
@@ -68,6 +69,8 @@ def _fetch(job: Job, source: Source, pinned: dict[str, Any], work: Workdir, atte
         progress.note("fetch", f"columns: {columns_in_words(pinned)}")
     stage, rows = work.stage(f"{layout.FETCHED}/{attempt}"), 0
     with source.rows(pinned) as reader:
+        if isinstance(source, FileRows) and source.drift:
+            progress.note("input", f"columns of the files differ: {source.drift}")
         schema = portable_schema(reader.schema)
         batches: Iterator[pa.RecordBatch] = (portable(batch) for batch in reader)
         if job.input.only_new is not None:

@@ -53,6 +53,8 @@ _THREADS = 4
 _LATER: dict[Shard, tuple[Shard, ...]] = {"small": ("deferred",), "calibration_small": ("calibration_large",)}
 """The shards whose answers replace those of a shard, row by row."""
 _ALWAYS_COUNTED = ("small", "large", "escalated")
+# What threads may hold of the input at a time. Each holds a page, which has up to 1,024 rows as pyarrow writes it.
+_PAGES_BYTES, _PAGE_ROWS = 128 << 20, 1024
 _NOTHING = pa.scalar(usd(0), COST)
 
 
@@ -80,10 +82,15 @@ def merge(context: Context) -> None:
     # Listed here once, and not by each thread.
     for shard in SHARDS:
         context.work.stage(shard).receipts()
-    # Two threads in one row group would both read it from its beginning.
-    threads = min(_THREADS, os.cpu_count() or 1, max(1, context.table.row_groups()))
-    with context.engine.workers(context, Merger, "merge", threads) as workers:
+    with context.engine.workers(context, Merger, "merge", _threads(context)) as workers:
         workers.run(layout.MERGE, context.snapshot.parts())
+
+
+def _threads(context: Context) -> int:
+    # Two threads in one row group would both read it from its beginning.
+    most = min(_THREADS, os.cpu_count() or 1, max(1, context.table.row_groups()))
+    row_bytes = sum(file.bytes for file in context.snapshot.files) // max(1, context.snapshot.rows)
+    return max(1, min(most, _PAGES_BYTES // max(1, _PAGE_ROWS * row_bytes)))
 
 
 class Merger:
@@ -109,7 +116,8 @@ class Merger:
         return self._stage.commit(facts, self._schema, batches, finish)
 
     def close(self) -> None:
-        pass
+        for side in self._sides:
+            side.close()
 
 
 def _merge_part(
@@ -219,6 +227,12 @@ class _ShardAnswers:
         for shard in self._later:
             answered = _replaced(answered, shard.within(start, stop))
         return answered
+
+    def close(self) -> None:
+        """Drop the pieces in memory, which a cycle of references would keep."""
+        self._read.cache_clear()
+        for shard in self._later:
+            shard.close()
 
     def _copies(self, copies: pa.Table) -> pa.Table:
         """The originals' answers at the copies' positions; no model answered again, so that copies cost nothing."""

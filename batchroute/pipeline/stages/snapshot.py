@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from batchroute.config.job import Job
 from batchroute.costs.price_lists import Resolved, resolve
 from batchroute.costs.prices import Price
@@ -30,16 +27,16 @@ from batchroute.storage.objects import is_local, local_path
 from batchroute.storage.store import store_of
 from batchroute.storage.workdir import WORK_SUFFIX, Workdir, claim, run_ids
 from batchroute.tables.files import Files, InputFile
-from batchroute.tables.ids import hash_ids
 from batchroute.tables.listing import is_glob, matches
 from batchroute.tables.parquet import PromptTable
-from batchroute.tables.prompts import PromptKind, Prompts
+from batchroute.tables.prompts import PromptKind, Prompts, prompt_columns
+from batchroute.tables.repeated import check_ids
 
 # A unit is at most 0.2 % of a large run, and never so small that its commit costs more than its work.
 _UNITS_A_RUN = 512
 _CHUNK_ROWS, _UNIT_ROWS, _PART_ROWS = 2048, 256, 65536
 # Memory holds a few chunks, pieces and parts at a time, however long their rows are.
-_CHUNK_BYTES, _UNIT_BYTES, _PART_BYTES = 32 << 20, 32 << 20, 128 << 20
+_CHUNK_BYTES, _UNIT_BYTES, _PART_BYTES = 16 << 20, 16 << 20, 64 << 20
 # Files of every depth at which a run writes parquet.
 _WRITTEN = (
     "/data/part-00000.parquet",
@@ -153,7 +150,7 @@ def begin(
         _refuse_foreign_data(output)
         table.check_times()
         if job.input.id is not None:
-            check_ids(table, job.input.id)
+            check_ids(table, job.input.id, prompt_columns(job.input.prompt, table.schema))
         if job.input.in_place:
             snapshot = snapshot.model_copy(update={"files": table.source.seal(snapshot.files)})
         work.put_json(layout.RUN, snapshot.model_dump(mode="json"))
@@ -203,54 +200,6 @@ def _refuse_foreign_data(output: Folder) -> None:
             f"{output}/data holds {len(foreign):,} files of no run that is known here, such as {foreign[0]}; "
             "choose another output.uri, or, when an earlier run wrote them, start again with --fresh"
         )
-
-
-def check_ids(table: PromptTable, column: str) -> None:
-    """Raises:
-    InputError: an id is null, not valid text, or repeated; the first few are named.
-    """
-    hashes = np.empty(table.rows, np.uint64)
-    at = 0
-    for batch in table.reader([column]).read(0, table.rows):
-        ids = batch.column(0)
-        if ids.null_count:
-            row = at + ids.is_null().to_pylist().index(True)
-            raise InputError(f"input.id: column '{column}' is null in {table.where(row)}; every row needs an id")
-        try:
-            ids.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"input.id: column '{column}' near {table.where(at)}: {error}") from error
-        hashes[at : at + len(ids)] = hash_ids(ids)
-        at += len(ids)
-    # In place: this check may use 8 bytes of memory a row.
-    hashes.sort()
-    repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-    if len(repeated):
-        _show_repeated(table, column, repeated)
-
-
-def _show_repeated(table: PromptTable, column: str, hashes: Any) -> None:
-    seen: dict[Any, list[int]] = {}
-    at = 0
-    for batch in table.reader([column]).read(0, table.rows):
-        ids = batch.column(0)
-        for offset in np.flatnonzero(np.isin(hash_ids(ids), hashes)).tolist():
-            seen.setdefault(_readable(ids[offset]), []).append(at + offset)
-        at += len(ids)
-    repeated = {value: rows for value, rows in seen.items() if len(rows) > 1}
-    if repeated:
-        shown = "; ".join(
-            f"{value!r} in {table.where(rows[0])} and {table.where(rows[1])}"
-            for value, rows in list(repeated.items())[:3]
-        )
-        raise InputError(f"input.id: column '{column}' repeats {len(repeated):,} ids: {shown}")
-
-
-def _readable(id: pa.Scalar) -> Any:
-    try:
-        return id.as_py()
-    except ValueError:  # a time that Python's microseconds do not hold
-        return id.cast(pa.string()).as_py()
 
 
 def _check_result_names(job: Job, table: PromptTable) -> None:

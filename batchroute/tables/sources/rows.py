@@ -36,7 +36,7 @@ class FileRows:
     def __init__(self, spec: InputSpec) -> None:
         self._files = Files(spec.uri, spec.storage_options)
         self._strict = spec.drift == "strict"
-        self.public = spec.uri
+        self.public, self.drift = spec.uri, ""
 
     def pin(self) -> dict[str, Any]:
         return {"files": [file.record() for file in self._files.seal(self._files.find())]}
@@ -46,6 +46,7 @@ class FileRows:
 
     def rows(self, pinned: dict[str, Any]) -> AbstractContextManager[pa.RecordBatchReader]:
         table = self._table()
+        self.drift = table.drift
         table.check_times()
         reader = pa.RecordBatchReader.from_batches(table.schema, table.reader().read(0, table.rows))
         return nullcontext(reader)
