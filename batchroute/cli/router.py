@@ -29,7 +29,9 @@ def _by_side(given: Sequence[str]) -> dict[str, str]:
 
 @router_app.command()
 def label(
-    prompts: Annotated[str, typer.Argument(metavar="PROMPTS", help="Parquet: prompts, or recorded responses.")],
+    prompts: Annotated[
+        str, typer.Argument(metavar="PROMPTS", help="Parquet, JSON lines or CSV: prompts, or recorded responses.")
+    ],
     output: Annotated[str, typer.Option("--output", metavar="TABLE.parquet", help="Where the quality table goes.")],
     metric: Annotated[
         str,

@@ -89,7 +89,7 @@ def identify(job: Job) -> Identity:
     if source is None or not begun:
         return now
     trees = _trees(output, begun, committed)
-    copies = (_begun_on_the_same(trees, identity, source) for identity in identities)
+    copies = (begun_on_the_same(trees, identity, source) for identity in identities)
     return next((identity for identity in copies if identity is not None), now)
 
 
@@ -101,7 +101,7 @@ def _trees(output: Folder, begun: Sequence[str], committed: Manifest | None) -> 
     return trees
 
 
-def _begun_on_the_same(trees: Sequence[dict[str, Any]], identity: Identity, source: Files) -> Identity | None:
+def begun_on_the_same(trees: Sequence[dict[str, Any]], identity: Identity, source: Files) -> Identity | None:
     """The identity of a run at the output, if it has these settings, and its input was only copied again since.
 
     A copy has another time or etag, which are part of an identity.

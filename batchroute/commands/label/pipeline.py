@@ -5,6 +5,7 @@ As a run, it keeps its units in `<table>.work/` and resumes from them. The table
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import pyarrow as pa
 
 from batchroute import generators, models, quality
 from batchroute.commands.label.options import LabelOptions
+from batchroute.commands.label.prompts import open_prompts
 from batchroute.commands.label.report import LabelReport, label_report
 from batchroute.commands.label.sample import Sampler
 from batchroute.config.job import JobModel
@@ -21,9 +23,8 @@ from batchroute.engines.local import LocalEngine
 from batchroute.engines.ranks.world import World
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
 from batchroute.fields import SIDES, Side
-from batchroute.pipeline.identity import difference, fingerprint_of, model_settings
+from batchroute.pipeline.identity import Identity, begun_on_the_same, difference, model_settings
 from batchroute.pipeline.shards.answers import with_confidence
-from batchroute.pipeline.stages.snapshot import check_ids
 from batchroute.progress import Progress
 from batchroute.quality.base import LARGE, LIKENESS
 from batchroute.quality.measuring.columns import (
@@ -50,9 +51,8 @@ from batchroute.storage.receipts import FORMAT_VERSION
 from batchroute.storage.table_file import TableFile
 from batchroute.storage.units import spans
 from batchroute.storage.workdir import Workdir, run_ids
-from batchroute.tables.files import Files
-from batchroute.tables.parquet import PromptTable
 from batchroute.tables.prompts import Prompts
+from batchroute.tables.repeated import check_ids
 from batchroute.tables.signal_columns import RECORDED_KEY
 
 _RUN = "run.json"
@@ -108,8 +108,8 @@ def label(options: LabelOptions, progress: Progress, fresh: bool = False, respon
 class _Labelling:
     def __init__(self, options: LabelOptions, progress: Progress, responses_a_unit: int) -> None:
         self.options, self.engine = options, LocalEngine(progress)
-        files = Files(options.prompts)
-        self.table = PromptTable.open(files.find(), files)
+        self.input = open_prompts(options.prompts)
+        self.table = self.input.table
         self.prompts = Prompts.of(options.prompt, self.table, unsupported="fail")
         names = self.table.schema.names
         self.recorded = dict(options.recorded)
@@ -122,7 +122,7 @@ class _Labelling:
         self.specs = {side: self._spec(side) for side in SIDES if side not in self.recorded}
         self.file = TableFile(options.output, _FINGERPRINT)
         self.tree, self.fingerprint = self._identify()
-        self.file.check_apart_from(options.prompts, [file.path for file in self.table.files])
+        self.file.check_apart_from(options.prompts, [file.path for file in self.input.files])
         self.work = Workdir(self.file.output, self.fingerprint[:16])
         self.spans = spans(self.table.rows, max(1, responses_a_unit // (options.samples if self.specs else 1)))
 
@@ -176,8 +176,13 @@ class _Labelling:
         """Fix input and settings in the work folder; an earlier attempt must have had the same."""
         self._refuse_others()
         if self.options.id is not None:
-            check_ids(self.table, self.options.id)
-        self.work.put_json(_RUN, {**self.tree, "fingerprint": self.fingerprint, "format_version": FORMAT_VERSION})
+            check_ids(self.table, self.options.id, self.prompts.columns)
+        begun = {"fingerprint": self.fingerprint, "format_version": FORMAT_VERSION}
+        # With digests of the contents, by which a copy is known.
+        records = [file.record() for file in self.input.source.seal(self.input.files)]
+        self.work.put_json(_RUN, {**self.tree, "files": records, **begun})
+        if self.input.columns:
+            self._note(f"columns: {self.input.columns}")
         if self.options.samples == 1 and self.specs:
             self._note("with one sample per model only the labels 'det' and 'gap' make sense; take more for shares")
         if self.recorded and not all(self._known_name(side) for side in SIDES):
@@ -281,13 +286,23 @@ class _Labelling:
         return spec.model_copy(update={"generation": generation})
 
     def _identify(self) -> tuple[dict[str, Any], str]:
-        """The tree of settings and files, and its fingerprint; of a run that an earlier version began, as it was."""
-        files = [file.identity() for file in self.table.files]
-        now, earlier = ({"settings": self._settings(version), "files": files} for version in (2, 1))
-        begun = fingerprint_of(earlier)
-        if begun == self.file.fingerprint() or begun[:16] in run_ids(self.file.output):
-            return earlier, begun
-        return now, fingerprint_of(now)
+        """The tree of settings and files, and its fingerprint; of a run that an earlier version began, or that began
+        on files of which these are copies, as it was.
+        """
+        now, earlier = (Identity(settings=self._settings(version), files=self.input.files) for version in (2, 1))
+        known, begun = self.file.fingerprint(), run_ids(self.file.output)
+        if earlier.fingerprint == known or earlier.run_id in begun:
+            return earlier.tree, earlier.fingerprint
+        if now.fingerprint == known or now.run_id in begun:
+            return now.tree, now.fingerprint
+        trees = [tree for run_id in begun if (tree := Workdir(self.file.output, run_id).read_json(_RUN)) is not None]
+        for identity in (now, earlier):
+            same = begun_on_the_same(trees, identity, self.input.source)
+            if same is not None:
+                if not self.input.columns:
+                    self.table = dataclasses.replace(self.table, files=same.files)
+                return same.tree, same.fingerprint
+        return now.tree, now.fingerprint
 
     def _settings(self, version: Literal[1, 2]) -> dict[str, Any]:
         """Everything that the table depends on; models by their identity."""

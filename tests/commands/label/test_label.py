@@ -236,6 +236,41 @@ def test_mistakes_are_one_sentence(table: Path, change: dict[str, Any], sentence
         run(options(table, **change))
 
 
+def test_an_input_that_was_copied_again_is_the_same_input(table: Path) -> None:
+    first, _ = run(options(table))
+    copied = table.read_bytes()
+    table.unlink()
+    table.write_bytes(copied)
+    again, _ = run(options(table))
+    assert again.was_done
+    assert again.report == first.report
+    Path(first.output).unlink()
+    run(options(table))
+    pl.read_parquet(table).with_columns(pl.col("prompt") + "?").write_parquet(table)
+    with pytest.raises(InputError, match="another input"):
+        run(options(table))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_json_lines_and_csv_are_labelled_as_parquet_is(table: Path, ending: str) -> None:
+    frame, path = pl.read_parquet(table), table.with_suffix(f".{ending}")
+    frame.write_ndjson(path) if ending == "jsonl" else frame.write_csv(path)
+    expected, _ = run(options(table))
+    of_text = options(path, output=str(table.parent / "text.parquet"))
+    found, log = run(of_text)
+    assert "columns: key: int64" in log or "key" in log.partition("columns")[2]
+    assert pl.read_parquet(found.output).equals(pl.read_parquet(expected.output))
+    assert run(of_text)[0].was_done
+
+
+def test_recorded_lists_in_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    rows = {"prompt": ["p", "q"], "reference": ["a", "b"], "small_responses": [["a", "b"], ["c"]]}
+    pl.DataFrame(rows | {"large_responses": [["a"], ["b"]]}).write_ndjson(path)
+    outcome, _ = run(options(path, models=None, id=None))
+    assert pl.read_parquet(outcome.output)["small_quality"].to_list() == [[1.0, 0.0], [0.0]]
+
+
 def test_recorded_responses_of_one_model_only_and_a_metric_without_references(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     pl.DataFrame({"prompt": ["p"], "small_responses": [["a"]]}).write_parquet(path)
