@@ -10,7 +10,7 @@ from batchroute.words import plural
 
 def notes(report: CostReport) -> list[str]:
     """A sentence for each thing that the table has no room for."""
-    return [*_reasons(report), *_tokens(report), *_prices(report), *_missing(report)]
+    return [*_reasons(report), *_unsupported(report), *_tokens(report), *_prices(report), *_missing(report)]
 
 
 def copies(report: CostReport) -> list[str]:
@@ -24,6 +24,13 @@ def _reasons(report: CostReport) -> list[str]:
         return []
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.escalated.reasons.items())
     return [f"Rows that went on to the large model: {reasons}."]
+
+
+def _unsupported(report: CostReport) -> list[str]:
+    count = report.rows.get("unsupported", 0)
+    holds = "holds" if count == 1 else "hold"
+    sentence = f"{plural(count, 'row')} {holds} images or the like and went to the large model, by input.unsupported."
+    return [sentence] if count else []
 
 
 def _tokens(report: CostReport) -> list[str]:

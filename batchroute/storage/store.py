@@ -140,7 +140,19 @@ class Store:
         except FileNotFoundError:
             return []
         # Some storages list a folder itself among what is in it.
-        return [entry for entry in entries if entry["name"].strip("/") != path.strip("/")]
+        itself = [entry for entry in entries if entry["name"].strip("/") == path.strip("/")]
+        if self.protocol in _EXTRAS and any(entry["type"] == "directory" for entry in itself):
+            self._refuse_empty_segments(uri, path)
+        return [entry for entry in entries if entry not in itself]
+
+    def _refuse_empty_segments(self, uri: str, path: str) -> None:
+        """Raises:
+        InputError: a key below has two slashes in a row. Its folder is listed as the one above it, and would be lost.
+        """
+        keys = self.call("list", uri, lambda fs: fs.find(path))
+        lost = next((key for key in sorted(keys) if "//" in key), None)
+        if lost is not None:
+            raise InputError(f"the key {self.uri(lost)} has two slashes in a row and cannot be listed; rename it")
 
     def kind(self, uri: str) -> Literal["file", "directory"] | None:
         """What is there under this very name, with its wildcards taken literally; None where nothing is."""

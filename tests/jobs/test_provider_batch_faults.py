@@ -98,6 +98,16 @@ def test_a_batch_that_the_provider_refuses_is_the_users_to_mend(tmp_path: Path, 
     assert once(server)
 
 
+def test_a_refusal_that_quotes_a_prompt_is_cut_there(tmp_path: Path, server: OpenAIServer) -> None:
+    job = batch_job(tmp_path, server)
+    quoted = job_prompts(job)[3]
+    job.settings["models"]["large"]["model"] = quoted
+    with pytest.raises(InputError, match=r"model_not_found \(the rest quotes a prompt and is not shown\)") as found:
+        job.run()
+    assert quoted not in str(found.value)
+    assert quoted not in job.log
+
+
 def test_batches_that_the_provider_has_no_room_for_wait_for_others(tmp_path: Path, server: OpenAIServer) -> None:
     # Of three, one is taken at a time.
     server.batch_faults = ["ok", "fail_validation", "fail_validation", "ok", "fail_validation", "ok"]

@@ -95,6 +95,7 @@ def test_images_and_calls_of_tools_reach_the_endpoint(
     assert job.run().exit_code == 0
     assert set(job.answers()["status"]) == {"ok"}
     assert "1 row with images or the like to the large model, by input.unsupported" in job.log
+    assert "1 row holds images or the like and went to the large model" in (job.output / "report/report.md").read_text()
     if backend == "openai":
         sent = [request.body["messages"] for request in server.requests]
         assert sorted(sent, key=str) == sorted(chats, key=str)

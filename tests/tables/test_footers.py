@@ -6,6 +6,7 @@ import datetime
 import json
 from pathlib import Path
 
+import pandas
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -60,7 +61,6 @@ def test_spark_pandas_and_datasets_find_the_answers_in_the_output(tmp_path: Path
 
 
 def test_pandas_reads_the_answers_to_a_frame_with_an_index(tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
     job = JobFolder(tmp_path, table(4))
     frame = pq.read_table(job.input).to_pandas()
     frame.set_index("id").to_parquet(job.input)

@@ -26,6 +26,7 @@ from batchroute.pipeline.shards.pieces import Pieces
 from batchroute.pipeline.shards.telemetry import attributes
 from batchroute.pipeline.shards.writer import SHARDS, shards_of, side_of
 from batchroute.progress import Pace, Report
+from batchroute.redaction import without_quotes
 from batchroute.storage.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -260,6 +261,10 @@ class _Batches:
     def _fail(self, intent: Intent, batch: Batch) -> None:
         """The provider did not begin the batch: nothing was paid, and all its rows will be submitted again."""
         code, reason = self._api.refusal(batch)
+        for unit, positions in intent.rows.items():
+            for position in positions:
+                # A reason that quotes any of the requests is cut there: more people read logs than data.
+                reason = without_quotes(reason, self._rows.prompt(unit, position))
         outcomes = _outcomes(intent, f"the batch was refused: {code}", attempts=0)
         self._ledger.conclude(intent, outcomes, 0.0, schema_of(self._pieces.model))
         if code != TOKEN_LIMIT:

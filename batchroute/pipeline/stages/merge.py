@@ -231,8 +231,9 @@ class _ShardAnswers:
     def close(self) -> None:
         """Drop the pieces in memory, which a cycle of references would keep."""
         self._read.cache_clear()
-        for shard in self._later:
-            shard.close()
+        for shard in (self._escalated, *self._later):
+            if shard is not None:
+                shard.close()
 
     def _copies(self, copies: pa.Table) -> pa.Table:
         """The originals' answers at the copies' positions; no model answered again, so that copies cost nothing."""

@@ -141,8 +141,11 @@ def _counts(context: Context, assigned: Partition) -> dict[str, int]:
     # Only where there can be any: the counts of other jobs stay as they are.
     names += [] if deferral is None else ["deferred"]
     names += [] if read_drawn(context.work) is None else ["calibration_large"]
+    scored = context.work.stage(layout.SCORE).receipts().values()
+    unsupported = sum(chunk.counts.get("unsupported", 0) for chunk in scored)
     return {
         "total": context.snapshot.rows,
         **{name: sum(part.counts.get(name, 0) for part in parts) for name in names},
         "copies": sum(assigned.copies.values()),
+        **({"unsupported": unsupported} if unsupported else {}),
     }
