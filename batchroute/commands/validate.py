@@ -8,11 +8,14 @@ from batchroute.fields import SIDES
 from batchroute.pipeline.context import output_folder
 from batchroute.pipeline.identity import Identity, calibrated_limits, identify
 from batchroute.pipeline.stages import merge, snapshot
+from batchroute.pipeline.stages.constraints import check_constraints
 from batchroute.pipeline.stages.decide import check_budget
 from batchroute.pipeline.stored_confidence import check_limits
 from batchroute.storage.workdir import run_ids
 from batchroute.tables.files import Files
 from batchroute.tables.parquet import PromptTable
+from batchroute.tables.prompts import prompt_columns
+from batchroute.tables.repeated import check_ids
 from batchroute.tables.sources import source_of
 from batchroute.tables.sources.text import columns_in_words
 from batchroute.tables.targets import target_of
@@ -42,7 +45,10 @@ def validate(job: Job) -> list[str]:
     if target is not None:
         target.loads(identity.run_id)
         lines.append(f"table    {target.public}: can be asked")
-        lines += [f"table    {line}" for line in target.check(merge.output_schema(job, table))]
+        schema = merge.output_schema(job, table)
+        lines += [
+            f"table    {line}" for line in (*target.check(schema), *check_constraints(job, target, schema, table))
+        ]
     state = "committed already" if found else "to resume" if identity.run_id in run_ids(output) else "new"
     return [*lines, f"output   {output}: {state}", f"units    {units}"]
 
@@ -51,9 +57,11 @@ def _validate_files(job: Job, identity: Identity) -> tuple[list[str], str, Promp
     frozen, table = snapshot.inspect(job, identity)
     check_budget(job, frozen)
     lines = [f"input    {frozen.rows:,} rows in {len(frozen.files):,} files, prompts are {frozen.prompt_kind}"]
+    if table.drift:
+        lines.append(f"columns  {table.drift}")
     table.check_times()
     if job.input.id is not None:
-        snapshot.check_ids(table, job.input.id)
+        check_ids(table, job.input.id, prompt_columns(job.input.prompt, table.schema))
         lines.append(f"ids      {job.input.id}: unique, none null")
     return lines, f"{len(frozen.chunks()):,} to score, {len(frozen.parts()):,} files to write", table
 

@@ -11,6 +11,7 @@ from batchroute.pipeline.batches import provider as batches
 from batchroute.pipeline.context import Context, output_folder
 from batchroute.pipeline.identity import Identity, calibrated_limits, identify
 from batchroute.pipeline.stages import merge, retry, snapshot
+from batchroute.pipeline.stages.constraints import check_constraints
 from batchroute.pipeline.stages.decide import check_budget
 from batchroute.pipeline.stages.fetch import fetch
 from batchroute.pipeline.stored_confidence import check_limits
@@ -99,6 +100,8 @@ def open_run(job: Job, output: Folder, identity: Identity, engine: Engine, retry
         _refuse_lost_work(job, output, identity)
     if job.input.in_place:
         frozen, table = snapshot.inspect(job, identity)
+        if table.drift:
+            progress.note("input", f"columns of the files differ: {table.drift}")
         _check_storage(output, progress)
     else:
         _check_storage(output, progress)
@@ -107,12 +110,21 @@ def open_run(job: Job, output: Folder, identity: Identity, engine: Engine, retry
         frozen, table = snapshot.inspect(job, identity, fetched)
     target = target_of(job.output.table, job.input.id)
     if target is not None:
-        for line in target.prepare(merge.output_schema(job, table)):
+        schema = merge.output_schema(job, table)
+        for line in target.prepare(schema):
             progress.note("table", line)
         loads = target.loads(manifest.load_id(frozen.run_id, frozen.source))
         # The table is asked before the manifest: a faster attempt at this run commits first and loads second.
+        try:
+            notes, clash = check_constraints(job, target, schema, table), None
+        except InputError as error:
+            notes, clash = [], error
         if manifest.read(output) is None:
             is_loaded(target, sys.maxsize, loads)
+            if clash is not None:
+                raise clash
+        for line in notes:
+            progress.note("table", line)
     check_budget(job, frozen)
     frozen, work = snapshot.begin(job, identity, frozen, table, output)
     retry.finish_reopening(work)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchroute.errors import InputError
-from batchroute.tables.types import holds
+from batchroute.tables.types import POSTGRESQL_TYPE, holds
 
 _TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|(\$\w*\$).*?\1|--[^\n]*|/\*.*?\*/|\s+|[^'"$/\s;-]+|.""", re.S)
 _FLAW = "batchroute_flaw"
@@ -39,6 +39,10 @@ _SQLITE_TEXT = (
 
 def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
 
 
 def bare(query: str) -> str:
@@ -135,7 +139,7 @@ def _of_postgresql(query: str, schema: pa.Schema) -> Statement:
 
 
 def _postgresql_cast(field: pa.Field) -> str | None:
-    name = (field.metadata or {}).get(b"POSTGRESQL:type", b"").decode()
+    name = (field.metadata or {}).get(POSTGRESQL_TYPE, b"").decode()
     kind = field.type
     if pa.types.is_list(kind):
         cast = _postgresql_cast(kind.value_field)

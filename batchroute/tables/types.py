@@ -8,6 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+POSTGRESQL_TYPE = b"POSTGRESQL:type"
+"""Under which PostgreSQL's driver says of a field which type its column has."""
+
 
 def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
@@ -87,8 +90,14 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 def portable_schema(schema: pa.Schema) -> pa.Schema:
     """The schema without views and without a driver's own types, such as PostgreSQL's `numeric`, which becomes text."""
-    fields = [field.with_type(_without(field.type, _portable)).remove_metadata() for field in schema]
-    return pa.schema(fields)
+    return pa.schema([_portable_field(field) for field in schema])
+
+
+def _portable_field(field: pa.Field) -> pa.Field:
+    plain_field = field.with_type(_without(field.type, _portable)).remove_metadata()
+    kind = (field.metadata or {}).get(POSTGRESQL_TYPE)
+    # Arrow has one type for both; a table that the answers create gets the one that the query had.
+    return plain_field.with_metadata({POSTGRESQL_TYPE: kind}) if kind in (b"json", b"jsonb") else plain_field
 
 
 def portable(batch: pa.RecordBatch) -> pa.RecordBatch:

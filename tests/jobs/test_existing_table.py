@@ -11,6 +11,7 @@ import adbc_driver_duckdb.dbapi as duckdb
 import adbc_driver_postgresql.dbapi as postgresql
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, Field, Schema
 from deltalake import schema as delta
@@ -166,6 +167,18 @@ def test_wider_types_of_postgresql(database: str, tmp_path: Path) -> None:
     assert sql(database, f"select count(*) from answers a join p on {same}") == [(1,)]
 
 
+def test_a_table_that_a_run_creates_has_the_types_of_the_query(database: str, tmp_path: Path) -> None:
+    given = "'hi there' as prompt, '{\"b\": 1, \"a\": 2}'::jsonb as doc, '{\"b\":1}'::json as raw"
+    for name in ("one", "two"):
+        folder = night(tmp_path, database, table(1), name)
+        query = f"select gen_random_uuid() as id, {given}"
+        folder.settings["input"] = {"warehouse": database, "query": query, "id": "id", "prompt": "prompt"}
+        folder.run()
+    kinds = "select column_name, data_type from information_schema.columns where table_name = 'answers' limit 4"
+    assert dict(sql(database, kinds)) == {"id": "uuid", "prompt": "text", "doc": "jsonb", "raw": "json"}
+    assert sql(database, "select count(*), sum((doc->>'a')::int), min(raw::text) from answers") == [(2, 4, '{"b":1}')]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -231,3 +244,74 @@ def test_a_column_that_a_delta_table_needs(tmp_path: Path) -> None:
     folder.settings["output"]["table"] = {"delta": str(tmp_path / "t")}
     with pytest.raises(InputError, match="it needs a value for owner"):
         folder.run()
+
+
+def test_a_unique_key_is_asked_before_the_night(uri: str, tmp_path: Path) -> None:
+    sql(uri, "create table answers (id text primary key, team text unique, response text)")
+    repeats = night(tmp_path, uri, table(6))
+    message = r"one value of its unique key .* \(team\), and the input repeats 2 ids: 'search' in"
+    for begin in (lambda: validate(repeats.load()), repeats.run):
+        with pytest.raises(InputError, match=message):
+            begin()
+    sql(uri, "insert into answers values ('row-1', null, 'x')")
+    held = night(tmp_path, uri, table(3), "two")
+    for begin in (lambda: validate(held.load()), held.run):
+        with pytest.raises(
+            InputError, match=r"\(id\), and has that of the row 'row-1' in in\.parquet, row 1: set output"
+        ):
+            begin()
+    assert not (held.output / "data").exists()
+    for name, mode in (("three", "replace"), ("four", "upsert")):
+        night(tmp_path, uri, table(3), name, mode=mode).run()
+    assert sql(uri, "select id from answers order by 1") == [(f"row-{i}",) for i in range(3)]
+
+
+def test_what_only_the_load_shows_is_named(uri: str, tmp_path: Path) -> None:
+    checks = "check (length(id) > 2), unique (id, team), unique (response)"
+    sql(uri, f"create table answers (id text, team text, response text, n int unique, {checks})")
+    folder = night(tmp_path, uri, table(2))
+    (line,) = (line for line in validate(folder.load()) if "constraints" in line)
+    assert "only the load shows" in line
+    for words in ("check ", "(response)", "(id, team), against the rows that are there"):
+        assert words in line
+    assert "(n)" not in line  # nothing goes into it
+    folder.run()
+    assert "only the load shows" in folder.log
+
+
+def test_numbers_keep_their_digits(uri: str, tmp_path: Path) -> None:
+    wide, small = "1234567890123456789012345678901234567890.12", "12345678901234567.89"
+    frame = table(1).with_columns(big=pl.lit(2**64 - 1, pl.UInt64))
+    folder = night(tmp_path, uri, frame)
+    rows = pq.read_table(folder.input)
+    for name, text, kind in (("wide", wide, pa.decimal256(45, 2)), ("small", small, pa.decimal128(20, 2))):
+        rows = rows.append_column(name, pa.array([text]).cast(kind))
+    pq.write_table(rows, folder.input)
+    folder.run()
+    (found,) = sql(uri, "select cast(wide as varchar), cast(small as varchar), cast(big as varchar) from answers")
+    assert found == (wide, small, str(2**64 - 1))
+    as_text = {"postgresql": "", "sqlite": "big, wide, small, cost", "duckdb": "wide"}[uri.partition(":")[0]]
+    assert ("become text" in folder.log) == bool(as_text)
+    assert f"{as_text} become text" in folder.log or not as_text
+
+
+def test_a_value_that_would_change_is_refused_before_the_night(uri: str, tmp_path: Path) -> None:
+    folder = night(tmp_path, uri, table(2).with_columns(at=pl.lit(1_001).cast(pl.Datetime("ns"))))
+    for begin in (lambda: validate(folder.load()), folder.run):
+        with pytest.raises(InputError, match=r"near in\.parquet, row 0, column 'at' is timestamp\[ns\]"):
+            begin()
+    kept = night(tmp_path, uri, table(2).with_columns(at=pl.lit(1_000).cast(pl.Datetime("ns"))), "two")
+    kept.run()
+
+
+def test_costs_as_doubles_are_named(uri: str, tmp_path: Path) -> None:
+    kind = "real" if uri.startswith("sqlite") else "double precision"
+    sql(uri, f"create table answers (id text, price {kind}, cost {kind}, response text)")
+    frame = table(2).with_columns(price=pl.lit("1.25").str.to_decimal(scale=2).cast(pl.Decimal(12, 2)))
+    folder = night(tmp_path, uri, frame)
+    folder.run()
+    assert "costs are rounded to 15 digits" in folder.log
+    assert sql(uri, "select price from answers") == [(1.25,), (1.25,)]
+    long = night(tmp_path, uri, frame.with_columns(pl.col("price").cast(pl.Decimal(30, 2))), "two")
+    with pytest.raises(InputError, match="price is"):
+        long.run()

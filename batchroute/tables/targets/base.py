@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batchroute.errors import InputError
 from batchroute.tables.targets.columns import Holds, differences
+from batchroute.tables.targets.constraints import Constraints
 from batchroute.tables.targets.matching import Match, match, their_name
 
 Mode = Literal["append", "replace", "upsert"]
@@ -110,6 +111,19 @@ class Target(Protocol):
 
     def prepare(self, schema: pa.Schema) -> list[str]:
         """Create the table where it is missing; otherwise as `check`."""
+
+    def goes_in(self, schema: pa.Schema) -> tuple[Holds, list[str]]:
+        """Which types the table holds, and the columns of the answers that go into it. Call `check` first."""
+
+    def constraints(self, schema: pa.Schema, results: Collection[str]) -> Constraints:
+        """What the table demands of the rows beside types, with the names of the answers' columns. Call `check` first.
+
+        Args:
+            results: the columns that are not of the input.
+        """
+
+    def held(self, by: str) -> Iterator[pa.Array]:
+        """The values of the answers' column `by` in all rows that a load would leave."""
 
     def loads(self, load_id: str) -> dict[int, str]:
         """The commits under this load id that the table has: serial to the time or version of the load."""

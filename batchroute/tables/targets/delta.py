@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -10,8 +10,11 @@ import pyarrow as pa
 from batchroute.tables.lakes import delta_errors, delta_options, delta_place, open_delta
 from batchroute.tables.targets.base import LOAD, SERIAL, Answers, TableSpec, asked_for, is_loaded, lake_plan
 from batchroute.tables.targets.columns import Holds
+from batchroute.tables.targets.constraints import Constraints
 from batchroute.tables.targets.matching import Match, renamed
 from batchroute.tables.types import portable, portable_schema
+
+_CHECK = "delta.constraints."
 
 
 class DeltaTarget:
@@ -49,6 +52,23 @@ class DeltaTarget:
         columns = self._holds.schema(portable_schema(there))
         required = {field.name for field in there if not field.nullable}
         return lake_plan(self._spec, self._key, self._holds.schema(schema), columns, required)
+
+    def goes_in(self, schema: pa.Schema) -> tuple[Holds, list[str]]:
+        with delta_errors(self.public):
+            table = open_delta(self._spec.delta, self._options)
+            if table is None:
+                return self._holds, list(renamed(schema.names, self._spec.columns, self.public).ours.values())
+            return self._holds, list(self._plan(table, schema)[0].ours.values())
+
+    def constraints(self, schema: pa.Schema, results: Collection[str]) -> Constraints:
+        with delta_errors(self.public):
+            table = open_delta(self._spec.delta, self._options)
+            settings = {} if table is None else table.metadata().configuration
+            checks = [name.removeprefix(_CHECK) for name in sorted(settings) if name.startswith(_CHECK)]
+            return Constraints(others=tuple(f"check {name}" for name in checks))
+
+    def held(self, by: str) -> Iterator[pa.Array]:
+        return iter(())  # a lake's tables have no unique keys
 
     def loads(self, load_id: str) -> dict[int, str]:
         with delta_errors(self.public):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow as pa
 from batchroute.tables.lakes import iceberg_errors, open_catalog
 from batchroute.tables.targets.base import LOAD, SERIAL, Answers, TableSpec, asked_for, is_loaded, lake_plan
 from batchroute.tables.targets.columns import Holds
+from batchroute.tables.targets.constraints import Constraints
 from batchroute.tables.targets.matching import Match, renamed
 from batchroute.tables.types import portable
 
@@ -50,6 +51,19 @@ class IcebergTarget:
         there = table.schema().as_arrow()
         required = {field.name for field in there if not field.nullable}
         return lake_plan(self._spec, None, self._holds.schema(schema), self._holds.schema(there), required)
+
+    def goes_in(self, schema: pa.Schema) -> tuple[Holds, list[str]]:
+        with iceberg_errors(self.public):
+            catalog = open_catalog(self._spec.catalog)
+            if not catalog.table_exists(self._spec.iceberg):
+                return self._holds, list(renamed(schema.names, self._spec.columns, self.public).ours.values())
+            return self._holds, list(self._plan(catalog.load_table(self._spec.iceberg), schema)[0].ours.values())
+
+    def constraints(self, schema: pa.Schema, results: Collection[str]) -> Constraints:
+        return Constraints()
+
+    def held(self, by: str) -> Iterator[pa.Array]:
+        return iter(())  # a lake's tables have no unique keys
 
     def loads(self, load_id: str) -> dict[int, str]:
         with iceberg_errors(self.public):

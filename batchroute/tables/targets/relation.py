@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from batchroute.errors import InputError
-from batchroute.tables.queries import quoted
+from batchroute.tables.queries import literal, quoted
 
 # One name for each type, of PostgreSQL and DuckDB.
 _NAMES = {
@@ -19,6 +19,8 @@ _NAMES = {
 }  # fmt: skip
 _INTEGERS = {"smallint": 16, "integer": 32, "bigint": 64, "hugeint": 128}
 _DIGITS = {16: 5, 32: 10, 64: 19}
+# Of a decimal, which a double gives back.
+_EXACT_DIGITS = 15
 _EXACT = {
     pa.string(): "text",
     pa.binary(): "bytea",
@@ -76,7 +78,7 @@ def columns_of(scheme: str, cursor: Any, schema: str | None, name: str, public: 
         InputError: it is a view.
     """
     table = ".".join(quoted(part) for part in (schema, name) if part)
-    places = {"table": _text(table), "name": _text(name), "schema": _text(schema or "main")}
+    places = {"table": literal(table), "name": literal(name), "schema": literal(schema or "main")}
     cursor.execute({"postgresql": _POSTGRESQL, "sqlite": _SQLITE, "duckdb": _DUCKDB}[scheme].format(**places))
     rows = cursor.fetchall()
     if any(row[4] for row in rows):
@@ -137,10 +139,25 @@ def assigned(scheme: str, ours: pa.DataType, theirs: str) -> tuple[str, bool] | 
     return ("cast({0} as bit varying)", False) if name == "bit" else cast
 
 
+def rounded(scheme: str, ours: pa.DataType, theirs: str, is_cost: bool) -> str | None:
+    """SQL for a decimal in a column of doubles, which `assigned` refuses: where the double gives all digits back, and
+    of costs, whose exact sum is in the report. None elsewhere.
+
+    Args:
+        ours: the type in the answers.
+    """
+    if not pa.types.is_decimal(ours) or not (is_cost or ours.precision <= _EXACT_DIGITS):
+        return None
+    if scheme == "sqlite":
+        return "{0}" if _SQLITE_NUMBERS.search(theirs) else None
+    is_double = _NAMES.get(theirs.lower(), theirs.lower()) == "double precision"
+    return "cast({0} as double precision)" if is_double else None
+
+
 def _decimal(
     digits: int, decimals: int, name: str, precision: str | None, scale: str | None, cast: tuple[str, bool]
 ) -> tuple[str, bool] | None:
-    if name == "double precision" and decimals:
+    if name == "double precision" and decimals and digits <= _EXACT_DIGITS:
         return cast
     if name != "numeric":
         return None
@@ -150,7 +167,3 @@ def _decimal(
     if decimals and (places, int(precision)) == (decimals, digits):
         return ("{0}", True)
     return cast if places >= decimals and int(precision) - places >= digits - decimals else None
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

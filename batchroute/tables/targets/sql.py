@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,11 +11,13 @@ import pyarrow as pa
 
 from batchroute.errors import InputError, StoppedError
 from batchroute.tables.failures import exists_already
-from batchroute.tables.queries import quoted
+from batchroute.tables.queries import literal, quoted
 from batchroute.tables.targets.base import Answers, TableSpec, asked_for, is_loaded, refuse_differences
 from batchroute.tables.targets.columns import Holds, kind_name
-from batchroute.tables.targets.matching import Match, match, renamed
-from batchroute.tables.targets.relation import Column, assigned, columns_of
+from batchroute.tables.targets.constraints import Constraints, constraints_of
+from batchroute.tables.targets.matching import Match, match, renamed, their_name
+from batchroute.tables.targets.relation import Column, assigned, columns_of, rounded
+from batchroute.tables.types import POSTGRESQL_TYPE
 from batchroute.tables.warehouse import Warehouse
 
 _LEDGER = "batchroute_loads"
@@ -24,7 +26,8 @@ row_count bigint, mode varchar(16), loaded_at varchar(40), primary key (target, 
 _SHAPE, _STAGING = "batchroute_shape", "batchroute_staging"
 _HOLDS = {
     "duckdb": Holds(),
-    "sqlite": Holds(lists=False, nested=False, decimals=False, times=False),
+    "sqlite": Holds(lists=False, nested=False, digits=0, nan=False, times=False),
+    "postgresql": Holds(nested=False, digits=76, zero_characters=False),
 }
 _NO_RIGHTS = "42501"
 _NUMERIC = pa.opaque(pa.string(), "numeric", "PostgreSQL")
@@ -44,6 +47,7 @@ class _Plan(NamedTuple):
     """Whether the driver can write into the table itself: the types are equal and, for DuckDB, the order too."""
     wrong: list[str]
     """Why they do not, a sentence each."""
+    notes: list[str]
 
 
 class SqlTarget:
@@ -82,8 +86,23 @@ class SqlTarget:
             plan = self._plan(connection, cursor, [], schema)
             with self._creating(connection):
                 self._ingest(cursor, plan.match.schema(self._holds.schema(schema)).empty_table(), "create_append")
+                for column, kind in self._own_types(plan.match, schema):
+                    cursor.execute(
+                        f"alter table {self._table} alter column {column} type {kind} using {column}::{kind}"
+                    )
                 connection.commit()
             return []
+
+    def _own_types(self, match: Match, schema: pa.Schema) -> list[tuple[str, str]]:
+        """Types of PostgreSQL for columns that its driver would create as text, by the table's names in quotes."""
+        if self._warehouse.scheme != "postgresql":
+            return []
+        kinds = []
+        for name, own in match.ours.items():
+            said = (schema.field(own).metadata or {}).get(POSTGRESQL_TYPE, b"").decode()
+            kind = "uuid" if isinstance(schema.field(own).type, pa.UuidType) else said
+            kinds += [(quoted(name), kind)] if kind in ("uuid", "json", "jsonb") else []
+        return kinds
 
     def loads(self, load_id: str) -> dict[int, str]:
         if not self._warehouse.is_there:
@@ -114,17 +133,58 @@ class SqlTarget:
             connection.commit()
             return True
 
+    def goes_in(self, schema: pa.Schema) -> tuple[Holds, list[str]]:
+        columns: list[Column] = []
+        if self._warehouse.is_there:
+            with self._warehouse.connected() as connection, connection.cursor() as cursor:
+                columns = self._columns(connection, cursor) or []
+        return self._holds, list(self._match(schema.names, columns).ours.values())
+
+    def _match(self, names: list[str], columns: list[Column]) -> Match:
+        if not columns:
+            return renamed(names, self._spec.columns, self.public)
+        return match(names, [column.name for column in columns], self._spec.columns, self.public)
+
+    def constraints(self, schema: pa.Schema, results: Collection[str]) -> Constraints:
+        if self._warehouse.scheme not in _WITH_CATALOG or not self._warehouse.is_there:
+            return Constraints()
+        with self._warehouse.connected() as connection, connection.cursor() as cursor:
+            columns = self._columns(connection, cursor)
+            if not columns:
+                return Constraints()
+            found = self._match(schema.names, columns)
+            # Rows with an id of the answers are deleted first, or all.
+            unique = None if self.mode == "append" else self._key
+            place = (self._schema, self._name)
+            return constraints_of(self._warehouse.scheme, cursor, *place, found, results, unique)
+
+    def held(self, by: str) -> Iterator[pa.Array]:
+        if self.mode == "append":
+            yield from self._values(lambda names: (their_name(by, names, self._spec.columns), ""))
+
     def answered(self, by: str, prefix: str) -> Iterator[pa.Array]:
+        def asked(names: list[str]) -> tuple[str, str]:
+            key, status, response = asked_for(self._spec, by, prefix, names)
+            done = f"{quoted(response or '')} is not null" if status is None else f"{quoted(status)} = 'ok'"
+            return key, f" where {done}"
+
+        yield from self._values(asked)
+
+    def _values(self, asked: Callable[[list[str]], tuple[str | None, str]]) -> Iterator[pa.Array]:
+        """The values of a column.
+
+        Args:
+            asked: from the table's columns the one, or None, and the condition on the rows.
+        """
         if not self._warehouse.is_there:
             return
         with self._warehouse.connected() as connection, connection.cursor() as cursor:
             kinds = {column.name: column.kind for column in self._columns(connection, cursor) or []}
-            if not kinds:
-                return
-            key, status, response = asked_for(self._spec, by, prefix, list(kinds))
-            is_done = f"{quoted(response or '')} is not null" if status is None else f"{quoted(status)} = 'ok'"
+            key, where = asked(list(kinds)) if kinds else (None, "")
             connection.rollback()
-        with self._warehouse.query(f"select {quoted(key)} from {self._table} where {is_done}") as reader:
+        if key is None:
+            return
+        with self._warehouse.query(f"select {quoted(key)} from {self._table}{where}") as reader:
             for batch in reader:
                 # Numbers that came as text are numbers to those who compare them.
                 is_number = kinds[key].startswith("numeric") and pa.types.is_string(batch.column(0).type)
@@ -140,18 +200,23 @@ class SqlTarget:
             columns: of the table; empty where it is not there yet.
         """
         fitted = self._holds.schema(answers)
+        found = self._match(fitted.names, columns)
         if not columns:
-            made = renamed(fitted.names, self._spec.columns, self.public)
-            return _Plan(made, {}, True, [])
-        found = match(fitted.names, [column.name for column in columns], self._spec.columns, self.public)
+            return _Plan(found, {}, True, [], [])
         schema, kinds = found.schema(fitted), {column.name: column for column in columns}
         shape = self._shape(connection, cursor, schema)
-        wrong, values, are_equal = [], {}, True
+        wrong, notes, values, are_equal = [], found.notes(self.public), {}, True
         for field in schema:
             column = kinds[field.name]
             value: tuple[str, bool] | None = ("{0}", True)
             if column.kind != shape[field.name]:
                 value = assigned(self._warehouse.scheme, field.type, column.kind)
+            own, is_cost = found.ours[field.name], _is_result(found.ours[field.name], ("cost",), answers.names)
+            double = rounded(self._warehouse.scheme, answers.field(own).type, column.kind, is_cost)
+            if value is None and double is not None:
+                value = (double, self._warehouse.scheme == "sqlite")
+                if is_cost:
+                    notes.append(f"{field.name} is {column.kind} there: costs are rounded to 15 digits")
             if value is None:
                 here = kind_name(field.type)
                 wrong.append(f"{field.name} is {self._kind_there(cursor, column)} there and {here} here")
@@ -161,7 +226,7 @@ class SqlTarget:
                 values[field.name] = value[0].replace("{0}", quoted(field.name))
                 are_equal = are_equal and value[1]
         in_order = self._warehouse.scheme != "duckdb" or list(found.ours) == list(kinds)
-        return _Plan(found, values, are_equal and in_order, wrong)
+        return _Plan(found, values, are_equal and in_order, wrong, notes)
 
     def _shape(self, connection: Any, cursor: Any, schema: pa.Schema) -> dict[str, str]:
         """The warehouse's own types for the columns, so that like is compared with like."""
@@ -192,7 +257,7 @@ class SqlTarget:
             own = plan.match.ours.get(column.name)
             if column.is_required and own is None:
                 wrong.append(f"it needs a value for {column.name}, which has no default: see output.table.columns")
-            elif column.is_required and own is not None and _is_null_if_ok(own, schema.names):
+            elif column.is_required and own is not None and _is_result(own, _NULL_IF_OK, schema.names):
                 wrong.append(f"{column.name} takes no nulls, and {own} is null in each row that is ok")
         if self.mode == "upsert" and plan.match.theirs(str(self._key)) is None:
             wrong.append(f"it has no column {self._key}, by which upsert knows a row")
@@ -204,7 +269,7 @@ class SqlTarget:
         if self.mode != "append":
             cursor.execute(f"delete from {self._table} where 1 = 0")
         connection.rollback()
-        return plan.match.notes(self.public)
+        return plan.notes
 
     @contextmanager
     def _creating(self, connection: Any) -> Iterator[None]:
@@ -231,8 +296,8 @@ class SqlTarget:
 
     def _loads(self, cursor: Any, load_id: str) -> dict[int, str]:
         cursor.execute(
-            f"select serial, loaded_at from {_LEDGER} where target = {_text(self._ledger_name)} "
-            f"and load_id = {_text(load_id)}"
+            f"select serial, loaded_at from {_LEDGER} where target = {literal(self._ledger_name)} "
+            f"and load_id = {literal(load_id)}"
         )
         return dict(cursor.fetchall())
 
@@ -241,10 +306,10 @@ class SqlTarget:
         second loader of the commit wait here, and then fail.
         """
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        values = f"{answers.serial}, {answers.count}, {_text(self.mode)}, {_text(now)}"
+        values = f"{answers.serial}, {answers.count}, {literal(self.mode)}, {literal(now)}"
         try:
             cursor.execute(
-                f"insert into {_LEDGER} values ({_text(self._ledger_name)}, {_text(answers.load_id)}, {values})"
+                f"insert into {_LEDGER} values ({literal(self._ledger_name)}, {literal(answers.load_id)}, {values})"
             )
         except connection.Error:
             connection.rollback()
@@ -276,10 +341,7 @@ class SqlTarget:
         cursor.adbc_ingest(self._name, rows, mode=mode, **where)
 
 
-def _is_null_if_ok(own: str, names: list[str]) -> bool:
-    prefixes = [own.removesuffix(name) for name in _NULL_IF_OK if own.endswith(name)]
+def _is_result(own: str, results: Sequence[str], names: list[str]) -> bool:
+    """Whether a column of the answers is one of these results, whatever their prefix."""
+    prefixes = [own.removesuffix(name) for name in results if own.endswith(name)]
     return any(f"{prefix}status" in names and f"{prefix}attempts" in names for prefix in prefixes)
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

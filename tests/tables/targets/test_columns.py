@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pyarrow as pa
 import pytest
 
+from batchroute.errors import InputError
 from batchroute.tables.ids import IdSet
 from batchroute.tables.targets.columns import Holds, differences
 
-LITTLE = Holds(lists=False, nested=False, decimals=False, times=False, small_integers=False, zero_characters=False)
+LITTLE = Holds(lists=False, nested=False, digits=0, nan=False, times=False, small_integers=False, zero_characters=False)
 
 
 @pytest.mark.parametrize(
@@ -16,9 +19,11 @@ LITTLE = Holds(lists=False, nested=False, decimals=False, times=False, small_int
     [
         (pa.int8(), pa.int16(), pa.int32()),
         (pa.uint32(), pa.int64(), pa.int64()),
-        (pa.uint64(), pa.decimal128(20, 0), pa.int64()),
+        (pa.uint64(), pa.decimal128(20, 0), pa.string()),
         (pa.float16(), pa.float32(), pa.float32()),
-        (pa.decimal128(10, 2), pa.decimal128(10, 2), pa.float64()),
+        (pa.decimal128(10, 2), pa.decimal128(10, 2), pa.string()),
+        (pa.decimal256(50, 2), pa.string(), pa.string()),
+        (pa.decimal128(5, -2), pa.decimal128(7, 0), pa.string()),
         (pa.timestamp("ns", "Asia/Tokyo"), pa.timestamp("us", "UTC"), pa.timestamp("us", "UTC")),
         (pa.date64(), pa.date32(), pa.date32()),
         (pa.time32("s"), pa.time64("us"), pa.string()),
@@ -39,6 +44,53 @@ def test_the_nearest_type_is_taken(kind: pa.DataType, much: pa.DataType, little:
     nulls = pa.RecordBatch.from_arrays([pa.nulls(2, kind)], schema=schema)
     for holds in (Holds(), LITTLE):
         assert holds.batch(nulls, holds.schema(schema)).column(0).null_count == 2
+
+
+def test_no_digit_of_a_number_is_lost() -> None:
+    exact = ["12345678901234567.89", None, "-0.01"]
+    batch = pa.record_batch(
+        {"d": pa.array(exact).cast(pa.decimal128(20, 2)), "n": pa.array([2**64 - 1, 0, None], pa.uint64())}
+    )
+    fitted = LITTLE.batch(batch, LITTLE.schema(batch.schema))
+    assert fitted.column(0).to_pylist() == exact
+    assert fitted.column(1).to_pylist() == ["18446744073709551615", "0", None]
+    assert LITTLE.as_text(batch.schema) == ["d", "n"]
+    assert Holds().as_text(batch.schema) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "what"),
+    [
+        (pa.array([0, 1001], pa.timestamp("ns")), "has a value that timestamp"),
+        (pa.array([2**62], pa.timestamp("s")), "has a value that timestamp"),
+        (pa.array([1001], pa.time64("ns")), "has a value that time64"),
+        (pa.array([[None, 1001]], pa.list_(pa.timestamp("ns"))), "has a value that list"),
+        (pa.array([86_400_001], pa.date64()), "has a value that date32"),
+    ],
+)
+def test_a_value_that_would_change_is_refused(column: pa.Array, what: str) -> None:
+    batch = pa.record_batch({"c": column})
+    assert Holds().doubtful(batch.schema) == ["c"]
+    with pytest.raises(InputError, match=f"column 'c' is .* and {what}"):
+        Holds().check(batch)
+    Holds().check(batch.slice(0, 0))
+
+
+def test_times_without_a_finer_part_and_not_a_number_where_it_is_held() -> None:
+    batch = pa.record_batch({"t": pa.array([1000, None], pa.timestamp("ns")), "x": [float("nan"), float("inf")]})
+    assert (Holds().doubtful(batch.schema), LITTLE.doubtful(batch.schema)) == (["t"], ["t", "x"])
+    Holds().check(batch)
+    with pytest.raises(InputError, match="column 'x' has NaN"):
+        LITTLE.check(batch)
+
+
+def test_nanoseconds_as_text() -> None:
+    batch = pa.record_batch({"t": pa.array([1], pa.time64("ns")), "d": pa.array([datetime.timedelta(hours=1)])})
+    fitted = LITTLE.batch(batch, LITTLE.schema(batch.schema))
+    assert [column.to_pylist() for column in fitted.columns] == [["00:00:00.000000001"], ["1:00:00"]]
+    whole = pa.record_batch({"t": pa.array([10**9], pa.time64("ns")), "d": pa.array([3600 * 10**9], pa.duration("ns"))})
+    fitted = LITTLE.batch(whole, LITTLE.schema(whole.schema))
+    assert [column.to_pylist() for column in fitted.columns] == [["00:00:01"], ["1:00:00"]]
 
 
 def test_what_does_not_fit_becomes_json_and_zero_characters_are_replaced() -> None:
