@@ -269,10 +269,11 @@ def test_a_unique_key_is_asked_before_the_night(uri: str, tmp_path: Path) -> Non
 def test_what_only_the_load_shows_is_named(uri: str, tmp_path: Path) -> None:
     checks = "check (length(id) > 2), unique (id, team), unique (response)"
     sql(uri, f"create table answers (id text, team text, response text, n int unique, {checks})")
+    sql(uri, "create unique index ids on answers (lower(id))")
     folder = night(tmp_path, uri, table(2))
     (line,) = (line for line in validate(folder.load()) if "constraints" in line)
     assert "only the load shows" in line
-    for words in ("check ", "(response)", "(id, team), against the rows that are there"):
+    for words in ("check ", "(response)", "(id, team), against the rows that are there", "unique key ids"):
         assert words in line
     assert "(n)" not in line  # nothing goes into it
     folder.run()

@@ -84,7 +84,7 @@ def constraints_of(
         ours = [None if column is None else match.ours.get(column) for column in columns]
         if None not in columns and not any(ours):
             continue  # its columns get nothing
-        if kind == "unique key" and unique in ours:
+        if kind == "unique key" and unique is not None and unique in ours:
             continue
         if kind == "unique key" and all(ours) and results.isdisjoint(ours):
             keys.append(Key(constraint, tuple(map(str, ours))))
