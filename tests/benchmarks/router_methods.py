@@ -28,7 +28,7 @@ from batchroute.router.model import Router
 from batchroute.router.scoring import score
 from batchroute.router.training.encoders import frozen_encoder
 from batchroute.router.training.heads.cache import states_of
-from batchroute.router.training.heads.fitting import KINDS, Inputs, fit
+from batchroute.router.training.heads.fitting import KINDS, Inputs, Lesson, fit, numbered
 from batchroute.tables import quality_table
 from batchroute.tables.quality_table import QualityTable
 
@@ -80,8 +80,9 @@ def heads(
     inputs = Inputs.of(training.prompts, known)
     new = inputs.of_others(test.prompts, asked)
     targets = Labels.fit(options.label, training.small, training.large).apply(training.small, training.large)
-    learned = inputs.features, inputs.features @ inputs.rotation, targets.astype(np.float64), np.ones(len(training))
-    found = [fit(*learned, seed).predict(new, new @ inputs.rotation) for seed in range(options.seeds)]
+    rows = inputs.features, inputs.features @ inputs.rotation, targets.astype(np.float64), np.ones(len(training))
+    lesson = Lesson(*rows, numbered(training.tasks))
+    found = [fit(lesson, seed).predict(new, new @ inputs.rotation) for seed in range(options.seeds)]
     seconds = (time.perf_counter() - started[0]) / options.seeds, (time.process_time() - started[1]) / options.seeds
     print(f"heads: {seconds[0]:.0f} s a seed, {seconds[1]:.1f} s of a core, without folds", flush=True)
     return found

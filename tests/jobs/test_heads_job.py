@@ -20,7 +20,7 @@ from tests.support.jobs import JobFolder, table
 def router(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("heads")
     with pytest.MonkeyPatch.context() as patched:
-        for settings in (fitting._BOOSTED, fitting._RANDOM):
+        for settings in (fitting._TREES, fitting._TASK_TREES):
             patched.setitem(settings, "n_estimators", 20)
         return train(options(folder, write_table(folder), method="heads")).output
 

@@ -59,7 +59,7 @@ def with_added(
         small=[np.concatenate(row.small) for row in rows.values()],
         large=[np.concatenate(row.large) for row in rows.values()],
         ids=None,
-        tasks=None,
+        tasks=None if table.tasks is None else [row.task for row in rows.values()],
         splits=None,
         metadata=table.metadata,
         failed=table.failed,
@@ -68,8 +68,8 @@ def with_added(
 
 
 class _Row:
-    def __init__(self, prompt: str) -> None:
-        self.prompt = prompt
+    def __init__(self, prompt: str, task: str | None) -> None:
+        self.prompt, self.task = prompt, task
         self.small: list[NDArray[np.float64]] = []
         self.large: list[NDArray[np.float64]] = []
         self.weights: list[float] = []
@@ -77,7 +77,7 @@ class _Row:
 
 def _take(rows: dict[str, _Row], table: QualityTable, number: int) -> None:
     prompt = table.prompts[number]
-    row = rows.setdefault(prompt.strip(), _Row(prompt))
+    row = rows.setdefault(prompt.strip(), _Row(prompt, None if table.tasks is None else table.tasks[number]))
     row.small.append(table.small[number])
     row.large.append(table.large[number])
     row.weights.append(1.0 if table.weights is None else float(table.weights[number]))

@@ -3,12 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor
+from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.svm import SVR
 
 from batchroute.router.training.heads import fitting
-from batchroute.router.training.heads.fitting import fit
+from batchroute.router.training.heads.fitting import Lesson, fit, numbered
 
 
 def rows(count: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
@@ -20,29 +19,42 @@ def rows(count: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
 def test_heads_predict_what_scikit_learn_predicts() -> None:
     features, targets = rows(300)
     new, _ = rows(100, seed=1)
-    weights = np.random.default_rng(0).uniform(0.5, 1.5, 300)
-    predicted = fit(features, features, targets, weights, seed=3).predict(new, new)
-    mean = float(np.average(targets, weights=weights))
-    known, asked = features.numpy(), new.numpy()
-    ridge = KernelRidge(alpha=fitting._RIDGE, kernel="rbf", gamma=fitting._GAMMA)
-    support = SVR(kernel="rbf", gamma=fitting._GAMMA, **fitting._SUPPORT)
-    boosted = GradientBoostingRegressor(**fitting._BOOSTED, random_state=3)
-    random = ExtraTreesRegressor(**fitting._RANDOM, random_state=3)
-    expected = [
-        mean + ridge.fit(known, targets - mean, sample_weight=weights).predict(asked),
-        *(machine.fit(known, targets, sample_weight=weights).predict(asked) for machine in (support, boosted, random)),
-    ]
+    rng = np.random.default_rng(0)
+    weights, tasks = rng.uniform(0.5, 1.5, 300), rng.integers(0, 4, 300)
+    lesson = Lesson(features, features, targets, weights / weights.mean(), tasks)
+    predicted = fit(lesson, seed=3).predict(new, new)
     assert predicted.shape == (100, len(fitting.KINDS))
+    means = lesson.task_means
+    assert means is not None
+    assert len(np.unique(means)) == 4
+    expected = []
+    for learned, penalty in ((targets, fitting._RIDGE), (means, fitting._TASK_RIDGE)):
+        ridge = KernelRidge(alpha=penalty, kernel="rbf", gamma=fitting._GAMMA)
+        mean = np.average(learned, weights=lesson.weights)
+        ridge.fit(features.numpy(), learned - mean, sample_weight=lesson.weights)
+        expected.append(mean + ridge.predict(new.numpy()))
+    for learned, settings in ((targets, fitting._TREES), (means, fitting._TASK_TREES)):
+        trees = ExtraTreesRegressor(**settings, random_state=3)
+        expected.append(trees.fit(features.numpy(), learned, sample_weight=lesson.weights).predict(new.numpy()))
     for own, other in zip(predicted.T, expected, strict=True):
         assert own == pytest.approx(other, abs=2e-3)
 
 
+def test_rows_without_tasks_have_two_heads() -> None:
+    features, targets = rows(60)
+    assert fit(Lesson(features, features, targets, np.ones(60)), seed=0).predict(features, features).shape == (60, 2)
+    assert numbered(None) is numbered(["one"] * 5) is None
+    numbers = numbered(["b", None, "b", "a"])
+    assert numbers is not None
+    assert numbers.tolist() == [2, 0, 2, 1]
+
+
 def test_more_rows_than_centres(monkeypatch: pytest.MonkeyPatch) -> None:
     features, targets = rows(400)
-    weights = np.ones(400)
-    whole = fit(features, features, targets, weights, seed=0)
+    lesson = Lesson(features, features, targets, np.ones(400))
+    whole = fit(lesson, seed=0)
     monkeypatch.setattr(fitting, "MOST_CENTRES", 200)
-    reduced = fit(features, features, targets, weights, seed=0)
+    reduced = fit(lesson, seed=0)
     assert len(reduced.kernels.centres) == 200
     new, _ = rows(100, seed=1)
     for own, other in zip(reduced.predict(new, new).T, whole.predict(new, new).T, strict=True):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from batchroute.router.evaluation.curves import MeanQualities, curves
 from batchroute.router.heads.ensemble import combined
 from batchroute.router.training.figures import separations
-from batchroute.router.training.heads.fitting import Fitted, fit
+from batchroute.router.training.heads.fitting import Lesson, fit
 
 Floats = NDArray[np.float64]
 
@@ -31,15 +31,7 @@ def folds_of(prompts: Sequence[str], seed: int) -> NDArray[np.intp]:
     return shuffled
 
 
-def cross_fitted(
-    features: torch.Tensor,
-    inputs: torch.Tensor,
-    targets: Floats,
-    weights: Floats,
-    folds: NDArray[np.intp],
-    seed: int,
-    on_fold: Callable[[int], None],
-) -> Floats:
+def cross_fitted(lesson: Lesson, folds: NDArray[np.intp], seed: int, on_fold: Callable[[int], None]) -> Floats:
     """Each row's predictions by heads that were fitted to the other folds: float64 [rows, heads].
 
     Args:
@@ -48,10 +40,10 @@ def cross_fitted(
     predicted: list[tuple[NDArray[np.intp], Floats]] = []
     for fold in range(int(folds.max()) + 1):
         others, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        fitted: Fitted = fit(features[others], inputs[others], targets[others], weights[others], seed)
-        predicted.append((own, fitted.predict(features[own], inputs[own])))
+        asked = lesson.take(own)
+        predicted.append((own, fit(lesson.take(others), seed).predict(asked.features, asked.inputs)))
         on_fold(fold + 1)
-    whole = np.empty((len(targets), predicted[0][1].shape[1]))
+    whole = np.empty((len(folds), predicted[0][1].shape[1]))
     for own, values in predicted:
         whole[own] = values
     return whole

@@ -1,4 +1,8 @@
-"""Fitting heads: closed-form and boosted predictors of the label, by scikit-learn."""
+"""Fitting heads: kernel ridge, and randomised trees by scikit-learn.
+
+One response a model makes a label mostly luck. Where the table names each row's task, two more heads learn the mean
+label of its task instead, which is hardly luck: they tell how a prompt's kind does, the other two how it differs.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,9 @@ from batchroute.router.heads.members import Kernels, Trees, gaussian
 from batchroute.router.heads.ngrams import BUCKETS, Codes, grams
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
-KINDS = ("kernel ridge", "support vectors", "boosted trees", "random trees")
+KINDS = ("kernel ridge", "kernel ridge of tasks", "random trees", "random trees of tasks")
 """The heads, in the order of `Fitted.predict`."""
 
 _MOST_GRAMS, _LEAST_ROWS, _MOST_SHARE = 40_000, 3, 0.5
@@ -27,13 +32,11 @@ _COMPONENTS = 64
 MOST_CENTRES = 4_096
 """Training rows that kernels are put at: more would cost more than they teach."""
 
-_GAMMA, _RIDGE = 0.3, 3.0
-_SUPPORT: dict[str, float] = {"C": 0.3, "epsilon": 0.1}
-_BOOSTED: dict[str, Any] = {
-    "n_estimators": 150, "learning_rate": 0.05, "subsample": 0.5, "max_features": 0.1, "min_samples_leaf": 10,
-    "max_depth": 4,
-}  # fmt: skip
-_RANDOM: dict[str, Any] = {"n_estimators": 200, "max_features": 0.3, "min_samples_leaf": 5}
+_GAMMA, _RIDGE, _TASK_RIDGE = 0.3, 3.0, 0.1
+_TREES: dict[str, Any] = {"n_estimators": 200, "max_features": 0.3, "min_samples_leaf": 5}
+_TASK_TREES: dict[str, Any] = {"n_estimators": 100, "max_features": 0.3, "min_samples_leaf": 2}
+_TASK_PRIOR = 5.0
+"""A task's mean is drawn towards that of all rows, as if so many more had been seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,90 +80,128 @@ class Fitted:
     kernels: Kernels
     trees: list[Trees]
 
-    def predict(self, features: torch.Tensor, inputs: torch.Tensor) -> NDArray[np.float64]:
+    def predict(self, features: torch.Tensor, inputs: torch.Tensor) -> Doubles:
         """float64 [rows, heads]."""
         trees = [tree.predict(inputs)[:, None] for tree in self.trees]
         return torch.cat([self.kernels.predict(features), *trees], dim=1).double().numpy()
 
 
-def fit(
-    features: torch.Tensor,
-    inputs: torch.Tensor,
-    targets: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    seed: int,
-) -> Fitted:
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """The rows that heads learn from.
+
+    Attributes:
+        features: float32 [rows, width].
+        inputs: float32 [rows, inputs]: the features rotated.
+        targets: labels in [0, 1]: float64 [rows].
+        weights: of the rows, 1 on average: float64 [rows].
+        tasks: a number for each row's task, from 0; None where the table names none.
+    """
+
+    features: torch.Tensor
+    inputs: torch.Tensor
+    targets: Doubles
+    weights: Doubles
+    tasks: NDArray[np.intp] | None = None
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the heads that are fitted to these rows."""
+        return KINDS[::2] if self.tasks is None else KINDS
+
+    def take(self, rows: NDArray[np.intp]) -> Lesson:
+        tasks = None if self.tasks is None else self.tasks[rows]
+        return Lesson(self.features[rows], self.inputs[rows], self.targets[rows], self.weights[rows], tasks)
+
+    @property
+    def task_means(self) -> Doubles | None:
+        """The mean label of each row's task: float64 [rows]."""
+        if self.tasks is None:
+            return None
+        mean = np.average(self.targets, weights=self.weights)
+        sums = np.bincount(self.tasks, self.weights * self.targets) + _TASK_PRIOR * mean
+        means: Doubles = sums / (np.bincount(self.tasks, self.weights) + _TASK_PRIOR)
+        return means[self.tasks]
+
+
+def numbered(tasks: Sequence[str | None] | None) -> NDArray[np.intp] | None:
+    """A number for each row's task; None where no task, or only one, is named."""
+    if tasks is None or len(set(tasks)) < 2:
+        return None
+    _, numbers = np.unique(np.array([task or "" for task in tasks], dtype=object), return_inverse=True)
+    return numbers
+
+
+def fit(lesson: Lesson, seed: int) -> Fitted:
     """Fit all heads to some rows.
 
     Args:
-        features: float32 [rows, width].
-        inputs: float32 [rows, inputs]: the features rotated.
-        targets: labels in [0, 1], shape [rows].
-        weights: of the rows; their mean is 1.
+        seed: of the centres where there are more rows than `MOST_CENTRES`, and of the trees.
+
+    Raises:
+        InputError: scikit-learn is not installed.
     """
     _require_sklearn()
-    rng = np.random.default_rng(seed)
-    rows = np.sort(rng.permutation(len(targets))[:MOST_CENTRES])
-    centres = features[torch.from_numpy(rows)]
-    mean = float(np.average(targets, weights=weights))
-    kernel = gaussian(centres, centres, _GAMMA).double().numpy()
-    if len(rows) == len(targets):
-        ridge = _ridge(kernel, targets - mean, weights)
-    else:
-        ridge = _reduced_ridge(gaussian(features, centres, _GAMMA).numpy(), kernel, targets - mean, weights)
-    support, intercept = _support(kernel, targets[rows], weights[rows])
-    coefficients = torch.from_numpy(np.stack([ridge, support], axis=1).astype(np.float32))
-    kernels = Kernels(centres, coefficients, torch.tensor([mean, intercept], dtype=torch.float32), _GAMMA)
-    learned = inputs.numpy(), targets, weights, seed
-    return Fitted(kernels, [_boosted(*learned), _random(*learned)])
+    rows = np.sort(np.random.default_rng(seed).permutation(len(lesson.targets))[:MOST_CENTRES])
+    centres, task_means = lesson.features[rows], lesson.task_means
+    ridge = _Ridge.of(lesson, centres)
+    solved = [ridge.solve(lesson.targets, _RIDGE)]
+    trees = [_random(lesson, lesson.targets, _TREES, seed)]
+    if task_means is not None:
+        solved.append(ridge.solve(task_means, _TASK_RIDGE))
+        trees.append(_random(lesson, task_means, _TASK_TREES, seed))
+    coefficients = np.stack([own for own, _ in solved], axis=1).astype(np.float32)
+    intercepts = torch.tensor([mean for _, mean in solved], dtype=torch.float32)
+    return Fitted(Kernels(centres, torch.from_numpy(coefficients), intercepts, _GAMMA), trees)
 
 
-def _ridge(kernel: NDArray[np.float64], targets: NDArray[np.float64], weights: NDArray[np.float64]) -> Any:
-    from scipy.linalg import solve
+@dataclass(frozen=True, slots=True)
+class _Ridge:
+    """Kernel ridge at some centres, for several targets.
 
-    return solve(kernel + np.diag(_RIDGE / weights), targets, assume_a="pos", overwrite_a=True)
+    Attributes:
+        kernel: between the centres: float64 [centres, centres].
+        rows: between all rows and the centres, float32 [rows, centres]; None where each row is a centre.
+    """
+
+    kernel: Doubles
+    rows: Floats | None
+    weights: Doubles
+
+    @classmethod
+    def of(cls, lesson: Lesson, centres: torch.Tensor) -> _Ridge:
+        kernel = gaussian(centres, centres, _GAMMA).double().numpy()
+        whole = len(centres) == len(lesson.features)
+        return cls(kernel, None if whole else gaussian(lesson.features, centres, _GAMMA).numpy(), lesson.weights)
+
+    def solve(self, targets: Doubles, penalty: float) -> tuple[Doubles, float]:
+        """A coefficient for each centre, and what is added to their sum."""
+        from scipy.linalg import solve
+
+        mean = float(np.average(targets, weights=self.weights))
+        if self.rows is None:
+            matrix, right = self.kernel + np.diag(penalty / self.weights), targets - mean
+        else:
+            # Of more rows than centres: the "subset of regressors". The last term keeps it solvable.
+            weighted = self.rows * self.weights[:, None].astype(np.float32)
+            matrix = (
+                (self.rows.T @ weighted).astype(np.float64) + penalty * self.kernel + 1e-3 * np.eye(len(self.kernel))
+            )
+            right = weighted.T.astype(np.float64) @ (targets - mean)
+        coefficients: Doubles = solve(matrix, right, assume_a="pos", overwrite_a=True)
+        return coefficients, mean
 
 
-def _reduced_ridge(
-    to_centres: Floats, kernel: NDArray[np.float64], targets: NDArray[np.float64], weights: NDArray[np.float64]
-) -> Any:
-    """Kernel ridge of more rows than centres ("subset of regressors")."""
-    from scipy.linalg import solve
-
-    weighted = to_centres * weights[:, None].astype(np.float32)
-    matrix = (to_centres.T @ weighted).astype(np.float64) + _RIDGE * kernel + 1e-3 * np.eye(len(kernel))
-    return solve(matrix, weighted.T.astype(np.float64) @ targets, assume_a="pos", overwrite_a=True)
-
-
-def _support(
-    kernel: NDArray[np.float64], targets: NDArray[np.float64], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float]:
-    """Support vector regression: a coefficient for each row, and the intercept."""
-    from sklearn.svm import SVR
-
-    machine = SVR(kernel="precomputed", **_SUPPORT).fit(kernel, targets, sample_weight=weights)
-    coefficients = np.zeros(len(targets))
-    coefficients[machine.support_] = machine.dual_coef_[0]
-    return coefficients, float(machine.intercept_[0])
-
-
-def _boosted(inputs: Floats, targets: NDArray[np.float64], weights: NDArray[np.float64], seed: int) -> Trees:
-    from sklearn.ensemble import GradientBoostingRegressor
-
-    machine = GradientBoostingRegressor(**_BOOSTED, random_state=seed).fit(inputs, targets, sample_weight=weights)
-    trees = [estimator.tree_ for estimator in machine.estimators_[:, 0]]
-    return _exported(trees, machine.learning_rate, float(machine.init_.constant_.item()))
-
-
-def _random(inputs: Floats, targets: NDArray[np.float64], weights: NDArray[np.float64], seed: int) -> Trees:
-    """Extremely randomised trees: they keep to their rows, and average much noise away."""
+def _random(lesson: Lesson, targets: Doubles, settings: dict[str, Any], seed: int) -> Trees:
+    """Extremely randomised trees (Geurts et al., Machine Learning 63, 2006): their mean leaves much noise behind."""
     from sklearn.ensemble import ExtraTreesRegressor
 
-    machine = ExtraTreesRegressor(**_RANDOM, random_state=seed).fit(inputs, targets, sample_weight=weights)
-    return _exported([estimator.tree_ for estimator in machine.estimators_], 1.0 / len(machine.estimators_), 0.0)
+    machine = ExtraTreesRegressor(**settings, random_state=seed)
+    machine.fit(lesson.inputs.numpy(), targets, sample_weight=lesson.weights)
+    return _exported([estimator.tree_ for estimator in machine.estimators_], 1.0 / len(machine.estimators_))
 
 
-def _exported(trees: Sequence[Any], factor: float, base: float) -> Trees:
+def _exported(trees: Sequence[Any], factor: float) -> Trees:
     """scikit-learn's trees as tensors, each as long as the largest. Their leaves' values are multiplied by `factor`."""
     nodes = max(tree.node_count for tree in trees)
     itself = np.arange(nodes)
@@ -184,7 +225,7 @@ def _exported(trees: Sequence[Any], factor: float, base: float) -> Trees:
         left=children("left"),
         right=children("right"),
         value=padded([tree.value[:, 0, 0] * factor for tree in trees], np.float32),
-        base=base,
+        base=0.0,
         depth=max(tree.max_depth for tree in trees),
     )
 

@@ -24,7 +24,7 @@ from batchroute.router.training.encoders import frozen_encoder, save_encoder
 from batchroute.router.training.figures import Figures, figures_of, separation
 from batchroute.router.training.heads.cache import states_of
 from batchroute.router.training.heads.crossing import FOLDS, calibration, cross_fitted, folds_of, lowering
-from batchroute.router.training.heads.fitting import KINDS, Inputs, fit
+from batchroute.router.training.heads.fitting import Inputs, Lesson, fit, numbered
 from batchroute.router.training.options import TrainOptions
 from batchroute.tables.quality_table import QualityTable
 
@@ -73,23 +73,24 @@ def fit_heads(
     weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
     speak = _Seldom(say)
     folds = folds_of(table.prompts, options.seed)
-    learned = inputs.features, inputs.features @ inputs.rotation, targets, weights
-    members = cross_fitted(*learned, folds, options.seed, lambda done: speak(f"fold {done} of {FOLDS}"))
+    lesson = Lesson(inputs.features, inputs.features @ inputs.rotation, targets, weights, numbered(table.tasks))
+    members = cross_fitted(lesson, folds, options.seed, lambda done: speak(f"fold {done} of {FOLDS}"))
     qualities = MeanQualities.of(table.small_mean, table.large_mean, table.prompts)
     lowered, gain = lowering(members, qualities, options.seed)
     mean, spread = combined(torch.from_numpy(members))
     values = (mean - lowered * spread).numpy()
     knots, levels = calibration(values, targets, weights)
-    fitted = fit(*learned, options.seed)
+    fitted = fit(lesson, options.seed)
     ensemble = Ensemble(
         inputs.projection, inputs.scale, fitted.kernels, inputs.rotation, fitted.trees, lowered, knots, levels
     )
     scores = interpolated(torch.from_numpy(values.astype(np.float32)), knots, levels).numpy()
     figures = figures_of(scores, targets.astype(np.float32), qualities)
-    alone = {name: separation(curves(members[:, i], qualities), qualities) for i, name in enumerate(KINDS)}
+    separated = [separation(curves(member, qualities), qualities) for member in members.T]
+    alone = dict(zip(lesson.heads, separated, strict=True))
     if lowered:
         say(f"scores are lowered by {lowered:g} times the heads' spread, which adds {gain:.3f} to the separation")
-    say(f"{len(KINDS)} heads fitted to {len(table):,} rows in {time.perf_counter() - started:.0f} s")
+    say(f"{len(alone)} heads fitted to {len(table):,} rows in {time.perf_counter() - started:.0f} s")
     return HeadsResult(ensemble, figures, alone, max_length)
 
 

@@ -34,7 +34,7 @@ def texts(words: str) -> list[str]:
 @pytest.fixture(scope="module", autouse=True)
 def few_trees() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
-        for settings in (fitting._BOOSTED, fitting._RANDOM):
+        for settings in (fitting._TREES, fitting._TASK_TREES):
             patched.setitem(settings, "n_estimators", 20)
         yield
 
@@ -43,7 +43,8 @@ def few_trees() -> Iterator[None]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A router's folder and its table."""
     folder = tmp_path_factory.mktemp("heads")
-    table = write_table(folder, rows=300)
+    # Tasks that say nothing of the label.
+    table = write_table(folder, rows=300, task=[f"task {row % 3}" for row in range(300)])
     return train(options(folder, table, method="heads", test=0.3)).output, table
 
 
@@ -65,6 +66,7 @@ def test_the_folder_is_an_encoder_with_heads_that_other_commands_take(trained: t
     models.check(str(folder), router=True)
     notes = json.loads((folder / "router.json").read_text())
     assert notes["training"]["method"] == "heads"
+    assert notes["training"]["heads"] == list(fitting.KINDS)
     # Another user than the one who trained may run the job.
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     rows = quality_table.read(table)
