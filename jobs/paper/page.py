@@ -1,6 +1,6 @@
 """Writes `page.md`: the paper's tables beside the figures that `paper.sh` has left in a folder, with the curves.
 
-python jobs/paper/page.py build/paper --metric chrf --second exact_match --labels det prob trans gap
+python jobs/paper/page.py build/paper --metric chrf --second contains --labels det prob trans gap
 """
 
 from __future__ import annotations

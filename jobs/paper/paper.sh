@@ -25,7 +25,7 @@ while [ $# -gt 0 ]; do
         *) echo "error: unknown argument $1: see the first lines of $0" >&2 && exit 2 ;;
     esac
 done
-metric=${METRIC:-chrf} second=${SECOND_METRIC:-exact_match} method=${METHOD:-heads} labels=${LABELS:-det prob trans gap}
+metric=${METRIC:-chrf} second=${SECOND_METRIC:-contains} method=${METHOD:-heads} labels=${LABELS:-det prob trans gap}
 encoder=${ENCODER:-embedded:all-minilm-l6-v2}
 export PAPER=$output
 mkdir -p "$output"
