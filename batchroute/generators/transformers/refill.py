@@ -95,6 +95,7 @@ class RefilledBatches:
             try:
                 self._generate(self._running, waiting, responses)
             finally:
+                self._running.close()
                 self._running = None
         return responses
 

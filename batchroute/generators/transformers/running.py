@@ -102,6 +102,11 @@ class Running:
         """The memory of keys and values."""
         return self._slots.bytes
 
+    def close(self) -> None:
+        """Free the keys and values."""
+        self._slots.free()
+        self._prefixes.clear()
+
     @torch.inference_mode()
     def resize(self, slots: int, width: int) -> None:
         columns = [branch[0].column for branch in self.branches]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
@@ -116,9 +116,14 @@ class Slots(Cache):
         shape = (self.slots, like.shape[1], self.width, like.shape[3])
         if like.device.type != "cpu":
             return like.new_zeros(shape)
-        # numpy's zeros take memory only for the pages that are written.
-        zeros = np.zeros(shape[0] * shape[1] * shape[2] * shape[3] * like.itemsize, dtype=np.uint8)
-        return torch.from_numpy(zeros).view(like.dtype).view(shape)
+        # Pages of their own: they take memory once they are written, and give it back with the slots. Zeros from the
+        # heap may be written at once, and a heap in pieces grows with each call of `generate`.
+        pages = mmap.mmap(-1, shape[0] * shape[1] * shape[2] * shape[3] * like.itemsize)
+        return torch.frombuffer(pages, dtype=like.dtype).view(shape)
+
+    def free(self) -> None:
+        """Give the memory back at once: slots and layers hold each other, so they would wait for the collector."""
+        self.layers.clear()
 
     def put(self, kept: torch.Tensor, new: torch.Tensor) -> None:
         """Write the keys or values of one token of each row, of shape [rows, heads, 1, dim]."""
