@@ -68,6 +68,9 @@ def label(
         list[str] | None,
         typer.Option("--signal", metavar="COLUMN", help="A recorded signal of the small answers; may be repeated."),
     ] = None,
+    agree: Annotated[
+        int, typer.Option("--agree", min=0, help="Next samples that each small answer is compared with: a signal.")
+    ] = 0,
     small_model: Annotated[str | None, typer.Option("--small-model", help="Its name, for recorded responses.")] = None,
     large_model: Annotated[str | None, typer.Option("--large-model", help="Its name, for recorded responses.")] = None,
     recorded: Annotated[
@@ -123,6 +126,7 @@ def label(
         id=id_column,
         reference=reference,
         helper=helper,
+        agree=agree,
         signals=signal or [],
         names=names,
         recorded=_by_side(recorded or ()),

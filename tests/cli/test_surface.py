@@ -63,6 +63,7 @@ COMMANDS: dict[str, list[str]] = {
         "--reference",
         "--helper",
         "--signal",
+        "--agree",
         "--small-model",
         "--large-model",
         "--recorded",

@@ -40,5 +40,10 @@ class LabelOptions(BaseModel):
         description="by side, the prefix P of the input's columns P_responses, P_output_tokens, …; a side "
         "without one is sampled. Default: small and large where the input has small_responses or large_responses",
     )
+    agree: int = Field(
+        default=0,
+        ge=0,
+        description="how many of its next samples each response of the small model is compared with, by the metric",
+    )
     keep_responses: bool = False
     max_failed: Share = Field(default="1%", validate_default=True)

@@ -30,6 +30,7 @@ from batchroute.quality.base import LARGE, LIKENESS
 from batchroute.quality.measuring.columns import (
     HELPER_AGREEMENT,
     input_columns,
+    with_agreement,
     with_columns,
     with_qualities,
     with_recorded,
@@ -58,7 +59,7 @@ from batchroute.tables.signal_columns import RECORDED_KEY
 _RUN = "run.json"
 _FINGERPRINT = "batchroute.label"
 _REPORT, _RESPONSES = "report.json", "responses.parquet"
-_MEASURED, _HELPED, _CHECKED = "measure", "helper", "references"
+_MEASURED, _HELPED, _AGREED, _CHECKED = "measure", "helper", "agreement", "references"
 _TEMPERATURE = 0.7
 
 
@@ -155,6 +156,10 @@ class _Labelling:
             self.table.check_column(column, "--signal")
         if options.helper is not None:
             self.table.check_groupable(options.helper, "--helper")
+        if options.agree and not self.recorded and options.samples <= options.agree:
+            raise InputError(
+                f"--agree compares each response with {options.agree} others of the same prompt: take more --samples"
+            )
 
     def finished(self) -> LabelReport | None:
         """The report, if the table exists and has these settings; None if there is no table.
@@ -206,10 +211,15 @@ class _Labelling:
         self._measure(_MEASURED, self._rows(self.options.metric.record.needs_reference, self.likeness))
 
     def compare(self) -> None:
-        """By the same metric: the small model's responses with a helper's, and by references what likeness measured."""
+        """By the same metric: the small model's responses with a helper's, and with each other; and by references what
+        likeness measured.
+        """
+        answers = OneSide("small", self._source())
         if self.options.helper is not None:
-            answers = OneSide("small", self._source())
             self._measure(_HELPED, AnsweredRows(self.table, self.prompts, self.options.helper, answers, True))
+        for peer in range(1, self.options.agree + 1):
+            rows = AnsweredRows(self.table, self.prompts, None, answers, needs_reference=False, peer=peer)
+            self._measure(f"{_AGREED}-{peer}", rows)
         if self.checks_likeness:
             self._measure(_CHECKED, self._rows(needs_reference=True))
 
@@ -231,6 +241,9 @@ class _Labelling:
             else:
                 table = with_recorded(table, side, self.table, self.recorded[side])
         table = with_columns(table, self.table, self.options.signals)
+        if self.options.agree:
+            peers = [self._measured(f"{_AGREED}-{peer}") for peer in range(1, self.options.agree + 1)]
+            table = with_agreement(table, peers)
         if self.options.helper is not None:
             table = table.append_column(HELPER_AGREEMENT, self._measured(_HELPED)["small_quality"])
         self._put(table)
@@ -320,7 +333,7 @@ class _Labelling:
             metric["identity"] = models.identity(metric["model"], version=version)
         settings |= {"reference": LARGE if self.likeness else self.reference, "metric": metric}
         # An earlier version's table has these settings without them.
-        settings |= {key: kept for key in ("signals", "helper") if (kept := getattr(self.options, key))}
+        settings |= {key: kept for key in ("signals", "helper", "agree") if (kept := getattr(self.options, key))}
         for side, spec in self.specs.items():
             settings[side] = model_settings(spec, version)
         return settings

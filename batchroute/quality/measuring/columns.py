@@ -63,6 +63,37 @@ def with_recorded(table: pa.Table, side: Side, source: PromptTable, prefix: str)
     return table
 
 
+def with_agreement(table: pa.Table, peers: Sequence[pa.Table]) -> pa.Table:
+    """Append how far each of the small model's responses agrees with its next ones, as if these were extra samples, and
+    the tokens of these. A row with too few responses has none.
+
+    Args:
+        peers: the measured rows by the next response, the one after it, …
+    """
+    agreement: list[list[float]] = []
+    for rows in zip(*(measured["small_quality"].to_pylist() for measured in peers), strict=True):
+        whole = all(len(row) == len(rows[0]) for row in rows)
+        agreement.append([sum(values) / len(peers) for values in zip(*rows, strict=True)] if whole else [])
+    columns = {"small_agreement": agreement}
+    if "small_output_tokens" in table.column_names:
+        written = table["small_output_tokens"].to_pylist()
+        lists = [tokens if isinstance(tokens, list) else [] for tokens in written]
+        columns["small_sample_output_tokens"] = [
+            [
+                sum(tokens[(at + peer) % len(tokens)] or 0 for peer in range(1, len(peers) + 1))
+                for at in range(len(tokens))
+            ]
+            for tokens in lists
+        ]
+        columns["small_sample_input_tokens"] = [[0.0] * len(tokens) for tokens in lists]
+    for name, values in columns.items():
+        column = pa.array(values, pa.list_(pa.float64()))
+        if name in table.column_names:
+            table = table.drop_columns(name)
+        table = table.append_column(name, column)
+    return table
+
+
 def with_columns(table: pa.Table, source: PromptTable, columns: Sequence[str]) -> pa.Table:
     """Append columns of the input as they are; one that the table has already stays as it is."""
     for column in columns:

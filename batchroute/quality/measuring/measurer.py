@@ -46,6 +46,7 @@ class AnsweredRow:
         errors: by side, of the first response that failed.
         bad: what is wrong with the row itself.
         likeness: responses are measured by their likeness to the large model's, not by the row's reference.
+        peer: above 0, each response is measured by the same model's response that many places on.
     """
 
     prompt: str
@@ -54,6 +55,7 @@ class AnsweredRow:
     errors: dict[Side, Reason]
     bad: Reason | None = None
     likeness: bool = False
+    peer: int = 0
 
     def reference_of(self, side: Side, number: int) -> str | None:
         """What a response is compared with.
@@ -62,6 +64,9 @@ class AnsweredRow:
         are compared with its next ones: how alike it is to itself is the most that can be asked of the small model. A
         single one is compared with itself.
         """
+        if self.peer:
+            own = [response for response in self.responses[side] if response is not None]
+            return own[(number + self.peer) % len(own)] if self.peer < len(own) else None
         if not self.likeness:
             return self.reference
         of_large = [response for response in self.responses["large"] if response is not None]

@@ -110,15 +110,17 @@ class AnsweredRows:
         source: ResponseSource,
         needs_reference: bool,
         likeness: bool = False,
+        peer: int = 0,
     ) -> None:
         """Args:
         prompts: how they are made of the columns of `table`.
         reference: the column of references; None if the input has none.
         needs_reference: whether a row without a reference is bad.
         likeness: the large model's responses are the references.
+        peer: see `AnsweredRow.peer`.
         """
-        self._prompts, self._reference, self._likeness = prompts, reference, likeness
-        self._source, self._needs_reference = source, needs_reference and not likeness
+        self._prompts, self._reference, self._likeness, self._peer = prompts, reference, likeness, peer
+        self._source, self._needs_reference = source, needs_reference and not likeness and not peer
         self._reader = table.reader([*prompts.columns, *([] if reference is None else [reference])])
 
     def __call__(self, span: Span) -> list[AnsweredRow]:
@@ -144,7 +146,7 @@ class AnsweredRows:
             bad = (NO_REFERENCE.error_type or "", NO_REFERENCE.error or "")
         texts = {side: texts for side, (texts, _) in responses.items()}
         errors = {side: error for side, (_, error) in responses.items() if error is not None}
-        return AnsweredRow(as_text(prompt), reference, texts, errors, bad, self._likeness)
+        return AnsweredRow(as_text(prompt), reference, texts, errors, bad, self._likeness, self._peer)
 
 
 def _reference(value: pa.Scalar) -> str | None:

@@ -87,6 +87,26 @@ def test_agreement_with_a_helper_is_a_signal_by_the_same_metric(logs: Path) -> N
     assert read.tells
 
 
+def test_samples_of_one_prompt_agree_by_the_metric_as_extra_samples_would(logs: Path) -> None:
+    several = pl.read_parquet(logs).with_columns(
+        small_responses=pl.lit(["is A", "is B", "is A", "is A"], pl.List(pl.String)),
+        small_output_tokens=pl.lit([1, 10, 100, 1000], pl.List(pl.Int64)),
+    )
+    several.write_parquet(logs)
+    table, _ = labelled(logs, agree=2)
+    assert table["small_agreement"].to_list() == [[0.5, 0.0, 1.0, 0.5]] * 80
+    read = quality_table.read(str(logs.parent / "q.parquet"))
+    assert Answers.of(read).signals.agreement[:4].tolist() == [0.5, 0.0, 1.0, 0.5]
+    assert read.sample_tokens is not None
+    assert read.sample_tokens.written[0] == pytest.approx((110 + 1100 + 1001 + 11) / 4)
+
+
+def test_a_row_with_too_few_samples_has_no_agreement(logs: Path) -> None:
+    table, _ = labelled(logs, agree=1)
+    assert table["small_agreement"].to_list() == [[]] * 80
+    assert not quality_table.read(str(logs.parent / "q.parquet")).tells
+
+
 def test_recorded_columns_are_kept_as_signals(logs: Path) -> None:
     labelled(logs, signals=["agrees"])
     signals = Answers.of(quality_table.read(str(logs.parent / "q.parquet"))).signals
