@@ -33,6 +33,7 @@ MOST_CENTRES = 4_096
 """Training rows that kernels are put at: more would cost more than they teach."""
 
 _GAMMA, _RIDGE, _TASK_RIDGE = 0.3, 3.0, 0.1
+_ROUNDING = 1e-4
 _TREES: dict[str, Any] = {"n_estimators": 200, "max_features": 0.3, "min_samples_leaf": 5}
 _TASK_TREES: dict[str, Any] = {"n_estimators": 100, "max_features": 0.3, "min_samples_leaf": 2}
 _TASK_PRIOR = 5.0
@@ -182,11 +183,11 @@ class _Ridge:
         if self.rows is None:
             matrix, right = self.kernel + np.diag(penalty / self.weights), targets - mean
         else:
-            # Of more rows than centres: the "subset of regressors". The last term keeps it solvable.
+            # Of more rows than centres: the "subset of regressors". Products in float32 are rounded,
+            # so more than their error is added to the diagonal: negative eigenvalues would leave no solution.
             weighted = self.rows * self.weights[:, None].astype(np.float32)
-            matrix = (
-                (self.rows.T @ weighted).astype(np.float64) + penalty * self.kernel + 1e-3 * np.eye(len(self.kernel))
-            )
+            matrix = (self.rows.T @ weighted).astype(np.float64) + penalty * self.kernel
+            matrix[np.diag_indices_from(matrix)] += _ROUNDING * matrix.diagonal().max()
             right = weighted.T.astype(np.float64) @ (targets - mean)
         coefficients: Doubles = solve(matrix, right, assume_a="pos", overwrite_a=True)
         return coefficients, mean
@@ -196,7 +197,7 @@ def _random(lesson: Lesson, targets: Doubles, settings: dict[str, Any], seed: in
     """Extremely randomised trees (Geurts et al., Machine Learning 63, 2006): their mean leaves much noise behind."""
     from sklearn.ensemble import ExtraTreesRegressor
 
-    machine = ExtraTreesRegressor(**settings, random_state=seed)
+    machine = ExtraTreesRegressor(**settings, random_state=seed, n_jobs=-1)
     machine.fit(lesson.inputs.numpy(), targets, sample_weight=lesson.weights)
     return _exported([estimator.tree_ for estimator in machine.estimators_], 1.0 / len(machine.estimators_))
 

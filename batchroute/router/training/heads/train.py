@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ def fit_heads(
     lesson = Lesson(inputs.features, inputs.features @ inputs.rotation, targets, weights, numbered(table.tasks))
     members = cross_fitted(lesson, folds, options.seed, lambda done: speak(f"fold {done} of {FOLDS}"))
     qualities = MeanQualities.of(table.small_mean, table.large_mean, table.prompts)
+    lesson, members = _with_or_without_tasks(lesson, members, qualities, say)
     lowered, gain = lowering(members, qualities, options.seed)
     mean, spread = combined(torch.from_numpy(members))
     values = (mean - lowered * spread).numpy()
@@ -86,12 +87,29 @@ def fit_heads(
     )
     scores = interpolated(torch.from_numpy(values.astype(np.float32)), knots, levels).numpy()
     figures = figures_of(scores, targets.astype(np.float32), qualities)
-    separated = [separation(curves(member, qualities), qualities) for member in members.T]
-    alone = dict(zip(lesson.heads, separated, strict=True))
+    alone = dict(zip(lesson.heads, (_separation(member, qualities) for member in members.T), strict=True))
     if lowered:
         say(f"scores are lowered by {lowered:g} times the heads' spread, which adds {gain:.3f} to the separation")
     say(f"{len(alone)} heads fitted to {len(table):,} rows in {time.perf_counter() - started:.0f} s")
     return HeadsResult(ensemble, figures, alone, max_length)
+
+
+def _with_or_without_tasks(
+    lesson: Lesson, members: NDArray[np.float64], qualities: MeanQualities, say: Callable[[str], None]
+) -> tuple[Lesson, NDArray[np.float64]]:
+    """Without the heads that learn the tasks' means, where those order the rows worse: tasks may say little."""
+    if lesson.tasks is None:
+        return lesson, members
+    plain = members[:, [not name.endswith("tasks") for name in lesson.heads]]
+    without, whole = (_separation(some.mean(axis=1), qualities) for some in (plain, members))
+    if without <= whole:
+        return lesson, members
+    say(f"the table's tasks are not learned from: without them the separation is {without:.3f}, with them {whole:.3f}")
+    return replace(lesson, tasks=None), plain
+
+
+def _separation(scores: NDArray[np.float64], qualities: MeanQualities) -> float:
+    return separation(curves(scores, qualities), qualities)
 
 
 def write_heads(options: TrainOptions, result: HeadsResult, notes: dict[str, Any]) -> None:

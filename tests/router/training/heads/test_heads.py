@@ -43,8 +43,7 @@ def few_trees() -> Iterator[None]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A router's folder and its table."""
     folder = tmp_path_factory.mktemp("heads")
-    # Tasks that say nothing of the label.
-    table = write_table(folder, rows=300, task=[f"task {row % 3}" for row in range(300)])
+    table = write_table(folder, rows=300)
     return train(options(folder, table, method="heads", test=0.3)).output, table
 
 
@@ -66,7 +65,7 @@ def test_the_folder_is_an_encoder_with_heads_that_other_commands_take(trained: t
     models.check(str(folder), router=True)
     notes = json.loads((folder / "router.json").read_text())
     assert notes["training"]["method"] == "heads"
-    assert notes["training"]["heads"] == list(fitting.KINDS)
+    assert notes["training"]["heads"] == list(fitting.KINDS[::2])
     # Another user than the one who trained may run the job.
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     rows = quality_table.read(table)
@@ -78,6 +77,19 @@ def test_the_folder_is_an_encoder_with_heads_that_other_commands_take(trained: t
     assert drop is not None
     assert random is not None
     assert drop < 0.5 * random
+
+
+@pytest.mark.parametrize("telling", [True, False])
+def test_tasks_are_learned_from_where_they_tell_something(tmp_path: Path, telling: bool) -> None:
+    rows = quality_table.read(write_table(tmp_path, rows=200, noise=2.0))
+    easy = [prompt.split()[0] in EASY for prompt in rows.prompts]
+    task = [("easy" if one else "hard") if telling else f"task {row % 2}" for row, one in enumerate(easy)]
+    said: list[str] = []
+    table = write_table(tmp_path, rows=200, noise=2.0, task=task)
+    result = train(options(tmp_path, table, method="heads"), on_note=said.append)
+    left_out = any(line.startswith("the table's tasks are not learned from") for line in said)
+    notes = json.loads((result.output / "router.json").read_text())
+    assert (left_out, notes["training"]["heads"]) == (not telling, list(fitting.KINDS[:: 1 if telling else 2]))
 
 
 def test_a_score_is_the_expected_label(trained: tuple[Path, str]) -> None:
