@@ -64,6 +64,16 @@ class ModelUsage(BaseModel):
     cost: Decimal | None
     price: str = ""
 
+    @property
+    def tokens_read(self) -> int:
+        """Those of extra samples included, as the cost has them."""
+        return self.input_tokens + self.sample_input_tokens
+
+    @property
+    def tokens_written(self) -> int:
+        """Those of extra samples included, as the cost has them."""
+        return self.output_tokens + self.sample_output_tokens
+
 
 def router_usage(model: str, price: Price | None, scored: Collection[Receipt], source: str = "") -> RouterUsage:
     busy, load = sum(receipt.seconds for receipt in scored), sum(receipt.load_seconds for receipt in scored)

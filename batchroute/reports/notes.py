@@ -1,4 +1,4 @@
-"""Notes below the table of models: escalated rows, copies, special tokens, and where prices come from."""
+"""Notes below the table of models: escalated rows, copies, samples, special tokens, and where prices come from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from batchroute.words import plural
 def notes(report: CostReport) -> list[str]:
     """A sentence for each thing that the table has no room for."""
     return [*_reasons(report), *_unsupported(report), *_tokens(report), *_prices(report), *_missing(report)]
+
+
+def samples(report: CostReport) -> list[str]:
+    """What the extra samples took; empty if there are none."""
+    usages = list(report.usages.values())
+    read, written = (sum(getattr(usage, f"sample_{kind}_tokens") for usage in usages) for kind in ("input", "output"))
+    if not written:
+        return []
+    return [f"The tokens and the cost include extra samples: {read:,} tokens read and {written:,} written."]
 
 
 def copies(report: CostReport) -> list[str]:

@@ -6,7 +6,7 @@ from batchroute import words
 from batchroute.reports import drops, headline, tables
 from batchroute.reports.headline import audited, expected
 from batchroute.reports.night import NightReport
-from batchroute.reports.notes import copies
+from batchroute.reports.notes import copies, samples
 
 LIKENESS = "The large model's answer was taken for the truth: drops are of the likeness to it, not of correctness."
 _ON_DRIFT = {
@@ -67,7 +67,7 @@ def _drop(night: NightReport) -> tuple[str, str, str]:
 def _work(night: NightReport) -> tuple[str, str, str]:
     cost = night.cost
     usages = list(cost.usages.values())
-    tokens = sum(usage.input_tokens + usage.output_tokens for usage in usages)
+    tokens = sum(usage.tokens_read + usage.tokens_written for usage in usages)
     seconds = sum(stage.seconds + stage.load_seconds for stage in night.stages)
     if not night.stages:
         seconds = cost.router.busy_seconds + cost.router.load_seconds
@@ -80,7 +80,7 @@ def policy(night: NightReport) -> str:
     escalated = night.cost.rows.get("escalated", 0)
     if escalated:
         sentences.append(f"{words.plural(escalated, 'row')} went on from the small model to the large model.")
-    return " ".join([*sentences, *deciding(night), *copies(night.cost)])
+    return " ".join([*sentences, *deciding(night), *copies(night.cost), *samples(night.cost)])
 
 
 def deciding(night: NightReport) -> list[str]:

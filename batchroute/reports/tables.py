@@ -140,7 +140,7 @@ def cost_decimals(cost: CostReport) -> int:
 
 def _of(role: str, usage: ModelUsage, share: float | None) -> ModelRow:
     return ModelRow(
-        role, usage.model, usage.rows, share, usage.failed, usage.input_tokens, usage.output_tokens,
+        role, usage.model, usage.rows, share, usage.failed, usage.tokens_read, usage.tokens_written,
         usage.busy_seconds, usage.load_seconds, usage.cost,
     )  # fmt: skip
 

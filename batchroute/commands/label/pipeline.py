@@ -25,6 +25,7 @@ from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
 from batchroute.fields import SIDES, Side
 from batchroute.pipeline.identity import Identity, begun_on_the_same, difference, model_settings
 from batchroute.pipeline.shards.answers import with_confidence
+from batchroute.pipeline.shards.limits import tokens_of
 from batchroute.progress import Progress
 from batchroute.quality.base import LARGE, LIKENESS
 from batchroute.quality.measuring.columns import (
@@ -389,7 +390,7 @@ class _Labelling:
         speeds = {}
         for side in self.specs:
             receipts = self.work.stage(side).receipts().values()
-            tokens = sum(receipt.counts["input_tokens"] + receipt.counts["output_tokens"] for receipt in receipts)
+            tokens = sum(tokens_of(receipt) for receipt in receipts)
             if tokens:
                 speeds[f"{side}_seconds_per_token"] = f"{sum(receipt.seconds for receipt in receipts) / tokens:.9f}"
         return speeds

@@ -86,6 +86,9 @@ class LabelReport(BaseModel):
                 f"{side} model {usage.model}: {usage.rows:,} responses, {usage.failed:,} failed, {usage.cut:,} cut, "
                 f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, {usage.busy_seconds:,.1f} s, {cost}"
             )
+            if usage.sample_output_tokens:
+                read, written = usage.sample_input_tokens, usage.sample_output_tokens
+                lines.append(f"its extra samples: {read:,} tokens in, {written:,} out, which the cost counts")
         lines.append(f"measuring took {self.measuring_seconds:,.1f} s; what the metric itself costs is not counted")
         if None not in self.mean_quality.values():
             means = ", ".join(f"{side} {mean:.4f}" for side, mean in self.mean_quality.items())

@@ -126,7 +126,7 @@ def _tokens(usage: RouterUsage | ModelUsage) -> tuple[int, int, int]:
     """Input tokens, how many of them came from a cache, and output tokens."""
     if isinstance(usage, RouterUsage):
         return usage.tokens, 0, 0
-    return usage.input_tokens, usage.cached_tokens, usage.output_tokens
+    return usage.tokens_read, usage.cached_tokens, usage.tokens_written
 
 
 def _of_all(night: NightReport) -> dict[str, Any]:

@@ -107,8 +107,8 @@ def _costs(gauges: _Gauges, night: NightReport) -> None:
 def _work(gauges: _Gauges, night: NightReport) -> None:
     tokens: list[Sample] = [({"side": "router", "direction": "input"}, night.cost.router.tokens)]
     for side, usage in night.cost.usages.items():
-        tokens.append(({"side": side, "direction": "input"}, usage.input_tokens))
-        tokens.append(({"side": side, "direction": "output"}, usage.output_tokens))
+        tokens.append(({"side": side, "direction": "input"}, usage.tokens_read))
+        tokens.append(({"side": side, "direction": "output"}, usage.tokens_written))
     gauges.many("tokens", "Tokens by side and direction.", tokens)
     gauges.many(
         "stage_seconds",

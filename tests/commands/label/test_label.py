@@ -404,6 +404,7 @@ def test_agreement_is_kept_where_extra_samples_were_taken(table: Path) -> None:
     assert set(labelled["small_agreement"].explode()) == {0.0, 0.5, 1.0}
     assert "large_agreement" not in labelled.columns
     assert outcome.report.models["small"].sample_output_tokens > 0
+    assert "its extra samples: 0 tokens in" in " ".join(outcome.report.sentences())
 
 
 def test_a_labelling_without_signals_of_an_earlier_version_goes_on(

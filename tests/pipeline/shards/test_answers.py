@@ -46,6 +46,16 @@ def test_units_of_a_model_that_is_asked_have_the_signals_and_others_have_not(tmp
     )
 
 
+def test_the_reports_tokens_and_charges_have_those_of_extra_samples(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path, table(90))
+    folder.settings["models"] = with_samples(folder)
+    usage = folder.run().report.models["small"]
+    focus = pl.read_parquet(folder.output / "report/focus.parquet")
+    assert usage.output_tokens * 4 in focus["ConsumedQuantity"].cast(pl.Float64).to_list()
+    sentence = f"include extra samples: 0 tokens read and {3 * usage.output_tokens:,} written."
+    assert sentence in (folder.output / "report/report.md").read_text()
+
+
 def test_an_answer_is_read_back_as_it_was_and_an_earlier_versions_without_signals() -> None:
     response = Response("a", "stop", 3, 1, logprob=-0.5, logprob_low=-1.0, agreement=0.25, sample_output_tokens=4)
     schema = pa.schema([*answers.SCHEMA, *answers.SIGNALS])
