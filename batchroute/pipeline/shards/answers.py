@@ -66,7 +66,7 @@ def model_of(job: Job, side: Side) -> JobModel:
     The identity of a run takes the model as the job file has it.
     """
     model = job.models.of(side)
-    after = side == "small" and getattr(job.policy, "decide", None) in ("after", "auto")
+    after = side == "small" and job.policy.decide in ("after", "auto")
     return with_confidence(model) if after else model
 
 
