@@ -16,6 +16,7 @@ from batchroute.fields import SIDES
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context, Snapshot
 from batchroute.pipeline.expectations import assumptions
+from batchroute.pipeline.foresight import foresee
 from batchroute.pipeline.groups import groups_of
 from batchroute.pipeline.identity import identify, known_calibration
 from batchroute.pipeline.stages import snapshot
@@ -23,8 +24,10 @@ from batchroute.pipeline.stages.decide import check_budget, outlook_of, policy_w
 from batchroute.pipeline.stages.fetch import fetch
 from batchroute.pipeline.stages.partition import read_partition
 from batchroute.pipeline.stages.scores import draw, stored
+from batchroute.pipeline.stored_confidence import check_limits
 from batchroute.policy.decision import Decided, decide
 from batchroute.policy.forecast import Forecast
+from batchroute.policy.outlook import Outlook
 from batchroute.progress import Progress
 from batchroute.reports.console import policies
 from batchroute.storage.objects import folder_at
@@ -77,6 +80,7 @@ def make_plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
     snapshot.refuse_others(output, identity)
     fetched = None if job.input.in_place else fetch(job, work, progress)
     frozen, table = snapshot.inspect(job, identity, fetched)
+    check_limits(job)
     check_budget(job, frozen)
     begun = work.read_json(layout.RUN)
     frozen = frozen if begun is None else Snapshot.model_validate(begun)
@@ -84,10 +88,20 @@ def make_plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
     done = _done(context) if committed is None else [f"committed at {committed.committed_at}: a run has nothing to do"]
     is_scored = len(work.stage(layout.SCORE).receipts()) == len(frozen.chunks())
     scored = stored(context) if is_scored else draw(context, sample)
+    assumed: list[str] = []
     view = outlook_of(context, scored, known_calibration(job))
+    other: Outlook | None = None
+    if job.policy.looks_after:
+        other = None if job.router is None else view
+        view, assumed = foresee(context, scored)
     groups = None if job.policy.by is None else groups_of(table, job.policy.by, scored.stretches)
     part = len(view.scores) / frozen.rows if frozen.rows else 1.0
     decision = decide(job.policy, view.rows(groups), view.calibration, view.spent, part)
+    words = policy_words(decision)
+    alternatives = view.alternatives()
+    if other is not None and _is_for_scores(job, other):
+        before = decide(job.policy, other.rows(groups), other.calibration, other.spent, part)
+        alternatives = [other.forecast(before.small, f"{words}, decided before"), *alternatives]
     return Plan(
         snapshot=frozen,
         done=done,
@@ -96,10 +110,17 @@ def make_plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
         tokens=scored.tokens[scored.routable],
         bad=int((~view.routable).sum()),
         decided=decision.decided,
-        expected=view.forecast(decision.small, policy_words(decision)),
-        alternatives=view.alternatives(),
-        assumptions=assumptions(job, view.calibration),
+        expected=view.forecast(decision.small, f"{words}, decided after" if view.after else words),
+        alternatives=alternatives,
+        assumptions=[*assumed, *assumptions(job, view.calibration)],
     )
+
+
+def _is_for_scores(job: Job, view: Outlook) -> bool:
+    """Whether the policy's rules can be applied to scores: a threshold is one on the confidence."""
+    rules = [rule for _, rule in job.policy.rules()]
+    limited = any(rule.max_quality_drop is not None for rule in rules)
+    return all(rule.threshold is None for rule in rules) and (view.calibration is not None or not limited)
 
 
 def _done(context: Context) -> list[str]:

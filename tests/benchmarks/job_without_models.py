@@ -1,6 +1,7 @@
 """The job without models: everything but scoring and generation, on many rows.
 
     python tests/benchmarks/job_without_models.py --rows 1000000 5000000
+    python tests/benchmarks/job_without_models.py --rows 1000000 --decide after
 
 Scores are drawn at random and committed as the scoring stage would, before the clock starts; both models are `echo`.
 Prints rows per second and peak memory of the run that does the rest, for each number of rows (the peak must not grow
@@ -31,55 +32,57 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 5_000_000])
     parser.add_argument("--folder", help="where to work; a temporary folder that is removed afterwards")
+    parser.add_argument("--decide", choices=["before", "after"], default="before", help="when the policy decides")
     parser.add_argument("--quick", action="store_true", help="20,000 rows")
     arguments = parser.parse_args()
     sizes = [20_000] if arguments.quick else arguments.rows
     results = []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for rows in sizes:
-            results.append(measure(Path(folder) / str(rows), rows))
+            results.append(measure(Path(folder) / str(rows), rows, arguments.decide))
             found = results[-1]
             print(
-                f"{rows:>10,} rows  {found['seconds']:6.1f} s  {found['rows_per_second']:9,.0f} rows/s  "
-                f"peak {found['peak_mb']:6,.0f} MB  polars {found['polars_seconds']:.1f} s  {found['ratio']:.1f} times",
+                f"{rows:>10,} rows  {found['seconds']:6.1f} s  {found['cpu_seconds']:6.1f} s of CPU  "
+                f"{found['rows_per_second']:9,.0f} rows/s  peak {found['peak_mb']:6,.0f} MB  "
+                f"polars {found['polars_seconds']:.1f} s  {found['ratio']:.1f} times",
                 flush=True,
             )
     print(json.dumps(results))
 
 
-def measure(folder: Path, rows: int) -> dict[str, float]:
+def measure(folder: Path, rows: int, decide: str) -> dict[str, float]:
     folder.mkdir()
     # By a process of its own: one that is started from a large process counts that one's memory as its own peak.
     child([sys.executable, __file__, "--write-input", str(folder / "in.parquet"), str(rows)])
-    job = write_job(folder)
+    job = write_job(folder, decide)
     child([sys.executable, __file__, "--score-only", job])
     before = seconds_of([sys.executable, "-c", COPY, str(folder / "in.parquet"), str(folder / "copy.parquet")])[0]
-    seconds, peak = seconds_of([sys.executable, "-m", "batchroute", "run", job, "--json-logs"])
+    seconds, (peak, cpu) = seconds_of([sys.executable, "-m", "batchroute", "run", job, "--json-logs"])
     after = seconds_of([sys.executable, "-c", COPY, str(folder / "in.parquet"), str(folder / "copy.parquet")])[0]
     counted = json.loads((folder / "out" / "manifest.json").read_text())["counts"]
     assert counted["ok"] == rows, counted
     polars = (before + after) / 2
     return {
-        "rows": rows, "seconds": seconds, "rows_per_second": rows / seconds, "peak_mb": peak / 1024,
+        "rows": rows, "seconds": seconds, "cpu_seconds": cpu, "rows_per_second": rows / seconds, "peak_mb": peak / 1024,
         "polars_seconds": polars, "ratio": seconds / polars,
     }  # fmt: skip
 
 
-def seconds_of(command: list[str]) -> tuple[float, int]:
-    """How long a command takes, and its peak memory in kB."""
+def seconds_of(command: list[str]) -> tuple[float, tuple[int, float]]:
+    """How long a command takes, and what `child` says of it."""
     started = time.perf_counter()
-    peak = child(command)
-    return time.perf_counter() - started, peak
+    used = child(command)
+    return time.perf_counter() - started, used
 
 
-def child(command: list[str]) -> int:
-    """Run a command to its end; its peak memory in kB."""
+def child(command: list[str]) -> tuple[int, float]:
+    """Run a command to its end; its peak memory in kB, and its seconds on all cores."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, command
-    return usage.ru_maxrss
+    return usage.ru_maxrss, usage.ru_utime + usage.ru_stime
 
 
 def write_input(path: Path, rows: int) -> None:
@@ -111,14 +114,14 @@ def write_router(folder: Path) -> None:
     BertForSequenceClassification(config).save_pretrained(folder)
 
 
-def write_job(folder: Path) -> str:
+def write_job(folder: Path, decide: str) -> str:
     write_router(folder / "router")
     price = {"input": 0.5, "output": 1.5}
     settings = {
         "input": {"uri": str(folder / "in.parquet"), "id": "id", "prompt": "prompt"},
         "output": {"uri": str(folder / "out")},
         "router": {"model": str(folder / "router"), "max_length": 8, "price": {"gpu_hour": 1}},
-        "policy": {"small_share": "50%"},
+        "policy": {"small_share": "50%", "decide": decide},
         "models": {
             "small": {"backend": "echo", "price": price},
             "large": {"backend": "echo", "model": "echo-2", "price": price},

@@ -8,7 +8,7 @@ import pytest
 from batchroute.commands.plan import Plan, make_plan, show
 from batchroute.errors import InputError, StoppedError
 from batchroute.pipeline.stages.scores import _stretches
-from batchroute.progress import PlainProgress
+from batchroute.progress import NoProgress, PlainProgress
 from tests.support.jobs import JobFolder, table
 
 ROWS = 600
@@ -109,3 +109,28 @@ def test_a_sample_is_spread_over_the_table(rows: int, sample: int) -> None:
     assert at.max() < rows
     assert at.min() < rows / 5
     assert at.max() > rows * 0.8 - 1
+
+
+def test_a_plan_forecasts_both_ways(tmp_path: Path) -> None:
+    job = JobFolder(tmp_path, table(200), policy={"small_share": "50%", "decide": "after"})
+    for side in ("small", "large"):
+        job.settings["models"][side]["generation"] = {"max_new_tokens": 8}
+    plan = make_plan(job.load(), NoProgress())
+    assert plan.expected.policy == "small_share 50 %, decided after"
+    assert plan.expected.small == 100
+    before = plan.alternatives[0]
+    assert before.policy == "small_share 50 %, decided before"
+    assert plan.expected.cost is not None
+    assert before.cost is not None
+    # The small model is paid for the deferred rows too.
+    assert plan.expected.cost.value > before.cost.value
+
+
+def test_a_plan_needs_no_router(tmp_path: Path) -> None:
+    calibrate = {"rows": 50, "metric": "exact_match", "reference": "large"}
+    policy = {"max_quality_drop": "2%", "decide": "after", "calibrate": calibrate}
+    job = JobFolder(tmp_path, table(200), policy=policy)
+    del job.settings["router"]
+    plan = make_plan(job.load(), NoProgress())
+    assert plan.expected.small == 0
+    assert any("not known before these rows are measured" in line for line in plan.assumptions)

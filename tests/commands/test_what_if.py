@@ -86,3 +86,31 @@ def test_a_wrong_policy_is_one_sentence(folder: JobFolder, policy: str, words: s
 def test_an_output_that_is_not_committed_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not committed: 'batchroute plan JOB.yaml' shows what a run would do"):
         what_if(str(tmp_path), ["threshold=0.5"])
+
+
+def test_a_night_that_decided_after_is_decided_again_by_its_confidences(tmp_path: Path) -> None:
+    job = JobFolder(tmp_path, table(100), policy={"small_share": "60%", "decide": "after"})
+    outcome = job.run()
+    found = what_if(
+        str(job.output), ["small_share=60%", "small_share=90%", "decide=before,small_share=60%", "decide=after"]
+    )
+    same, more, before, own = found.forecasts
+    total = outcome.report.total_cost
+    assert total is not None
+    assert same.cost is not None
+    # What the small model's answers to deferred rows had cost is only known on average.
+    assert same.cost.value == pytest.approx(float(total), rel=1e-6)
+    assert (same.small, more.small, own.small) == (60, 90, 60)
+    assert more.cost is not None
+    assert before.cost is not None
+    assert more.cost.value < same.cost.value
+    # Before, no row is paid for twice.
+    assert before.cost.value < same.cost.value
+    assert before.policy == "small_share 60 %, decided before"
+
+
+def test_a_night_that_decided_before_does_not_say_what_answers_would_tell(tmp_path: Path) -> None:
+    job = JobFolder(tmp_path, table(40))
+    job.run()
+    with pytest.raises(InputError, match="which decided before"):
+        what_if(str(job.output), ["decide=after"])

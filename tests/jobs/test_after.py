@@ -14,12 +14,17 @@ from pydantic import ValidationError
 from batchroute import generators
 from batchroute.commands import status
 from batchroute.commands.verify import verify
+from batchroute.config import loading
 from batchroute.config.job import Job
 from batchroute.errors import EXIT_OK, InputError, StoppedError
 from batchroute.generators.base import Response
 from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.generators.settings import ModelSpec
+from batchroute.pipeline import run as pipeline
+from batchroute.progress import NoProgress
 from batchroute.prompt import Prompt
+from batchroute.reports.headline import headline
+from batchroute.reports.sentences import assumptions
 from tests.support.jobs import CutProgress, JobFolder, table
 
 ROWS = 200
@@ -239,8 +244,6 @@ def test_a_job_that_decides_before_has_no_new_column(tmp_path: Path) -> None:
 
 def test_a_run_resumes_after_the_decision(tmp_path: Path, worse: type[Worse]) -> None:
     job = job_of(tmp_path, {"small_share": "50%"})
-    from batchroute.pipeline import run as pipeline
-
     with pytest.raises(StoppedError):
         pipeline.run(job.load(), CutProgress("deferred to the large model"))
     asked = len(worse.asked)
@@ -462,3 +465,24 @@ def test_ranks_of_the_confidence_are_even(tmp_path: Path) -> None:
     job.run()
     values = np.sort(job.answers()["confidence"].to_numpy())
     assert np.allclose(values, np.linspace(values[0], values[-1], ROWS), atol=1e-6)
+
+
+# The first contact
+
+
+def test_the_first_contact_is_one_job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file as it is, with models that need no endpoint."""
+    root = Path(__file__).parents[2]
+    monkeypatch.setenv("PROMPTS", str(root / "sample_data" / "backlog.parquet"))
+    monkeypatch.setenv("ANSWERS", str(tmp_path / "answers"))
+    models = [f"models.{side}.backend=echo" for side in ("small", "large")]
+    outcome = pipeline.run(loading.load(str(root / "jobs" / "first-contact.yaml"), models), NoProgress())
+    assert outcome.exit_code == EXIT_OK
+    assert outcome.report.rows["calibration_large"] == 60
+    # Both models echo: all answers are alike.
+    assert outcome.report.rows["small"] > 30
+    assert outcome.night is not None
+    assert outcome.night.deciding is not None
+    assert outcome.night.deciding.by_likeness
+    assert "likeness to the large model is expected to be" in headline(outcome.night)
+    assert any("not of correctness" in line for line in assumptions(outcome.night))
