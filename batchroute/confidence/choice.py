@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from batchroute.router.calibration.drops import points_of
+from batchroute.router.calibration.drops import CONFIDENCE, points_of
 from batchroute.router.calibration.points import CalibrationRule, Point, within
 
 Floats = NDArray[np.float64]
@@ -236,28 +236,41 @@ def choose_within(
     rows: PricedRows, limit: float, rule: CalibrationRule, seed: int = 0, ways: Sequence[Way] = WAYS
 ) -> Choice:
     """The plan of the lowest total cost that keeps the drop within `limit` percent by the rule; for `ways` see
-    `choose_at`."""
+    `choose_at`. The bounds are those of `bounds_among`.
+    """
+    confidence = bounds_among(len(ways) if rows.score is not None else 1)
     rng = np.random.default_rng(seed)
     resamples = [rows.resampled(rng) for _ in range(_FEW_RESAMPLES)]
     return _best(
         rows,
         ways,
-        lambda plan: _cost_within(rows, plan, limit, rule),
-        lambda plan: np.array([_cost_within(some, plan, limit, rule) for some in resamples]),
+        lambda plan: _cost_within(rows, plan, limit, rule, confidence),
+        lambda plan: np.array([_cost_within(some, plan, limit, rule, confidence) for some in resamples]),
         f"for a quality drop within {limit:g} % ({rule}) the cost, relative to all rows on the large model, is",
     )
 
 
-def points_by(rows: PricedRows, plan: Plan, seed: int = 0, resamples: int = 1) -> list[Point]:
+def bounds_among(ways: int) -> float:
+    """The confidence of the bounds of each of several ways, of which the cheapest will be taken.
+
+    Each may break its limit in a share of the nights, and the one that breaks it looks cheap. So they share that chance
+    (Bonferroni). The price is room: with three ways the bounds are wider by a third.
+    """
+    return 1.0 - (1.0 - CONFIDENCE) / max(1, ways)
+
+
+def points_by(
+    rows: PricedRows, plan: Plan, seed: int = 0, resamples: int = 1, confidence: float = CONFIDENCE
+) -> list[Point]:
     """The points of a plan, by its order; rows that skip are in none, whatever its threshold."""
-    order = plan.order(rows)
-    points = points_of(order, rows.small, rows.large, [str(number) for number in rows.group], seed, resamples)
+    order, prompts = plan.order(rows), [str(number) for number in rows.group]
+    points = points_of(order, rows.small, rows.large, prompts, seed, resamples, confidence)
     return [point for point in points if point.threshold > SKIPPED]
 
 
-def _cost_within(rows: PricedRows, plan: Plan, limit: float, rule: CalibrationRule) -> float:
+def _cost_within(rows: PricedRows, plan: Plan, limit: float, rule: CalibrationRule, confidence: float) -> float:
     """In percent of the large model's cost for all rows."""
-    point = within(points_by(rows, plan), limit, rule)
+    point = within(points_by(rows, plan, confidence=confidence), limit, rule)
     sent, kept = plan.costs(rows)
     stays = np.zeros(len(rows), np.bool_) if point is None else plan.order(rows) >= np.float32(point.threshold)
     return 100.0 * float(np.where(stays, kept, sent).mean()) / rows.all_large

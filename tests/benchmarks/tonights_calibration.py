@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from batchroute.confidence.answers import Answers
 from batchroute.confidence.calibration import measure
-from batchroute.confidence.choice import Plan, PricedRows, choose_within, points_by
+from batchroute.confidence.choice import Plan, PricedRows, bounds_among, choose_within, points_by
 from batchroute.confidence.model import ConfidenceModel
 from batchroute.router.calibration.points import within
 from batchroute.tables import quality_table
@@ -94,7 +94,8 @@ class Night:
             if auto:
                 ways["auto"] = choose_within(sample, limit, "bounded", seed).plan
             for way, plan in ways.items():
-                point = within(points.get(plan) or points_by(sample, plan, seed), limit, "bounded")
+                bounds = points_by(sample, plan, seed, confidence=bounds_among(3)) if way == "auto" else points[plan]
+                point = within(bounds, limit, "bounded")
                 order, (sent, stays) = plan.order(everything), plan.costs(everything)
                 kept = np.zeros(len(order), np.bool_) if point is None else order >= np.float32(point.threshold)
                 decided.append((limit, way, kept, float(np.where(kept, stays, sent).mean())))

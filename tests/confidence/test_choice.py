@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batchroute.confidence.choice import Plan, PricedRows, choose_at, choose_within, curve, points_by
+from batchroute.confidence.choice import Plan, PricedRows, bounds_among, choose_at, choose_within, curve, points_by
 
 
 def _rows(
@@ -147,3 +147,12 @@ def test_points_hold_no_row_that_skips() -> None:
     points = points_by(rows, Plan("both", cut))
     assert points[-1].cost_advantage == pytest.approx(float((rows.score >= np.float32(cut)).mean()))
     assert all(point.threshold >= 0.0 for point in points)
+
+
+def test_ways_that_are_compared_share_the_chance_to_break_the_limit() -> None:
+    assert bounds_among(1) == pytest.approx(0.95)
+    assert bounds_among(3) == pytest.approx(1 - 0.05 / 3)
+    rows = _rows(count=300, by_score=1.0, by_confidence=1.0)
+    alone, among_three = (points_by(rows, Plan("after"), confidence=bounds_among(ways)) for ways in (1, 3))
+    assert [point.drop for point in alone] == [point.drop for point in among_three]
+    assert all(one.bound < three.bound for one, three in zip(alone, among_three, strict=True))

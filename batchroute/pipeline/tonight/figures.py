@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from batchroute.confidence.choice import SKIPPED, PricedRows
+from batchroute.confidence.choice import SKIPPED, PricedRows, bounds_among
 from batchroute.confidence.model import ConfidenceModel, cross_fitted
 from batchroute.confidence.signals import Signals
 from batchroute.costs.prices import pico, picos_of
@@ -25,7 +25,7 @@ from batchroute.pipeline.shards.answers import model_of
 from batchroute.pipeline.stages.confidence import signals_at
 from batchroute.pipeline.tonight.draw import SHARDS, read_drawn
 from batchroute.pipeline.tonight.measure import measured
-from batchroute.pipeline.tonight.way import choose, put_way
+from batchroute.pipeline.tonight.way import choose, put_way, ways_of
 from batchroute.policy.decision import members_of
 from batchroute.policy.settings import Scores
 from batchroute.router.calibration import drops
@@ -194,6 +194,8 @@ def _calibrations(
     context: Context, rows: _Rows, scores: Scores, groups: Mapping[str, NDArray[np.bool_]]
 ) -> dict[str, Calibration]:
     found = {}
+    # Of several ways the cheapest is taken, which may be the one that breaks its limit: they share that chance.
+    sure = bounds_among(1 if context.job.router is None else len(ways_of(context.job.policy)))
     for name, mask in groups.items():
         prompts = len(np.unique(rows.prompts[mask]))
         if prompts < FEWEST_ROWS:
@@ -202,7 +204,9 @@ def _calibrations(
         # A drop is relative to the large model's quality: where that is 0, no threshold keeps within a limit.
         mean = float(large.mean())
         prompts_of = rows.prompts[mask].tolist()
-        points = drops.points_of(scores[mask], small, large, prompts_of, _seed(context)) if mean else []
+        points = (
+            drops.points_of(scores[mask], small, large, prompts_of, _seed(context), confidence=sure) if mean else []
+        )
         # No threshold keeps rows that skip the small model.
         points = [point for point in points if point.threshold > SKIPPED]
         found[name] = Calibration(
@@ -212,7 +216,7 @@ def _calibrations(
             models={side: context.job.models.of(side).model for side in SIDES},
             metric=None,
             max_length=0,
-            confidence=drops.CONFIDENCE,
+            confidence=sure,
             points=points,
             gain=Gain.fit(scores[mask], rows.tokens[mask], losses, mean) if mean else None,
             lengths=dict(rows.lengths),

@@ -19,7 +19,7 @@ from batchroute.costs.prices import PICO, Price
 from batchroute.fields import SIDES, Side
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
-from batchroute.policy.settings import DEFAULT, Rule
+from batchroute.policy.settings import DEFAULT, Policy, Rule
 from batchroute.router.calibration.lengths import Lengths
 from batchroute.storage.workdir import Workdir
 
@@ -72,8 +72,15 @@ def choose(job: Job, rows: PricedRows | None, whole: int) -> Way:
     if rows is None or rows.score is None:
         begin = "after" if policy.decide == "auto" else "no row skips the small model"
         return Way(way="after", why=f"{begin}: no calibration rows have a score and costs to compare both ways by")
-    choice = _choice(rule, rows, whole, WAYS if policy.decide == "auto" else ("after", "both"))
+    choice = _choice(rule, rows, whole, ways_of(policy))
     return Way(way=choice.plan.way, skip=choice.plan.skip, why=choice.why)
+
+
+def ways_of(policy: Policy) -> Sequence[Name]:
+    """The ways that a policy leaves open where there is a router."""
+    if policy.decide == "auto":
+        return WAYS
+    return ("after", "both") if policy.looks_after else ("before",)
 
 
 def _rule(job: Job) -> Rule:

@@ -29,6 +29,7 @@ def points_of(
     prompts: Sequence[str],
     seed: int,
     resamples: int = _RESAMPLES,
+    confidence: float = CONFIDENCE,
 ) -> list[Point]:
     """The points at steps of 1 % of the rows; rows of equal scores stay together.
 
@@ -39,6 +40,7 @@ def points_of(
     Args:
         scores, small, large: shape [rows]; scores and mean qualities.
         seed, resamples: of the bootstrap.
+        confidence: of the bounds.
 
     Raises:
         InputError: the large model's mean quality is 0.
@@ -58,7 +60,7 @@ def points_of(
     np.minimum.at(first_of_prompt, group, first)
     routed = np.bincount(first_of_prompt, minlength=len(thresholds)).cumsum()
     drops: Floats = losses.sum(axis=0) * 100.0 / abs(baseline.sum())
-    bounds = drops + student_quantile(CONFIDENCE, groups - 1) * _standard_errors(losses, baseline, routed)
+    bounds = drops + student_quantile(confidence, groups - 1) * _standard_errors(losses, baseline, routed)
     low, high = _intervals(losses, baseline, seed, resamples)
     return [
         Point(
