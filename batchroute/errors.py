@@ -73,4 +73,13 @@ def error_of(exit_code: int, message: str, trace: str = "") -> BaseException:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, short enough for a log line or a table cell."""
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    return shortened(text.splitlines()[0])
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """The text, cut after its last whole word if it has more than `most` characters, with … in place of the rest."""
+    if len(text) <= most:
+        return text
+    whole, space, _ = text[:most].rpartition(" ")
+    # A word that fills most of the line, such as a URL, is cut all the same: the rest would say too little.
+    return f"{whole if space and len(whole) > most // 2 else text[: most - 1]}…"

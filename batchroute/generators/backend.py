@@ -54,6 +54,8 @@ class Backend:
         batches: opens the provider's batch API, whose answers may come in a later run; None: rows are answered at once.
             Takes the settings and, as `patience`, for how many seconds a call is retried.
         price_list: which of a provider's published prices apply; None: no provider publishes any.
+        auto_dtype: the precision, as the key `dtype` names it, that `dtype: auto` takes on a device; raises
+            `InputError`. None: it does not depend on the device.
         gpus: the number of GPUs that a rank or worker with the model needs; None: all of its machine.
         needs_gpu: the backend does not run on a CPU.
         logprobs: the model gives the log-probabilities of its answers' tokens if `ModelSpec.confidence` asks for them.
@@ -73,6 +75,7 @@ class Backend:
     behind_api: bool = False
     batches: Callable[..., Any] | None = None
     price_list: Literal["standard", "batch"] | None = None
+    auto_dtype: Callable[[Spec, torch.device], str] | None = None
     gpus: Callable[[Spec], int | None] = _one_gpu
     needs_gpu: bool = False
     logprobs: bool = False
@@ -122,9 +125,9 @@ def check_weights(spec: Spec) -> str:
     """The check of a backend that loads weights: the files of the model and of its adapter.
 
     Raises:
-        InputError: the model or the adapter is not there, or `spec` does not allow to load it.
+        InputError: the model or the adapter is not there, `spec` does not allow to load it, or it writes no text.
     """
-    models.check(spec.model, trust_remote_code=spec.trust_remote_code, allow_pickle=spec.allow_pickle)
+    models.check(spec.model, generator=True, trust_remote_code=spec.trust_remote_code, allow_pickle=spec.allow_pickle)
     if spec.adapter is not None:
         models.check_adapter(spec.adapter, spec.allow_pickle)
     return str(spec.model)

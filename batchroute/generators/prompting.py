@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from batchroute.errors import first_line
+from batchroute.errors import InputError, first_line
 from batchroute.generators.base import as_messages
 from batchroute.generators.settings import PLACEHOLDER, ModelSpec
 from batchroute.prompt import Message, Prompt, as_text, content_text, is_text_part, other_than_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+TEMPLATE_REFUSED = "the chat template refused it"
+"""The first words of a `ChatError` about the template, and not about a row that holds more than text."""
+
+_PROBE = "What is the capital of India?"
+_USER, _REPLY = {"role": "user", "content": _PROBE}, {"role": "assistant", "content": "New Delhi"}
+# A template may want chats of one shape: it is refused only if it takes none of them.
+_PROBES: tuple[Prompt, ...] = (_PROBE, [_USER, _REPLY, _USER], [{"role": "system", "content": "Be brief."}, _USER])
 
 
 class ChatError(Exception):
@@ -57,15 +66,46 @@ class Renderer:
         return text if self._spec.system is None else f"{self._spec.system}\n\n{text}"
 
     def _render_chat(self, prompt: Prompt) -> str:
-        from jinja2 import TemplateError
-
         messages = chat(self._spec, prompt)
         try:
             rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
-            raise ChatError(f"the chat template refused it: {first_line(error)}") from error
+        except Exception as error:  # A template is a program: it can raise anything.
+            raise ChatError(f"{TEMPLATE_REFUSED}: {first_line(error)}") from error
         assert isinstance(rendered, str)
         return rendered
+
+
+def check_template(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Try the chat template on sample prompts, before a row depends on it.
+
+    Returns:
+        A sentence for the operator if the template leaves out the system message.
+
+    Raises:
+        InputError: the template refuses every prompt with these settings, or leaves the prompt out.
+    """
+    renderer = Renderer(spec, tokenizer)
+    if not renderer.chat:
+        return []
+    texts, errors = [], []
+    for probe in _PROBES:
+        try:
+            texts.append(renderer.render(probe))
+        except ChatError as error:
+            errors.append(str(error).removeprefix(f"{TEMPLATE_REFUSED}: "))
+    if not texts:
+        advice = "leave out system, or put its text into template" if spec.system else "mend it, or name another model"
+        raise InputError(
+            f"the chat template of the model '{spec.model}' refuses every prompt"
+            f"{' with a system message' if spec.system else ''}: {errors[0]}; {advice}"
+        )
+    if not any(_PROBE in text for text in texts):
+        raise InputError(
+            f"the chat template of the model '{spec.model}' leaves the prompt out: mend it, or name another model"
+        )
+    if spec.system is not None and not any(spec.system.strip() in text for text in texts):
+        return [f"the chat template of the model '{spec.model}' leaves out the system message of the job file"]
+    return []
 
 
 def _wrap(template: str, text: str) -> str:

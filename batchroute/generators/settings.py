@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from pydantic_core import PydanticKnownError
 
 from batchroute.generators import backend as backends
+from batchroute.generators import grammar
 from batchroute.generators.backend import Backend
 from batchroute.hardware.devices import DType
 
@@ -219,6 +220,8 @@ class ModelSpec(WeightsSettings, ApiSettings):
         schema = value.get("json_schema") if value.get("type") == "json_schema" else None
         if not isinstance(schema, dict) or not {"name", "schema"} <= schema.keys():
             raise ValueError("must be {type: json_object} or {type: json_schema, json_schema: {name: …, schema: …}}")
+        if (problem := grammar.problem(value)) is not None:
+            raise ValueError(problem)
         return value
 
     @model_validator(mode="after")

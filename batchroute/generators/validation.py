@@ -15,11 +15,11 @@ from jsonschema.protocols import Validator
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from referencing.jsonschema import DRAFT202012
 
-from batchroute.errors import first_line
+from batchroute.errors import first_line, shortened
 from batchroute.generators.base import Generator, Response
 from batchroute.prompt import Prompt
 
-_MOST_WORDS = 200
+_LONGEST = 200
 # Some models write JSON as a block of Markdown, whatever they are asked.
 _FENCE = re.compile(r"\s*```[a-zA-Z0-9]*[ \t]*\r?\n(.*?)\r?\n?[ \t]*```\s*", re.DOTALL)
 
@@ -146,4 +146,4 @@ def checked(response: Response, check: Check) -> Response:
     problem = check.problem(text)
     if problem is None:
         return dataclasses.replace(response, text=check.unfenced(text))
-    return dataclasses.replace(response, error_type="invalid_response", error=problem[:_MOST_WORDS])
+    return dataclasses.replace(response, error_type="invalid_response", error=shortened(problem, _LONGEST))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -12,15 +15,26 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 """As `DType`, or int8: weights and inputs of linear layers in 8 bits, on a CPU."""
 
+# Rows and columns of the matrices of a small model, where a model's own are not known.
+_A_LAYER = 4096, 1024
+_MAYBE_FASTER = frozenset({"avx512_bf16", "avx10_1", "avx10_2", "bf16", "svebf16"})
+# The answers change with the precision, so a gain within the noise of the measurement is none.
+_LEAST_GAIN = 1.4
+_ROWS_AT_A_TIME, _TURNS, _MOST_MEASURED = 64, 9, 2048
 
-def precision(name: DType, device: torch.device, checkpoint: torch.dtype | None = None) -> torch.dtype:
+
+def precision(
+    name: DType, device: torch.device, checkpoint: torch.dtype | None = None, shape: tuple[int, int] = _A_LAYER
+) -> torch.dtype:
     """The precision to load a model in.
 
-    `auto` is float32 on a CPU, where half precision is slower. On a GPU it is float16 if the checkpoint is saved in
-    float16 or the GPU only emulates bfloat16, else bfloat16: a model trained in bfloat16 can overflow in float16.
+    `auto` on a CPU is float32, or bfloat16 for a checkpoint in bfloat16 where `bfloat16_pays`. On a GPU it is float16
+    if the checkpoint is saved in float16 or the GPU only emulates bfloat16, else bfloat16: a model trained in bfloat16
+    can overflow in float16.
 
     Args:
         checkpoint: precision of the saved weights, if known.
+        shape: rows and columns of the model's largest matrices, for the measurement on a CPU.
     """
     import torch
 
@@ -29,10 +43,61 @@ def precision(name: DType, device: torch.device, checkpoint: torch.dtype | None 
         assert isinstance(named, torch.dtype)
         return named
     if device.type != "cuda":
-        return torch.float32
+        pays = device.type == "cpu" and checkpoint == torch.bfloat16 and bfloat16_pays(*shape)
+        return torch.bfloat16 if pays else torch.float32
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.float16 if checkpoint == torch.float16 else torch.bfloat16
+
+
+@functools.cache
+def bfloat16_pays(rows: int, columns: int) -> bool:
+    """Whether this CPU multiplies a matrix of this shape faster in bfloat16 than in float32.
+
+    With AMX it does. Other instructions for bfloat16 (AVX512_BF16, those of ARM) are faster on some machines and, by
+    the same name, half as fast on others: there a product of this shape is timed, for a fraction of a second. A CPU
+    without any of them converts each number, which is never faster.
+    """
+    flags = _cpu_flags()
+    if "amx_bf16" in flags:
+        return True
+    return bool(flags & _MAYBE_FASTER) and _gain(min(rows, _MOST_MEASURED), min(columns, _MOST_MEASURED)) >= _LEAST_GAIN
+
+
+def _cpu_flags() -> frozenset[str]:
+    """What the CPU can do, as Linux names it; empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    return next((frozenset(line.split()) for line in lines if line.startswith(("flags", "Features"))), frozenset())
+
+
+def _gain(rows: int, columns: int) -> float:
+    """How many times faster a product is in bfloat16 than in float32: the fastest of a few of either, taken in turns.
+
+    The clock counts the time that this thread computes, and not the time that others' work takes the core from it.
+    """
+    import torch
+
+    best: dict[torch.dtype, float] = {}
+    threads = torch.get_num_threads()
+    # One thread: threads that wait for each other spin, which counts as work.
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            factors = [(torch.rand(_ROWS_AT_A_TIME, columns), torch.rand(rows, columns))]
+            factors.append((factors[0][0].bfloat16(), factors[0][1].bfloat16()))
+            for turn in range(_TURNS):
+                for left, right in factors:
+                    started = time.thread_time()
+                    torch.nn.functional.linear(left, right)
+                    seconds = max(time.thread_time() - started, 1e-9)
+                    if turn:  # The first product of a kind prepares its kernel.
+                        best[left.dtype] = min(seconds, best.get(left.dtype, seconds))
+    finally:
+        torch.set_num_threads(threads)
+    return best[torch.float32] / best[torch.bfloat16]
 
 
 def free_memory(device: torch.device) -> None:

@@ -145,23 +145,35 @@ def has_heads(router: str) -> bool:
     return (Path(resolve(router)) / HEADS_FILE).is_file()
 
 
-def check(name: str, router: bool = False, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> None:
+def check(
+    name: str,
+    router: bool = False,
+    *,
+    generator: bool = False,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> None:
     """Check that a model exists, is usable, and is safe to load. No weights are loaded.
 
     Args:
+        router, generator: what the model is used for, which its configuration must allow.
         trust_remote_code: run the code that comes with its configuration.
         allow_pickle: accept weights as a pickle. For a hub id that shows only when the model is loaded.
 
     Raises:
         InputError: the model is missing, is a pickle or brings code without leave, or is a router but not a classifier
-            with one or two labels.
+            with one or two labels, or a generator but not a model that writes text.
     """
     from transformers import AutoConfig
+
+    from batchroute.models.checkpoint import check_generator
 
     what = f"the router '{name}'" if router else f"the model '{name}'"
     path = resolve(name)
     with loading(what, path, allow_pickle, ROUTER_KEYS if router else MODEL_KEYS):
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    if generator:
+        check_generator(config, what)
     if not router or has_heads(name):
         return
     if not any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ()):
@@ -216,6 +228,20 @@ def loading(what: str, path: str, allow_pickle: bool = False, keys: Keys = MODEL
         if isinstance(error, OSError) and "use_safetensors=True" in str(error):
             raise InputError(_pickle(f"{what} has no safetensors, but maybe a pickle", keys)) from error
         raise InputError(f"cannot load {what}: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no table of missing weights: what matters about them, the caller reports."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def safetensors(allow_pickle: bool) -> bool | None:

@@ -15,6 +15,7 @@ from batchroute.costs.report import CostReport
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, BatchrouteError, InputError
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
+from batchroute.pipeline.precision import precisions
 from batchroute.pipeline.stages.defer import decided_of
 from batchroute.pipeline.stages.night import quality
 from batchroute.pipeline.stages.report import read_cost
@@ -70,6 +71,7 @@ def commit(context: Context, night: NightReport) -> Manifest:
         cost=report.model_dump(mode="json", include={"total_cost", "baseline", "savings", "missing_prices"}),
         quality=quality(night),
         versions=manifest.versions(),
+        precision={str(side): dtype for side, dtype in precisions(context.work).items()},
     )
     committed.put(context.work.output)
     winner = manifest.read(context.work.output)

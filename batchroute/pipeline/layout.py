@@ -10,6 +10,7 @@
     <output>.work/<run id>/confidence/<chunk>           confidences of the small model's answers, in input order
     <output>.work/<run id>/audit/<unit>                 what the audit measured
     <output>.work/<run id>/batches/<shard>/             provider batches: what was submitted, and what came back
+    <output>.work/<run id>/precision/<side>.json        what `dtype: auto` took for a model
     <output>.work/<run id>/merge/<part>.json            receipts of the output's parts, which lie in <output>/data/
 
 A unit is `<unit>.parquet` and its receipt `<unit>.json`.
@@ -31,5 +32,6 @@ CALIBRATED = "calibrated"
 CONFIDENCE = "confidence"
 MEASURED = "audit"
 BATCHES = "batches"
+PRECISION = "precision/{side}.json"
 MERGE = "merge"
 RETRY = "retry.json"

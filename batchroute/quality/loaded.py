@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchroute import models
 from batchroute.hardware.devices import free_memory, out_of_memory, precision
+from batchroute.models.checkpoint import check_generator, check_loaded
 from batchroute.quality.base import EMPTY, NO_REFERENCE, Direction, Item, Measurement, MetricSpec
 
 if TYPE_CHECKING:
@@ -32,20 +33,29 @@ class ScoringModel:
             auto_class: the class of transformers that loads the model.
 
         Raises:
-            InputError: the model is not there or cannot be loaded.
+            InputError: the model is not there, cannot be loaded, is of another kind, or lacks weights.
         """
-        from transformers import AutoTokenizer
-        from transformers.utils import logging
+        from transformers import AutoConfig, AutoTokenizer
 
         started = time.perf_counter()
         assert spec.model is not None
         path = models.resolve(spec.model)
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        with models.loading(f"the model '{spec.model}' of the metric {spec.name}", path, keys=models.NO_KEYS):
+        what = f"the model '{spec.model}' of the metric {spec.name}"
+        encodes = auto_class.__name__ == "AutoModel"
+        with models.quiet_transformers(), models.loading(what, path, keys=models.NO_KEYS):
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            if not encodes:
+                check_generator(config, what)
             self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            model = auto_class.from_pretrained(
-                path, dtype=precision(spec.dtype, device), use_safetensors=True, trust_remote_code=False
+            model, info = auto_class.from_pretrained(
+                path,
+                dtype=precision(spec.dtype, device),
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
+            check_loaded(what, model, info, parts=encodes)
             self._model: Any = model.to(device).eval()
         self._device = device
         self._batch_size = spec.batch_size

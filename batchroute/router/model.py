@@ -5,21 +5,20 @@ It is a sequence classifier, or an encoder whose folder holds heads (`HEADS_FILE
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from batchroute import models
 from batchroute.errors import InputError
 from batchroute.hardware import devices
 from batchroute.hardware.devices import Precision
+from batchroute.models import quiet_transformers
 from batchroute.router.fast import int8, speed_up
 from batchroute.router.heads import ensemble
 from batchroute.router.notes import ROUTER_FILE, read_json
@@ -231,18 +230,6 @@ def ensure_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n
         tokenizer.pad_token_id = pad
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no table of missing weights; `load` reports what matters about them."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
 
 
 def _first_position(model: PreTrainedModel) -> int:

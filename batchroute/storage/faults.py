@@ -9,7 +9,7 @@ from typing import Any
 
 from fsspec.exceptions import FSTimeoutError
 
-from batchroute.errors import BatchrouteError, InputError, StoppedError
+from batchroute.errors import BatchrouteError, InputError, StoppedError, shortened
 
 # S3 refuses a request that was signed a quarter of an hour ago.
 _MOST_SKEW_SECONDS = 600
@@ -112,4 +112,6 @@ def explained(what: str, uri: str, error: Exception, now: float) -> BatchrouteEr
         return InputError(f"{place}: permission denied; check the credentials in use, and what they may do there")
     if code == "NoSuchBucket":
         return InputError(f"{place}: the bucket does not exist; create it")
-    return InputError(f"{place}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
+    return InputError(
+        f"{place}: {type(error).__name__}: {shortened(str(error).splitlines()[0], 200) if str(error) else ''}"
+    )

@@ -52,6 +52,8 @@ class Manifest(BaseModel):
     quality: dict[str, Any] = {}
     """Cost advantage, expected and audited quality drop, and drift; null where a figure is not known."""
     versions: dict[str, str]
+    precision: dict[str, str] = {}
+    """What `dtype: auto` took, by model."""
 
     @property
     def serial(self) -> int:

@@ -377,6 +377,7 @@ FILES: dict[str, list[str]] = {
         "cost",
         "quality",
         "versions",
+        "precision",
     ],
     "report/cost.json": [
         "name",

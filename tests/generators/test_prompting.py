@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from batchroute.errors import InputError
 from batchroute.generators.base import as_messages
-from batchroute.generators.prompting import ChatError, Renderer, chat
+from batchroute.generators.prompting import ChatError, Renderer, chat, check_template
 from batchroute.generators.settings import ModelSpec
 from batchroute.prompt import as_text
 from tests.generators.transformers.tiny_generators import CHAT_TEMPLATE
@@ -119,3 +120,49 @@ def test_calls_of_tools_reach_the_chat_template(folder: Path) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
     found = renderer(folder, chat=True, chat_template=template)
     assert found.render([{"role": "assistant", "content": "", "tool_calls": [call]}]) == "assistant: weather"
+
+
+class TestCheckOfATemplate:
+    NO_SYSTEM = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+        "{% endif %}{{ m['content'] }}{% endfor %}"
+    )
+
+    def check(self, folder: Path, template: str | None, **spec: Any) -> list[str]:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.chat_template = template
+        return check_template(ModelSpec(backend="transformers", model="m", **spec), tokenizer)
+
+    def test_a_template_without_a_system_role_is_refused_where_the_job_has_one(self, folder: Path) -> None:
+        assert self.check(folder, self.NO_SYSTEM) == []
+        with pytest.raises(InputError) as caught:
+            self.check(folder, self.NO_SYSTEM, system="Be brief.")
+        assert str(caught.value) == (
+            "the chat template of the model 'm' refuses every prompt with a system message: System role not supported; "
+            "leave out system, or put its text into template"
+        )
+
+    @pytest.mark.parametrize(
+        "template",
+        ["{% for m in messages %}{{ m['content'] }}", "{{ messages[0]['content'].nothing() }}", "{{ 1 // 0 }}"],
+    )
+    def test_a_template_that_does_not_work_is_refused(self, folder: Path, template: str) -> None:
+        with pytest.raises(InputError, match=r"refuses every prompt: .*; mend it, or name another model"):
+            self.check(folder, template)
+
+    def test_a_template_for_chats_of_one_shape_is_kept(self, folder: Path) -> None:
+        template = (
+            "{% if messages[0]['role'] != 'system' %}{{ raise_exception('no system') }}{% endif %}"
+            "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        )
+        assert self.check(folder, template) == []
+
+    def test_a_template_that_leaves_the_prompt_out_is_refused(self, folder: Path) -> None:
+        with pytest.raises(InputError, match="leaves the prompt out"):
+            self.check(folder, "{% for m in messages %}{{ m['role'] }}{% endfor %}")
+
+    def test_a_template_that_leaves_the_system_message_out_is_said(self, folder: Path) -> None:
+        template = "{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}{% endfor %}"
+        (said,) = self.check(folder, template, system="Be brief.")
+        assert said == "the chat template of the model 'm' leaves out the system message of the job file"
+        assert self.check(folder, None, system="Be brief.") == []

@@ -95,3 +95,48 @@ def test_vllm_sees_the_gpus_of_its_rank_and_nothing_of_the_rank(monkeypatch: pyt
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in copies] == ["GPU-e,GPU-f", "GPU-g,GPU-h"]
     for environment in (*alone, *copies):
         assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID"} & environment.keys()
+
+
+class TestBfloat16:
+    CPU = torch.device("cpu")
+
+    @pytest.fixture(autouse=True)
+    def _forget(self) -> None:
+        devices.bfloat16_pays.cache_clear()
+
+    def taken(self, checkpoint: torch.dtype | None) -> torch.dtype:
+        return devices.precision("auto", self.CPU, checkpoint, (64, 32))
+
+    def test_with_amx_weights_published_in_it_are_computed_in_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(devices, "_cpu_flags", lambda: frozenset({"amx_bf16", "avx512_bf16"}))
+        monkeypatch.setattr(devices, "_gain", lambda *shape: pytest.fail("AMX needs no measurement"))
+        assert self.taken(torch.bfloat16) == torch.bfloat16
+        for checkpoint in (torch.float32, torch.float16, None):
+            assert self.taken(checkpoint) == torch.float32
+        assert devices.precision("float32", self.CPU, torch.bfloat16) == torch.float32
+
+    @pytest.mark.parametrize(("gain", "expected"), [(0.5, torch.float32), (1.3, torch.float32), (1.8, torch.bfloat16)])
+    def test_with_other_instructions_it_must_be_clearly_faster(
+        self, monkeypatch: pytest.MonkeyPatch, gain: float, expected: torch.dtype
+    ) -> None:
+        shapes: list[tuple[int, ...]] = []
+
+        def measured(*shape: int) -> float:
+            shapes.append(shape)
+            return gain
+
+        monkeypatch.setattr(devices, "_cpu_flags", lambda: frozenset({"avx512_bf16"}))
+        monkeypatch.setattr(devices, "_gain", measured)
+        assert [self.taken(torch.bfloat16) for _ in range(2)] == [expected] * 2
+        assert shapes == [(64, 32)]
+
+    def test_a_cpu_without_instructions_for_it_is_not_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(devices, "_cpu_flags", lambda: frozenset({"avx2"}))
+        monkeypatch.setattr(devices, "_gain", lambda *shape: pytest.fail("it cannot be faster"))
+        assert self.taken(torch.bfloat16) == torch.float32
+
+    def test_the_measurement_is_of_both_precisions(self) -> None:
+        assert 0 < devices._gain(64, 32) < 1_000
+
+    def test_this_cpus_flags_can_be_read(self) -> None:
+        assert isinstance(devices._cpu_flags(), frozenset)

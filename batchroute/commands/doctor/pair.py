@@ -133,11 +133,19 @@ class Pair:
             return self._absent(subject, spec.model)
         with _named(located.folder, spec.model):
             models.check(
-                str(located.folder), is_router, trust_remote_code=spec.trust_remote_code, allow_pickle=spec.allow_pickle
+                str(located.folder),
+                is_router,
+                generator=not is_router,
+                trust_remote_code=spec.trust_remote_code,
+                allow_pickle=spec.allow_pickle,
             )
         if not located.whole:
             return self._absent(subject, f"the weights of {spec.model}")
-        taken, how = weights.needed(located.folder, spec, bool(self.machine.gpus.seen))
+        if not is_router:
+            # What only the backend knows, such as its use of the chat template.
+            with _named(located.folder, spec.model):
+                generators.check(spec.model_copy(update={"model": str(located.folder), "adapter": None}))
+        taken, how = weights.needed(located.folder, spec, bool(self.machine.gpus.seen), is_router)
         if not taken:
             return problem(subject, f"{spec.model}: a configuration without weights", "save or download it again")
         return weights.fit(subject, spec.model, taken, how, spec, self.machine, self.ranks)

@@ -13,6 +13,7 @@ from batchroute.commands.doctor.finding import Finding, note, ok, problem, size
 from batchroute.commands.doctor.machine import Machine
 from batchroute.generators.settings import ModelSpec
 from batchroute.hardware.devices import precision
+from batchroute.models.configuration import largest_matrix, saved_precision
 from batchroute.words import plural
 
 # Besides weights, memory holds the KV cache, activations and workspaces.
@@ -58,19 +59,25 @@ def _config(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def needed(folder: Path, spec: ModelSpec, on_gpu: bool) -> tuple[int, str]:
+def needed(folder: Path, spec: ModelSpec, on_gpu: bool, is_router: bool = False) -> tuple[int, str]:
     """Bytes of a model's weights once loaded, and a phrase for their precision."""
     import torch
+    from transformers import AutoConfig
 
-    weights, config = weights_in(folder), _config(folder)
+    weights = weights_in(folder)
     if weights.parameters is None:
         return weights.bytes, "as it is saved"
     if spec.quantization in _QUANTIZED:
         return int(weights.parameters * _QUANTIZED[spec.quantization]), f"in {spec.quantization}"
-    saved = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
+    # A router computes in float32 on a CPU, whatever its weights are saved in.
+    saved = None if is_router and not on_gpu else saved_precision(spec.model, config)
     device = torch.device("cuda" if on_gpu else "cpu")
-    dtype = precision(spec.dtype, device, saved if isinstance(saved, torch.dtype) else None)
-    return weights.parameters * dtype.itemsize, f"in {str(dtype).removeprefix('torch.')}"
+    dtype = precision(spec.dtype, device, saved, largest_matrix(config))
+    words = f"in {str(dtype).removeprefix('torch.')}"
+    if dtype == torch.bfloat16 and not on_gpu and spec.dtype == "auto":
+        words += ", which this CPU is faster in (dtype: auto)"
+    return weights.parameters * dtype.itemsize, words
 
 
 def fit(subject: str, place: str, taken: int, how: str, spec: ModelSpec, machine: Machine, ranks: int = 1) -> Finding:

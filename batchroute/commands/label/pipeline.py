@@ -24,6 +24,7 @@ from batchroute.engines.ranks.world import World
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
 from batchroute.fields import SIDES, Side
 from batchroute.pipeline.identity import Identity, begun_on_the_same, difference, model_settings
+from batchroute.pipeline.precision import fixed
 from batchroute.pipeline.shards.answers import with_confidence
 from batchroute.pipeline.shards.limits import tokens_of
 from batchroute.progress import Progress
@@ -254,8 +255,9 @@ class _Labelling:
         # Asked for signals, which cost little. The identity is without them, as an earlier version's.
         spec, options = with_confidence(self.specs[side]), self.options
         self._note(f"loading the {side} model {spec.model}")
-        generator = generators.load(spec, lambda: self.engine.device)
         stage, progress = self.work.stage(side), self.engine.progress
+        spec = fixed(self.work, side, spec, lambda: self.engine.device, progress, [side])
+        generator = generators.load(spec, lambda: self.engine.device)
         return Sampler(side, spec, generator, options.samples, self.table, self.prompts, stage, progress)
 
     def _measure(self, stage: str, rows: AnsweredRows) -> None:

@@ -75,7 +75,8 @@ class Sampler:
         for note in self.generator.notes[self._noted :]:
             self.progress.note("model", note)
         self._noted = len(self.generator.notes)
-        stop_if_hopeless(self.model.model, responses, lambda: requests[0][1])
+        # A few prompts, each several times, say less of the model than as many rows.
+        stop_if_hopeless(self.model.model, responses, lambda: requests[0][1], lambda: True)
         seconds = time.perf_counter() - started
         answers = priced(self.model.price, responses, seconds)
         costs = [None if cost is None else usd(cost) for _, cost in answers]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from batchroute import models
 from batchroute.generators.backend import Backend, check_weights
 
 if TYPE_CHECKING:
@@ -14,10 +15,29 @@ if TYPE_CHECKING:
     from batchroute.generators.settings import ModelSpec
 
 
+def _check(spec: ModelSpec) -> str:
+    from transformers import AutoTokenizer
+
+    from batchroute.generators.prompting import check_template
+
+    words = check_weights(spec)
+    path = models.resolve(spec.model)
+    with models.loading(f"the model '{spec.model}'", path, allow_pickle=spec.allow_pickle):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=spec.trust_remote_code)
+    check_template(spec, tokenizer)
+    return words
+
+
 def _load(spec: ModelSpec, device: Callable[[], torch.device], gpus: Sequence[int] | None) -> Generator:
     from batchroute.generators.transformers.generator import TransformersGenerator
 
     return TransformersGenerator(spec, device(), gpus)
+
+
+def _auto_dtype(spec: ModelSpec, device: torch.device) -> str:
+    from batchroute.generators.transformers.loading import auto_dtype
+
+    return auto_dtype(spec, device)
 
 
 def _gpus(spec: ModelSpec) -> int | None:
@@ -39,8 +59,9 @@ BACKENDS = (
         holds_weights=True,
         logprobs=True,
         samples=True,
-        check=check_weights,
+        check=_check,
         load=_load,
+        auto_dtype=_auto_dtype,
         gpus=_gpus,
         extras=_extras,
     ),

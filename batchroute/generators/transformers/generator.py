@@ -11,8 +11,10 @@ import torch
 
 from batchroute.errors import InputError, first_line
 from batchroute.generators.base import Response, read_once
+from batchroute.generators.prompting import check_template
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.loading import Loaded, load
+from batchroute.generators.transformers.neighbours import together
 from batchroute.generators.transformers.rows import Reader, Request, Writer
 from batchroute.generators.transformers.static import CPU_ROWS, StaticBatches
 from batchroute.hardware.devices import free_memory
@@ -49,11 +51,12 @@ class TransformersGenerator:
             gpus: the GPUs that the model may be spread over; all visible ones unless set.
 
         Raises:
-            InputError: the model is not there, cannot be loaded safely, or cannot do what `spec` asks for.
+            InputError: the model is not there, cannot be loaded safely, or cannot do what `spec` asks for; or its chat
+                template refuses every prompt.
         """
         started = time.perf_counter()
-        self.notes: list[str] = []
         loaded = load(spec, device, gpus)
+        self.notes: list[str] = check_template(spec, loaded.tokenizer)
         if loaded.context is not None and spec.generation.max_new_tokens >= loaded.context:
             raise InputError(
                 f"generation.max_new_tokens is {spec.generation.max_new_tokens:,}, but the model '{spec.model}' has a "
@@ -76,6 +79,8 @@ class TransformersGenerator:
             refilled = self._try("refilled", sampled, lambda: _refilled(loaded, plain, sampled))
             self._sampled = refilled, StaticBatches(loaded, plain, sampled)
         continuous, refill = self._continuous is not None, self._refilled is not None
+        if not continuous and not refill and spec.batch_size != 1:
+            self._keep_apart(loaded, writer)
         self.rows_at_a_time = _rows_at_a_time(loaded, spec, continuous, refill)
         self.load_seconds = time.perf_counter() - started
 
@@ -116,16 +121,34 @@ class TransformersGenerator:
         del self._model, self._static, self._continuous, self._refilled, self._sampled
         free_memory(self._device)
 
+    def _keep_apart(self, loaded: Loaded, writer: Writer) -> None:
+        """Let only rows share a static batch that do not change each other's answers, with a note if some do.
+
+        Continuous and refilled batches are for architectures whose rows are known to leave each other alone.
+        """
+        how = together(loaded, writer)
+        if how == "padded":
+            return
+        self._static.together = how
+        if self._sampled is not None:
+            self._sampled[1].together = how
+        rows = (
+            "only rows of equal length share a batch" if how == "equal lengths" else "rows are answered one at a time"
+        )
+        self.notes.append(f"the model '{self._name}' answers otherwise next to other rows: {rows}, which is slower")
+
     def _try(self, kind: str, spec: ModelSpec, make: Callable[[], Batches | None]) -> Batches | None:
-        """What `make` returns; None, with a note, if this version of transformers renamed something that it needs.
+        """What `make` returns; None, with a note, if this model or this version of transformers lacks what it needs.
 
         Raises:
             InputError: the job file asks for this kind of batches.
         """
         try:
             return make()
-        except (ImportError, AttributeError, TypeError) as error:
-            problem = f"{kind} batches do not work with this version of transformers ({first_line(error)})"
+        except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+            problem = (
+                f"{kind} batches do not work with this version of transformers or this model ({first_line(error)})"
+            )
             if spec.batching == kind:
                 raise InputError(f"the model '{self._name}': {problem}: leave out batching") from error
             self.notes.append(f"the model '{self._name}' generates without the fastest batches: {problem}")

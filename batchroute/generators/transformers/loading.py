@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +13,18 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from batchroute import models
 from batchroute.errors import InputError
 from batchroute.generators.settings import ModelSpec
 from batchroute.hardware.devices import precision
+from batchroute.models.checkpoint import check_adapter_weights, check_loaded, generator_class
+from batchroute.models.configuration import largest_matrix, saved_precision, setting, text_config
 
 _QUANTIZATIONS = ("int8", "nf4", "fp4")
 
@@ -58,32 +58,63 @@ def load(spec: ModelSpec, device: torch.device, gpus: Sequence[int] | None = Non
         gpus: the GPUs that the model may be spread over; all visible ones unless set.
 
     Raises:
-        InputError: the model or its adapter is not there, cannot be loaded, needs a package that is not installed, or
-            needs pickles or code that `spec` does not allow.
+        InputError: the model or its adapter is not there, cannot be loaded, needs a package that is not installed,
+            needs pickles or code that `spec` does not allow, is no generator of text, or lacks weights or has others.
     """
+    what = f"the model '{spec.model}'"
     path = models.resolve(spec.model)
     adapter = None if spec.adapter is None else models.resolve(spec.adapter, adapter=True)
     _ensure_packages(spec)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     trust = {"trust_remote_code": spec.trust_remote_code}
-    with models.loading(f"the model '{spec.model}'", path, allow_pickle=spec.allow_pickle):
+    with models.loading(what, path, allow_pickle=spec.allow_pickle):
         config = AutoConfig.from_pretrained(path, **trust)
-        family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        family = generator_class(config, what)
         tokenizer = AutoTokenizer.from_pretrained(path, **trust)
-        dtype = precision(spec.dtype, device, config.dtype)
+        dtype = _precision(spec, config, device)
         placed = _placement(spec, config, device, dtype, gpus)
-        model: Any = family.from_pretrained(
-            path, dtype=dtype, use_safetensors=models.safetensors(spec.allow_pickle), **trust, **placed
-        )
+        with models.quiet_transformers():
+            loaded = family.from_pretrained(
+                path,
+                dtype=dtype,
+                use_safetensors=models.safetensors(spec.allow_pickle),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `check_loaded` says which; the library only that there are some.
+                **trust,
+                **placed,
+            )
+        model: Any = loaded[0]
+        check_loaded(what, model, loaded[1], parts=_is_part(model, config))
+        if model.main_input_name != "input_ids":
+            raise InputError(f"{what} reads {model.main_input_name} and not text alone: name a model that reads text")
         if not placed:
             model = model.to(device)
         devices = devices_of(model)
     if adapter is not None:
         what = f"the adapter '{spec.adapter}' of the model '{spec.model}'"
         with models.loading(what, adapter, allow_pickle=spec.allow_pickle):
-            model = _adapted(model, adapter, devices[0], spec)
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+            model = _adapted(model, adapter, devices[0], spec, what)
+    context = setting(text_config(config), "max_position_embeddings")
     return Loaded(model.eval(), tokenizer, config, devices[0], devices, bool(config.is_encoder_decoder), context)
+
+
+def auto_dtype(spec: ModelSpec, device: torch.device) -> str:
+    """The precision that `dtype: auto` takes on this device, as the job file names it; raises as `load`."""
+    path = models.resolve(spec.model)
+    with models.loading(f"the model '{spec.model}'", path, allow_pickle=spec.allow_pickle):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=spec.trust_remote_code)
+    return str(_precision(spec, config, device)).removeprefix("torch.")
+
+
+def _precision(spec: ModelSpec, config: PreTrainedConfig, device: torch.device) -> torch.dtype:
+    # The products of weights of 8 and 4 bits have kernels of their own.
+    saved = None if spec.quantization is not None and device.type == "cpu" else saved_precision(spec.model, config)
+    return precision(spec.dtype, device, saved, largest_matrix(config))
+
+
+def _is_part(model: Any, config: PreTrainedConfig) -> bool:
+    """Whether the checkpoint was saved by another class: with parts that this one does without."""
+    saved_by = config.architectures or ()
+    return bool(saved_by) and type(model).__name__ not in saved_by
 
 
 def _ensure_packages(spec: ModelSpec) -> None:
@@ -150,17 +181,25 @@ def _device(place: Any) -> torch.device:
     return torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
 
 
-def _adapted(model: Any, path: str, device: torch.device, spec: ModelSpec) -> Any:
+def _adapted(model: Any, path: str, device: torch.device, spec: ModelSpec, what: str) -> Any:
     """The model with the LoRA adapter at `path`.
 
     A merged adapter costs nothing per token. It is not merged into weights of 8 or 4 bits, which would round it to as
     few bits: there the layers add the adapter's product to their own, at each token.
+
+    Raises:
+        InputError: the adapter lacks weights or has others than this model takes.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
     from transformers.utils.hub import cached_file
 
     if not spec.allow_pickle and not Path(path).is_dir():
         # If the hub has no safetensors, peft would load a pickle; this call raises instead.
         cached_file(path, "adapter_model.safetensors")
-    adapted = PeftModel.from_pretrained(model, path, is_trainable=False, torch_device=str(device))
+    with warnings.catch_warnings():
+        # peft only warns of the weights that `check_adapter_weights` refuses.
+        warnings.simplefilter("ignore")
+        adapted = PeftModel.from_pretrained(model, path, is_trainable=False, torch_device=str(device))
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    check_adapter_weights(what, load_peft_weights(path, device="cpu"), wanted)
     return adapted.get_base_model() if getattr(model, "is_quantized", False) else adapted.merge_and_unload()

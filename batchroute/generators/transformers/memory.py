@@ -9,11 +9,16 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedConfig
 
+from batchroute.models.configuration import layers_of, number, setting, text_config
+
 _WINDOW = "sliding_attention"
 # Of the free memory. The rest is for what is not counted: workspaces of kernels, and gaps between memory blocks.
 _SHARE = 0.8
 # Larger batches are no faster, and all their rows wait for the longest response.
 _MOST_ROWS = 512
+# Of a model whose configuration has other names for them: those of a model of 7 billion parameters. A wrong guess costs
+# speed alone, since a batch that does not fit is halved.
+_LAYERS, _HIDDEN, _HEADS, _VOCABULARY = 32, 4096, 32, 152_000
 
 
 class Sizes(Protocol):
@@ -92,25 +97,36 @@ def footprint(config: PreTrainedConfig, value_bytes: int, sampled: bool = False)
         value_bytes: the bytes of a number in the model's precision.
         sampled: whether tokens are sampled, which takes float64 copies of the logits.
     """
-    config = config.get_text_config(decoder=True)
-    layers = int(_first(config, "num_decoder_layers", "decoder_layers", "num_hidden_layers"))
-    hidden = int(config.hidden_size)
-    heads = int(config.num_attention_heads)
-    per_layer = 2 * _kv_heads(config, heads) * int(_first(config, "head_dim", "d_kv", default=hidden // heads))
-    windowed = _windowed_layers(config, layers)
-    inner = int(_first(config, "intermediate_size", "d_ff", "ffn_dim", "n_inner", default=4 * hidden))
+    config = _decoder(config)
+    layers = number(config, "num_decoder_layers", "decoder_layers", "num_hidden_layers", default=_LAYERS)
+    hidden = number(config, "hidden_size", "d_model", default=_HIDDEN)
+    heads = number(config, "num_attention_heads", default=_HEADS)
+    kept = {True: 0, False: 0}
+    window = 0
+    for index, layer in enumerate(layers_of(config, layers)):
+        windowed = _window_of(layer, config, index)
+        window = max(window, windowed)
+        kept[bool(windowed)] += 2 * _kv_heads(layer, heads, index) * _head_width(layer, hidden, heads)
+    inner = number(config, "intermediate_size", "d_ff", "ffn_dim", "n_inner", default=4 * hidden)
     # A bias by relative positions has a number for each head and pair; other masks have one byte for all heads.
     eager = getattr(config, "_attn_implementation", None) == "eager"
     biased = hasattr(config, "relative_attention_num_buckets") or eager
     return Footprint(
-        cached=(layers - windowed) * per_layer * value_bytes,
-        windowed=windowed * per_layer * value_bytes,
-        window=int(config.sliding_window) if windowed else 0,
+        cached=kept[False] * value_bytes,
+        windowed=kept[True] * value_bytes,
+        window=window,
         read=(4 * hidden + 3 * inner) * value_bytes,
         squared=2 * heads * value_bytes if biased else 1,
         # A float32 copy of the model's own. Sampling adds probabilities, cumulative sums and a mask.
-        logits=int(config.vocab_size) * (4 + value_bytes + (28 if sampled else 0)),
+        logits=number(config, "vocab_size", default=_VOCABULARY) * (4 + value_bytes + (28 if sampled else 0)),
     )
+
+
+def _decoder(config: PreTrainedConfig) -> Any:
+    try:
+        return config.get_text_config(decoder=True)
+    except ValueError:
+        return text_config(config)
 
 
 def row_bytes(footprint: Footprint, prompt: int, new: int) -> int:
@@ -140,20 +156,21 @@ def free_bytes(devices: Sequence[torch.device]) -> int:
     return min(free) * len(free)
 
 
-def _kv_heads(config: PreTrainedConfig, heads: int) -> int:
+def _kv_heads(layer: Any, heads: int, index: int) -> int:
     # Falcon's settings for keys and values that heads share.
-    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+    if getattr(layer, "multi_query", False) and not getattr(layer, "new_decoder_architecture", False):
         return 1
-    return int(_first(config, "num_key_value_heads", "num_kv_heads", default=heads))
+    return number(layer, "num_key_value_heads", "num_kv_heads", default=heads, layer=index)
 
 
-def _windowed_layers(config: PreTrainedConfig, layers: int) -> int:
-    if getattr(config, "sliding_window", None) is None:
-        return 0
-    kinds = getattr(config, "layer_types", None)
-    return layers if kinds is None else list(kinds).count(_WINDOW)
+def _head_width(layer: Any, hidden: int, heads: int) -> int:
+    return number(layer, "head_dim", "d_kv", default=hidden // heads)
 
 
-def _first(config: PreTrainedConfig, *names: str, default: Any = None) -> Any:
-    """The first of the attributes that is set."""
-    return next((value for name in names if (value := getattr(config, name, None)) is not None), default)
+def _window_of(layer: Any, config: Any, index: int) -> int:
+    """The tokens that a layer keeps; 0 for all."""
+    window = number(layer, "sliding_window", default=0)
+    kinds = setting(config, "layer_types")
+    if kinds is None or index >= len(kinds):
+        return window
+    return window if kinds[index] == _WINDOW else 0

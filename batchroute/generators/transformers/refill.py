@@ -41,6 +41,8 @@ _GPU_PREFILL = 4096
 _WITH_PREFIX = 8
 # This many errors in a row without an answer between them: the model does not work in refilled batches.
 _HOPELESS = 3
+# Their attention sees the whole prompt, so a prompt cannot be read in parts.
+_READ_PROMPTS_WHOLE = {"paligemma"}
 _ARGUMENTS = {"input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 
 
@@ -50,6 +52,9 @@ def can_refill(loaded: Loaded) -> bool:
     rope = getattr(config, "rope_parameters", None) or {}
     return (
         not loaded.encoder_decoder
+        and loaded.config.model_type not in _READ_PROMPTS_WHOLE
+        # Where layers differ, their keys and values have other shapes than the slots.
+        and not getattr(config, "is_heterogeneous", False)
         and len(loaded.devices) == 1
         and plain_attention(loaded)
         and model.config.get_text_config()._attn_implementation == "sdpa"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
@@ -46,7 +46,13 @@ class Reader:
             text = self._renderer.render(prompt)
         except ChatError as error:
             return Response(error_type="bad_chat", error=str(error))
-        tokens: list[int] = self._tokenizer(text, add_special_tokens=not self._renderer.chat)["input_ids"]
+        try:
+            tokens: list[int] = self._tokenizer(text, add_special_tokens=not self._renderer.chat)["input_ids"]
+        except Exception as error:
+            # Half of a surrogate pair, which JSON can hold and no encoding can.
+            return Response(
+                error_type="model_error", error=f"the tokenizer cannot read the prompt: {_why(text, error)}"
+            )
         if not tokens:
             return Response(error_type="empty_prompt", error="the prompt has no tokens")
         if self._context is not None and len(tokens) + self._new > self._context:
@@ -57,6 +63,11 @@ class Reader:
                 error=f"{needed} do not fit the model's context of {self._context:,}",
             )
         return Request(index, tokens, seed)
+
+
+def _why(text: str, error: Exception) -> str:
+    lone = any("\ud800" <= character <= "\udfff" for character in text)
+    return "it holds half of a surrogate pair" if lone else first_line(error)
 
 
 class Writer:
@@ -75,8 +86,9 @@ class Writer:
         tokenizer, defaults = loaded.tokenizer, loaded.model.generation_config
         self.tokenizer: PreTrainedTokenizerBase = tokenizer
         self.stops = sampling.stop
-        eos = defaults.eos_token_id if defaults.eos_token_id is not None else tokenizer.eos_token_id
-        ends: list[int] = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+        # The union of both: in some checkpoints the configuration names the end of a text, and the tokenizer that of a
+        # turn, or the other way round.
+        ends = list(dict.fromkeys([*_ids(defaults.eos_token_id), *_ids(tokenizer.eos_token_id)]))
         # Stop strings are looked for in decoded text, which has no special tokens. These stops are compared as tokens.
         ends += [tokenizer.get_vocab()[stop] for stop in self.stops if stop in tokenizer.all_special_tokens]
         self.ends = frozenset(ends)
@@ -126,6 +138,10 @@ class Writer:
 
     def _text(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def _ids(eos: Any) -> list[int]:
+    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
 
 def failed(request: Request, error: Exception) -> Response:

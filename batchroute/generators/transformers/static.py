@@ -12,6 +12,7 @@ from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.decoding import LogProbabilities, StopStrings, logits_processors
 from batchroute.generators.transformers.loading import Loaded
 from batchroute.generators.transformers.memory import FixedRows, RowsByMemory, Sizes, footprint, free_bytes
+from batchroute.generators.transformers.neighbours import Together
 from batchroute.generators.transformers.rows import Request, Writer, failed
 from batchroute.hardware.devices import out_of_memory
 
@@ -19,13 +20,18 @@ CPU_ROWS = 16
 
 
 class StaticBatches:
-    """Answers requests in batches sorted by prompt length, which keeps padding small."""
+    """Answers requests in batches sorted by prompt length, which keeps padding small.
+
+    Attributes:
+        together: which rows may share a batch.
+    """
 
     def __init__(self, loaded: Loaded, writer: Writer, spec: ModelSpec) -> None:
         self._loaded = loaded
         self._writer = writer
         self._sampling = spec.generation
         self._sizes = sizes(loaded, spec)
+        self.together: Together = "padded"
 
     def answer(self, requests: Sequence[Request]) -> dict[int, Response]:
         """One response for each request, by the request's index."""
@@ -34,7 +40,10 @@ class StaticBatches:
         responses: dict[int, Response] = {}
         start = 0
         while start < len(ordered):
-            batch = ordered[start : start + self._sizes.rows(len(ordered[start].tokens))]
+            longest = len(ordered[start].tokens)
+            batch = ordered[start : start + (1 if self.together == "singly" else self._sizes.rows(longest))]
+            if self.together == "equal lengths":
+                batch = [request for request in batch if len(request.tokens) == longest]
             answered = self._answer(batch)
             responses.update(answered)
             start += len(answered)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from multiprocessing import Pipe
 from typing import cast
 
+from batchroute.errors import shortened
 from batchroute.generators.vllm.worker import Load, Message, Row
 from batchroute.prompt import as_text
 
@@ -123,4 +124,4 @@ class Worker:
                 match = _ERROR.match(text.strip())
                 # An error that only points to the root cause does not help.
                 if match and "root cause" not in text:
-                    self._errors.append(match["error"][:300])
+                    self._errors.append(shortened(match["error"]))

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from batchroute.errors import InputError, first_line
 from batchroute.generators.base import Response
-from batchroute.generators.prompting import ChatError, Renderer, chat
+from batchroute.generators.prompting import ChatError, Renderer, chat, check_template
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.signals import of_tokens, tokens_of_text
 from batchroute.prompt import Prompt
@@ -166,6 +166,8 @@ class VllmModel:
         # vLLM's tokenizer for Mistral's own format has its chat markup built in, without a template.
         templated = hasattr(self._tokenizer, "chat_template")
         self._renderer = Renderer(self._spec, self._tokenizer) if templated else None
+        if templated:
+            check_template(self._spec, self._tokenizer)
         # vLLM looks for stop strings in decoded text, which has no special tokens. Those stops are passed as tokens.
         special = set(self._tokenizer.all_special_tokens) & set(self._spec.generation.stop)
         self._stop_ids = [self._tokenizer.get_vocab()[stop] for stop in sorted(special)]

@@ -15,9 +15,11 @@ from batchroute.engines.base import Pool
 from batchroute.errors import StoppedError
 from batchroute.fields import Side
 from batchroute.generators.base import Generator, Response
+from batchroute.generators.prompting import TEMPLATE_REFUSED
 from batchroute.pipeline.batches.provider import answer_by_batches
 from batchroute.pipeline.batches.rows import limits_of
 from batchroute.pipeline.context import Context
+from batchroute.pipeline.precision import fixed
 from batchroute.pipeline.shards.answers import model_of
 from batchroute.pipeline.shards.pieces import Pieces
 from batchroute.pipeline.shards.telemetry import attributes
@@ -27,8 +29,9 @@ from batchroute.redaction import without_quotes
 from batchroute.storage.receipts import Receipt
 from batchroute.tables.prompts import of_shard
 
-# After this many rows with one and the same error, the other rows would only burn money.
-_HOPELESS = 100
+# After this many rows with one and the same error, the other rows would only burn money; and after as many if the model
+# has not answered any row yet.
+_HOPELESS, _HOPELESS_AT_FIRST = 100, 20
 _MODELS_FAULT = ("model_error", "api_error", "bad_request")
 
 
@@ -79,15 +82,16 @@ class GenerateWorker:
     """A worker that loads a model and generates pieces."""
 
     def __init__(self, context: Context, side: Side) -> None:
-        model = model_of(context.job, side)
-        context.engine.progress.note("load", f"loading the {side} model {model.model}")
-        self._generator: Generator = generators.load(
-            model, lambda: context.engine.device, context.engine.gpus(model.gpus_of_a_copy)
-        )
+        engine, work = context.engine, context.work
+        engine.progress.note("load", f"loading the {side} model {context.job.models.of(side).model}")
+        model = fixed(work, side, model_of(context.job, side), lambda: engine.device, engine.progress, shards_of(side))
+        self._generator: Generator = generators.load(model, lambda: engine.device, engine.gpus(model.gpus_of_a_copy))
         self.units_at_once = self._generator.units_at_once
         self._pieces = {shard: Pieces(context, shard) for shard in shards_of(side)}
         self._load_seconds = self._generator.load_seconds
         self._logged = 0
+        self._answered = False
+        self._failed: list[Response] = []
         self._lock = threading.Lock()
 
     def do(self, stage: Shard, assigned: Receipt) -> Receipt:
@@ -110,7 +114,15 @@ class GenerateWorker:
             responses += self._generator.generate(of_shard(batch["prompt"], kind), seeds)
             pieces.context.engine.progress.pulse(pieces.shard, unit, len(responses), rows.num_rows)
             self._log_notes(pieces)
-        stop_if_hopeless(pieces.model.model, responses, lambda: of_shard(rows["prompt"].slice(0, 1), kind)[0])
+        self._answered = self._answered or any(response.answered for response in responses)
+        # Until the model has answered a row, failures of small pieces add up.
+        self._failed = [] if self._answered else [*self._failed[-_HOPELESS:], *responses]
+        stop_if_hopeless(
+            pieces.model.model,
+            responses if self._answered else self._failed,
+            lambda: of_shard(rows["prompt"].slice(0, 1), kind)[0],
+            lambda: self._answered or _has_answered(pieces.context, pieces.shard),
+        )
         return responses
 
     def _log_notes(self, pieces: Pieces) -> None:
@@ -126,16 +138,36 @@ class GenerateWorker:
         return seconds
 
 
-def stop_if_hopeless(model: str, responses: Sequence[Response], first: Callable[[], Prompt]) -> None:
+def _has_answered(context: Context, shard: Shard) -> bool:
+    """Whether an earlier worker of this run got an answer."""
+    return any(receipt.counts.get("answered", 0) for receipt in context.work.stage(shard).receipts().values())
+
+
+def stop_if_hopeless(
+    model: str,
+    responses: Sequence[Response],
+    first: Callable[[], Prompt],
+    has_answered: Callable[[], bool] = lambda: False,
+) -> None:
     """Args:
         first: returns the prompt of the first row, which the message does not quote.
+        has_answered: whether the model has answered a row of this run before; a cluster of bad rows then stops nothing.
 
     Raises:
         StoppedError: all rows failed with one and the same error, and there are enough of them.
     """
-    errors = [response.error if response.error_type in _MODELS_FAULT else None for response in responses]
-    if len(errors) >= _HOPELESS and errors[0] is not None and set(errors) == {errors[0]}:
+    errors = [response.error if _is_models_fault(response) else None for response in responses]
+    if len(errors) < _HOPELESS_AT_FIRST or errors[0] is None or set(errors) != {errors[0]}:
+        return
+    # A chat template refuses chats by their shape: after an answer, it is these rows' fault.
+    least = _HOPELESS if responses[0].error_type in _MODELS_FAULT else len(errors) + 1
+    if len(errors) >= least or not has_answered():
         words = without_quotes(errors[0], first())
         raise StoppedError(
             f"all {len(errors)} rows of a piece failed alike on the model '{model}': {words}; fix it and run again"
         )
+
+
+def _is_models_fault(response: Response) -> bool:
+    refused = response.error_type == "bad_chat" and (response.error or "").startswith(TEMPLATE_REFUSED)
+    return response.error_type in _MODELS_FAULT or refused

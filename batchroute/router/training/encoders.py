@@ -11,8 +11,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from batchroute import models
 from batchroute.errors import InputError
 from batchroute.hardware import devices
+from batchroute.models import quiet_transformers
 from batchroute.router.fast import speed_up
-from batchroute.router.model import Router, ensure_padding, quiet_transformers, token_limit, untrained
+from batchroute.router.model import Router, ensure_padding, token_limit, untrained
 
 _SMALL_ENCODER = 100_000_000
 

@@ -18,9 +18,9 @@ from transformers import get_linear_schedule_with_warmup, set_seed
 
 from batchroute import models
 from batchroute.errors import InputError
+from batchroute.models import quiet_transformers
 from batchroute.router.evaluation.curves import MeanQualities
 from batchroute.router.labels import Labels
-from batchroute.router.model import quiet_transformers
 from batchroute.router.scoring import Encoded, encode, pad, score_encoded
 from batchroute.router.training.averaging import Average
 from batchroute.router.training.checkpoints import Checkpoints

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from batchroute.errors import InputError
@@ -18,6 +19,7 @@ from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.generator import TransformersGenerator
 from batchroute.generators.transformers.loading import devices_of
 from batchroute.hardware.devices import precision
+from tests.generators.transformers.tiny_generators import tiny_decoder
 from tests.support.tiny_models import tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -88,6 +90,22 @@ def texts_of(model: Any, folder: Path) -> list[str]:
             )
         found.append(str(tokenizer.decode(sequence[0, ids.shape[1] :], skip_special_tokens=True)))
     return found
+
+
+def test_a_response_ends_at_the_end_tokens_of_the_tokenizer_and_of_the_configuration(tmp_path: Path) -> None:
+    folder = tiny_decoder(tmp_path / "one", eos_token_id=7)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert load(folder)._static._writer.ends == {7, tokenizer.eos_token_id}
+    several = tiny_decoder(tmp_path / "several", eos_token_id=[9, 7])
+    writer = load(several)._static._writer
+    assert writer.generation.eos_token_id == [9, 7, tokenizer.eos_token_id]
+
+
+def test_half_of_a_surrogate_pair_fails_its_row_alone(llama: Path) -> None:
+    good, bad, other = load(llama).generate(["hello", "a \ud83d b", "fox"], [0] * 3)
+    assert (good.error, other.error) == (None, None)
+    assert bad.error_type == "model_error"
+    assert bad.error == "the tokenizer cannot read the prompt: it holds half of a surrogate pair"
 
 
 class TestQuantization:
@@ -163,6 +181,22 @@ class TestAdapter:
             load(llama, adapter="nobody/none")
         assert "\n" not in str(caught.value)
 
+    def test_an_adapter_that_lacks_weights_or_has_others_is_refused(
+        self, llama: Path, lora: Path, tmp_path: Path
+    ) -> None:
+        file = "adapter_model.safetensors"
+        weights = load_file(lora / file)
+        name = "base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"
+        less = shutil.copytree(lora, tmp_path / "less")
+        save_file({key: value for key, value in weights.items() if key != name}, less / file)
+        with pytest.raises(InputError, match=f"it lacks weights that the model takes: {name};"):
+            load(llama, adapter=str(less))
+        more = shutil.copytree(lora, tmp_path / "more")
+        other = name.replace("layers.1", "layers.7")
+        save_file({**weights, other: weights[name].clone()}, more / file)
+        with pytest.raises(InputError, match=f"it has weights that the model does not take: {other};"):
+            load(llama, adapter=str(more))
+
     def test_an_adapter_of_another_model_is_a_sentence(self, llama: Path, lora: Path, tmp_path: Path) -> None:
         other = shutil.copytree(lora, tmp_path / "lora")
         config = json.loads((other / "adapter_config.json").read_text())
@@ -223,6 +257,3 @@ class TestPrecision:
             monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
             assert precision("auto", self.GPU, checkpoint) == expected
             assert precision("float32", self.GPU, checkpoint) == torch.float32
-
-    def test_auto_on_cpu_is_float32(self) -> None:
-        assert precision("auto", CPU, torch.bfloat16) == torch.float32

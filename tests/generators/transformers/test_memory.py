@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
+    CONFIG_MAPPING,
     BartConfig,
     FalconConfig,
     Gemma3TextConfig,
@@ -12,6 +14,9 @@ from transformers import (
     PreTrainedConfig,
     T5Config,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES as IMAGES
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as SEQ_TO_SEQ
 
 from batchroute.generators.transformers.memory import (
     FixedRows,
@@ -21,6 +26,7 @@ from batchroute.generators.transformers.memory import (
     row_bytes,
     rows_that_fit,
 )
+from batchroute.models.configuration import largest_matrix
 
 HALF = 2
 GIB = 1 << 30
@@ -188,3 +194,31 @@ def test_free_memory_is_that_of_the_driver_and_what_torch_does_not_use(monkeypat
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20)
     assert free_bytes(gpus[:1]) == 40
     assert free_bytes(gpus) == 80
+
+
+class TestOtherShapes:
+    def test_layers_that_differ_are_counted_one_by_one(self) -> None:
+        config = LlamaConfig(
+            hidden_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+            head_dim=16,
+            per_layer_config={1: {"num_key_value_heads": 2}, 3: {"head_dim": 32}},
+        )
+        assert footprint(config, HALF).cached == 2 * (8 * 16 + 2 * 16 + 8 * 16 + 8 * 32) * HALF
+
+    def test_heads_in_a_list_are_those_of_the_layers(self) -> None:
+        config = LlamaConfig(hidden_size=128, num_hidden_layers=3, num_attention_heads=8, head_dim=16)
+        object.__setattr__(config, "num_key_value_heads", [8, 4, 2])
+        assert footprint(config, HALF).cached == 2 * (8 + 4 + 2) * 16 * HALF
+
+    @pytest.mark.parametrize("kind", sorted({*CAUSAL, *SEQ_TO_SEQ, *IMAGES}))
+    def test_every_configuration_of_transformers_has_one(self, kind: str) -> None:
+        try:
+            config = CONFIG_MAPPING[kind]()
+        except (ImportError, TypeError, ValueError, KeyError, StrictDataclassError):
+            pytest.skip("its configuration has no defaults, or needs a package")
+        found = footprint(config, HALF)
+        assert row_bytes(found, 100, 10) > 0
+        assert min(largest_matrix(config)) > 0
