@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification
 
 from batchroute.commands.doctor import weights
@@ -15,6 +16,7 @@ from batchroute.commands.doctor.finding import Finding
 from batchroute.commands.doctor.gpus import Gpu, Gpus
 from batchroute.commands.doctor.machine import Machine
 from batchroute.generators.settings import ModelSpec
+from batchroute.hardware import devices
 from batchroute.hardware.container import Limits
 from tests.support.tiny_models import tiny_router
 
@@ -41,6 +43,18 @@ def test_parameters_are_counted_by_the_headers_of_one_file_or_of_many(tmp_path: 
     assert weights.needed(tmp_path / "a", spec(), on_gpu=False) == (4 * count, "in float32")
     assert weights.needed(tmp_path / "a", spec(dtype="bfloat16"), on_gpu=False) == (2 * count, "in bfloat16")
     assert weights.needed(tmp_path / "a", spec(quantization="nf4"), on_gpu=False) == (count // 2, "in nf4")
+
+
+def test_the_precision_that_auto_takes_on_a_cpu_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_router(tmp_path / "a")
+    AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    monkeypatch.setattr(devices, "_cpu_flags", lambda: frozenset({"amx_bf16"}))
+    devices.bfloat16_pays.cache_clear()
+    taken, how = weights.needed(folder, spec(), on_gpu=False)
+    assert how == "in bfloat16, which this CPU is faster in (dtype: auto)"
+    # A router computes in float32 all the same.
+    assert weights.needed(folder, spec(), on_gpu=False, is_router=True) == (2 * taken, "in float32")
+    devices.bfloat16_pays.cache_clear()
 
 
 def test_packed_weights_and_pickles_take_what_their_files_take(tmp_path: Path) -> None:
