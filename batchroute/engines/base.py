@@ -44,9 +44,11 @@ class Worker(Protocol):
 class BudgetGuard(Protocol):
     """Decides whether a unit may start, and adds up what finished units cost."""
 
-    def before(self, stage: Any, unit: Any) -> None:
-        """Raises:
-        StoppedError: the unit must not start.
+    def before(self, stage: Any, unit: Any) -> bool:
+        """Whether the unit may start now; if not, units that are in flight must end first.
+
+        Raises:
+            StoppedError: the unit must not start at all.
         """
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from batchroute.engines.base import BudgetGuard, Unit
 from batchroute.engines.ranks.engine import Ranks
@@ -59,13 +59,18 @@ class Claims:
                     return pending
         return []
 
-    def begin(self, unit: Unit) -> None:
-        """Raises:
-        StoppedError: the guard does not let the unit start.
+    def begin(self, unit: Unit, is_stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until the guard lets the unit start; False if the stage is stopped meanwhile.
+
+        Raises:
+            StoppedError: the guard does not let the unit start at all.
         """
-        if self._guard is not None:
+        while self._guard is not None and not is_stopped():
             self.sync()
-            self._guard.before(self._stage, unit)
+            if self._guard.before(self._stage, unit):
+                return True
+            self._ranks.pause()
+        return not is_stopped()
 
     def end(self, unit: Unit, receipt: Receipt) -> None:
         self._ranks.publish(self._stage, receipt)

@@ -192,8 +192,8 @@ class _LocalWorkers:
                 while units := units or claims.take():
                     while units and not stopped.is_set():
                         unit = units.pop(0)
-                        if not may_start:
-                            claims.begin(unit)
+                        if not may_start and not claims.begin(unit, stopped.is_set):
+                            break
                         may_start = False
                         receipt = worker.do(stage, unit)
                         claims.end(unit, receipt)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from batchroute.errors import StoppedError
 from batchroute.prompt import Message, Prompt
 
 ANSWERED_ALL_THE_SAME = ("refused", "invalid_response", "tool_call", "unfinished")
@@ -57,6 +58,18 @@ class Response:
         return self.error_type is None or self.error_type in ANSWERED_ALL_THE_SAME
 
 
+class PartlyAnsweredError(StoppedError):
+    """The run stops within a call of `generate`.
+
+    Attributes:
+        responses: one for each prompt; None where there is none.
+    """
+
+    def __init__(self, message: str, responses: Sequence[Response | None]) -> None:
+        super().__init__(message)
+        self.responses = list(responses)
+
+
 class Generator(Protocol):
     """A loaded model, or a client of one. `batchroute.generators.load` makes it; `close` frees its memory.
 
@@ -87,7 +100,8 @@ class Generator(Protocol):
 
         Raises:
             InputError: the key, the endpoint or the model is wrong for every prompt.
-            StoppedError: so many rows failed alike that the rest would only cost money.
+            StoppedError: so many rows failed alike that the rest would only cost money, or the account has none left.
+                A `PartlyAnsweredError` has the answers that were paid for by then.
         """
         ...
 

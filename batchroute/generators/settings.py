@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
+from batchroute.fields import Duration
 from batchroute.generators import backend as backends
 from batchroute.generators import grammar
 from batchroute.generators.backend import Backend
@@ -125,6 +126,9 @@ class ApiSettings(BaseModel):
     tokenizer: str | None = Field(default=None, description="counts tokens where the endpoint does not")
     batch_requests: int = Field(default=50_000, ge=1, le=50_000, description="most requests in one provider batch")
     poll_seconds: float = Field(default=60.0, gt=0, description="at most between two polls of a provider batch")
+    give_up_after: Duration = Field(
+        default=30 * 3600.0, description="a run stops if a provider batch has not ended by then: 30h, 90min, seconds"
+    )
 
     @field_validator("extra_body")
     @classmethod

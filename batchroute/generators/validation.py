@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from referencing.jsonschema import DRAFT202012
 
 from batchroute.errors import first_line, shortened
-from batchroute.generators.base import Generator, Response
+from batchroute.generators.base import Generator, PartlyAnsweredError, Response
 from batchroute.prompt import Prompt
 
 _LONGEST = 200
@@ -129,7 +129,14 @@ class CheckedGenerator:
         self.notes = generator.notes
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
-        return [checked(response, self._check) for response in self._generator.generate(prompts, seeds)]
+        try:
+            return [checked(response, self._check) for response in self._generator.generate(prompts, seeds)]
+        except PartlyAnsweredError as stop:
+            answers = [None if one is None else checked(one, self._check) for one in stop.responses]
+            raise PartlyAnsweredError(str(stop), answers) from stop
+
+    def preflight(self, longest: Prompt, shortest: Prompt) -> str | None:
+        return self._generator.preflight(longest, shortest) if hasattr(self._generator, "preflight") else None
 
     def close(self) -> None:
         self._generator.close()

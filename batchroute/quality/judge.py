@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
-from batchroute.endpoint import Endpoint
-from batchroute.errors import InputError
+from batchroute.endings import ending_of
+from batchroute.endpoint import Endpoint, is_out_of_money, read_json, valid_text
+from batchroute.errors import InputError, StoppedError
 from batchroute.quality.base import Item, Measurement, MetricSpec
 from batchroute.quality.metric import MetricRecord
 from batchroute.redaction import without_quotes
+
+if TYPE_CHECKING:
+    import openai
 
 _INSTRUCTION = (
     "You rate how well a response answers a prompt. 1 is useless or wrong, 10 is correct, complete and clear. Length "
@@ -49,6 +54,7 @@ class Judge:
     def measure(self, items: Sequence[Item]) -> list[Measurement]:
         """Raises:
         InputError: every item would fail: the endpoint, the key or the model is wrong.
+        StoppedError: the account has no money left.
         """
         with ThreadPoolExecutor(max_workers=self._spec.batch_size) as pool:
             return list(pool.map(self._rate, items))
@@ -60,7 +66,7 @@ class Judge:
         openai, redactor, spec, asked = self._endpoint.openai, self._endpoint.redactor, self._spec, question(item)
         assert spec.model is not None
         try:
-            answer = self._client.chat.completions.create(
+            answer = self._client.chat.completions.with_raw_response.create(
                 model=spec.model,
                 messages=[{"role": "system", "content": _INSTRUCTION}, {"role": "user", "content": asked}],
                 temperature=0,
@@ -69,17 +75,43 @@ class Judge:
         except openai.APITimeoutError as error:
             return Measurement(error_type="api_error", error=redactor.line(error))
         except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                return Measurement(error_type="api_error", error=f"no answer within {_TIMEOUT_SECONDS:g} s")
             raise InputError(
                 f"the judge at {self._endpoint.host} cannot be reached: is the endpoint right, and up?"
             ) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            self._stop_if_out_of_money(error.status_code, _code(error), self._words(error, asked))
             raise InputError(f"the judge refuses the key in the environment variable {spec.api_key_env}") from error
         except openai.NotFoundError as error:
             raise InputError(f"the judge's endpoint has no model '{spec.model}'") from error
         except openai.APIStatusError as error:
-            words = f"HTTP {error.status_code}: {redactor.line(error)}"
-            return Measurement(error_type="api_error", error=without_quotes(words, asked))
-        return _read(answer)
+            words = self._words(error, asked)
+            self._stop_if_out_of_money(error.status_code, _code(error), words)
+            return Measurement(error_type="api_error", error=f"HTTP {error.status_code}: {words}")
+        try:
+            body = read_json(answer.content)
+        except ValueError:
+            return Measurement(error_type="unparsable", error="the judge's answer is not JSON")
+        inside = body.get("error") if isinstance(body, Mapping) else None
+        if not inside:
+            return _read(body)
+        reason = inside if isinstance(inside, Mapping) else {"message": inside}
+        words = self._words(reason.get("message"), asked)
+        self._stop_if_out_of_money(400, str(reason.get("code")), words)
+        return Measurement(error_type="api_error", error=f"an error inside an answer: {words}")
+
+    def _words(self, error: Any, asked: str) -> str:
+        return without_quotes(self._endpoint.redactor.line(valid_text(str(error))), asked)
+
+    def _stop_if_out_of_money(self, status: int, code: str, words: str) -> None:
+        """Raises:
+        StoppedError: the account has no money left, so that every further item would fail.
+        """
+        if is_out_of_money(402 if code == "402" else status, code, words):
+            raise StoppedError(
+                f"the account of the judge at {self._endpoint.host} has no quota left; raise it and run again: {words}"
+            )
 
 
 def question(item: Item) -> str:
@@ -90,14 +122,21 @@ def question(item: Item) -> str:
     return "\n\n".join([*parts, f"Response to rate:\n{item.response}"])
 
 
-def _read(answer: object) -> Measurement:
-    choices = getattr(answer, "choices", None)
-    if not choices:
+def _code(error: openai.APIStatusError) -> str:
+    return str(error.code or error.type or "")
+
+
+def _read(answer: Any) -> Measurement:
+    """The rating in the body of an answer."""
+    choices = answer.get("choices") if isinstance(answer, Mapping) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, Mapping) else None
+    if not isinstance(choice, Mapping) or not isinstance(message, Mapping):
         return Measurement(error_type="unparsable", error="the judge's answer has no choices")
-    message, reason = choices[0].message, choices[0].finish_reason
-    if getattr(message, "refusal", None) or reason == "content_filter":
+    if message.get("refusal") or ending_of(choice.get("finish_reason")) == "refused":
         return Measurement(error_type="refused", error="the judge refused to rate the response")
-    rating = _RATING.fullmatch((message.content or "").strip())
+    text = message.get("content")
+    rating = _RATING.fullmatch(text.strip()) if isinstance(text, str) else None
     if rating is None:
         return Measurement(error_type="unparsable", error="the judge's answer is not a rating from 1 to 10")
     return Measurement(float(rating[1]))

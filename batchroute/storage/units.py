@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +22,7 @@ from batchroute.storage.receipts import Facts, Receipt
 _TIMES = {"seconds", "load_seconds", "finished"}
 
 _KEPT = ".kept.parquet"
+_BEGUN = ".begun.parquet"
 _UNIT = re.compile("[0-9]{5,}")
 
 
@@ -94,16 +95,45 @@ class Stage:
         if keep and self._data.exists(file):
             self._receipts.remove(kept)
             self._receipts.put_new(kept, self._data.read(file))
+        self.drop_begun(unit)
         # The data goes first: data without a receipt would be adopted by the next attempt.
         self._data.remove(file)
         self._receipts.remove(f"{unit}.json")
         self._known.pop(unit, None)
+
+    def kept_units(self) -> set[str]:
+        """The units of which `reopen` kept the data."""
+        return {name.removesuffix(_KEPT) for name in self._receipts.names(_KEPT)}
 
     def kept(self, unit: str) -> pa.Table | None:
         """The data that `reopen` kept; None where it kept nothing."""
         if not self._receipts.exists(unit + _KEPT):
             return None
         return _read_table(self._receipts, unit + _KEPT)
+
+    def put_begun(self, unit: str, rows: pa.Table) -> None:
+        """Put rows of a unit that is not whole, in a file of their own, before the run stops."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows, sink)
+        number = len(self._begun(unit))
+        while not self._receipts.put_new(f"{unit}-{number:03d}{_BEGUN}", memoryview(sink.getvalue())):
+            number += 1
+
+    def begun_units(self) -> set[str]:
+        """The units of which `put_begun` has put rows."""
+        return {name.partition("-")[0] for name in self._receipts.names(_BEGUN)}
+
+    def begun_rows(self, unit: str) -> list[dict[str, Any]]:
+        """The rows that `put_begun` has put."""
+        return [row for name in self._begun(unit) for row in _read_table(self._receipts, name).to_pylist()]
+
+    def drop_begun(self, unit: str) -> None:
+        """Remove the rows that `put_begun` has put: the unit is whole now, or done anew."""
+        for name in self._begun(unit):
+            self._receipts.remove(name)
+
+    def _begun(self, unit: str) -> list[str]:
+        return [name for name in self._receipts.names(_BEGUN) if name.startswith(f"{unit}-")]
 
     def _adopt(self, file: str, data: memoryview, facts: Facts) -> Facts:
         stored = read_facts(pa.BufferReader(data))

@@ -30,8 +30,9 @@ class Ledger:
     reserved: list[str] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
 
-    def before(self, stage: str, unit: Piece) -> None:
+    def before(self, stage: str, unit: Piece) -> bool:
         self.begun.append(unit.unit)
+        return True
 
     def reserve(self, stage: str, unit: Piece) -> None:
         self.reserved.append(unit.unit)

@@ -63,13 +63,16 @@ def job_of(folder: Path, rows: int = 100, unit: int = 10, **small: Any) -> JobFo
 
 
 def taken(job: JobFolder, shard: str = "small") -> int:
-    """Tokens of what is committed."""
+    """Tokens of what is committed, and of the answers of units that are not whole."""
     (work,) = (Workdir(folder_at(str(job.output)), run_id) for run_id in run_ids(folder_at(str(job.output))))
-    receipts = work.stage(shard).receipts().values()
-    return sum(receipt.counts["input_tokens"] + receipt.counts["output_tokens"] for receipt in receipts)
+    stage = work.stage(shard)
+    receipts = stage.receipts().values()
+    begun = [row for unit in stage.begun_units() for row in stage.begun_rows(unit)]
+    whole = sum(receipt.counts["input_tokens"] + receipt.counts["output_tokens"] for receipt in receipts)
+    return whole + sum(row["input_tokens"] + row["output_tokens"] for row in begun)
 
 
-LIMITS = [("max_tokens=250", "250: 240", "800"), ("max_cost=0.00025", "$0.000250: $0.000240", "$0.000800")]
+LIMITS = [("max_tokens=250", "250: 248", "800"), ("max_cost=0.00025", "$0.000250: $0.000248", "$0.000800")]
 
 
 @pytest.mark.parametrize(("limit", "so_far", "in_all"), LIMITS)
@@ -83,7 +86,7 @@ def test_a_run_stops_before_its_limit_is_passed_and_says_what_it_would_take(
         f"{name} {so_far} taken so far, and the run would take {in_all} or more; "
         f"raise {name} and run again to go on, or choose another policy"
     )
-    assert taken(job) == 240
+    assert taken(job) == 248
     assert not (job.output / "manifest.json").exists()
 
 
@@ -96,14 +99,14 @@ def test_with_the_same_limit_a_run_stops_again_without_loading_a_model(
         with pytest.raises(StoppedError):
             job.run(limit)
         monkeypatch.setattr(generators, "load", lambda spec, device, gpus: pytest.fail("a model is loaded"))
-    assert counting.asked == 30
-    assert taken(job) == 240
+    assert counting.asked == 31
+    assert taken(job) == 248
 
 
 def test_with_a_higher_limit_a_run_goes_on_and_does_no_unit_twice(tmp_path: Path, counting: type[Counting]) -> None:
     job = job_of(tmp_path)
-    # The unit that is begun may take the limit to its last token, after a resume as before it.
-    for limit, so_far in [("max_tokens=160", 160), ("max_tokens=240", 240), ("max_cost=0.000559", 480)]:
+    # The last row may take the limit to its last token, after a resume as before it.
+    for limit, so_far in [("max_tokens=160", 160), ("max_tokens=240", 240), ("max_cost=0.000559", 552)]:
         with pytest.raises(StoppedError):
             job.run(limit)
         assert taken(job) == so_far
@@ -135,9 +138,9 @@ def test_a_limit_is_for_both_models_and_the_router_together(tmp_path: Path, coun
     job.settings["router"]["price"] = {"input": 1, "output": 0}
     job.settings["models"]["large"] |= {"generation": {"temperature": 1}, "price": {"input": 1, "output": 1}}
     overrides = ("policy.small_share=60%", "units.generate=20")
-    with pytest.raises(StoppedError, match=r"max_tokens 650: 640 taken so far, and the run would take 800"):
+    with pytest.raises(StoppedError, match=r"max_tokens 650: 648 taken so far, and the run would take 800"):
         job.run(*overrides, "max_tokens=650")
-    assert (taken(job, "small"), taken(job, "large")) == (480, 160)
+    assert (taken(job, "small"), taken(job, "large")) == (480, 168)
     # The small model's rows are $0.00048; the router has read the prompts at $1 a million tokens.
     with pytest.raises(StoppedError, match="max_cost"):
         job.run(*overrides, "max_cost=0.0008")
@@ -193,53 +196,65 @@ def begun(job: JobFolder, *overrides: str) -> tuple[JobLimits, list[Receipt]]:
     ]
 
 
-def test_what_is_begun_counts_until_it_is_done_and_no_unit_counts_twice(
+def test_a_unit_waits_while_what_is_in_flight_may_take_all_that_is_left(
     tmp_path: Path, counting: type[Counting]
 ) -> None:
     job = job_of(tmp_path)
     with pytest.raises(StoppedError):
         job.run("max_tokens=240")
-    # Room for two units of 80 tokens more.
-    limits, (first, second, third, *_) = begun(job, "max_tokens=400")
-    limits.before("small", second)
-    limits.before("small", second)
-    limits.before("small", first)
-    limits.before("small", first)
-    with pytest.raises(StoppedError, match="max_tokens 400: 240 taken so far"):
-        limits.before("small", third)
-    # It took fewer tokens than was expected of it.
-    counts = {"generated": 10, "input_tokens": 0, "output_tokens": 0, "cost_pico": 0}
-    limits.after("small", first, first.model_copy(update={"counts": counts}))
-    limits.before("small", third)
-
-
-def test_units_that_were_begun_knowing_nothing_count_by_what_is_known_since(
-    tmp_path: Path, counting: type[Counting]
-) -> None:
-    job = job_of(tmp_path)
-    with pytest.raises(StoppedError):
-        job.run("max_cost=0")
-    limits, (first, second, third, fourth, *_) = begun(job, "max_tokens=250")
-    limits.before("small", first)
-    limits.before("small", second)
+    # A unit takes 80 tokens, and no more than ten times 256 and the bytes of its prompts.
+    limits, (first, second, third, *_) = begun(job, "max_tokens=9000")
+    assert limits.before("small", second)
+    assert limits.before("small", second)
+    assert limits.before("small", first)
+    assert not limits.before("small", third)
     counts = {"generated": 10, "input_tokens": 40, "output_tokens": 40, "cost_pico": 0}
     limits.after("small", first, first.model_copy(update={"counts": counts}))
-    limits.before("small", third)
-    with pytest.raises(StoppedError):
-        limits.before("small", fourth)
+    assert limits.before("small", third)
 
 
-def test_what_a_first_unit_takes_at_most_is_reckoned_with_while_nothing_is_known(
-    tmp_path: Path, counting: type[Counting]
-) -> None:
+def test_a_unit_that_may_take_more_than_is_left_begins_alone(tmp_path: Path, counting: type[Counting]) -> None:
     job = job_of(tmp_path)
     with pytest.raises(StoppedError):
         job.run("max_cost=0")
     limits, (first, second, *_) = begun(job, "max_tokens=100")
-    limits.before("small", first, at_most=(0, 60))
+    assert limits.before("small", first)
+    assert not limits.before("small", second)
+    counts = {"generated": 10, "input_tokens": 40, "output_tokens": 40, "cost_pico": 0}
+    limits.after("small", first, first.model_copy(update={"counts": counts}))
+    # 80 of 100 are taken; a row takes 8.
+    assert limits.before("small", second)
+    limits.after("small", second, second.model_copy(update={"counts": {**counts, "input_tokens": 53}}))
+    with pytest.raises(StoppedError, match="max_tokens 100: 173 taken so far"):
+        limits.before("small", second)
+
+
+def test_what_cannot_be_stopped_must_fit_with_all_that_is_in_flight(tmp_path: Path, counting: type[Counting]) -> None:
+    job = job_of(tmp_path)
     with pytest.raises(StoppedError):
-        limits.before("small", second, at_most=(0, 60))
-    limits.before("small", second, at_most=(0, 40))
+        job.run("max_cost=0")
+    limits, (first, second, *_) = begun(job, "max_tokens=5000")
+    limits.before_all("small", first, 10)
+    with pytest.raises(StoppedError, match=r"max_tokens 5,000: 0 taken so far, and the run may take up to \d,\d{3};"):
+        limits.before_all("small", second, 10)
+    limits.before_all("small", second, 5)
+
+
+@pytest.mark.parametrize("unit", [1, 7, 1000])
+@pytest.mark.parametrize("units_at_once", [1, 3])
+def test_a_limit_holds_within_units_of_any_size_and_what_was_answered_is_kept(
+    tmp_path: Path, counting: type[Counting], unit: int, units_at_once: int
+) -> None:
+    counting.units_at_once = units_at_once
+    job = job_of(tmp_path, rows=60, unit=unit)
+    for limit in (100, 101, 300):
+        with pytest.raises(StoppedError, match=f"max_tokens {limit}: "):
+            job.run(f"max_tokens={limit}")
+        assert limit - 8 < taken(job) <= limit
+        assert counting.asked == taken(job) / TOKENS
+    assert job.run("max_tokens=480").report.total_cost == Decimal("0.00048")
+    assert counting.asked == 60
+    assert job.answers()["attempts"].to_list() == [1] * 60
 
 
 def test_the_command_ends_with_exit_code_3(
@@ -248,7 +263,7 @@ def test_the_command_ends_with_exit_code_3(
     job = job_of(tmp_path)
     monkeypatch.setattr(sys, "argv", ["batchroute", "run", job.path, "--set", "max_tokens=250"])
     assert cli.command() == EXIT_STOPPED == 3
-    assert "error: max_tokens 250: 240 taken so far" in capsys.readouterr().err
+    assert "error: max_tokens 250: 248 taken so far" in capsys.readouterr().err
 
 
 class TestMissingPrices:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 import pytest
 
 from batchroute.errors import InputError, StoppedError, WaitingError
+from batchroute.generators.openai.batch_api import BatchApi
+from batchroute.generators.openai.batches import ENDED, ProviderBatch
 from batchroute.pipeline.batches.provider import abandon
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir, run_ids
@@ -229,6 +233,9 @@ def test_a_batch_whose_requests_all_fail_alike_stops_the_run_before_others_pay_f
 ) -> None:
     job = batch_job(tmp_path, server, rows=120, length_key="max_completion_tokens")
     server.faults = {"": [Fault("400", message="Unsupported parameter: 'max_completion_tokens'.", repeat=True)]}
+    # The chat API lets one prompt pass, so that nothing is known before the batch.
+    prompts = job_prompts(job)
+    server.faults = {max(prompts, key=len): ["ok"], **server.faults}
     with pytest.raises(
         StoppedError, match=r"all 120 requests of the batch .* failed alike on the model 'large' at 127"
     ):
@@ -237,6 +244,32 @@ def test_a_batch_whose_requests_all_fail_alike_stops_the_run_before_others_pay_f
     assert job.run("models.large.length_key=max_tokens").exit_code == 0
     check(job)
     assert len(server.batches()) == 2
+
+
+def test_what_every_request_would_meet_is_found_by_one_before_a_batch_is_submitted(
+    tmp_path: Path, server: OpenAIServer
+) -> None:
+    job = batch_job(tmp_path, server, length_key="max_completion_tokens")
+    server.faults = {"": [Fault("400", message="Unsupported parameter: 'max_completion_tokens'.", repeat=True)]}
+    with pytest.raises(
+        StoppedError,
+        match=r"^127.* refuses the longest prompt and the shortest one, before any other was sent: HTTP 400",
+    ):
+        job.run()
+    assert not server.batches()
+    server.clear_faults()
+    assert job.run("models.large.length_key=max_tokens").exit_code == 0
+    check(job)
+    assert once(server)
+
+
+def test_a_longest_prompt_that_is_refused_alone_is_a_note(tmp_path: Path, server: OpenAIServer) -> None:
+    job = batch_job(tmp_path, server)
+    longest = max(job_prompts(job), key=len)
+    server.faults = {longest: [Fault("context_overflow", repeat=True)]}
+    job.run()
+    assert "large: the longest prompt is too long at 127" in job.log
+    assert check(job, failed=1)["error_type"].drop_nulls().to_list() == ["too_long"]
 
 
 @pytest.mark.parametrize(
@@ -329,3 +362,53 @@ def job_prompts(job: JobFolder) -> list[str]:
     frame = pl.read_parquet(job.input).with_columns(prompt=pl.format("<{}> {}", pl.col("id"), pl.col("prompt")))
     frame.write_parquet(job.input)
     return frame["prompt"].to_list()
+
+
+def later(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
+    """Let provider batches be that much older than they are."""
+    clock = SimpleNamespace(time=lambda: time.time() + 3600 * hours, sleep=time.sleep)
+    monkeypatch.setattr("batchroute.pipeline.batches.provider.time", clock)
+
+
+def test_a_batch_that_the_provider_never_ends_is_given_up_and_the_rest_submitted_again(
+    tmp_path: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.settings.manual = True
+    job = batch_job(tmp_path, server, batch_requests=16)
+    with pytest.raises(WaitingError):
+        job.run(wait=False)
+    first, second = server.batches()
+    server.finish(first)
+    later(monkeypatch, 31)
+    with pytest.raises(StoppedError, match=rf"^127.* has not finished the batch {second} of 14 requests in 31 h") as e:
+        job.run()
+    url = f"{server.url}/batches/{second}/cancel"
+    assert f'cancel it, for example by curl -X POST -H "Authorization: Bearer $OPENAI_API_KEY" {url} and' in str(
+        e.value
+    )
+    assert "set models.large.give_up_after to more" in str(e.value)
+    (run_id,) = run_ids(folder_at(str(job.output)))
+    assert len(Workdir(folder_at(str(job.output)), run_id).stage("large").receipts()) == 2, "answers are kept"
+    server.finish(second, "cancelled")
+    server.settings.manual = False
+    later(monkeypatch, 32)
+    assert job.run().exit_code == 0
+    check(job)
+    assert len(again(server)) == 7, "half of the batch had been answered"
+
+
+def test_a_state_that_nobody_knows_is_waited_for_with_a_note(
+    tmp_path: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(self: BatchApi, batch_id: str) -> ProviderBatch:
+        batch = real(self, batch_id)
+        return batch if batch.status in ENDED or len(seen) > 2 else seen.append(1) or replace(batch, status="on_hold")
+
+    seen: list[int] = []
+    real = BatchApi.retrieve
+    monkeypatch.setattr(BatchApi, "retrieve", odd)
+    server.settings.batch_polls = 3
+    job = batch_job(tmp_path, server)
+    assert job.run().exit_code == 0
+    check(job)
+    assert job.log.count("is in a state that batchroute does not know, 'on_hold': waiting until it ends") == 1

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from batchroute import quality
-from batchroute.errors import InputError
+from batchroute.errors import InputError, StoppedError
 from batchroute.quality.base import Item, Measurement, MetricSpec
 from batchroute.quality.judge import Judge, question
 
@@ -49,6 +49,8 @@ class Server:
                 # As some servers do, it repeats the key that it does not like.
                 error = {"error": {"message": f"bad request by {self.headers['Authorization']}"}}
                 data = json.dumps(whole if status == 200 else error).encode()
+                if isinstance(answer, bytes):
+                    data = answer
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
@@ -128,6 +130,27 @@ def test_a_transient_error_is_retried_and_a_lasting_one_is_the_rows_own(server: 
     assert [one.quality for one in measurements] == [4.0, 9.0, None]
     assert measurements[2].error_type == "api_error"
     assert "HTTP 400" in (measurements[2].error or "")
+
+
+def test_whatever_a_server_sends_is_a_measurement(server: Server) -> None:
+    odd = [
+        b"<html>", b"[]", b"null", b'{"choices": {}}', b'{"choices": ["x"]}', b'{"choices": [{"message": null}]}',
+        b'{"choices": [{"message": {"content": ["x"]}}]}', b'{"choices": [{"message": {"content": "\\ud800"}}]}',
+        b'{"choices": [{"message": {}, "finish_reason": "SAFETY"}]}', b"[" * 100_000,
+        b'{"error": {"message": "\\ud800 overloaded", "code": 500}}', b'{"error": "later"}',
+    ]  # fmt: skip
+    measurements = rate(server, {f"answer {number}": body for number, body in enumerate(odd)})
+    kinds = [one.error_type for one in measurements]
+    assert kinds == ["unparsable"] * 8 + ["refused", "unparsable"] + ["api_error"] * 2
+    assert measurements[-1].error == "an error inside an answer: later"
+    for one in measurements:
+        (one.error or "").encode()
+
+
+@pytest.mark.parametrize("answer", [402, b'{"error": {"message": "Insufficient credits", "code": 402}}'])
+def test_no_money_stops_the_command(server: Server, answer: Any) -> None:
+    with pytest.raises(StoppedError, match="has no quota left; raise it and run again"):
+        rate(server, {"a": answer})
 
 
 def test_a_key_that_the_server_repeats_is_redacted(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

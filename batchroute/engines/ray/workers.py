@@ -99,8 +99,8 @@ class RayWorkers:
 
     def _assign(self, stage: str, schedule: Schedule[Unit], guard: BudgetGuard | None) -> None:
         while self._idle and (unit := schedule.next()) is not None:
-            if guard is not None:
-                guard.before(stage, unit)
+            if guard is not None and not guard.before(stage, unit):
+                return
             worker = self._idle.pop(0)
             schedule.give(worker)
             self._busy[worker.do.remote(stage, unit)] = worker

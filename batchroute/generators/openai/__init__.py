@@ -46,7 +46,7 @@ def _extras(spec: ModelSpec) -> Mapping[str, str]:
 _SPEED = frozenset({"endpoint", "api_key_env", "timeout", "retries", "length_key"})
 _RESULTS = frozenset({"extra_body", "tokenizer"})
 _CHAT_SPEED = _SPEED | {"concurrency", "requests_per_minute", "tokens_per_minute"}
-_BATCH_SPEED = _SPEED | {"batch_requests", "poll_seconds"}
+_BATCH_SPEED = _SPEED | {"batch_requests", "poll_seconds", "give_up_after"}
 
 BACKENDS = (
     Backend(

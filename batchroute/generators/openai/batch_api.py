@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from batchroute.endpoint import base_url, read_json, valid_text
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
+from batchroute.generators.openai.batches import ENDED, ProviderBatch, batch_of
 from batchroute.generators.openai.chat_api import ChatApi
-from batchroute.generators.openai.failures import Failure, ModelEndpoint
+from batchroute.generators.openai.failures import Failure, ModelEndpoint, code_of, error_body, message_of
+from batchroute.generators.openai.preflight import preflight, smallest
 from batchroute.generators.settings import ModelSpec
 from batchroute.prompt import Prompt
 
-if TYPE_CHECKING:
-    from openai.types import Batch
-
-ENDED = ("completed", "failed", "expired", "cancelled")
 TOKEN_LIMIT = "token_limit_exceeded"
 
 # In the file of one batch.
@@ -35,6 +35,8 @@ _UPLOAD_SECONDS = 1800.0
 _HOPELESS = 100
 # The provider's clock may differ from this machine's by this much.
 _SKEW_SECONDS = 3600.0
+# The client gives the answer as it came, and does not fill in what a provider leaves out.
+_RAW = {"X-Stainless-Raw-Response": "true"}
 
 Result = TypeVar("Result")
 
@@ -94,89 +96,113 @@ class BatchApi:
         }
         return json.dumps(request, ensure_ascii=False).encode() + b"\n"
 
+    def preflight(self, longest: Prompt, shortest: Prompt) -> str | None:
+        """As `preflight.preflight`, by the chat API of the same endpoint."""
+
+        def ask(prompt: Prompt, smallest_output: bool) -> Response | Failure:
+            request = self._protocol.request(prompt, 0)
+            body = smallest(request) if smallest_output else request
+            try:
+                answer: Any = self._client.post("/chat/completions", cast_to=object, body=body, options=_options())
+                return self._protocol.response(read_json(answer.content), request, 1)
+            except (self._endpoint.errors, ValueError, OSError) as error:
+                return self._endpoint.failure(error)
+
+        return preflight(self._spec, self._endpoint, ask, longest, shortest)
+
     def upload(self, name: str, data: bytes) -> str:
         """Upload a batch's file; returns its id."""
-        files = self._client.with_options(timeout=max(_UPLOAD_SECONDS, self._spec.timeout)).files
-        return str(self._patiently(lambda: files.create(file=(name, data), purpose="batch")).id)
+        files = self._client.with_options(timeout=max(_UPLOAD_SECONDS, self._spec.timeout)).files.with_raw_response
+        return self._patiently(lambda: _file_id(files.create(file=(name, data), purpose="batch").content))
 
-    def create(self, file_id: str, metadata: Mapping[str, str]) -> Batch:
+    def create(self, file_id: str, metadata: Mapping[str, str]) -> ProviderBatch:
         """Create the batch of an uploaded file, from which on the provider bills it.
 
         If a call ended without an answer, the next try first looks whether that call created the batch.
         """
-        batches = self._client.batches
+        batches = self._client.batches.with_raw_response
         begun = time.time()
 
-        def attempt() -> Batch:
+        def attempt() -> ProviderBatch:
             created = self.find(file_id, begun) if attempts else None
             attempts.append(None)
-            return created or batches.create(
+            if created is not None:
+                return created
+            answer = batches.create(
                 input_file_id=file_id,
                 endpoint="/v1/chat/completions",
                 completion_window="24h",
                 metadata=dict(metadata),
                 extra_headers={"Idempotency-Key": f"batchroute-{file_id}"},
             )
+            return batch_of(read_json(answer.content))
 
         attempts: list[None] = []
         return self._patiently(attempt, f"file {file_id}")
 
-    def find(self, file_id: str, since: float) -> Batch | None:
+    def find(self, file_id: str, since: float) -> ProviderBatch | None:
         """The batch of a file, if one was created since `since`. If there are several, all but the first are cancelled.
 
         Args:
             since: seconds since 1970.
         """
         batches = [one for one in self._patiently(lambda: list(self._since(since))) if one.input_file_id == file_id]
-        batches.sort(key=lambda batch: (batch.created_at, batch.id))
+        batches.sort(key=lambda batch: (batch.created or 0.0, batch.id))
         for batch in batches[1:]:
             if batch.status not in ENDED:
                 self.cancel(batch.id)
         return batches[0] if batches else None
 
-    def retrieve(self, batch_id: str) -> Batch:
-        return self._patiently(lambda: self._client.batches.retrieve(batch_id), f"batch {batch_id}")
+    def retrieve(self, batch_id: str) -> ProviderBatch:
+        return self._patiently(lambda: self._get(batch_id), f"batch {batch_id}")
 
     def cancel(self, batch_id: str) -> None:
         """Cancel a batch. If it has ended meanwhile, nothing happens."""
-        batches = self._client.batches
 
         def attempt() -> None:
             try:
-                batches.cancel(batch_id)
+                self._client.post(f"/batches/{quote(batch_id, safe='')}/cancel", cast_to=object, options=_options())
             except self._endpoint.errors:
-                if batches.retrieve(batch_id).status not in (*ENDED, "cancelling"):
+                if self._get(batch_id).status not in (*ENDED, "cancelling"):
                     raise
 
         self._patiently(attempt, f"batch {batch_id}")
 
-    def outcomes(self, batch: Batch, requests: Callable[[str], Prompt]) -> Iterator[tuple[str, RowOutcome]]:
-        """The outcomes in the files of an ended batch, by custom id; malformed lines are skipped.
+    def cancel_command(self, batch_id: str) -> str:
+        """The command by which a person cancels a batch."""
+        url = self._endpoint.redactor.text(f"{base_url(self._spec.endpoint)}/batches/{batch_id}/cancel")
+        return f'curl -X POST -H "Authorization: Bearer ${self._spec.api_key_env}" {url}'
+
+    def outcomes(
+        self, batch: ProviderBatch, requests: Callable[[str], Prompt], known: Container[str]
+    ) -> Iterator[tuple[str, RowOutcome]]:
+        """The outcomes in the files of an ended batch, by custom id; malformed lines and other ids are skipped.
 
         Args:
             requests: returns the prompt of a custom id.
+            known: the custom ids of the batch.
         """
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id is None:
                 continue
             for line in self._download(file_id).splitlines():
                 try:
-                    entry = json.loads(line)
-                except (ValueError, RecursionError):
+                    entry = read_json(line)
+                except ValueError:
                     continue
-                if isinstance(entry, Mapping) and isinstance(entry.get("custom_id"), str):
-                    yield entry["custom_id"], self._outcome(entry, requests)
+                name = entry.get("custom_id") if isinstance(entry, Mapping) else None
+                if isinstance(name, str) and name in known:
+                    yield name, self._outcome(entry, requests)
 
-    def refusal(self, batch: Batch) -> tuple[str, str]:
+    def refusal(self, batch: ProviderBatch) -> tuple[str, str]:
         """The code and the words by which the provider refused a batch."""
-        errors: Sequence[Any] = (batch.errors.data if batch.errors is not None else None) or ()
-        if not errors:
+        if not batch.errors:
             return "", "no reason is given"
-        first = errors[0]
-        line = f" (line {first.line})" if first.line is not None else ""
-        return str(first.code or ""), f"{first.code}: {self._endpoint.redactor.line(str(first.message))}{line}"
+        code, message, number = batch.errors[0]
+        line = f" (line {number})" if number is not None else ""
+        return code, f"{code}: {self._endpoint.redactor.line(message)}{line}"
 
-    def hopeless(self, batch: Batch, outcomes: Sequence[RowOutcome]) -> InputError | StoppedError | None:
+    def hopeless(self, batch: ProviderBatch, outcomes: Sequence[RowOutcome]) -> InputError | StoppedError | None:
         """The error that left a whole batch without answers, if further batches would meet it too; else None."""
         if any(outcome.response.answered for outcome in outcomes):
             return None
@@ -195,26 +221,47 @@ class BatchApi:
     def _download(self, file_id: str) -> bytes:
         return self._patiently(lambda: self._client.files.content(file_id).content, f"file {file_id}")
 
-    def _since(self, since: float) -> Iterator[Batch]:
+    def _get(self, batch_id: str) -> ProviderBatch:
+        answer: Any = self._client.get(f"/batches/{quote(batch_id, safe='')}", cast_to=object, options=_options())
+        return batch_of(read_json(answer.content))
+
+    def _since(self, since: float) -> Iterator[ProviderBatch]:
         """All batches of the account created since `since`, the newest first."""
-        for batch in self._client.batches.list(limit=100):
-            if batch.created_at < since - _SKEW_SECONDS:
+        after, seen = None, set[str]()
+        while True:
+            params = {"limit": 100} if after is None else {"limit": 100, "after": after}
+            answer: Any = self._client.get("/batches", cast_to=object, options=_options(params))
+            page = read_json(answer.content)
+            data = page.get("data") if isinstance(page, Mapping) else page
+            batches = [batch_of(one) for one in data] if isinstance(data, list) else []
+            for batch in batches:
+                if batch.created is not None and batch.created < since - _SKEW_SECONDS:
+                    return
+                yield batch
+            after = batches[-1].id if batches else None
+            # A provider that ignores `after` gives the same page for ever.
+            if after is None or after in seen or not (isinstance(page, Mapping) and page.get("has_more")):
                 return
-            yield batch
+            seen.add(after)
 
     def _outcome(self, line: Mapping[str, Any], requests: Callable[[str], Prompt]) -> RowOutcome:
         answer, error = line.get("response"), line.get("error")
         if not isinstance(answer, Mapping):
-            code = error.get("code") if isinstance(error, Mapping) else None
-            return RowOutcome(Response(error_type="api_error", error=f"the batch says {code or 'nothing'}"), again=True)
+            words = code_of(error_body(error)) or message_of(error_body(error))
+            error = f"the batch says {self._endpoint.redactor.line(valid_text(words)) if words else 'nothing'}"
+            return RowOutcome(Response(error_type="api_error", error=error), again=True)
         status, body = answer.get("status_code"), answer.get("body")
+        if "choices" in answer and body is None:
+            status, body = 200, answer
         if status == 200:
             result = self._protocol.response(body, _Request(self._protocol, requests, line["custom_id"]), 1)
-            return RowOutcome(result) if isinstance(result, Response) else RowOutcome(result.response(1), again=True)
-        reason = body.get("error", body) if isinstance(body, Mapping) else {}
-        reason = reason if isinstance(reason, Mapping) else {"message": str(reason)}
-        message = str(reason.get("message") or "no reason is given")
-        failure = self._endpoint.status_failure(status if isinstance(status, int) else 500, reason, message)
+            if isinstance(result, Response):
+                return RowOutcome(result)
+            failure = result
+        else:
+            reason = error_body(body)
+            message = message_of(reason) or "no reason is given"
+            failure = self._endpoint.status_failure(status if isinstance(status, int) else 500, reason, message)
         if failure.error_type == "bad_request" or failure.kind != "row":
             # It may end the run, whose last line shows it.
             failure = failure.without(requests(line["custom_id"]))
@@ -283,6 +330,21 @@ class _Request(Mapping[str, Any]):
 
     def _made(self) -> dict[str, Any]:
         return self._protocol.request(self._requests(self._custom_id), 0)
+
+
+def _options(params: Mapping[str, Any] | None = None) -> Any:
+    return {"headers": dict(_RAW), "params": dict(params or {})}
+
+
+def _file_id(body: bytes) -> str:
+    """Raises:
+    ValueError: the answer names no file.
+    """
+    file = read_json(body)
+    name = file.get("id") if isinstance(file, Mapping) else None
+    if not isinstance(name, str) or not name:
+        raise ValueError("the answer names no file")
+    return name
 
 
 def files(

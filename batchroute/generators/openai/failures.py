@@ -72,7 +72,12 @@ class Failure:
 
     def without(self, prompt: object) -> Failure:
         """The failure without words of the server that quote the prompt."""
-        return dataclasses.replace(self, words=without_quotes(self.words, prompt))
+        words = without_quotes(self.words, prompt)
+        # A quoted prompt may speak of balances and limits; HTTP 402 needs no words.
+        is_quoted = self.kind == "quota" and words != self.words and " 402" not in self.words
+        return (
+            dataclasses.replace(self, words=words, kind="row") if is_quoted else dataclasses.replace(self, words=words)
+        )
 
     def response(self, attempts: int) -> Response:
         return Response(error_type=self.error_type, error=self.words, attempts=attempts)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import threading
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from batchroute.endpoint import read_json
-from batchroute.errors import StoppedError
-from batchroute.generators.base import Response
+from batchroute.errors import BatchrouteError, StoppedError
+from batchroute.generators.base import PartlyAnsweredError, Response
+from batchroute.generators.openai.breaker import Breaker
 from batchroute.generators.openai.chat_api import ChatApi
 from batchroute.generators.openai.failures import MOST_RETRY_AFTER, Failure, ModelEndpoint
 from batchroute.generators.openai.pacing import Pacer, Turn
+from batchroute.generators.openai.preflight import HARMLESS, is_about_the_limit, preflight, smallest
 from batchroute.generators.settings import ModelSpec
 from batchroute.prompt import Prompt
 
@@ -23,8 +24,6 @@ Result = TypeVar("Result")
 _WAITS = 0.5, 60.0
 # The client gives the answer as it came: what it has read of other content types than JSON would be text.
 _RAW: Any = {"headers": {"X-Stainless-Raw-Response": "true"}}
-# After this many rows in a row with the same error, the run stops: the rest would only cost time and money.
-_HOPELESS = 20
 
 
 class OpenAIGenerator:
@@ -52,22 +51,44 @@ class OpenAIGenerator:
         self._protocol.check()
         self.rows_at_a_time, self.units_at_once = max(256, 8 * spec.concurrency), 2 + spec.concurrency // 32
         self._pacer = Pacer(spec.concurrency, spec.requests_per_minute, spec.tokens_per_minute)
-        self._breaker = _Breaker(self._endpoint.host)
+        self._breaker, self._probing = Breaker(self._endpoint.host), asyncio.Lock()
         self._client = self._endpoint.async_client()
         self._lock, self._closed = threading.Lock(), False
         self._calls: set[asyncio.Task[Any]] = set()
+        # Of all calls: the rows that are not answered, and those of them that are under way.
+        self._rows: set[asyncio.Task[Any]] = set()
+        self._sent: set[asyncio.Task[Any]] = set()
+        self._fatal: BatchrouteError | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="openai", daemon=True)
         self._thread.start()
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
-        return self._run(self._answers(prompts, seeds))
+        requests = [self._protocol.request(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        found, error = self._run(self._all(self._answer(request) for request in requests))
+        if isinstance(error, StoppedError):
+            raise PartlyAnsweredError(str(error), [None if one is None else one[0] for one in found]) from error
+        if error is not None:
+            raise error
+        return [one[0] for one in found if one is not None]
 
     def sample(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> list[list[Response]]:
         """With one request for each prompt while the endpoint takes `n`, which reads the prompt once; its samples then
         follow the first seed.
         """
-        return self._run(self._all(self._samples(*row) for row in zip(prompts, seeds, strict=True)))
+        found, error = self._run(self._all(self._samples(*row) for row in zip(prompts, seeds, strict=True)))
+        if error is not None:
+            raise error
+        return [one for one in found if one is not None]
+
+    def preflight(self, longest: Prompt, shortest: Prompt) -> str | None:
+        """As `preflight.preflight`."""
+
+        def ask(prompt: Prompt, smallest_output: bool) -> Response | Failure:
+            request = self._protocol.request(prompt, 0)
+            return self._run(self._ask_once(smallest(request) if smallest_output else request))
+
+        return preflight(self._spec, self._endpoint, ask, longest, shortest)
 
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         # A call that starts while the event loop ends would wait forever.
@@ -100,10 +121,6 @@ class OpenAIGenerator:
         await asyncio.gather(*calls, return_exceptions=True)
         await self._client.close()
 
-    async def _answers(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
-        requests = [self._protocol.request(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        return [response for response, *_ in await self._all(self._answer(request) for request in requests)]
-
     async def _samples(self, prompt: Prompt, seeds: Sequence[int]) -> list[Response]:
         found: list[Response] = []
         if self._takes_n and len(seeds) > 1:
@@ -118,18 +135,35 @@ class OpenAIGenerator:
         requests = [self._protocol.request_of_samples(prompt, seed, 1) for seed in seeds[len(found) :]]
         return found + [response for request in requests for response in await self._answer(request)]
 
-    async def _all(self, work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    async def _all(self, work: Iterable[Coroutine[Any, Any, Result]]) -> tuple[list[Result | None], Exception | None]:
+        """The results, and the error that ended the run. Requests that are under way then, and will be billed, are
+        waited for.
+        """
         call = asyncio.current_task()
         assert call is not None
         self._calls.add(call)
+        rows = [asyncio.create_task(one) for one in work]
+        self._rows.update(rows)
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one) for one in work]
-        except* Exception as failed:
-            raise failed.exceptions[0] from None
+            ended = await asyncio.gather(*rows, return_exceptions=True)
         finally:
+            for row in rows:
+                row.cancel()
+            self._rows.difference_update(rows)
             self._calls.discard(call)
-        return [task.result() for task in tasks]
+        errors = [one for one in ended if isinstance(one, BaseException)]
+        # A defect is no reason to go on.
+        defects = [one for one in errors if isinstance(one, Exception) and not isinstance(one, BatchrouteError)]
+        error = next(iter(defects), None) or (self._fatal if errors else None)
+        return [None if isinstance(one, BaseException) else one for one in ended], error
+
+    def _end_run(self, error: BatchrouteError) -> BatchrouteError:
+        """End all rows that are not under way; returns the first error that did."""
+        if self._fatal is None:
+            self._fatal = error
+            for row in self._rows - self._sent - {asyncio.current_task()}:
+                row.cancel()
+        return self._fatal
 
     async def _answer(self, request: dict[str, Any], refusable: bool = False) -> list[Response]:
         """The responses to one request: one, or as many as `n` asks for.
@@ -142,8 +176,10 @@ class OpenAIGenerator:
         answers = self._breaker.answers
         while True:
             attempts += 1
+            if self._fatal is not None:
+                raise self._fatal
             async with self._pacer.turn(tokens, again=attempts > 1) as turn:
-                result = await self._ask(turn, request, attempts)
+                result = await self._send(turn, request, attempts)
             if not isinstance(result, Failure):
                 self._breaker.answered()
                 return result
@@ -156,8 +192,25 @@ class OpenAIGenerator:
                 request = {name: value for name, value in request.items() if name != "logprobs"}
                 continue
             if not result.may_pass or failed > self._spec.retries or (result.wait or 0) > MOST_RETRY_AFTER:
-                return [self._give_up(result, request, attempts)]
+                return [await self._give_up(result, request, attempts)]
             await asyncio.sleep(_backoff(attempts, *self._waits) if result.wait is None else result.wait)
+
+    async def _send(self, turn: Turn, request: dict[str, Any], attempts: int) -> list[Response] | Failure:
+        """As `_ask`, and not cancelled by the error of another row."""
+        row = asyncio.current_task()
+        assert row is not None
+        if self._fatal is not None:
+            raise self._fatal
+        self._sent.add(row)
+        try:
+            return await self._ask(turn, request, attempts)
+        finally:
+            self._sent.discard(row)
+
+    async def _ask_once(self, request: dict[str, Any]) -> Response | Failure:
+        async with self._pacer.turn(self._protocol.tokens(request)) as turn:
+            result = await self._ask(turn, request, 1)
+        return result if isinstance(result, Failure) else result[0]
 
     async def _ask(self, turn: Turn, request: dict[str, Any], attempts: int) -> list[Response] | Failure:
         """The result of one request."""
@@ -185,7 +238,7 @@ class OpenAIGenerator:
             self.notes.append(note)
         return note is not None
 
-    def _give_up(self, failure: Failure, request: Mapping[str, Any], attempts: int) -> Response:
+    async def _give_up(self, failure: Failure, request: Mapping[str, Any], attempts: int) -> Response:
         """The row's response, or the error that ends the run. The row keeps all words of the server.
 
         Raises:
@@ -193,41 +246,24 @@ class OpenAIGenerator:
         """
         shown = failure.without(request["messages"])
         fatal = self._endpoint.fatal(shown, self._breaker.answers > 0)
+        if fatal is None:
+            async with self._probing:
+                fatal = self._breaker.failed(failure, shown.words)
+                if fatal is not None and failure.error_type == "bad_request" and await self._another_passes():
+                    self._breaker.others_pass()
+                    fatal = None
         if fatal is not None:
-            raise fatal
-        self._breaker.failed(failure, shown.words)
+            raise self._end_run(fatal)
         return failure.response(attempts)
 
-
-class _Breaker:
-    """Stops the run if rows fail one after another with the same error, and no answer comes between them."""
-
-    def __init__(self, host: str) -> None:
-        self._host = host
-        self._words, self._alike = "", 0
-        self.answers = 0
-
-    def answered(self) -> None:
-        self._alike, self.answers = 0, self.answers + 1
-
-    def failed(self, failure: Failure, shown: str) -> None:
-        """Args:
-            shown: the failure's words, as they may be shown.
-
-        Raises:
-        StoppedError: so many rows failed alike that the rest would only cost time and money.
-        """
-        # A prompt that is too long or refused says nothing about others, although rows of one length come together.
-        if failure.kind == "row" and failure.error_type != "bad_request":
-            return
-        # Messages of the same error may differ in request ids and row numbers.
-        words = re.sub(r"\w*\d\w*", "#", failure.words)
-        self._alike = self._alike + 1 if words == self._words else 1
-        self._words = words
-        if self._alike >= _HOPELESS:
-            raise StoppedError(
-                f"{self._alike} rows in a row failed alike at {self._host}: {shown}; fix it and run again"
-            )
+    async def _another_passes(self) -> bool:
+        """Whether a small and harmless prompt is answered, so that the rows that fail are at fault."""
+        request = self._protocol.request(HARMLESS, 0)
+        for body in (smallest(request), request):
+            result = await self._ask_once(body)
+            if not is_about_the_limit(result):
+                break
+        return isinstance(result, Response) or result.error_type == "refused"
 
 
 def _backoff(attempts: int, first: float, most: float) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,6 +169,14 @@ class Ledger:
                 if row.asked > 0:
                     row.response, row.again = response, again
         return tries
+
+    def answered(self, units: Collection[str]) -> Iterator[tuple[str, list[Response]]]:
+        """The answers of ended batches to rows of these units, which a provider has billed."""
+        for name, intent in sorted(self.intents.items()):
+            wanted = [unit for unit in intent.rows if unit in units] if name in self._done else []
+            rows = self._read(name) if wanted else {}
+            for unit in wanted:
+                yield unit, [one for position in intent.rows[unit] if (one := rows[position][0]).answered]
 
     def seconds_of(self, unit: str) -> float:
         """The unit's share of the seconds that its batches took."""

@@ -11,13 +11,13 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING
 
 from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError, StoppedError
 from batchroute.fields import SIDES, Side
 from batchroute.generators.base import Response
-from batchroute.generators.openai.batch_api import ENDED, TOKEN_LIMIT, RowOutcome, files
+from batchroute.generators.openai.batch_api import TOKEN_LIMIT, RowOutcome, files
+from batchroute.generators.openai.batches import ENDED, RUNNING, ProviderBatch
 from batchroute.pipeline.batches.ledger import Intent, Ledger
 from batchroute.pipeline.batches.rows import Rows, custom_id, position_of
 from batchroute.pipeline.context import Context
@@ -28,9 +28,7 @@ from batchroute.pipeline.shards.writer import SHARDS, shards_of, side_of
 from batchroute.progress import Pace, Report
 from batchroute.redaction import without_quotes
 from batchroute.storage.workdir import Workdir
-
-if TYPE_CHECKING:
-    from openai.types import Batch
+from batchroute.words import duration
 
 _FIRST_LOOK_SECONDS, _GROWTH = 1.0, 1.5
 # Seconds for which a call to cancel a batch is retried.
@@ -130,10 +128,14 @@ class _Batches:
         self._ledger = self._rows.ledger
         self._api = open_batches(self._model)
         self._mine: set[str] = set()
+        self._checked = False
         self._pace = Pace()
         # Why the provider refused a batch for now, and whether another batch has brought answers since.
         self._no_room: StoppedError | None = None
         self._brought = False
+        # Why a batch is given up, and the states that were noted.
+        self._overdue: StoppedError | None = None
+        self._noted: set[tuple[str, str]] = set()
 
     def close(self) -> None:
         self._api.close()
@@ -149,6 +151,7 @@ class _Batches:
         for intent in self._ledger.open():
             self._begin(intent)
         for keys, data in files(self._rows.lines(self._api), self._model.batch_requests):
+            self._preflight()
             rows: dict[str, list[int]] = {}
             for unit, position in keys:
                 rows.setdefault(unit, []).append(position)
@@ -159,6 +162,16 @@ class _Batches:
             self._mine.add(mine.name)
             self._begin(mine)
         return True
+
+    def _preflight(self) -> None:
+        """Ask one small request of the chat API before the first batch. Its answer is nobody's."""
+        if self._checked:
+            return
+        self._checked = True
+        ends = self._pieces.extremes()
+        note = self._api.preflight(*ends) if ends is not None else None
+        if note:
+            self._progress.note("preflight", f"{self._shard}: {note}")
 
     def answer(self, wait: bool) -> bool:
         """Whether all pieces are answered."""
@@ -221,12 +234,14 @@ class _Batches:
     def _fetch(self, report: Report, wait: bool) -> None:
         """Fetch the answers of all batches that have ended, and commit them. With `wait`, until all have ended."""
         seconds = min(_FIRST_LOOK_SECONDS, self._model.poll_seconds)
-        self._no_room, self._brought, first = None, False, True
+        self._no_room, self._overdue, self._brought, first = None, None, False, True
         while True:
             submitted = self._ledger.open()
             answered = {intent.name: count for intent in submitted if (count := self._look(intent)) is not None}
             if first or len(answered) < len(submitted):
                 self._commit(report)
+            if self._overdue is not None:
+                raise self._overdue
             if not answered and self._no_room is not None and not self._brought:
                 raise self._no_room
             if not answered or not wait:
@@ -250,15 +265,39 @@ class _Batches:
     def _look(self, intent: Intent) -> int | None:
         """How many requests are answered so far; None once the batch has ended and its answers are in the ledger."""
         batch = self._api.retrieve(self._begin(intent))
-        if batch.status not in ENDED:
-            return batch.request_counts.completed if batch.request_counts else 0
-        if batch.status == "failed":
+        given_up = time.time() - intent.created > self._model.give_up_after
+        # A provider that cancels for ever keeps nobody from going on.
+        if batch.status not in ENDED and not (batch.status == "cancelling" and given_up):
+            self._note_state(batch)
+            if given_up:
+                self._overdue = self._give_up(intent, batch)
+            return int(batch.answered)
+        if batch.status == "failed" and batch.output_file_id is None:
             self._fail(intent, batch)
         else:
             self._conclude(intent, batch)
         return None
 
-    def _fail(self, intent: Intent, batch: Batch) -> None:
+    def _note_state(self, batch: ProviderBatch) -> None:
+        if batch.status not in RUNNING and (batch.id, batch.status) not in self._noted:
+            self._noted.add((batch.id, batch.status))
+            self._progress.note(
+                "unknown_state",
+                f"{self._shard}: the batch {batch.id} at {self._api.host} is in a state that batchroute does not know, "
+                f"'{batch.status}': waiting until it ends",
+                batch=batch.id,
+            )
+
+    def _give_up(self, intent: Intent, batch: ProviderBatch) -> StoppedError:
+        age = duration(time.time() - intent.created)
+        return StoppedError(
+            f"{self._api.host} has not finished the batch {batch.id} of {intent.requests:,} requests in {age} (state "
+            f"'{batch.status}', {batch.answered:,} answered). To give it up, cancel it, for example by "
+            f"{self._api.cancel_command(batch.id)} and run again: its answers are kept, and the rest is submitted "
+            f"again. To wait longer, set models.{self._pieces.side}.give_up_after to more"
+        )
+
+    def _fail(self, intent: Intent, batch: ProviderBatch) -> None:
         """The provider did not begin the batch: nothing was paid, and all its rows will be submitted again."""
         code, reason = self._api.refusal(batch)
         for unit, positions in intent.rows.items():
@@ -275,12 +314,13 @@ class _Batches:
             f"models.{self._pieces.side}.batch_requests to less, or run again when other batches have ended"
         )
 
-    def _conclude(self, intent: Intent, batch: Batch) -> None:
+    def _conclude(self, intent: Intent, batch: ProviderBatch) -> None:
         outcomes = _outcomes(intent, f"the batch is {batch.status}, without an answer to this row")
         units = {custom_id(position): unit for unit, positions in intent.rows.items() for position in positions}
-        for name, outcome in self._api.outcomes(batch, lambda name: self._rows.prompt(units[name], position_of(name))):
-            # Unknown ids are ignored; of two answers to one row the first counts.
-            if name in units and outcomes[position_of(name)].again:
+        answers = self._api.outcomes(batch, lambda name: self._rows.prompt(units[name], position_of(name)), units)
+        for name, outcome in answers:
+            # Of two answers to one row the first counts.
+            if outcomes[position_of(name)].again:
                 outcomes[position_of(name)] = outcome
         while self._api.notes:
             self._progress.note("model", self._api.notes.pop(0))
@@ -291,14 +331,16 @@ class _Batches:
                 position: RowOutcome(dataclasses.replace(outcome.response, attempts=0), again=True)
                 for position, outcome in outcomes.items()
             }
-        ended = batch.completed_at or batch.expired_at or batch.cancelled_at or batch.created_at
-        seconds = float(max(0, ended - batch.created_at))
+        created = batch.created or intent.created
+        seconds = max(0.0, (batch.ended or created) - created)
         self._ledger.conclude(intent, outcomes, seconds, schema_of(self._pieces.model))
         if hopeless is not None:
             raise hopeless
         self._brought = True
         kept = sum(not outcome.again for outcome in outcomes.values())
-        if batch.status == "cancelled" and kept < intent.requests:
+        # Who cancels a batch that the run has given up wants the rest to be submitted again.
+        given_up = time.time() - intent.created > self._model.give_up_after
+        if batch.status == "cancelled" and kept < intent.requests and not given_up:
             raise StoppedError(
                 f"the batch {batch.id} was cancelled at {self._api.host}; {kept:,} of its {intent.requests:,} answers "
                 "are kept; run again to submit the rest"

@@ -14,7 +14,7 @@ from batchroute.pipeline.batches.ledger import Ledger, Tries
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.limits import JobLimits
 from batchroute.pipeline.shards.pieces import Piece, Pieces
-from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage, side_of
+from batchroute.pipeline.shards.writer import SHARDS, shard_stage
 from batchroute.prompt import Prompt
 from batchroute.storage.receipts import Receipt
 from batchroute.tables.prompts import of_shard
@@ -52,9 +52,7 @@ class Rows:
             if not asked:
                 continue
             try:
-                limits.before(
-                    self._pieces.shard, receipt, _at_most(self._context, self._pieces.shard, receipt, len(positions))
-                )
+                limits.before_all(self._pieces.shard, receipt, len(positions))
             except StoppedError as error:
                 self.over_limit = error
                 return
@@ -106,24 +104,20 @@ def position_of(custom_id: str) -> int:
 
 
 def limits_of(context: Context) -> JobLimits:
-    """The job's limits, with the upper bound of all open batches reserved."""
+    """The job's limits, with the upper bound of all open batches reserved, and the answers of ended ones counted."""
     limits = JobLimits(context.job, context.snapshot, context.work)
     if context.job.max_cost is None and context.job.max_tokens is None:
         return limits
     for shard in SHARDS:
-        assigned = shard_stage(context.work, shard).receipts()
+        assigned, ledger = shard_stage(context.work, shard).receipts(), Ledger(context.work, shard)
         rows: Counter[str] = Counter()
-        for intent in Ledger(context.work, shard).open():
+        for intent in ledger.open():
             rows.update({unit: len(positions) for unit, positions in intent.rows.items()})
         for unit, count in rows.items():
-            limits.reserve(shard, assigned[unit], _at_most(context, shard, assigned[unit], count))
+            limits.reserve(shard, assigned[unit], count)
+        stage = context.work.stage(shard)
+        # What a reopened unit took is in the answers that it kept.
+        pending = assigned.keys() - stage.receipts().keys() - stage.kept_units()
+        for unit, responses in ledger.answered(pending):
+            limits.add_begun(shard, unit, responses)
     return limits
-
-
-def _at_most(context: Context, shard: Shard, piece: Receipt, rows: int) -> tuple[int, int]:
-    """Pico-dollars and tokens that `rows` rows of a piece cost at most. A batch cannot be stopped in the middle."""
-    model = context.job.models.of(side_of(shard))
-    written, read = rows * (1 + model.samples) * model.generation.max_new_tokens, piece.counts["tokens"]
-    price = context.snapshot.price(side_of(shard))
-    cost = 0 if price is None or not price.by_token else price.of_tokens(read, written)
-    return cost, read + written

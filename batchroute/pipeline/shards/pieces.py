@@ -13,7 +13,12 @@ from batchroute.generators.base import Response, row_seed
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.answers import Answer, answer_of, answers_table, counts, model_of, priced, schema_of
 from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
+from batchroute.prompt import Prompt, as_text
 from batchroute.storage.receipts import Facts, Receipt
+from batchroute.tables.prompts import of_shard
+
+# Fewer rows are asked at once anyway, before the first of them could tell anything.
+_FEW_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Pieces:
         self.model: JobModel = model_of(context.job, self.side)
         self._prompts, self._stage = shard_stage(context.work, shard), context.work.stage(shard)
         self._price = context.snapshot.price(self.side)
+        self._begun = self._stage.begun_units()
 
     def done(self) -> list[Receipt]:
         return list(self._stage.receipts().values())
@@ -65,11 +71,31 @@ class Pieces:
     def read(self, receipt: Receipt) -> Piece:
         rows = self._prompts.read(receipt.unit)
         positions, copies = rows["position"].to_pylist(), rows["copy_of"].to_pylist()
-        kept = self._kept(receipt.unit)
-        answers: list[Answer | None] = [kept.get(position) for position in positions]
-        todo = [i for i, answer in enumerate(answers) if copies[i] is None and not _ok(answer)]
+        kept, begun = self._kept(receipt.unit), self._answered_before_a_stop(receipt.unit)
+        answers: list[Answer | None] = [begun.get(position) or kept.get(position) for position in positions]
+        todo = [
+            i for i, position in enumerate(positions)
+            if copies[i] is None and position not in begun and not _ok(answers[i])
+        ]  # fmt: skip
         to_answer = rows.select(["position", "prompt"]).take(pa.array(todo, pa.int64()))
         return Piece(receipt, positions, rows["copy_of"], answers, todo, to_answer)
+
+    def extremes(self) -> tuple[Prompt, Prompt] | None:
+        """The longest and the shortest prompt that are still to be asked; None if there are too few rows to care."""
+        pending = self.pending()
+        if sum(piece.rows - piece.counts.get("copies", 0) for piece in pending) < _FEW_ROWS:
+            return None
+        kind = self.context.snapshot.prompt_kind
+        ends = []
+        for receipt in {
+            max(pending, key=_longest).unit: max(pending, key=_longest),
+            pending[0].unit: pending[0],
+        }.values():
+            # In a piece, rows stand by their length.
+            todo = self.read(receipt).todo["prompt"]
+            ends += [of_shard(todo.slice(at, 1), kind)[0] for at in ((0, len(todo) - 1) if len(todo) else ())]
+        ends.sort(key=lambda prompt: len(as_text(prompt)))
+        return (ends[-1], ends[0]) if ends else None
 
     def seeds(self, positions: Sequence[int]) -> list[int]:
         generation = self.model.generation
@@ -98,13 +124,42 @@ class Pieces:
         )
         schema = schema_of(self.model)
         table = answers_table(piece.positions, piece.copy_of, answers, schema)
-        return self._stage.commit(facts, schema, table.sort_by("position").to_batches())
+        receipt = self._stage.commit(facts, schema, table.sort_by("position").to_batches())
+        if piece.unit in self._begun:
+            self._stage.drop_begun(piece.unit)
+        return receipt
+
+    def keep(self, piece: Piece, responses: Sequence[Response | None], seconds: float) -> None:
+        """Put the answers that the piece has so far, before the run stops: the next attempt asks for the others alone.
+
+        Args:
+            responses: of the first rows of `piece.todo`. Those without an answer are asked again, failed or not.
+            seconds: that the answers took, the model's loading included.
+        """
+        answered = [(i, one) for i, one in zip(piece.indices, responses, strict=False) if one and one.answered]
+        if not answered:
+            return
+        answers = priced(self._price, [response for _, response in answered], seconds)
+        whole = [_with_earlier(piece.answers[i], answer) for (i, _), answer in zip(answered, answers, strict=True)]
+        positions = [piece.positions[i] for i, _ in answered]
+        table = answers_table(positions, pa.nulls(len(positions), pa.int64()), whole, schema_of(self.model))
+        self._stage.put_begun(piece.unit, table)
+
+    def _answered_before_a_stop(self, unit: str) -> dict[int, Answer]:
+        """The answers, by position, that `keep` has put."""
+        rows = self._stage.begun_rows(unit) if unit in self._begun else []
+        return {row["position"]: answer_of(row) for row in rows}
 
     def _kept(self, unit: str) -> dict[int, Answer]:
         """The answers, by position, that `--retry-failed` put aside when it reopened the unit."""
         table = self._stage.kept(unit)
         rows = [] if table is None else table.to_pylist()
         return {row["position"]: answer_of(row) for row in rows if row["copy_of"] is None}
+
+
+def _longest(piece: Receipt) -> float:
+    """The tokens of the longest prompt of a piece; pieces of an earlier version tell the mean only."""
+    return piece.counts.get("longest", piece.counts["tokens"] / max(1, piece.rows))
 
 
 def _ok(answer: Answer | None) -> bool:

@@ -135,13 +135,15 @@ class ShardWriter:
 
     def _commit(self, unit: str, table: pa.Table) -> None:
         copies = table.num_rows - table["copy_of"].null_count
-        tokens = pc.sum(table["tokens"].filter(table["copy_of"].is_null())).as_py() or 0
+        own = table.filter(table["copy_of"].is_null())
+        tokens = pc.sum(own["tokens"]).as_py() or 0
+        longest = pc.max(own["tokens"]).as_py() or 0
         facts = Facts.of(
             self.snapshot.run_id,
             unit,
             table["position"].to_pylist(),
             seconds=time.perf_counter() - self._begun,
-            counts={"copies": copies, "tokens": tokens},
+            counts={"copies": copies, "tokens": tokens, "bytes": own["prompt"].nbytes, "longest": longest},
         )
         by_length = table.take(pc.sort_indices(table, [("tokens", "ascending"), ("position", "ascending")]))
         self._stage.commit(facts, self._schema, by_length.to_batches())

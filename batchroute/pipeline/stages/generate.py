@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -14,14 +14,15 @@ from batchroute.config.job import JobModel
 from batchroute.engines.base import Pool
 from batchroute.errors import StoppedError
 from batchroute.fields import Side
-from batchroute.generators.base import Generator, Response
+from batchroute.generators.base import Generator, PartlyAnsweredError, Response
 from batchroute.generators.prompting import TEMPLATE_REFUSED
 from batchroute.pipeline.batches.provider import answer_by_batches
 from batchroute.pipeline.batches.rows import limits_of
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.precision import fixed
 from batchroute.pipeline.shards.answers import model_of
-from batchroute.pipeline.shards.pieces import Pieces
+from batchroute.pipeline.shards.limits import Allowance
+from batchroute.pipeline.shards.pieces import Piece, Pieces
 from batchroute.pipeline.shards.telemetry import attributes
 from batchroute.pipeline.shards.writer import Shard, shards_of
 from batchroute.prompt import Prompt
@@ -88,6 +89,10 @@ class GenerateWorker:
         self._generator: Generator = generators.load(model, lambda: engine.device, engine.gpus(model.gpus_of_a_copy))
         self.units_at_once = self._generator.units_at_once
         self._pieces = {shard: Pieces(context, shard) for shard in shards_of(side)}
+        self._ask_first = getattr(self._generator, "preflight", None) if model.record.behind_api else None
+        self._asked_first: set[Shard] = set()
+        self._preflying = threading.Lock()
+        self._limits = limits_of(context) if _limited(context) else None
         self._load_seconds = self._generator.load_seconds
         self._logged = 0
         self._answered = False
@@ -97,23 +102,71 @@ class GenerateWorker:
     def do(self, stage: Shard, assigned: Receipt) -> Receipt:
         started = time.perf_counter()
         pieces = self._pieces[stage]
+        self._preflight(pieces)
         piece = pieces.read(assigned)
-        responses = self._responses(pieces, piece.unit, piece.todo)
-        return pieces.commit(piece, responses, time.perf_counter() - started, self._loading())
+        responses: list[Response | None] = []
+        try:
+            for answered in self._answers(pieces, piece, started):
+                responses += answered
+        except StoppedError as stop:
+            last = stop.responses if isinstance(stop, PartlyAnsweredError) else []
+            pieces.keep(piece, [*responses, *last], time.perf_counter() - started + self._loading())
+            raise
+        whole = [one for one in responses if one is not None]
+        self._stop_if_hopeless(pieces, piece.todo, whole)
+        return pieces.commit(piece, whole, time.perf_counter() - started, self._loading())
 
     def close(self) -> None:
         self._generator.close()
 
-    def _responses(self, pieces: Pieces, unit: str, rows: pa.Table) -> list[Response]:
+    def _answers(self, pieces: Pieces, piece: Piece, started: float) -> Iterator[list[Response]]:
         """Responses to all rows, a batch at a time. Pieces are ordered by length, and so are the batches."""
-        responses: list[Response] = []
-        kind = pieces.context.snapshot.prompt_kind
-        for start in range(0, rows.num_rows, self._generator.rows_at_a_time):
-            batch = rows.slice(start, self._generator.rows_at_a_time)
-            seeds = pieces.seeds(batch["position"].to_pylist())
-            responses += self._generator.generate(of_shard(batch["prompt"], kind), seeds)
-            pieces.context.engine.progress.pulse(pieces.shard, unit, len(responses), rows.num_rows)
+        rows, done, kind = piece.todo, 0, pieces.context.snapshot.prompt_kind
+        allowance = self._allowance(pieces.shard)
+        while done < rows.num_rows:
+            batch = rows.slice(done, self._generator.rows_at_a_time)
+            prompts, seeds = of_shard(batch["prompt"], kind), pieces.seeds(batch["position"].to_pylist())
+            if allowance is not None:
+                most = allowance.rows(prompts, time.perf_counter() - started)
+                prompts, seeds = prompts[:most], seeds[:most]
+            responses = self._generator.generate(prompts, seeds)
+            if allowance is not None:
+                allowance.count(prompts, responses)
+            yield responses
+            done += len(responses)
+            pieces.context.engine.progress.pulse(pieces.shard, piece.unit, done, rows.num_rows)
             self._log_notes(pieces)
+
+    def _preflight(self, pieces: Pieces) -> None:
+        """Ask an endpoint once before its shard is sent, with the longest prompt and the smallest output.
+
+        Its answer is nobody's, and stands in no report.
+        """
+        if self._ask_first is None:
+            return
+        with self._preflying:
+            if pieces.shard in self._asked_first:
+                return
+            self._asked_first.add(pieces.shard)
+            ends, allowance = pieces.extremes(), self._allowance(pieces.shard)
+            if ends is None or (allowance is not None and not allowance.fits(ends[0])):
+                return
+            note = self._ask_first(*ends)
+        if note:
+            pieces.context.engine.progress.note("preflight", f"{pieces.shard}: {note}")
+
+    def _allowance(self, shard: Shard) -> Allowance | None:
+        """What is left for a unit's rows; None without limits."""
+        if self._limits is None:
+            return None
+        self._limits.refresh()
+        return self._limits.allowance(shard)
+
+    def _stop_if_hopeless(self, pieces: Pieces, rows: pa.Table, responses: Sequence[Response]) -> None:
+        # A client of an endpoint stops by itself, and asks before whether other rows would pass.
+        if pieces.model.record.behind_api:
+            return
+        kind = pieces.context.snapshot.prompt_kind
         self._answered = self._answered or any(response.answered for response in responses)
         # Until the model has answered a row, failures of small pieces add up.
         self._failed = [] if self._answered else [*self._failed[-_HOPELESS:], *responses]
@@ -123,7 +176,6 @@ class GenerateWorker:
             lambda: of_shard(rows["prompt"].slice(0, 1), kind)[0],
             lambda: self._answered or _has_answered(pieces.context, pieces.shard),
         )
-        return responses
 
     def _log_notes(self, pieces: Pieces) -> None:
         with self._lock:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from openai.types import Batch
 
 from batchroute.errors import InputError, StoppedError
-from batchroute.generators.openai.batch_api import ENDED, BatchApi, RowOutcome, files
+from batchroute.generators.openai.batch_api import BatchApi, RowOutcome, files
+from batchroute.generators.openai.batches import ENDED, ProviderBatch, batch_of
 from batchroute.generators.settings import ModelSpec
 from tests.support.openai_server import OpenAIServer
 
@@ -46,14 +46,15 @@ def upload(api: BatchApi, prompts: list[str] = PROMPTS) -> str:
     return api.upload("in.jsonl", b"".join(lines))
 
 
-def end(api: BatchApi, batch: Batch) -> Batch:
+def end(api: BatchApi, batch: ProviderBatch) -> ProviderBatch:
     while batch.status not in ENDED:
         batch = api.retrieve(batch.id)
     return batch
 
 
-def outcomes(api: BatchApi, batch: Batch) -> dict[str, RowOutcome]:
-    return dict(api.outcomes(end(api, batch), lambda name: PROMPTS[int(name.removeprefix("row-"))]))
+def outcomes(api: BatchApi, batch: ProviderBatch) -> dict[str, RowOutcome]:
+    known = {f"row-{number}" for number in range(len(PROMPTS))}
+    return dict(api.outcomes(end(api, batch), lambda name: PROMPTS[int(name.removeprefix("row-"))], known))
 
 
 def test_a_line_is_a_whole_request_on_one_line(server: OpenAIServer) -> None:
@@ -116,10 +117,14 @@ def test_lines_that_cannot_be_read_say_nothing(server: OpenAIServer, api: BatchA
 def test_junk_instead_of_lines_says_nothing_either(api: BatchApi, monkeypatch: pytest.MonkeyPatch) -> None:
     junk = [b"\xff\xfe", b"[]", b"7", b'{"custom_id": 7}', b"[" * 100_000, b'{"custom_id": "row-1"}', b""]
     junk.append(b'{"custom_id": "row-2", "response": {"status_code": "x", "body": "<html>"}}')
+    junk.append(
+        b'{"custom_id": "of another", "response": {"status_code": 200, "body": {"choices": [{"message": {}}]}}}'
+    )
     junk.append(b'{"custom_id": "row-3", "response": {"status_code": 200, "body": null}}')
     monkeypatch.setattr(api, "_download", lambda name: b"\n".join(junk))
-    batch = Batch.model_construct(output_file_id="file-1", error_file_id=None)
-    found = dict(api.outcomes(batch, lambda name: "a prompt"))
+    batch = batch_of({"id": "b", "status": "completed", "output_file_id": "file-1", "error_file_id": ""})
+    known = {f"row-{number}" for number in range(10)}
+    found = dict(api.outcomes(batch, lambda name: "a prompt", known))
     assert {name: (one.response.error_type, one.again) for name, one in found.items()} == dict.fromkeys(
         ("row-1", "row-2", "row-3"), ("api_error", True)
     )
@@ -187,7 +192,7 @@ def test_why_a_batch_was_refused_is_told_with_its_line(server: OpenAIServer, api
     assert api.refusal(batch) == (
         "duplicate_custom_id", "duplicate_custom_id: The custom_id 'row-1' is a duplicate. (line 2)",
     )  # fmt: skip
-    assert api.refusal(Batch.model_construct(errors=None)) == ("", "no reason is given")
+    assert api.refusal(batch_of({"id": "b", "status": "failed", "errors": None})) == ("", "no reason is given")
 
 
 def test_an_endpoint_that_does_not_answer_stops_the_run_after_a_while() -> None:
