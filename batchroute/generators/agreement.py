@@ -20,7 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from batchroute.generators.base import Generator, Response
+from batchroute.errors import StoppedError
+from batchroute.generators.base import Generator, PartlyAnsweredError, Response
 from batchroute.prompt import Prompt, as_text
 
 Rule = Callable[[str, Sequence[str]], list[float]]
@@ -68,10 +69,19 @@ class AgreeingGenerator:
         responses = self._generator.generate(prompts, seeds)
         asked = [row for row, response in enumerate(responses) if _comparable(response)]
         drawn = [[_sample_seed(seeds[row], prompts[row], number) for number in range(self._samples)] for row in asked]
-        sampled = self._generator.sample([prompts[row] for row in asked], drawn) if asked else []
+        try:
+            sampled = self._generator.sample([prompts[row] for row in asked], drawn) if asked else []
+        except StoppedError as stop:
+            # The answers are paid for, and stay without an agreement.
+            raise PartlyAnsweredError(str(stop), responses) from stop
         for row, samples in zip(asked, sampled, strict=True):
             responses[row] = self._with_agreement(responses[row], samples)
         return responses
+
+    def preflight(self, longest: Prompt, shortest: Prompt) -> str | None:
+        ask_first = getattr(self._generator, "preflight", None)
+        note: str | None = None if ask_first is None else ask_first(longest, shortest)
+        return note
 
     def close(self) -> None:
         self._generator.close()
