@@ -73,5 +73,19 @@ def test_a_limit_of_money_holds_at_an_endpoint(tmp_path: Path, server: OpenAISer
     assert ROWS < server.served.total() <= ROWS + 2
 
 
+def test_what_every_request_would_meet_is_found_by_one_before_a_shard_is_sent(
+    tmp_path: Path, server: OpenAIServer
+) -> None:
+    job = job_of(tmp_path, server, ROWS)
+    server.faults = {"": Fault("400", message="Unsupported parameter: 'temperature'.", repeat=True)}
+    with pytest.raises(
+        StoppedError, match="refuses the longest prompt and the shortest one, before any other was sent"
+    ):
+        job.run()
+    assert [request.body["max_tokens"] for request in server.requests] == [1, 1]
+    server.clear_faults()
+    assert job.run().manifest.counts["ok"] == ROWS
+
+
 def job_prompts(job: JobFolder) -> list[str]:
     return pl.read_parquet(job.input)["prompt"].to_list()

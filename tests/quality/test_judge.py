@@ -48,9 +48,8 @@ class Server:
                 whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
                 # As some servers do, it repeats the key that it does not like.
                 error = {"error": {"message": f"bad request by {self.headers['Authorization']}"}}
-                data = json.dumps(whole if status == 200 else error).encode()
-                if isinstance(answer, bytes):
-                    data = answer
+                whole = error if status != 200 else whole
+                data = answer if isinstance(answer, bytes) else json.dumps(whole).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))

@@ -101,14 +101,25 @@ class BatchApi:
 
         def ask(prompt: Prompt, smallest_output: bool) -> Response | Failure:
             request = self._protocol.request(prompt, 0)
-            body = smallest(request) if smallest_output else request
-            try:
-                answer: Any = self._client.post("/chat/completions", cast_to=object, body=body, options=_options())
-                return self._protocol.response(read_json(answer.content), request, 1)
-            except (self._endpoint.errors, ValueError, OSError) as error:
-                return self._endpoint.failure(error)
+            result = self._chat(smallest(request) if smallest_output else request)
+            return ask(prompt, smallest_output) if self._goes_on_without(result, request) else result
 
         return preflight(self._spec, self._endpoint, ask, longest, shortest)
+
+    def _chat(self, request: dict[str, Any]) -> Response | Failure:
+        try:
+            answer: Any = self._client.post("/chat/completions", cast_to=object, body=request, options=_options())
+            return self._protocol.response(read_json(answer.content), request, 1)
+        except (self._endpoint.errors, ValueError, OSError) as error:
+            return self._endpoint.failure(error)
+
+    def _goes_on_without(self, result: Response | Failure, request: Mapping[str, Any]) -> bool:
+        """Whether the endpoint refuses log-probabilities, and the request is worth another try without them."""
+        if not request.get("logprobs") or not isinstance(result, Failure):
+            return False
+        note = self._protocol.go_without_logprobs(result.without(request["messages"]))
+        self.notes += [note] if note else []
+        return note is not None
 
     def upload(self, name: str, data: bytes) -> str:
         """Upload a batch's file; returns its id."""

@@ -86,7 +86,10 @@ class OpenAIGenerator:
 
         def ask(prompt: Prompt, smallest_output: bool) -> Response | Failure:
             request = self._protocol.request(prompt, 0)
-            return self._run(self._ask_once(smallest(request) if smallest_output else request))
+            result = self._run(self._ask_once(smallest(request) if smallest_output else request))
+            if isinstance(result, Failure) and request.get("logprobs") and self._refuses_logprobs(result, request):
+                return ask(prompt, smallest_output)
+            return result
 
         return preflight(self._spec, self._endpoint, ask, longest, shortest)
 
@@ -176,10 +179,14 @@ class OpenAIGenerator:
         answers = self._breaker.answers
         while True:
             attempts += 1
-            if self._fatal is not None:
-                raise self._fatal
             async with self._pacer.turn(tokens, again=attempts > 1) as turn:
-                result = await self._send(turn, request, attempts)
+                # Rows that are likely to fail alike wait for the verdict.
+                waits = self._probing.locked()
+                result = None if waits else await self._send(turn, request, attempts)
+            if result is None:
+                attempts -= 1
+                async with self._probing:
+                    continue
             if not isinstance(result, Failure):
                 self._breaker.answered()
                 return result

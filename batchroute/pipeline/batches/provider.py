@@ -150,8 +150,7 @@ class _Batches:
         self._ledger.load()
         for intent in self._ledger.open():
             self._begin(intent)
-        for keys, data in files(self._rows.lines(self._api), self._model.batch_requests):
-            self._preflight()
+        for keys, data in files(self._rows.lines(self._api, self._preflight), self._model.batch_requests):
             rows: dict[str, list[int]] = {}
             for unit, position in keys:
                 rows.setdefault(unit, []).append(position)

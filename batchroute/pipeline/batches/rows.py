@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from batchroute.errors import StoppedError
 from batchroute.generators.base import Response
@@ -37,11 +37,14 @@ class Rows:
         self._check = None if form is None else Check.of_format(form)
         self._unit, self._prompts = "", dict[int, Prompt]()
 
-    def lines(self, api: BatchApi) -> Iterator[tuple[tuple[str, int], bytes]]:
+    def lines(self, api: BatchApi, at_first: Callable[[], None]) -> Iterator[tuple[tuple[str, int], bytes]]:
         """The requests for all rows that are in no batch and have no final answer, by unit and position.
 
         Ends at the first piece that the limits of the job do not allow. They may allow it once the open batches have
         ended, and their real costs are known.
+
+        Args:
+            at_first: called before the first of them is made.
         """
         limits, self.over_limit = limits_of(self._context), None
         for receipt in self._pieces.pending():
@@ -56,6 +59,8 @@ class Rows:
             except StoppedError as error:
                 self.over_limit = error
                 return
+            at_first()
+            at_first = _nothing
             seeds = self._pieces.seeds(positions)
             for i in asked:
                 yield (piece.unit, positions[i]), api.line(custom_id(positions[i]), prompts[i], seeds[i])
@@ -93,6 +98,10 @@ class Rows:
         assert row.response is not None
         response = dataclasses.replace(row.response, attempts=row.asked)
         return response if self._check is None else checked(response, self._check)
+
+
+def _nothing() -> None:
+    pass
 
 
 def custom_id(position: int) -> str:

@@ -15,6 +15,7 @@ import pytest
 from batchroute.errors import BatchrouteError, InputError, StoppedError
 from batchroute.generators.base import Response
 from batchroute.generators.openai.generator import OpenAIGenerator
+from batchroute.generators.openai.preflight import HARMLESS
 from tests.generators.openai.openai_generators import KEY, generator, spec
 from tests.support.openai_server import Fault, OpenAIServer, ServerProcess
 from tests.support.openai_server.wire import ApiError
@@ -228,6 +229,15 @@ def test_twenty_rows_that_fail_alike_end_the_run(server: OpenAIServer) -> None:
     assert len(server.requests) < 40
 
 
+def test_rows_of_one_kind_that_fail_do_not_stop_a_run_that_others_pass(server: OpenAIServer) -> None:
+    long = [f"long {number:03}" for number in range(70)]
+    server.faults = {prompt: [Fault("400", message="No.", repeat=True)] for prompt in long}
+    found = ask(server, [*long, "fine 1", "fine 2"], concurrency=4)
+    assert [response.error_type for response in found] == ["bad_request"] * 70 + [None] * 2
+    # A harmless prompt is asked after 20 rows, and after 40 more.
+    assert len(server.requests) == 72 + 2
+
+
 @pytest.mark.parametrize("kind", ["403", "400"])
 def test_what_ends_the_run_quotes_no_prompt(server: OpenAIServer, kind: str) -> None:
     prompt = "my pension number is 4711, so what will I get?"
@@ -245,7 +255,8 @@ def test_the_row_itself_keeps_the_words_of_the_server(server: OpenAIServer) -> N
 
 
 def test_errors_that_differ_only_by_a_number_are_alike(server: OpenAIServer) -> None:
-    server.faults = {f"{n:02} x": [Fault("400", message=f"No, see req_{n}a.")] for n in range(40)}
+    prompts = [*(f"{n:02} x" for n in range(40)), HARMLESS]
+    server.faults = {prompt: [Fault("400", message=f"No, see req_{n}a.")] for n, prompt in enumerate(prompts)}
     with pytest.raises(StoppedError, match=r"^20 rows in a row .*: HTTP 400: No, see req_\d+a\.; fix it"):
         ask(server, [f"{n:02} x" for n in range(40)])
 
