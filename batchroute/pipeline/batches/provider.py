@@ -169,8 +169,13 @@ class _Batches:
         self._checked = True
         ends = self._pieces.extremes()
         note = self._api.preflight(*ends) if ends is not None else None
+        self._log_notes()
         if note:
             self._progress.note("preflight", f"{self._shard}: {note}")
+
+    def _log_notes(self) -> None:
+        while self._api.notes:
+            self._progress.note("model", self._api.notes.pop(0))
 
     def answer(self, wait: bool) -> bool:
         """Whether all pieces are answered."""
@@ -321,8 +326,7 @@ class _Batches:
             # Of two answers to one row the first counts.
             if outcomes[position_of(name)].again:
                 outcomes[position_of(name)] = outcome
-        while self._api.notes:
-            self._progress.note("model", self._api.notes.pop(0))
+        self._log_notes()
         hopeless = self._api.hopeless(batch, list(outcomes.values()))
         if hopeless is not None:
             # Count no attempt: the batch never began.

@@ -234,8 +234,8 @@ def test_rows_of_one_kind_that_fail_do_not_stop_a_run_that_others_pass(server: O
     server.faults = {prompt: [Fault("400", message="No.", repeat=True)] for prompt in long}
     found = ask(server, [*long, "fine 1", "fine 2"], concurrency=4)
     assert [response.error_type for response in found] == ["bad_request"] * 70 + [None] * 2
-    # A harmless prompt is asked after 20 rows, and after 40 more.
-    assert len(server.requests) == 72 + 2
+    # A harmless prompt is asked after 20 rows, and after 40 more if no answer comes between.
+    assert len(server.requests) in (73, 74)
 
 
 @pytest.mark.parametrize("kind", ["403", "400"])
