@@ -216,7 +216,7 @@ def test_imports_point_downward_as_the_page_says() -> None:
 
 
 def test_a_work_folder_is_as_the_page_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run of the page: stopped by a limit in the last piece of the large model."""
+    """The run of the page: stopped by a limit in the first piece of the large model."""
     (block,) = (b for b in blocks("text") if b.page.parent == ROOT / "batchroute" and "run.json" in b.text)
     monkeypatch.chdir(tmp_path)
     job = {
