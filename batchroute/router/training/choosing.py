@@ -23,8 +23,8 @@ def without_measuring(processes: int, gpu: bool) -> tuple[str, str] | None:
         return "finetune", f"fine-tuning, since {processes} processes were started for it"
     if not gpu:
         return "heads", (
-            "heads are taken: without a GPU, fine-tuning would take some hundred times as long, so it was not tried; "
-            "--method finetune tries it"
+            "heads are taken: without a GPU, fine-tuning takes tens of minutes for some thousand rows, so it was not "
+            "tried; --method finetune tries it"
         )
     return None
 
