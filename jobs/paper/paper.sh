@@ -92,7 +92,7 @@ for pair in small-gap:small:middle medium-gap:middle:large large-gap:small:large
             --router "$place/$first" "${compared[@]:2}" --second-table "$place/$other.parquet" --output "$place/by-$by"
     done
     best=${labels##* }
-    once "$place/rules.txt" sh -c '.venv/bin/python -m tests.benchmarks.calibration_rules --rows 300 --limits 1 2 5 10 \
+    once "$place/rules.txt" sh -c '.venv/bin/python -m tests.benchmarks.calibration_rules --limits 1 2 5 10 \
         --quality-table "$1" --router "$2" >"$3.part" && mv "$3.part" "$3"' - \
         "$place/$metric.parquet" "$place/$best" "$place/rules.txt"
 done
@@ -105,10 +105,16 @@ for name in small-gap medium-gap; do
         "$output/$name/$metric.parquet" "$output/large-gap/$metric.parquet" "$output/$name/transfer.txt"
 done
 
-if [[ ${models[*]} != *embedded:* ]] || batchroute models list | grep -q 'qwen2.5-coder-1.5b.*ready'; then
+here=1
+for model in "${models[0]}" "${models[2]}"; do
+    [[ $model != embedded:* || -d ${XDG_CACHE_HOME:-$HOME/.cache}/batchroute/models/${model#embedded:} ]] || here=
+done
+if [ -n "$here" ]; then
     step "a backlog: ${models[0]} and ${models[2]}, at most 5 % worse"
     PAPER_ROUTER=$output/large-gap/$best SMALL_MODEL=${models[0]} LARGE_MODEL=${models[2]} \
         batchroute run jobs/paper/pair.yaml
+else
+    echo "no backlog is routed: 'batchroute models fetch pair' fetches the models"
 fi
 
 step "the page"

@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quality-table", required=True)
     parser.add_argument("--router", required=True)
-    parser.add_argument("--rows", type=int, default=500, help="to calibrate on")
+    parser.add_argument("--rows", type=int, help="to calibrate on; default: 500, and at most half")
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--limits", type=float, nargs="+", default=[1.0, 2.0, 5.0], help="percent")
     options = parser.parse_args()
@@ -37,12 +37,13 @@ def main() -> None:
     router = Router.load(options.router, torch.device("cpu"))
     scores = score(router, table.prompts).scores
     small, large = table.small_mean, table.large_mean
+    calibrated_on = options.rows or min(500, len(table) // 2)
 
     found: dict[tuple[float, CalibrationRule], list[tuple[bool, float]]] = {}
     rng = np.random.default_rng(0)
     for _ in range(options.splits):
         order = rng.permutation(len(table))
-        rows, test = order[: options.rows], order[options.rows :]
+        rows, test = order[:calibrated_on], order[calibrated_on:]
         prompts = [table.prompts[i] for i in rows]
         # One resample: no rule reads the intervals, which take most of the time.
         points = points_of(scores[rows], small[rows], large[rows], prompts, seed=0, resamples=1)
@@ -63,7 +64,7 @@ def main() -> None:
                 drop = 100 * ((large - small)[test] * routed).sum() / len(test) / abs(large[test].mean())
                 found.setdefault((limit, rule), []).append((bool(drop > limit), float(routed.mean())))
 
-    print(f"{len(table):,} rows, {options.rows} to calibrate, {options.splits} splits")
+    print(f"{len(table):,} rows, {calibrated_on} to calibrate, {options.splits} splits")
     print(f"{'limit':>6}  {'rule':<10}{'broken in':>10}{'cost advantage':>16}")
     summary = []
     for (limit, rule), outcomes in found.items():
@@ -71,7 +72,7 @@ def main() -> None:
         print(f"{limit:>5g}%  {rule:<10}{broken:>9.1%}{share:>16.1%}")
         summary.append({"limit": limit, "rule": rule, "broken": float(broken), "cost_advantage": float(share)})
     print(
-        json.dumps({"rows": len(table), "calibration_rows": options.rows, "splits": options.splits, "rules": summary})
+        json.dumps({"rows": len(table), "calibration_rows": calibrated_on, "splits": options.splits, "rules": summary})
     )
 
 
