@@ -67,7 +67,9 @@ def test_each_reference_satisfies_its_check_and_no_other_answer_of_its_kind_does
         assert exact_match("", row["reference"]) == 0, row
         answers[row["task"]].add(row["reference"])
     for task, references in answers.items():
-        told_apart = [(one, other) for one in references for other in references if one.lower() != other.lower()]
+        pairs = [(one, other) for one in references for other in references if one.lower() != other.lower()]
+        # Keys in another order are the same JSON.
+        told_apart = [(one, other) for one, other in pairs if sorted(one) != sorted(other) or one[0] != "{"]
         assert not [pair for pair in told_apart if exact_match(*pair)], task
 
 

@@ -195,7 +195,7 @@ def test_small_batches_become_one_row_group_and_large_ones_several() -> None:
 
     assert groups([rows(0, 100)] * 50) == [5000]
     assert groups([rows(0, 1 << 15)] * 5) == [1 << 16, 1 << 16, 1 << 15]
-    heavy = pa.record_batch({"text": pa.array(["x" * (33 << 20)])})
+    heavy = pa.record_batch({"text": pa.array(["x" * (17 << 20)])})
     assert groups([heavy] * 3) == [2, 1]
 
 

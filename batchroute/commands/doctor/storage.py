@@ -51,10 +51,13 @@ def input_of(job: Job) -> Finding:
 
 
 def _without_router(job: Job) -> Job:
-    """The job without its audit, if the audit uses the router's metric and the router is missing."""
-    if job.report.audit is None or job.report.audit.metric is not None or router_is_there(job):
+    """The job without its router, if that is missing, and without an audit that would use the router's metric."""
+    if job.router is None or router_is_there(job):
         return job
-    return job.model_copy(update={"report": job.report.model_copy(update={"audit": None})})
+    report = job.report
+    if report.audit is not None and report.audit.metric is None:
+        report = report.model_copy(update={"audit": None})
+    return job.model_copy(update={"router": None, "report": report})
 
 
 def output_of(job: Job) -> Iterator[Finding]:

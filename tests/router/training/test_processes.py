@@ -34,7 +34,7 @@ def launch(*words: str) -> subprocess.CompletedProcess[str]:
 def command(asked: TrainOptions) -> list[str]:
     """The command with these options."""
     words = ["--module", "batchroute", "train"]
-    not_valued = {"weight_decay", "warmup", "overwrite", "allow_pickle"}
+    not_valued = {"weight_decay", "warmup", "overwrite", "allow_pickle", "add"}
     for name, value in asked.model_dump(mode="json", exclude=not_valued).items():
         words += [f"--{name.replace('_', '-')}", str(value)]
     return words
