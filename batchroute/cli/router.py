@@ -161,7 +161,7 @@ def train(
     label: Annotated[Literal["det", "prob", "trans", "gap"], typer.Option("--label", help="What it predicts.")] = "gap",
     method: Annotated[
         Literal["auto", "heads", "finetune"],
-        typer.Option("--method", help="Heads on the encoder, in a minute, or the whole encoder; auto chooses."),
+        typer.Option("--method", help="Heads on the encoder, or the whole encoder; auto chooses."),
     ] = "auto",
     add: Annotated[
         list[str] | None,

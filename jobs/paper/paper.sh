@@ -2,7 +2,7 @@
 # The experiment of "Hybrid LLM" (ICLR 2024) in miniature: three models, three pairs, ten answers of each model to each
 # prompt; labels, routers, thresholds, figures on test rows, and a routed backlog. What is done stays done.
 #
-#     jobs/paper/paper.sh                        # from the answers kept in sample_data: some 15 minutes on 2 cores
+#     jobs/paper/paper.sh                        # from the answers kept in sample_data
 #     jobs/paper/paper.sh --ask --rows 500       # first asks the three models 500 prompts that have no answers yet
 #     jobs/paper/paper.sh --ask --prompts FILE.parquet --models SMALL MIDDLE LARGE --samples 5 --output DIR
 #
