@@ -118,6 +118,8 @@ class Server:
             for name, value in headers.items():
                 handler.send_header(name, value)
             handler.send_header("content-length", str(len(body)))
+            # Else the client keeps the connection, and its next request may meet the server's closing of it.
+            handler.send_header("connection", "close")
             handler.end_headers()
             handler.wfile.write(body[: int(len(body) * sent)])
 
