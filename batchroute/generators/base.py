@@ -33,6 +33,7 @@ class Response:
         sample_input_tokens: the tokens that the model read for extra samples, beyond `input_tokens`.
         sample_output_tokens: the tokens that the model wrote in extra samples.
         tool_calls: the calls of tools that the model answers with, as JSON in OpenAI's form.
+        reasoning: what the model thought before its answer, which is no part of `text`; None: it showed no thoughts.
     """
 
     text: str | None = None
@@ -51,6 +52,7 @@ class Response:
     sample_input_tokens: int = 0
     sample_output_tokens: int = 0
     tool_calls: str | None = None
+    reasoning: str | None = None
 
     @property
     def answered(self) -> bool:

@@ -49,6 +49,7 @@ class Renderer:
     def __init__(self, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> None:
         self._spec = spec
         self._tokenizer = tokenizer
+        self._arguments = spec.chat_template_kwargs or {}
         self.chat = tokenizer.chat_template is not None
 
     def render(self, prompt: Prompt) -> str:
@@ -68,7 +69,9 @@ class Renderer:
     def _render_chat(self, prompt: Prompt) -> str:
         messages = chat(self._spec, prompt)
         try:
-            rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            rendered = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self._arguments
+            )
         except Exception as error:  # A template is a program: it can raise anything.
             raise ChatError(f"{TEMPLATE_REFUSED}: {first_line(error)}") from error
         assert isinstance(rendered, str)

@@ -98,6 +98,9 @@ class WeightsSettings(BaseModel):
         default=1, ge=1, description="GPUs that one copy of the model is spread over; transformers: by its layers"
     )
     data_parallel: int = Field(default=1, ge=1, description="copies of the model")
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, description="further arguments of the chat template: enable_thinking: false"
+    )
     engine: dict[str, Any] = Field(default_factory=dict, description="further arguments of the engine: vLLM's LLM")
 
     @field_validator("batch_size")
@@ -179,6 +182,9 @@ class ModelSpec(WeightsSettings, ApiSettings):
     generation: Sampling = Field(default_factory=Sampling)
     response_format: dict[str, Any] | None = Field(
         default=None, description="in OpenAI's form: type json_object, or json_schema with its name and schema"
+    )
+    reasoning: Literal["keep", "drop"] | None = Field(
+        default=None, description="the thoughts before an answer, which are never part of it: keep adds a column"
     )
     confidence: Confidence | None = Field(default=None, description="signals to keep of each answer; none unless set")
 

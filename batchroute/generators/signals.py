@@ -9,6 +9,7 @@ that failed or was refused has none.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -39,7 +40,5 @@ def tokens_of_text(tokens: Sequence[int], length: int, decode: Callable[[Sequenc
     Args:
         decode: the text of tokens.
     """
-    number = len(tokens)
-    while number and len(decode(tokens[: number - 1])) >= length:
-        number -= 1
-    return number
+    # Texts grow with their tokens, but for a character that several tokens spell.
+    return bisect.bisect_left(range(len(tokens)), length, key=lambda number: len(decode(tokens[:number])))

@@ -84,7 +84,7 @@ class BatchApi:
         self._protocol.check()
         self._client = self._endpoint.client()
         self.host = self._endpoint.host
-        self.notes: list[str] = []
+        self.notes = self._protocol.notes
 
     def line(self, custom_id: str, prompt: Prompt, seed: int) -> bytes:
         """One request as a line of a batch's file."""
@@ -102,7 +102,8 @@ class BatchApi:
         def ask(prompt: Prompt, smallest_output: bool) -> Response | Failure:
             request = self._protocol.request(prompt, 0)
             result = self._chat(smallest(request) if smallest_output else request)
-            return ask(prompt, smallest_output) if self._goes_on_without(result, request) else result
+            refused = isinstance(result, Failure) and self._protocol.adapted(result, request) is not None
+            return ask(prompt, smallest_output) if refused else result
 
         return preflight(self._spec, self._endpoint, ask, longest, shortest)
 
@@ -112,14 +113,6 @@ class BatchApi:
             return self._protocol.response(read_json(answer.content), request, 1)
         except (self._endpoint.errors, ValueError, OSError) as error:
             return self._endpoint.failure(error)
-
-    def _goes_on_without(self, result: Response | Failure, request: Mapping[str, Any]) -> bool:
-        """Whether the endpoint refuses log-probabilities, and the request is worth another try without them."""
-        if not request.get("logprobs") or not isinstance(result, Failure):
-            return False
-        note = self._protocol.go_without_logprobs(result.without(request["messages"]))
-        self.notes += [note] if note else []
-        return note is not None
 
     def upload(self, name: str, data: bytes) -> str:
         """Upload a batch's file; returns its id."""
@@ -276,8 +269,7 @@ class BatchApi:
         if failure.error_type == "bad_request" or failure.kind != "row":
             # It may end the run, whose last line shows it.
             failure = failure.without(requests(line["custom_id"]))
-        if self._spec.logprobs and (note := self._protocol.go_without_logprobs(failure)) is not None:
-            self.notes += [note] if note else []
+        if failure.error_type == "bad_request" and self._protocol.was_refused(failure, requests(line["custom_id"])):
             return RowOutcome(Response(error_type="api_error", error=failure.words), again=True)
         fatal = self._endpoint.fatal(failure, has_answered=False)
         return RowOutcome(failure.response(1), failure.kind != "row", fatal)

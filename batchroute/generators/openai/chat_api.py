@@ -7,14 +7,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from batchroute.endings import ending_of
 from batchroute.endpoint import valid_text
+from batchroute.generators import thoughts
 from batchroute.generators.base import Response
 from batchroute.generators.openai.counting import TokenCounter
 from batchroute.generators.openai.failures import Failure, ModelEndpoint
-from batchroute.generators.openai.logprobs import refuses, signals_of
+from batchroute.generators.openai.logprobs import signals_of
+from batchroute.generators.openai.refusals import Refusals
 from batchroute.generators.openai.usage import counts_of
 from batchroute.generators.prompting import chat
 from batchroute.generators.settings import ModelSpec
@@ -31,12 +33,14 @@ class ChatApi:
     """Makes requests from prompts and responses from answers, for one model.
 
     Attributes:
-        logprobs: whether requests ask for log-probabilities.
+        notes: one sentence each for the operator.
     """
 
     def __init__(self, spec: ModelSpec, endpoint: ModelEndpoint | None = None) -> None:
         self._spec, self._endpoint = spec, endpoint or ModelEndpoint(spec)
-        self.logprobs = spec.logprobs
+        self._refusals = Refusals(spec)
+        self.notes = self._refusals.notes
+        self._dropped = thoughts.Dropped(spec.model, spec.reasoning)
         self._fixed = _fixed(spec)
         self._fixed_of_samples = _fixed(spec.model_copy(update={"generation": spec.sampled}))
         self._counter = TokenCounter(spec.tokenizer)
@@ -49,13 +53,17 @@ class ChatApi:
 
     def request(self, prompt: Prompt, seed: int) -> dict[str, Any]:
         """The body of the request."""
+        return self._refusals.applied(self._whole(prompt, seed))
+
+    def _whole(self, prompt: Prompt, seed: int) -> dict[str, Any]:
+        """The body as the job file wants it."""
         body = {**self._fixed, "messages": chat(self._spec, prompt)}
-        if self.logprobs:
+        if self._spec.logprobs:
             body["logprobs"] = True
         if not self._spec.generation.greedy:
             # Some servers do not accept integers beyond 32 bits.
             body["seed"] = seed % _SEEDS
-        return {**body, **self._spec.extra_body}
+        return self._with_extras(body)
 
     def request_of_samples(self, prompt: Prompt, seed: int, number: int) -> dict[str, Any]:
         """The body of a request for extra samples of a row.
@@ -66,22 +74,27 @@ class ChatApi:
         body = {**self._fixed_of_samples, "messages": chat(self._spec, prompt), "seed": seed % _SEEDS}
         if number > 1:
             body["n"] = number
-        return {**body, **self._spec.extra_body}
+        return self._refusals.applied(self._with_extras(body))
 
-    def go_without_logprobs(self, failure: Failure) -> str | None:
-        """If the endpoint refuses log-probabilities, make requests without them from here on.
+    def _with_extras(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The request with the job file's own fields, of which null leaves one out."""
+        extra = self._spec.extra_body
+        return {name: value for name, value in {**body, **extra}.items() if value is not None or name not in extra}
+
+    def adapted(self, failure: Failure, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The request as the endpoint takes it, where the failure names a parameter that it refuses; else None.
+
+        Later requests are made so from the start, and `notes` tells it.
+        """
+        return self._refusals.adapted(failure.without(request["messages"]), request)
+
+    def was_refused(self, failure: Failure, prompt: Prompt) -> bool:
+        """Whether a request of an earlier hour failed for a parameter that later ones go without.
 
         Args:
             failure: without the prompt's words.
-
-        Returns:
-            A note of it the first time, and an empty one later; None if the failure is of another kind.
         """
-        if not self._spec.logprobs or not refuses(failure):
-            return None
-        first, self.logprobs = self.logprobs, False
-        note = f"the model '{self._spec.model}' goes on without log-probabilities, which its endpoint refuses"
-        return note if first else ""
+        return self._refusals.tells(failure, self._whole(prompt, 0))
 
     def tokens(self, request: Mapping[str, Any]) -> int:
         """An estimate of the most tokens that the request takes, for limits of tokens per minute."""
@@ -115,12 +128,17 @@ class ChatApi:
             return self._endpoint.error_inside(choice["error"])
         if not isinstance(message, Mapping):
             return Failure("transient", "api_error", "the answer has no message")
-        text, calls = valid_text(_text(message.get("content"))), _calls(message)
+        parts, calls = thoughts.parted(valid_text(_text(message.get("content"))), closing_tells=True), _calls(message)
+        text, thought = parts.answer, parts.thoughts or _thoughts(message)
         if ending == "failed for now":
             return Failure("transient", "api_error", f"the endpoint broke off the answer: {_word(reason)}")
         if reason in (None, "") and not text and calls is None and not message.get("refusal"):
             return Failure("transient", "api_error", "the answer is empty and does not say why it ended")
-        given = {"attempts": attempts, **self._usage(answer.get("usage"), request, message, text, calls)}
+        given = {
+            "attempts": attempts,
+            "reasoning": thought,
+            **self._usage(answer.get("usage"), request, "".join(filter(None, (thought, text, calls)))),
+        }
         if message.get("refusal") or ending == "refused":
             why = "the model refused to answer" if message.get("refusal") else "a filter held the answer back"
             return Response(error_type="refused", error=why, **given)
@@ -132,11 +150,13 @@ class ChatApi:
         cuts = [at for stop in self._spec.generation.stop if (at := text.find(stop)) >= 0]
         text = text[: min(cuts)] if cuts else text
         if self._spec.logprobs:
-            given["logprob"], given["logprob_low"] = signals_of(choice.get("logprobs"), text, cut=bool(cuts))
+            is_part = bool(cuts) or thought is not None
+            given["logprob"], given["logprob_low"] = signals_of(choice.get("logprobs"), text, cut=is_part)
         # A server that ignores stop strings goes on to the limit: what is cut at a stop string did not reach it.
-        return Response(
-            text, "length" if ending == "cut" and not cuts else "stop", tool_calls=self._wanted(calls), **given
-        )
+        finish: Literal["stop", "length"] = "length" if ending == "cut" and not cuts else "stop"
+        response = Response(text, finish, tool_calls=self._wanted(calls), **given)
+        self.notes += self._dropped.note([response])
+        return thoughts.checked(response)
 
     def _without_choices(self, answer: Mapping[str, Any]) -> Failure:
         """The failure that an answer without choices stands for; many gateways put their errors there."""
@@ -156,17 +176,17 @@ class ChatApi:
     def _wanted(self, calls: str | None) -> str | None:
         return calls if self._spec.gives_tools else None
 
-    def _usage(
-        self, usage: Any, request: Mapping[str, Any], message: Mapping[str, Any], text: str, calls: str | None
-    ) -> dict[str, Any]:
-        """The tokens by the server; where its counts make no sense, by our own counting, which `estimated` tells."""
+    def _usage(self, usage: Any, request: Mapping[str, Any], wrote: str) -> dict[str, Any]:
+        """The tokens by the server; where its counts make no sense, by our own counting, which `estimated` tells.
+
+        Args:
+            wrote: all that the model wrote and showed.
+        """
         counts = counts_of(usage)
-        thoughts = next((one for name in _THOUGHTS if isinstance(one := message.get(name), str)), "")
-        wrote = bool(text or calls or thoughts)
         read = counts.read or self._counter.messages(request["messages"])
         written = counts.written
         if written is None or (written == 0 and wrote):
-            written = sum(self._counter.text(valid_text(part)) for part in (text, calls or "", thoughts))
+            written = self._counter.text(wrote)
         return {
             "input_tokens": read,
             "output_tokens": written,
@@ -206,6 +226,15 @@ def _text(content: Any) -> str:
         parts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
         return "".join(part for part in parts if isinstance(part, str))
     return content if isinstance(content, str) else ""
+
+
+def _thoughts(message: Mapping[str, Any]) -> str | None:
+    """What the model thought, if the server shows it beside the answer."""
+    content = message.get("content")
+    parts = [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+    found = [*(message.get(name) for name in _THOUGHTS), *(part.get("thinking") for part in parts)]
+    texts = [one if isinstance(one, str) else _text(one) for one in found]
+    return valid_text(next((text for text in texts if text.strip()), "")).strip() or None
 
 
 def _calls(message: Mapping[str, Any]) -> str | None:

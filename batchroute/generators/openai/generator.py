@@ -44,11 +44,11 @@ class OpenAIGenerator:
             InputError: the package, the key or the tokenizer is missing.
         """
         self._spec, self._waits = spec, waits
-        self.notes: list[str] = []
         self._takes_n = True
         self._endpoint = ModelEndpoint(spec)
         self._protocol = ChatApi(spec, self._endpoint)
         self._protocol.check()
+        self.notes = self._protocol.notes
         self.rows_at_a_time, self.units_at_once = max(256, 8 * spec.concurrency), 2 + spec.concurrency // 32
         self._pacer = Pacer(spec.concurrency, spec.requests_per_minute, spec.tokens_per_minute)
         self._breaker, self._probing = Breaker(self._endpoint.host), asyncio.Lock()
@@ -87,7 +87,7 @@ class OpenAIGenerator:
         def ask(prompt: Prompt, smallest_output: bool) -> Response | Failure:
             request = self._protocol.request(prompt, 0)
             result = self._run(self._ask_once(smallest(request) if smallest_output else request))
-            if isinstance(result, Failure) and request.get("logprobs") and self._refuses_logprobs(result, request):
+            if isinstance(result, Failure) and self._protocol.adapted(result, request) is not None:
                 return ask(prompt, smallest_output)
             return result
 
@@ -195,8 +195,8 @@ class OpenAIGenerator:
             # A 429 does not count as a failed attempt if other requests succeeded since this row was last sent.
             failed += result.kind != "refused" or self._breaker.answers == answers
             answers = self._breaker.answers
-            if request.get("logprobs") and self._refuses_logprobs(result, request):
-                request = {name: value for name, value in request.items() if name != "logprobs"}
+            if (adapted := self._protocol.adapted(result, request)) is not None:
+                request = adapted
                 continue
             if not result.may_pass or failed > self._spec.retries or (result.wait or 0) > MOST_RETRY_AFTER:
                 return [await self._give_up(result, request, attempts)]
@@ -238,12 +238,6 @@ class OpenAIGenerator:
         else:
             turn.pacer.failed(turn)
         return result
-
-    def _refuses_logprobs(self, failure: Failure, request: Mapping[str, Any]) -> bool:
-        note = self._protocol.go_without_logprobs(failure.without(request["messages"]))
-        if note:
-            self.notes.append(note)
-        return note is not None
 
     async def _give_up(self, failure: Failure, request: Mapping[str, Any], attempts: int) -> Response:
         """The row's response, or the error that ends the run. The row keeps all words of the server.

@@ -1,44 +1,36 @@
-"""The log-probabilities of an answer from an endpoint, and the endpoints that refuse to give them."""
+"""The log-probabilities of an answer from an endpoint."""
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from batchroute.generators.openai.failures import Failure
 from batchroute.generators.signals import of_tokens
-
-_NAMED = re.compile("log[ _-]?prob", re.IGNORECASE)
-
-
-def refuses(failure: Failure) -> bool:
-    """Whether a request failed because it asks for log-probabilities.
-
-    Args:
-        failure: without the prompt's words.
-    """
-    return failure.kind in ("row", "forbidden") and _NAMED.search(failure.words) is not None
 
 
 def signals_of(logprobs: Any, text: str, cut: bool) -> tuple[float | None, float | None]:
     """The signals in a choice's `logprobs`, as `signals.of_tokens` gives them; (None, None) if there are none.
 
     Args:
-        cut: the text is cut before the end of the tokens: those behind it do not count.
+        cut: the text is a part of what the tokens spell: those before and behind it do not count.
     """
     content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
     entries = [one for one in content if isinstance(one, Mapping)] if isinstance(content, list) else []
     values = [float(value) for one in entries if isinstance(value := one.get("logprob"), int | float)]
     if len(values) < len(entries):
         return None, None
-    count = len(values)
     if cut:
-        ends = itertools.accumulate(len(_bytes(one)) for one in entries)
-        # A token that begins before the cut counts.
-        count = sum(end - len(_bytes(one)) < len(text.encode()) for end, one in zip(ends, entries, strict=True))
-    return of_tokens(values[:count])
+        written, wanted = [_bytes(one) for one in entries], text.encode()
+        first = max(b"".join(written).rfind(wanted), 0)
+        ends = list(itertools.accumulate(map(len, written)))
+        # A token with any byte of the text counts.
+        values = [
+            value
+            for value, end, part in zip(values, ends, written, strict=True)
+            if first < end and end - len(part) < first + len(wanted)
+        ]
+    return of_tokens(values)
 
 
 def _bytes(entry: Mapping[str, Any]) -> bytes:

@@ -54,7 +54,7 @@ _SPEED = frozenset({"batch_size", "batching", "device_map", "tensor_parallel", "
 BACKENDS = (
     Backend(
         name="transformers",
-        settings=_SPEED | {"dtype", "quantization", "adapter"},
+        settings=_SPEED | {"dtype", "quantization", "adapter", "chat_template_kwargs"},
         speed=_SPEED,
         holds_weights=True,
         logprobs=True,

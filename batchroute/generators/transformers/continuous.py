@@ -190,7 +190,7 @@ class ContinuousBatches:
             if request is None:
                 # The loop goes on for a step or two with a row that a stop string has ended.
                 continue
-            stopped = self._stopped(output)
+            stopped = self._stopped(request, output)
             if stopped is None and not output.is_finished():
                 continue
             del waiting[output.request_id]
@@ -203,10 +203,10 @@ class ContinuousBatches:
             responses[request.index] = self._writer.response(request, output.generated_tokens, stopped, logprobs)
         return failures
 
-    def _stopped(self, output: GenerationOutput) -> int | None:
+    def _stopped(self, request: Request, output: GenerationOutput) -> int | None:
         """The number of tokens of a row whose newest token completed a stop string; None if it did not."""
         tokens = output.generated_tokens
         if output.error is not None:
             return None
         (stopped,) = self._stops.found([tokens[-self._stops.tail :]])
-        return len(tokens) if stopped else None
+        return len(tokens) if stopped and self._writer.is_stopped(request, tokens) else None

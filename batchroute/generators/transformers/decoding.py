@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,15 +129,25 @@ class StopStrings(StoppingCriteria):
         lengths: the number of new tokens at which each row's text contained a stop string; None: not yet.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], prompt_width: int, rows: int) -> None:
-        self._stops = Stops(tokenizer, stops)
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        stops: Sequence[str],
+        prompt_width: int,
+        rows: int,
+        is_stopped: Callable[[int, list[int]], bool],
+    ) -> None:
+        """Args:
+        is_stopped: whether a stop string in the last tokens of a row, by its number, ends the row.
+        """
+        self._stops, self._is_stopped = Stops(tokenizer, stops), is_stopped
         self._prompt_width = prompt_width
         self.lengths: list[int | None] = [None] * rows
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: object) -> torch.BoolTensor:
         new = input_ids[:, self._prompt_width :]
         for row, stopped in enumerate(self._stops.found(new[:, -self._stops.tail :])):
-            if stopped and self.lengths[row] is None:
+            if stopped and self.lengths[row] is None and self._is_stopped(row, new[row].tolist()):
                 self.lengths[row] = new.shape[1]
         ended = [length is not None for length in self.lengths]
         return torch.tensor(ended, device=input_ids.device)  # type: ignore[return-value]

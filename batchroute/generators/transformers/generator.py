@@ -13,6 +13,7 @@ from batchroute.errors import InputError, first_line
 from batchroute.generators.base import Response, read_once
 from batchroute.generators.prompting import check_template
 from batchroute.generators.settings import ModelSpec
+from batchroute.generators.thoughts import Dropped
 from batchroute.generators.transformers.loading import Loaded, load
 from batchroute.generators.transformers.neighbours import together
 from batchroute.generators.transformers.rows import Reader, Request, Writer
@@ -62,7 +63,7 @@ class TransformersGenerator:
                 f"generation.max_new_tokens is {spec.generation.max_new_tokens:,}, but the model '{spec.model}' has a "
                 f"context of {loaded.context:,} tokens for prompt and response"
             )
-        self._name = spec.model
+        self._name, self._dropped = spec.model, Dropped(spec.model, spec.reasoning)
         self._model = loaded.model
         self._device = loaded.device
         self._reader = Reader(spec, loaded)
@@ -113,6 +114,7 @@ class TransformersGenerator:
                 responses.update(batches.answer(requests))
                 requests = [request for request in requests if request.index not in responses]
                 self._fall_back()
+        self.notes += self._dropped.note(responses.values())
         return [responses[index] for index in range(len(prompts))]
 
     def close(self) -> None:

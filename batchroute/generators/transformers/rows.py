@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from batchroute.errors import first_line
+from batchroute.generators import thoughts
 from batchroute.generators.base import Response
 from batchroute.generators.prompting import ChatError, Renderer
 from batchroute.generators.settings import ModelSpec, Sampling
@@ -17,6 +19,9 @@ from batchroute.generators.transformers.loading import Loaded
 from batchroute.hardware.devices import out_of_memory
 from batchroute.prompt import Prompt
 
+# The special tokens within a mark such as gpt-oss's.
+_SPECIAL = re.compile(r"<\|\w+\|>")
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -24,11 +29,13 @@ class Request:
 
     Attributes:
         index: the prompt's position in the call of `generate`.
+        within: the marks of the thoughts that the prompt begins, as some chat templates do.
     """
 
     index: int
     tokens: list[int]
     seed: int
+    within: tuple[str, str] | None = None
 
 
 class Reader:
@@ -62,7 +69,7 @@ class Reader:
                 error_type="too_long",
                 error=f"{needed} do not fit the model's context of {self._context:,}",
             )
-        return Request(index, tokens, seed)
+        return Request(index, tokens, seed, thoughts.begun(text) if self._renderer.chat else None)
 
 
 def _why(text: str, error: Exception) -> str:
@@ -79,6 +86,7 @@ class Writer:
         stops: strings that end a response.
         ends: tokens that end a response.
         logprobs: whether responses have signals, so that `response` needs the log-probabilities of the tokens.
+        thinks: whether the model may write thoughts before its answer.
     """
 
     def __init__(self, loaded: Loaded, sampling: Sampling, logprobs: bool = False) -> None:
@@ -86,6 +94,10 @@ class Writer:
         tokenizer, defaults = loaded.tokenizer, loaded.model.generation_config
         self.tokenizer: PreTrainedTokenizerBase = tokenizer
         self.stops = sampling.stop
+        template = tokenizer.chat_template
+        self.thinks = template is not None and thoughts.known_to(str(template))
+        marks = {part for pair in thoughts.MARKS for mark in pair for part in (mark, *_SPECIAL.findall(mark))}
+        self._shows_special = self.thinks and not marks.isdisjoint(tokenizer.all_special_tokens)
         # The union of both: in some checkpoints the configuration names the end of a text, and the tokenizer that of a
         # turn, or the other way round.
         ends = list(dict.fromkeys([*_ids(defaults.eos_token_id), *_ids(tokenizer.eos_token_id)]))
@@ -126,18 +138,52 @@ class Writer:
         tokens = tokens[: min(ends)] if ends else tokens
         # Decoding would keep an end token that is an ordinary one, such as a newline.
         shown = tokens[:-1] if end == len(tokens) else tokens
-        text = self._text(shown)
+        parts = self._parted(request, shown)
+        thought = 0
+        if parts.thoughts is not None:
+            thought = tokens_of_text(shown, parts.start, self._text) if parts.answer else len(tokens)
+        text = parts.answer
         cuts = [at for stop in self.stops if (at := text.find(stop)) >= 0]
         counted = len(tokens)
         if cuts:
             text = text[: min(cuts)]
-            counted = tokens_of_text(shown, len(text), self._text)
-        mean, low = (None, None) if logprobs is None else of_tokens(logprobs[self._forced : counted])
+            counted = tokens_of_text(shown, parts.start + len(text), self._text)
+        mean, low = (None, None)
+        if logprobs is not None:
+            mean, low = of_tokens(logprobs[max(self._forced, thought) : counted])
         reason: Literal["stop", "length"] = "stop" if ends else "length"
-        return Response(text, reason, len(request.tokens), len(tokens), logprob=mean, logprob_low=low)
+        return thoughts.checked(
+            Response(
+                self._without_special(text),
+                reason,
+                len(request.tokens),
+                len(tokens),
+                reasoning_tokens=thought,
+                reasoning=parts.thoughts or None,
+                logprob=mean,
+                logprob_low=low,
+            )
+        )
+
+    def is_stopped(self, request: Request, tokens: Sequence[int]) -> bool:
+        """Whether a stop string that is in the last of the tokens is one in the answer, and not in thoughts."""
+        if not self.thinks:
+            return True
+        answer = self._parted(request, tokens).answer
+        return any(stop in answer for stop in self.stops)
+
+    def _parted(self, request: Request, tokens: Sequence[int]) -> thoughts.Parted:
+        text = self._text(tokens)
+        return thoughts.parted(text, request.within) if self.thinks else thoughts.Parted(None, text, 0)
 
     def _text(self, tokens: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=not self._shows_special))
+
+    def _without_special(self, text: str) -> str:
+        if self._shows_special:
+            for token in self.tokenizer.all_special_tokens:
+                text = text.replace(token, "")
+        return text
 
 
 def _ids(eos: Any) -> list[int]:

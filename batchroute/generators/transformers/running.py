@@ -158,7 +158,8 @@ class Running:
         rows = self.rows
         stopped = self._stops.found([row.written[-self._stops.tail :] for row in rows])
         done: dict[Row, int | None] = {}
-        for row, stop in zip(rows, stopped, strict=True):
+        for row, found in zip(rows, stopped, strict=True):
+            stop = found and self._writer.is_stopped(row.request, row.written)
             if stop or row.written[-1] in self._writer.ends or len(row.written) == self._sampling.max_new_tokens:
                 done[row] = len(row.written) if stop else None
         self._part(done)

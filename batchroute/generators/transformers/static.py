@@ -70,7 +70,11 @@ class StaticBatches:
         width = 1 if self._loaded.encoder_decoder else padded["input_ids"].shape[1]
         stops = None
         if self._sampling.stop:
-            stops = StopStrings(tokenizer, self._sampling.stop, width, len(batch))
+
+            def is_stopped(row: int, tokens: list[int]) -> bool:
+                return self._writer.is_stopped(batch[row], tokens)
+
+            stops = StopStrings(tokenizer, self._sampling.stop, width, len(batch), is_stopped)
         processors = logits_processors(self._sampling, [request.seed for request in batch])
         criteria = StoppingCriteriaList([stops] if stops else [])
         recorded = LogProbabilities() if self._writer.logprobs else None

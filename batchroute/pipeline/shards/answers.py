@@ -49,6 +49,9 @@ SIGNALS = pa.schema(
 TOOL_CALLS = pa.field("tool_calls", pa.large_string())
 """A further column of the answers of a model that is given tools."""
 
+REASONING = pa.field("reasoning", pa.large_string())
+"""A further column of the answers of a model whose thoughts are kept."""
+
 Answer = tuple[Response, int | None]
 """A response and its cost in pico-dollars, None where no price is set."""
 
@@ -78,7 +81,13 @@ def with_confidence(model: JobModel) -> JobModel:
 def schema_of(model: JobModel) -> pa.Schema:
     """The columns of the model's answers."""
     signals = [] if model.confidence is None else [*SIGNALS]
-    return pa.schema([*SCHEMA, *signals, *([TOOL_CALLS] if model.gives_tools else [])])
+    return pa.schema([*SCHEMA, *signals, *of_texts([model])])
+
+
+def of_texts(models: Sequence[JobModel]) -> list[pa.Field]:
+    """The columns of what models say besides their answers, where one of them is asked for it."""
+    tools = [TOOL_CALLS] if any(model.gives_tools for model in models) else []
+    return [*tools, *([REASONING] if any(model.reasoning == "keep" for model in models) else [])]
 
 
 def priced(price: Price | None, responses: Sequence[Response], seconds: float) -> list[Answer]:

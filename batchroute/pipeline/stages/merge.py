@@ -48,6 +48,7 @@ CONFIDENCE = pa.field("confidence", pa.float32())
 SIGNALS = tuple(pa.field(name, pa.float32()) for name in ("logprob", "logprob_low", "agreement"))
 """Of the small model's answer; null where it gave none. Only in outputs of jobs that ask for them."""
 _SHARD = pa.field("shard", pa.string())
+_TEXTS = (answers.TOOL_CALLS, answers.REASONING)
 _PIECES_IN_MEMORY = 2
 _THREADS = 4
 _LATER: dict[Shard, tuple[Shard, ...]] = {"small": ("deferred",), "calibration_small": ("calibration_large",)}
@@ -60,10 +61,10 @@ _NOTHING = pa.scalar(usd(0), COST)
 
 def results_of(job: Job) -> pa.Schema:
     """The columns that the output adds to those of the input, without the prefix."""
-    tools = [answers.TOOL_CALLS] if any(job.models.of(side).gives_tools for side in SIDES) else []
+    texts = answers.of_texts([job.models.of(side) for side in SIDES])
     confidence = [CONFIDENCE] if job.policy.looks_after else []
     spread = [SPREAD] if job.router is not None and models.has_heads(job.router.model) else []
-    return pa.schema([*RESULTS, *tools, *confidence, *(SIGNALS if job.report.signals else ()), *spread])
+    return pa.schema([*RESULTS, *texts, *confidence, *(SIGNALS if job.report.signals else ()), *spread])
 
 
 def result_names(job: Job) -> list[str]:
@@ -205,7 +206,7 @@ class _ShardAnswers:
         self._signals = SIGNALS if context.job.report.signals else ()
         # What the large model tells of its answers is in no output.
         told = {field.name for field in self._signals} if side_of(shard) == "small" else set()
-        self._wanted = {*answers.SCHEMA.names, answers.TOOL_CALLS.name, *told}
+        self._wanted = {*answers.SCHEMA.names, *(field.name for field in _TEXTS), *told}
         # An escalated row's copies share its new answer. The other shards hold the rows that they are for, one by one.
         self._escalated = _again(context, "escalated") if shard == "small" else None
         later = _LATER.get(shard, ())
@@ -265,7 +266,7 @@ class _ShardAnswers:
         """The columns of every shard's table, whatever columns the pieces have."""
         rows = table.num_rows
         known = table.select(answers.SCHEMA.names)
-        for field in (answers.TOOL_CALLS, *self._signals):
+        for field in (*_TEXTS, *self._signals):
             has = field.name in table.column_names
             known = known.append_column(field, table[field.name] if has else pa.nulls(rows, field.type))
         for name, value in (("route", self._route), ("model", self._model), (_SHARD.name, self._shard)):

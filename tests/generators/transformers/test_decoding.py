@@ -130,7 +130,7 @@ def stop_lengths(tokenizer: PreTrainedTokenizerFast, texts: list[str], stops: li
     """After how many new tokens each row stopped, fed token by token as `generate` does."""
     rows = [tokenizer(text)["input_ids"] for text in texts]
     prompt = tokenizer(PROMPT)["input_ids"]
-    criterion = StopStrings(tokenizer, stops, len(prompt), len(rows))
+    criterion = StopStrings(tokenizer, stops, len(prompt), len(rows), lambda row, tokens: True)
     ended = torch.zeros(len(rows), dtype=torch.bool)
     for step in range(1, max(map(len, rows)) + 1):
         padded = [prompt + (row + [tokenizer.pad_token_id] * step)[:step] for row in rows]
