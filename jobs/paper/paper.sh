@@ -62,48 +62,65 @@ if [ -n "$ask" ]; then
     once "$answers" .venv/bin/python jobs/paper/tables.py answers \
         "$output/first.parquet" "$output/second.parquet" "$known" "$answers"
 fi
+# What the page says holds for one table of answers.
+if [ -e "$output/labelled.parquet" ] && [ "$(sha256sum <"$answers")" != "$(cat "$output/answers.sha256")" ]; then
+    echo "error: $output was made from other answers than $answers: choose another --output, or remove it" >&2
+    exit 2
+fi
+sha256sum <"$answers" >"$output/answers.sha256"
 once "$output/labelled.parquet" .venv/bin/python jobs/paper/tables.py parts "$answers" "$output"
+
+# label_pair ROWS WEAK STRONG METRIC TABLE
+label_pair() {
+    batchroute label "$1" --recorded "small=$2" --recorded "large=$3" --metric "$4" --small-model "$2" \
+        --large-model "$3" --id id --output "$5"
+}
+# The pairs have the same prompts, so the encoder reads them once for all.
+mkdir -p "$output/states"
+first=${labels%% *} best=${labels##* }
 
 for pair in small-gap:small:middle medium-gap:middle:large large-gap:small:large; do
     IFS=: read -r name weak strong <<<"$pair"
     place=$output/$name
     mkdir -p "$place"
     step "$name: quality tables by $metric and $second"
+    ln -sfn ../states "$place/$metric.parquet.states"
     for by in "$metric" "$second"; do
-        batchroute label "$output/labelled.parquet" --recorded "small=$weak" --recorded "large=$strong" --metric "$by" \
-            --small-model "$weak" --large-model "$strong" --id id --output "$place/$by.parquet"
+        once "$place/$by.parquet" label_pair "$output/plain.parquet" "$weak" "$strong" "$by" "$place/$by.parquet"
     done
     step "$name: routers ($method: $labels)"
     compared=()
     for label in $labels; do
         once "$place/$label/router.json" batchroute train --quality-table "$place/$metric.parquet" --base "$encoder" \
             --method "$method" --label "$label" --output "$place/$label"
-        once "$place/$label/calibration.json" batchroute calibrate --quality-table "$place/$metric.parquet" \
-            --router "$place/$label"
         compared+=(--compare "$place/$label")
     done
+    once "$place/$best/calibration.json" batchroute calibrate --quality-table "$place/$metric.parquet" \
+        --router "$place/$best"
     step "$name: figures on test rows"
     # The first router stands before the others, not among them.
-    first=${labels%% *}
-    for by in "$metric" "$second"; do
-        other=$second
-        [ "$by" = "$metric" ] || other=$metric
-        once "$place/by-$by/evaluation.json" batchroute evaluate --quality-table "$place/$by.parquet" \
-            --router "$place/$first" "${compared[@]:2}" --second-table "$place/$other.parquet" --output "$place/by-$by"
-    done
-    best=${labels##* }
+    once "$place/by-$metric/evaluation.json" batchroute evaluate --quality-table "$place/$metric.parquet" \
+        --router "$place/$first" "${compared[@]:2}" --second-table "$place/$second.parquet" --output "$place/by-$metric"
+    once "$place/by-$second/evaluation.json" batchroute evaluate --quality-table "$place/$second.parquet" \
+        --router "$place/$best" --output "$place/by-$second"
     once "$place/rules.txt" sh -c '.venv/bin/python -m tests.benchmarks.calibration_rules --limits 1 2 5 10 \
         --quality-table "$1" --router "$2" >"$3.part" && mv "$3.part" "$3"' - \
         "$place/$metric.parquet" "$place/$best" "$place/rules.txt"
 done
 
-best=${labels##* }
 step "the router of the large gap on the other pairs"
 for name in small-gap medium-gap; do
     once "$output/$name/transfer.txt" sh -c '.venv/bin/python -m batchroute check-transfer --router "$1" \
-        --quality-table "$2" --trained-on "$3" | tee "$4"' - "$output/large-gap/$best" \
+        --quality-table "$2" --trained-on "$3" >"$4.part" && mv "$4.part" "$4"' - "$output/large-gap/$best" \
         "$output/$name/$metric.parquet" "$output/large-gap/$metric.parquet" "$output/$name/transfer.txt"
 done
+
+step "the large gap once more: deciding after the small model has answered"
+place=$output/large-gap
+once "$place/signals.parquet" label_pair "$output/labelled.parquet" small large "$metric" "$place/signals.parquet"
+once "$place/$best/confidence.json" batchroute calibrate --quality-table "$place/signals.parquet" --router "$place/$best"
+once "$place/after/ways.json" batchroute evaluate --quality-table "$place/signals.parquet" --router "$place/$best" \
+    --output "$place/after"
 
 here=1
 for model in "${models[0]}" "${models[2]}"; do

@@ -3,6 +3,7 @@
     python jobs/paper/tables.py missing PROMPTS KNOWN REST [ROWS]     # prompts without answers in KNOWN, at most ROWS
     python jobs/paper/tables.py answers FIRST SECOND KNOWN ANSWERS    # what two runs of `label` left, after KNOWN
     python jobs/paper/tables.py parts ANSWERS FOLDER                  # rows to learn and measure on, and a backlog
+    python jobs/paper/tables.py natural TABLE PROMPTS ROWS CHARACTERS # short prompts of a table, drawn and split
 
 `FIRST` is the quality table of the small and the large model, `SECOND` that of the middle and the large one. A table of
 answers has for each of the three models the columns `small_responses`, `small_quality`, `small_output_tokens`, …: lists
@@ -12,12 +13,16 @@ with one entry a sample.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
 
 BACKLOG_ROWS = 200
+NATURAL_SHARES = {"train": 0.5, "validation": 0.1, "test": 0.4}
+LONGEST_REFERENCE = 60
+"""Characters. Answers are cut after 24 tokens, so a longer reference would measure the cut."""
 _OF_A_MODEL = ("responses", "quality", "input_tokens", "output_tokens", "logprob", "logprob_low")
 _ROUNDED = ("quality", "logprob", "logprob_low")
 
@@ -53,13 +58,35 @@ def answers(first: Path, second: Path, known: Path, output: Path) -> None:
 
 
 def parts(table: Path, folder: Path) -> None:
-    """`labelled.parquet`, and `backlog.parquet`: test rows whose labels nothing is fitted to or measured on."""
+    """`labelled.parquet`, and `backlog.parquet`: test rows whose labels nothing is fitted to or measured on.
+
+    `plain.parquet` has the rows of the first without what the answers say of themselves, as in the paper.
+    """
     frame = pl.read_parquet(table)
     test = frame.filter(pl.col("split") == "test")
     backlog = test.sample(min(BACKLOG_ROWS, len(test) // 4), seed=0).sort("id")
     backlog.write_parquet(folder / "backlog.parquet")
-    labelled = frame.join(backlog.select("id"), on="id", how="anti", maintain_order="left").to_arrow()
-    pq.write_table(labelled.replace_schema_metadata(pq.read_schema(table).metadata), folder / "labelled.parquet")
+    rest = frame.join(backlog.select("id"), on="id", how="anti", maintain_order="left")
+    # The last is what says that all are there.
+    for name, rows in (("plain", rest.select(pl.exclude("^.*_logprob(_low)?$"))), ("labelled", rest)):
+        arrow = rows.to_arrow().replace_schema_metadata(pq.read_schema(table).metadata)
+        pq.write_table(arrow, folder / f"{name}.parquet")
+
+
+def natural(table: Path, prompts: Path, rows: str, characters: str) -> None:
+    """Rows of a table with the columns `prompt` and `reference`, drawn by a fixed seed; equal prompts count once."""
+    frame = pl.read_parquet(table).filter(
+        pl.col("prompt").str.len_chars() <= int(characters),
+        pl.col("prompt").str.strip_chars() != "",
+        pl.col("reference").str.strip_chars().str.len_chars().is_between(1, LONGEST_REFERENCE),
+    )
+    frame = frame.unique("prompt", keep="first", maintain_order=True)
+    drawn = frame.sample(min(int(rows), len(frame)), seed=0, shuffle=True)
+    bounds = [round(len(drawn) * share) for share in (NATURAL_SHARES["train"], 1 - NATURAL_SHARES["test"])]
+    row = pl.int_range(pl.len())
+    split = pl.when(row < bounds[0]).then(pl.lit("train")).when(row < bounds[1]).then(pl.lit("validation"))
+    drawn.with_columns(split=split.otherwise(pl.lit("test"))).write_parquet(prompts)
+    print(f"{len(drawn):,} of {len(frame):,} rows with at most {characters} characters")
 
 
 def _side(table: Path, side: str, model: str) -> pl.DataFrame:
@@ -89,9 +116,15 @@ def _check_same(known: Path, metadata: dict[bytes, bytes]) -> None:
             sys.exit(f"error: {known} was made with another {key.decode()}: move it away to make a table of its own")
 
 
-if __name__ == "__main__":
-    command, *rest = sys.argv[1:]
+def main(arguments: Sequence[str]) -> None:
+    command, *rest = arguments
     if command == "missing":
         missing(*map(Path, rest[:3]), *rest[3:])
+    elif command == "natural":
+        natural(*map(Path, rest[:2]), *rest[2:])
     else:
         {"answers": answers, "parts": parts}[command](*map(Path, rest))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

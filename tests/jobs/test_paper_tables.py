@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
+import pytest
 
 from batchroute.commands.label.options import LabelOptions
 from batchroute.commands.label.pipeline import label
@@ -19,8 +19,8 @@ SCRIPT = Path(__file__).parents[2] / "jobs" / "paper" / "tables.py"
 ROWS = 40
 
 
-def tables(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True)
+def tables(*arguments: object) -> None:
+    runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
 
 
 def ask(prompts: Path, output: Path, small: str, large: str, **more: Any) -> None:
@@ -52,15 +52,13 @@ def test_answers_grow_by_the_prompts_that_have_none(tmp_path: Path) -> None:
     for part, rows in (("one", 24), ("two", ROWS - 24)):
         folder = tmp_path / part
         folder.mkdir()
-        done = tables("missing", tmp_path / "prompts.parquet", known, folder / "asked.parquet", 24)
-        assert done.returncode == 0, done.stderr
+        tables("missing", tmp_path / "prompts.parquet", known, folder / "asked.parquet", 24)
         given = pl.read_parquet(folder / "asked.parquet")
         assert len(given) == rows
         assert set(given["split"]) == set(splits)
         asked(folder, folder / "asked.parquet")
         output = folder / "answers.parquet"
-        done = tables("answers", folder / "first.parquet", folder / "second.parquet", known, output)
-        assert done.returncode == 0, done.stderr
+        tables("answers", folder / "first.parquet", folder / "second.parquet", known, output)
         known = output
     answers = pl.read_parquet(known)
     assert sorted(answers["id"]) == sorted(frame["id"])
@@ -74,11 +72,15 @@ def test_answers_grow_by_the_prompts_that_have_none(tmp_path: Path) -> None:
         assert (pq.read_schema(known).metadata or {})[f"{model}_model".encode()].decode() == model[0].upper()
 
     (tmp_path / "parts").mkdir()
-    done = tables("parts", known, tmp_path / "parts")
-    assert done.returncode == 0, done.stderr
+    tables("parts", known, tmp_path / "parts")
     labelled, backlog = (pl.read_parquet(tmp_path / "parts" / f"{name}.parquet") for name in ("labelled", "backlog"))
     assert set(backlog["split"]) == {"test"}
     assert len(labelled) + len(backlog) == ROWS
+    plain = pl.read_parquet(tmp_path / "parts" / "plain.parquet")
+    assert plain.equals(labelled.select(plain.columns))
+    assert set(labelled.columns) - set(plain.columns) == {
+        f"{model}_{signal}" for model in ("small", "middle", "large") for signal in ("logprob", "logprob_low")
+    }
     assert not set(labelled["id"]) & set(backlog["id"])
 
 
@@ -95,11 +97,26 @@ def test_answers_of_other_models_are_not_mixed(tmp_path: Path) -> None:
     asked(tmp_path, tmp_path / "prompts.parquet")
     known = tmp_path / "known.parquet"
     first, second = tmp_path / "first.parquet", tmp_path / "second.parquet"
-    assert tables("answers", first, second, tmp_path / "none.parquet", known).returncode == 0
+    tables("answers", first, second, tmp_path / "none.parquet", known)
     other = tmp_path / "other"
     other.mkdir()
     ask(tmp_path / "prompts.parquet", other / "first.parquet", "X", "L")
     ask(other / "first.responses.parquet", other / "second.parquet", "M", "L", recorded={"large": "large"})
-    done = tables("answers", other / "first.parquet", other / "second.parquet", known, other / "answers.parquet")
-    assert done.returncode == 1
-    assert "was made with another small_model" in done.stderr
+    with pytest.raises(SystemExit, match="was made with another small_model"):
+        tables("answers", other / "first.parquet", other / "second.parquet", known, other / "answers.parquet")
+
+
+def test_natural_prompts_are_short_distinct_and_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = [f"What follows {row}?" for row in range(40)]
+    prompts += ["What follows 0?", "x" * 60, " ", "Who?", "Why?", "Which?"]
+    references = [str(row + 1) for row in range(40)] + ["1", "a", "b", None, "y" * 100, "  "]
+    table = pl.DataFrame({"id": range(len(prompts)), "prompt": prompts, "reference": references})
+    table.write_parquet(tmp_path / "table.parquet")
+    drawn = []
+    for name in ("one", "two"):
+        tables("natural", tmp_path / "table.parquet", tmp_path / name, 30, 50)
+        assert capsys.readouterr().out == "30 of 40 rows with at most 50 characters\n"
+        drawn.append(pl.read_parquet(tmp_path / name))
+    assert drawn[0].equals(drawn[1])
+    assert drawn[0]["prompt"].n_unique() == 30
+    assert dict(drawn[0]["split"].value_counts().iter_rows()) == {"train": 15, "validation": 3, "test": 12}
