@@ -7,12 +7,13 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from batchroute.errors import InputError
-from batchroute.redaction import Redactor, host, passwords
+from batchroute.key import Key
+from batchroute.redaction import Redactor, host, is_secret, passwords
 
 if TYPE_CHECKING:
     import openai
@@ -30,6 +31,7 @@ _MONEY = re.compile(
     re.IGNORECASE,
 )
 _MONEY_STATUS = {400, 401, 403, 412, 429}
+_SECRET_HEADERS = {"authorization", "cookie", "proxy-authorization"}
 
 
 def is_out_of_money(status: int, code: str, message: str) -> bool:
@@ -65,9 +67,8 @@ class Endpoint:
     """
     Attributes:
         openai: the `openai` package.
-        key: empty if there is none.
+        key: where it is from, and its value now.
         passwords: in the URL, in every form in which they may be repeated.
-        redactor: removes key and passwords from text.
         host: without user and password.
     """
 
@@ -75,39 +76,39 @@ class Endpoint:
         self,
         subject: str,
         url: str | None,
-        api_key_env: str,
+        key: Key,
         *,
         needs_key: bool,
         timeout: float,
         retries: int = 0,
         hint: str = "",
+        headers: Mapping[str, str | None] | None = None,
+        query: Mapping[str, str] | None = None,
+        **client: str | None,
     ) -> None:
         """Args:
             subject: what uses the endpoint, for messages.
             url: the base URL; None for the package's own choice.
-            api_key_env: the environment variable with the key.
             needs_key: whether a missing key is an error.
             timeout: seconds that a request may take, from its sending to the last byte of the answer.
             retries: of a request, made by the client.
             hint: ends the message about a missing key.
+            headers: of every request; None leaves out one that the client would send.
+            query: parameters of every request's URL.
+            client: further arguments of the client.
 
         Raises:
-            InputError: the `openai` package or the key is missing, or the key or the URL is malformed.
+            InputError: the `openai` package or the key is missing, or the URL is malformed.
         """
         try:
             import openai
         except ImportError as error:
             raise InputError(f"{subject} needs a package: pip install 'batchroute[openai]'") from error
         self.openai = openai
-        # Key files end in a line break, which no header may contain; the client's error would repeat the key.
-        self.key = os.environ.get(api_key_env, "").strip()
-        if needs_key and not self.key:
-            raise InputError(f"{subject} needs a key: set the environment variable {api_key_env}{hint}")
-        if not (self.key.isascii() and self.key.isprintable()):
-            raise InputError(
-                f"what the environment variable {api_key_env} holds is no key: "
-                "it has line breaks or characters beyond ASCII in it"
-            )
+        self.key = key
+        if needs_key and not key.value:
+            what = f"{key.source} {key.lack}" if key.lack == "is empty" else f"set {key.source}"
+            raise InputError(f"{subject} needs a key: {what}{hint}")
         used_url = base_url(url)
         if not _is_url(used_url):
             # The message leaves the URL out: there may be a password in it.
@@ -116,21 +117,50 @@ class Endpoint:
                 "in a user and a password before the host, characters such as / # @ are written %2F %23 %40"
             )
         self.passwords = passwords(used_url)
-        self.redactor = Redactor((self.key, *self.passwords))
         self.host = host(used_url)
+        self._given = {**(headers or {}), **(query or {})}
+        self._unwanted = [name for name, value in (headers or {}).items() if value is None]
+        self._options: dict[str, Any] = {
+            "base_url": url,
+            "timeout": timeout,
+            "max_retries": retries,
+            "default_headers": {name: value for name, value in (headers or {}).items() if value is not None},
+            "default_query": dict(query or {}),
+            **client,
+        }
 
-        # A server of one's own needs no key, but the client does.
-        key = self.key or "none"
-        self._options: dict[str, Any] = {"api_key": key, "base_url": url, "timeout": timeout, "max_retries": retries}
+    @property
+    def redactor(self) -> Redactor:
+        """Removes the key, passwords, and secret headers and parameters from text."""
+        given = [value for name, value in self._given.items() if is_secret(name) or name.lower() in _SECRET_HEADERS]
+        return Redactor((self.key.value, *self.passwords, *given))
 
     def client(self) -> openai.OpenAI:
         """A client whose requests end by their time-out, in whatever pieces an answer comes."""
-        hooks: dict[str, list[Any]] = {"request": [_begin], "response": [_limit]}
-        return self.openai.OpenAI(http_client=self.openai.DefaultHttpxClient(event_hooks=hooks), **self._options)
+        hooks: dict[str, list[Any]] = {"request": [_begin, self._strip], "response": [_limit]}
+        http = self.openai.DefaultHttpxClient(event_hooks=hooks)
+        return self.openai.OpenAI(http_client=http, api_key=self._key, **self._options)
 
     def async_client(self) -> openai.AsyncOpenAI:
         """A client whose time-out is of each piece of an answer: the caller limits the whole request."""
-        return self.openai.AsyncOpenAI(**self._options)
+
+        async def key() -> str:
+            return self._key()
+
+        async def strip(request: Any) -> None:
+            self._strip(request)
+
+        http = self.openai.DefaultAsyncHttpxClient(event_hooks={"request": [strip]})
+        return self.openai.AsyncOpenAI(http_client=http, api_key=key, **self._options)
+
+    def _strip(self, request: Any) -> None:
+        # The client itself refuses to leave out the header with the key.
+        for name in self._unwanted:
+            request.headers.pop(name, None)
+
+    def _key(self) -> str:
+        # A server of one's own needs no key, but the client does.
+        return self.key.value or "none"
 
 
 def _is_url(url: str) -> bool:

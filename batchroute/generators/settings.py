@@ -116,6 +116,16 @@ class ApiSettings(BaseModel):
 
     endpoint: str | None = Field(default=None, description="base URL; OpenAI's own unless set")
     api_key_env: str = Field(default="OPENAI_API_KEY", description="environment variable with the key")
+    api_key_file: str | None = Field(default=None, description="file with the key, read again when it is refused")
+    api_key_command: str | list[str] | None = Field(
+        default=None, description="program that prints the key, run again when it is refused"
+    )
+    headers: dict[str, str | None] | None = Field(
+        default=None, description="of every request; null leaves out one that is sent without being asked for"
+    )
+    query: dict[str, str] | None = Field(default=None, description="parameters of every request's URL: api-version")
+    organization: str | None = Field(default=None, description="OpenAI's organization that is billed")
+    project: str | None = Field(default=None, description="OpenAI's project that is billed")
     concurrency: int = Field(default=32, ge=1, description="most requests at a time")
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1, description="of prompts and responses together")
@@ -152,6 +162,15 @@ class ApiSettings(BaseModel):
     def gives_tools(self) -> bool:
         """Whether the model may answer with calls of tools."""
         return any(self.extra_body.get(name) for name in ("tools", "functions"))
+
+    @model_validator(mode="after")
+    def _one_place_for_the_key(self) -> Self:
+        given = [name for name in ("api_key_env", "api_key_file", "api_key_command") if name in self.model_fields_set]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} each say where the key is: leave one")
+        if self.api_key_command is not None and not self.api_key_command:
+            raise ValueError("api_key_command is empty: name a program, with its arguments")
+        return self
 
     @field_validator("endpoint")
     @classmethod

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from batchroute.endings import ending_of
 from batchroute.endpoint import Endpoint, is_out_of_money, read_json, valid_text
 from batchroute.errors import InputError, StoppedError
+from batchroute.key import Key
 from batchroute.quality.base import Item, Measurement, MetricSpec
 from batchroute.quality.metric import MetricRecord
 from batchroute.redaction import without_quotes
@@ -44,7 +45,7 @@ class Judge:
         self._endpoint = Endpoint(
             "the metric judge",
             spec.endpoint,
-            spec.api_key_env,
+            Key(spec.api_key_env),
             needs_key=spec.endpoint is None,
             timeout=_TIMEOUT_SECONDS,
             retries=retries,
@@ -82,7 +83,7 @@ class Judge:
             ) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             self._stop_if_out_of_money(error.status_code, _code(error), self._words(error, asked))
-            raise InputError(f"the judge refuses the key in the environment variable {spec.api_key_env}") from error
+            raise InputError(f"the judge refuses the key in {self._endpoint.key.source}") from error
         except openai.NotFoundError as error:
             raise InputError(f"the judge's endpoint has no model '{spec.model}'") from error
         except openai.APIStatusError as error:

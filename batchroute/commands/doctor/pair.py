@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from batchroute.errors import InputError
 from batchroute.fields import SIDES, Side
 from batchroute.generators.settings import ModelSpec
 from batchroute.hardware.devices import of_rank
+from batchroute.key import Key
 from batchroute.pipeline.audit.metric import metric_of
 from batchroute.pipeline.identity import calibrated_point, known_calibration
 from batchroute.quality.base import MetricSpec
@@ -168,7 +168,8 @@ class Pair:
         if any(missing(extra) for extra in spec.record.extras(spec)):
             return note(side, f"{spec.model}: not checked before the extra is installed")
         place, url = generators.check(spec), base_url(spec.endpoint)
-        key = f"key in {spec.api_key_env}" if os.environ.get(spec.api_key_env, "").strip() else "no key"
+        found = Key(spec.api_key_env, spec.api_key_file, spec.api_key_command)
+        key = f"key in {found.source}" if found.value else "no key"
         return _answering(side, f"{place}, {key}", f"{url.partition('://')[0]}://{host(url)}")
 
 

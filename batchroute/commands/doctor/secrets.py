@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batchroute.config.job import Job
+from batchroute.errors import InputError
 from batchroute.fields import SIDES
+from batchroute.key import Key
 from batchroute.redaction import Redactor, is_secret_variable, passwords
 
 # Shorter values, such as `true`, also occur in harmless words.
@@ -37,6 +40,10 @@ def _of_job(job: Job, environment: Mapping[str, str]) -> Iterator[str]:
         spec = job.models.of(side)
         yield from _in_url(spec.endpoint or "")
         yield environment.get(spec.api_key_env, "").strip()
+        yield from (value for value in (spec.headers or {}).values() if value is not None)
+        if spec.api_key_file is not None:
+            with contextlib.suppress(InputError):
+                yield Key(spec.api_key_env, spec.api_key_file).value
     audit = job.report.audit
     if audit is not None and audit.metric is not None:
         yield from _in_url(audit.metric.endpoint or "")

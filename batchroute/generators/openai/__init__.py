@@ -43,7 +43,8 @@ def _extras(spec: ModelSpec) -> Mapping[str, str]:
     return {"openai": f"backend is {spec.backend}"}
 
 
-_SPEED = frozenset({"endpoint", "api_key_env", "timeout", "retries", "length_key"})
+_KEY = frozenset({"api_key_env", "api_key_file", "api_key_command", "headers", "query", "organization", "project"})
+_SPEED = _KEY | {"endpoint", "timeout", "retries", "length_key"}
 _RESULTS = frozenset({"extra_body", "tokenizer"})
 _CHAT_SPEED = _SPEED | {"concurrency", "requests_per_minute", "tokens_per_minute"}
 _BATCH_SPEED = _SPEED | {"batch_requests", "poll_seconds", "give_up_after"}

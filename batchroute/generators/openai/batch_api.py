@@ -175,7 +175,7 @@ class BatchApi:
     def cancel_command(self, batch_id: str) -> str:
         """The command by which a person cancels a batch."""
         url = self._endpoint.redactor.text(f"{base_url(self._spec.endpoint)}/batches/{batch_id}/cancel")
-        return f'curl -X POST -H "Authorization: Bearer ${self._spec.api_key_env}" {url}'
+        return f'curl -X POST -H "Authorization: Bearer {self._endpoint.key.shell}" {url}'
 
     def outcomes(
         self, batch: ProviderBatch, requests: Callable[[str], Prompt], known: Container[str]
@@ -293,11 +293,12 @@ class BatchApi:
         return result
 
     def _once(self, do: Callable[[], Result], thing: str) -> Result:
+        sent_with = self._endpoint.key.value
         try:
             return do()
         except (self._endpoint.errors, ValueError, OSError) as error:
             failure = self._endpoint.failure(error)
-            if failure.may_pass:
+            if failure.may_pass or (failure.kind == "key" and self._endpoint.key.renewed(sent_with)):
                 raise _PassingError(failure) from error
             raise self._fatal(failure, thing) from error
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import email.utils
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +11,9 @@ from typing import Any, Literal
 from batchroute.endpoint import Endpoint, is_out_of_money, valid_text
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
+from batchroute.generators.openai.waiting import retry_after
 from batchroute.generators.settings import ModelSpec
+from batchroute.key import Key
 from batchroute.redaction import without_quotes
 from batchroute.words import duration
 
@@ -44,7 +44,6 @@ _TOO_LONG = re.compile(
 # Waiting does not help a request that alone takes more than a minute allows.
 _TOO_LARGE_AT_ANY_TIME = re.compile(r"request too large|must be reduced in order to run", re.IGNORECASE)
 _TRANSIENT = {408, 409, 424, 425, 429, 498, 499}
-_SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 
 Kind = Literal["transient", "refused", "row", "key", "forbidden", "absent", "quota"]
 
@@ -90,15 +89,19 @@ class ModelEndpoint(Endpoint):
         """Raises:
         InputError: as `Endpoint`. A key is needed for OpenAI's own endpoint, and if the job file names its variable.
         """
-        names_key = "api_key_env" in spec.model_fields_set
+        names_key = not spec.model_fields_set.isdisjoint(("api_key_env", "api_key_file", "api_key_command"))
         super().__init__(
             f"the model '{spec.model}'",
             spec.endpoint,
-            spec.api_key_env,
+            Key(spec.api_key_env, spec.api_key_file, spec.api_key_command),
             needs_key=spec.endpoint is None or names_key,
             # The client does not retry: retries are counted and paced in `generator`.
             timeout=spec.timeout,
             hint="" if names_key else ", or name another as api_key_env",
+            headers=spec.headers,
+            query=spec.query,
+            organization=spec.organization,
+            project=spec.project,
         )
         self._spec = spec
         self.errors = self.openai.OpenAIError
@@ -187,8 +190,8 @@ class ModelEndpoint(Endpoint):
     def _refusal_of_the_key(self) -> str:
         if self.passwords:
             return "refuses the user and the password in the endpoint"
-        variable = f"the environment variable {self._spec.api_key_env}"
-        return f"refuses the key in {variable}" if self.key else f"wants a key, and {variable} is not set"
+        key = self.key
+        return f"refuses the key in {key.source}" if key.value else f"wants a key, and {key.source} {key.lack}"
 
 
 def error_body(body: Any) -> Mapping[str, Any]:
@@ -221,28 +224,3 @@ def message_of(body: Mapping[str, Any]) -> str:
     if isinstance(message, Mapping):
         message = message.get("message") or message
     return str(message)
-
-
-def retry_after(headers: Mapping[str, str], body: Mapping[str, Any] | None = None) -> float | None:
-    """The seconds that a server asks to wait: by `retry-after-ms`, by `retry-after` in seconds or as a date, or by
-    Google's `retryDelay` in the error's details.
-    """
-    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers[name]) * scale
-        except (KeyError, ValueError):
-            continue
-        # float() reads `nan` and `inf`, and infinitely long is no time to wait.
-        if seconds < float("inf"):
-            return max(0.0, seconds)
-    try:
-        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-        return max(0.0, date.timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError, OSError):
-        return _retry_delay((body or {}).get("details"))
-
-
-def _retry_delay(details: Any) -> float | None:
-    delays = (one.get("retryDelay") for one in details if isinstance(one, Mapping)) if isinstance(details, list) else ()
-    found = (_SECONDS.fullmatch(delay) for delay in delays if isinstance(delay, str))
-    return next((float(match[1]) for match in found if match), None)

@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from batchroute.endpoint import read_json
-from batchroute.errors import BatchrouteError, StoppedError
+from batchroute.errors import BatchrouteError, InputError, StoppedError
 from batchroute.generators.base import PartlyAnsweredError, Response
 from batchroute.generators.openai.breaker import Breaker
 from batchroute.generators.openai.chat_api import ChatApi
@@ -178,7 +178,7 @@ class OpenAIGenerator:
         attempts = failed = 0
         answers = self._breaker.answers
         while True:
-            attempts += 1
+            attempts, sent_with = attempts + 1, self._endpoint.key.value
             async with self._pacer.turn(tokens, again=attempts > 1) as turn:
                 # Rows that are likely to fail alike wait for the verdict.
                 waits = self._probing.locked()
@@ -198,9 +198,18 @@ class OpenAIGenerator:
             if (adapted := self._protocol.adapted(result, request)) is not None:
                 request = adapted
                 continue
+            if result.kind == "key" and await self._renewed(sent_with):
+                continue
             if not result.may_pass or failed > self._spec.retries or (result.wait or 0) > MOST_RETRY_AFTER:
                 return [await self._give_up(result, request, attempts)]
             await asyncio.sleep(_backoff(attempts, *self._waits) if result.wait is None else result.wait)
+
+    async def _renewed(self, refused: str) -> bool:
+        """Whether there is another key now than the one that was refused."""
+        try:
+            return await asyncio.to_thread(self._endpoint.key.renewed, refused)
+        except InputError as error:
+            raise self._end_run(error) from error
 
     async def _send(self, turn: Turn, request: dict[str, Any], attempts: int) -> list[Response] | Failure:
         """As `_ask`, and not cancelled by the error of another row."""

@@ -175,7 +175,7 @@ def test_an_endpoint_is_connected_to_and_asked_nothing(job: JobFolder, monkeypat
         job.settings["models"]["large"] = api(0, endpoint=server.url, api_key_env="TEAM_KEY")
         result = of(doctor.examine(job.path), "large")
         assert result.mark == "ok"
-        assert result.text.endswith("key in TEAM_KEY: a connection can be made")
+        assert result.text.endswith("key in the environment variable TEAM_KEY: a connection can be made")
         assert server.requests == []
 
 

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from batchroute.errors import InputError, StoppedError
-from batchroute.generators.openai.failures import Failure, ModelEndpoint, retry_after
+from batchroute.generators.openai.failures import Failure, ModelEndpoint
 from tests.generators.openai.openai_generators import spec
 
 
@@ -18,21 +18,6 @@ from tests.generators.openai.openai_generators import spec
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
-
-
-def test_headers_say_how_long_to_wait() -> None:
-    assert retry_after({"retry-after-ms": "250", "retry-after": "9"}) == 0.25
-    assert retry_after({"retry-after": "9.5"}) == 9.5
-    assert retry_after({"retry-after": "-1"}) == 0
-    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
-    in_2100 = retry_after({"retry-after": "Fri, 01 Jan 2100 00:00:00 GMT"})
-    assert in_2100 is not None
-    assert in_2100 > 1e9
-    assert [retry_after({"retry-after": text}) for text in ("", "soon", "12 monkeys")] == [None] * 3
-    assert [retry_after({"retry-after": text}) for text in ("nan", "inf", "Fri, 31 Dec 9999 99:00:00 GMT")] == [
-        None
-    ] * 3
-    assert retry_after({}) is None
 
 
 @pytest.mark.parametrize(
@@ -117,8 +102,7 @@ def test_failures_that_every_request_would_meet_end_the_run(
 def test_a_server_of_ones_own_needs_no_key_and_may_want_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     endpoint = ModelEndpoint(spec())
-    with endpoint.client() as client:
-        assert client.api_key == "none"
+    assert endpoint._key() == "none"
     assert str(endpoint.fatal(Failure("key", "api_error", "HTTP 401: Who?"), False)) == (
         "127.0.0.1:9 wants a key, and the environment variable OPENAI_API_KEY is not set: HTTP 401: Who?"
     )
@@ -178,7 +162,7 @@ def test_an_endpoint_that_is_no_url_is_one_sentence_without_its_words(url: str) 
 def test_the_client_has_the_key_the_address_and_the_time_and_never_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THE_KEY", "sk-other\n")
     with ModelEndpoint(spec(api_key_env="THE_KEY", timeout=7)).client() as client:
-        assert (client.api_key, str(client.base_url)) == ("sk-other", "http://127.0.0.1:9/v1/")
+        assert (client._refresh_api_key(), str(client.base_url)) == ("sk-other", "http://127.0.0.1:9/v1/")
         assert (client.timeout, client.max_retries) == (7, 0)
 
 
@@ -323,9 +307,3 @@ def test_what_only_sounds_like_it_is_not(status: int, message: str, kind: str) -
 def test_a_prompt_that_a_filter_refuses_is_refused_alone(status: int, body: dict[str, Any], message: str) -> None:
     found = ModelEndpoint(spec()).status_failure(status, body, message)
     assert (found.kind, found.error_type) == ("row", "refused")
-
-
-def test_google_says_in_the_body_how_long_to_wait() -> None:
-    details = [{"@type": "type.googleapis.com/google.rpc.Help"}, {"retryDelay": "34.5s"}, "x"]
-    assert retry_after({}, {"details": details}) == 34.5
-    assert [retry_after({}, {"details": one}) for one in ("x", None, [], [{"retryDelay": 7}])] == [None] * 4

@@ -14,7 +14,16 @@ from typing import Any
 
 from tests.support.openai_server.wire import Request
 
-_HEADERS = ("authorization", "content-type", "user-agent", "idempotency-key", "x-stainless-retry-count")
+_HEADERS = (
+    "authorization",
+    "content-type",
+    "user-agent",
+    "idempotency-key",
+    "x-stainless-retry-count",
+    "api-key",
+    "openai-organization",
+    "openai-project",
+)
 
 
 @dataclass
@@ -26,6 +35,7 @@ class Seen:
     path: str
     headers: dict[str, str]
     body: Any
+    query: dict[str, str]
     fault: str | None = None
     status: int | None = None
 
@@ -48,7 +58,7 @@ class Records:
 
     def see(self, request: Request, body: Any, fault: str | None = None) -> Seen:
         headers = {name: request.headers[name] for name in _HEADERS if name in request.headers}
-        seen = Seen(time.time(), request.method, request.path, headers, body, fault)
+        seen = Seen(time.time(), request.method, request.path, headers, body, request.query, fault)
         self.requests.append(seen)
         if fault is not None:
             self.faulted[fault] += 1
