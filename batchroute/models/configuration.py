@@ -79,3 +79,12 @@ def number(config: Any, *names: str, default: int, layer: int | None = None) -> 
         numbers = [entry for entry in value if isinstance(entry, int)]
         value = value[layer] if layer is not None and layer < len(value) else max(numbers, default=None)
     return value if isinstance(value, int) else default
+
+
+def embedded_tokens(model: Any) -> int | None:
+    """How many tokens the model has embeddings of; None: it does not tell."""
+    try:
+        weights = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:
+        return None
+    return None if weights is None else int(weights.shape[0])

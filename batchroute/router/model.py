@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from batchroute import models
@@ -19,8 +21,10 @@ from batchroute.errors import InputError
 from batchroute.hardware import devices
 from batchroute.hardware.devices import Precision
 from batchroute.models import quiet_transformers
+from batchroute.models.configuration import embedded_tokens
 from batchroute.router.fast import int8, speed_up
 from batchroute.router.heads import ensemble
+from batchroute.router.neighbours import SHARINGS, Sharing, sharing
 from batchroute.router.notes import ROUTER_FILE, read_json
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from batchroute.router.heads.ensemble import Ensemble
 
 _DEFAULT_MAX_LENGTH = 512
+_HOPELESS = 20
 # Tokenizers without a limit report 10³⁰.
 _NO_LIMIT = 10**9
 # What a CPU's caches hold. MiniLM and DeBERTa-base are at most 5 % slower at 512 and 2,048, and 25 % at 8,192.
@@ -46,9 +51,12 @@ class Router:
         heads: score what `pooled` gives; None for a classifier, whose scores `probabilities` gives.
         max_length: tokens read of a prompt, special tokens included; longer prompts are cut.
         inputs: names of the tensors that the tokenizer makes and the model takes.
+        known_tokens: how many tokens the model has embeddings of; None: it does not tell.
         token_budget: padded tokens (rows × longest row) in one batch; `score` lowers it when memory runs out.
         load_seconds: time that `load` took.
-        note: a sentence if `load` could not use the fast path for this architecture.
+        raised: the kind of the last error that the model raised for a text; None: it raised none.
+        sharing: which texts may share a batch.
+        notes: a sentence each if `load` found that this architecture is slower than others.
     """
 
     def __init__(
@@ -65,11 +73,16 @@ class Router:
         self.device = device
         self.max_length = max_length
         self.load_seconds = 0.0
-        self.note: str | None = None
+        self.name = ""
+        self.sharing: Sharing = "padded"
+        self.notes: list[str] = []
+        self.raised: str | None = None
         self.token_budget = _CUDA_TOKEN_BUDGET if device.type == "cuda" else _CPU_TOKEN_BUDGET
         self._last_layer: FirstToken | None = None
+        self._unscored = 0
         accepted = inspect.signature(model.forward).parameters
         self.inputs = [name for name in tokenizer.model_input_names if name in accepted]
+        self.known_tokens = embedded_tokens(model)
 
     @classmethod
     def load(
@@ -135,20 +148,26 @@ class Router:
             )
         length = min(limit for limit in limits if limit is not None)
         router = cls(model, tokenizer, device, length, None if heads is None else heads.to(device))
-        router._last_layer, router.note = last_layer, note
+        router._last_layer, router.name = last_layer, name
+        router.notes += [] if note is None else [note]
         if router.max_length <= (special := tokenizer.num_special_tokens_to_add()):
             raise InputError(
                 f"max_length {router.max_length} leaves the router '{name}' no room for text: "
                 f"its {special} special tokens count too, so give more than {special}"
             )
+        router.share(sharing(router, name, "int8" if precision == "int8" else str(model.dtype).removeprefix("torch.")))
         router.load_seconds = time.perf_counter() - started
         return router
 
     def probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Scores of one padded batch: float32, shape [rows]; batch and scores are on the router's device."""
+        """Scores of one padded batch: float32, shape [rows]; batch and scores are on the router's device.
+
+        NaN where the model gives no number.
+        """
         logits: torch.Tensor = self.model(**batch).logits
         logits = logits.float()
-        return logits[:, 0].sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]
+        scores = logits[:, 0].sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]
+        return scores.masked_fill(~logits.isfinite().all(dim=1), torch.nan)
 
     def embedded(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """As `probabilities`, and the prompts' embeddings from the same pass.
@@ -187,6 +206,32 @@ class Router:
         if mask is not None and self.tokenizer.padding_side == "left":
             first = hidden[torch.arange(len(hidden), device=hidden.device), mask.argmax(dim=1)]
         return torch.cat([_mean(hidden, mask), first.float()], dim=1)
+
+    def share(self, name: str) -> None:
+        """Let only texts share a batch that do not change each other's scores, with a note if some do.
+
+        Args:
+            name: a `Sharing`; one that is faster than the router's changes nothing.
+        """
+        kept = next((one for one in SHARINGS if one == name), self.sharing)
+        if SHARINGS.index(kept) <= SHARINGS.index(self.sharing):
+            return
+        self.sharing = kept
+        texts = "texts are scored one at a time" if kept == "singly" else "only texts of equal length share a batch"
+        self.notes.append(f"the router '{self.name}' scores otherwise next to other texts: {texts}, which is slower")
+
+    def count_unscored(self, scores: NDArray[np.float32]) -> None:
+        """Raises:
+        InputError: 20 texts in a row have no score.
+        """
+        known = np.flatnonzero(~np.isnan(scores))
+        self._unscored = len(scores) - 1 - int(known[-1]) if len(known) else self._unscored + len(scores)
+        if self._unscored >= _HOPELESS:
+            why = "it gives NaN or infinite numbers" if self.raised is None else f"it raised {self.raised}"
+            raise InputError(
+                f"the router '{self.name}' has no score for {self._unscored} texts in a row: {why}; set "
+                "router.precision to float32, or train it again"
+            )
 
     def close(self) -> None:
         """Free the model's memory."""

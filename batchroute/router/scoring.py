@@ -28,7 +28,7 @@ class Scores:
     """One entry per text, in the order of the texts: arrays of shape [n].
 
     Attributes:
-        scores: float32 in [0, 1]; high = easy. NaN where the model overflowed, as half precision can.
+        scores: float32 in [0, 1]; high = easy. NaN where the model overflowed, as half precision can, or raised.
         tokens: int32, tokens of the whole text, special tokens included.
         truncated: bool, whether the router read only a part.
         embeddings: float32 [n, dimensions], see `Router.embedded`; None if not requested, or not available.
@@ -156,53 +156,77 @@ def score_encoded(
         return router.embedded(batch) if with_embeddings else (router.probabilities(batch), None)
 
     order, parts = _in_batches(router, encoded, token_budget, compute)
-    scores = np.empty(len(order), dtype=np.float32)
+    count = len(encoded.lengths)
+    scores = np.full(count, np.nan, dtype=np.float32)
     if parts:
         # One transfer at the end: the CPU does not wait for the device between batches.
         scores[order] = torch.cat([part for part, _ in parts]).cpu().numpy()
     means = [mean for _, mean in parts if mean is not None]
     complete = bool(means) and len(means) == len(parts)
-    return Scores(scores, encoded.tokens, truncated, _in_order(means, order).cpu().numpy() if complete else None)
+    return Scores(scores, encoded.tokens, truncated, _in_order(means, order, count).cpu().numpy() if complete else None)
 
 
 def pooled(router: Router, encoded: Encoded, token_budget: int | None = None) -> torch.Tensor:
     """What heads read, see `Router.pooled`, in the order of the texts, on the router's device: [n, 2 × hidden]."""
     order, parts = _in_batches(router, encoded, token_budget, router.pooled)
     if not parts:
-        return torch.empty(0, 2 * router.model.config.get_text_config().hidden_size, device=router.device)
-    return _in_order(parts, order)
+        width = 2 * router.model.config.get_text_config().hidden_size
+        return torch.full((len(encoded.lengths), width), torch.nan, device=router.device)
+    return _in_order(parts, order, len(encoded.lengths))
 
 
 def _in_batches(
     router: Router, encoded: Encoded, token_budget: int | None, compute: Callable[[dict[str, torch.Tensor]], Computed]
 ) -> tuple[NDArray[np.intp], list[Computed]]:
-    """The order of the texts by batches, and what `compute` makes of each batch."""
+    """The order of the texts by batches, and what `compute` makes of each batch. Texts for which it raises are left
+    out.
+    """
     budget = router.token_budget if token_budget is None else token_budget
     # Longest first: if a batch does not fit in memory, the first one fails.
-    order = np.argsort(-encoded.lengths, kind="stable")
+    order = _readable(router, encoded, np.argsort(-encoded.lengths, kind="stable"))
     parts: list[Computed] = []
-    start = 0
+    good: list[NDArray[np.intp]] = []
+    start = singly_until = 0
     while start < len(order):
         longest = max(1, int(encoded.lengths[order[start]]))
-        rows = order[start : start + max(1, budget // longest)]
+        singly = router.sharing == "singly" or start < singly_until
+        rows = order[start : start + (1 if singly else max(1, budget // longest))]
+        if router.sharing == "equal lengths":
+            rows = rows[encoded.lengths[rows] == longest]
         try:
             with torch.inference_mode():
                 parts.append(compute(pad(router, encoded, rows)))
+            good.append(rows)
         except Exception as error:
-            if len(rows) == 1 or not out_of_memory(error):
-                raise
-            # Kept on the router, so that later texts start with a budget that fits.
-            budget = longest * len(rows) // 2
-            router.token_budget = min(router.token_budget, budget)
-            continue
+            if len(rows) > 1 and out_of_memory(error):
+                # Kept on the router, so that later texts start with a budget that fits.
+                budget = longest * len(rows) // 2
+                router.token_budget = min(router.token_budget, budget)
+                continue
+            if len(rows) > 1:
+                # An error of one text must not take the score of the others.
+                singly_until = start + len(rows)
+                continue
+            router.raised = type(error).__name__
         start += len(rows)
-    return order, parts
+    return np.concatenate(good) if good else order[:0], parts
 
 
-def _in_order(parts: Sequence[torch.Tensor], order: NDArray[np.intp]) -> torch.Tensor:
+def _readable(router: Router, encoded: Encoded, order: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The texts without tokens that the model has no embeddings of: on a GPU these would end the process."""
+    known = router.known_tokens
+    ids = encoded.features["input_ids"]
+    if known is None or all(max(row, default=0) < known for row in ids):
+        return order
+    router.raised = "IndexError (tokens without embeddings)"
+    return np.array([at for at in order if max(ids[at], default=0) < known], dtype=np.intp)
+
+
+def _in_order(parts: Sequence[torch.Tensor], order: NDArray[np.intp], count: int) -> torch.Tensor:
+    """The rows of all batches in the order of the texts; NaN for texts that are in none."""
     in_batches = torch.cat(list(parts))
     with torch.inference_mode():
-        ordered = torch.empty_like(in_batches)
+        ordered = in_batches.new_full((count, *in_batches.shape[1:]), torch.nan)
         ordered[torch.from_numpy(order).to(in_batches.device)] = in_batches
     return ordered
 

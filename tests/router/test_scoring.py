@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, pipeline
 
+from batchroute.errors import InputError
 from batchroute.router.model import Router
 from batchroute.router.scoring import encode, score
 from tests.support.tiny_models import POSITIONS, TEXT, tiny_router
@@ -244,3 +245,41 @@ def test_long_texts_are_tokenised_some_at_a_time_as_they_are_together(
     assert apart.features == together.features
     assert np.array_equal(apart.tokens, together.tokens)
     assert encode(router, []).tokens.shape == (0,)
+
+
+def test_a_text_that_the_model_raises_on_has_no_score(tmp_path: Path) -> None:
+    router = load(tmp_path)
+    expected = score(router, TEXTS).scores
+    router.tokenizer.add_tokens(["<|new|>"])
+    marked = [*TEXTS[:4], "it has <|new|> in it", *TEXTS[4:]]
+    scores = score(router, marked, with_embeddings=True)
+    assert np.flatnonzero(np.isnan(scores.scores)).tolist() == [4]
+    np.testing.assert_allclose(np.delete(scores.scores, 4), expected, atol=1e-5)
+    assert scores.embeddings is not None
+    assert np.isnan(scores.embeddings[4]).all()
+
+    def no_foxes(module: object, inputs: object, named: dict[str, torch.Tensor]) -> None:
+        if any(text in "".join(router.tokenizer.batch_decode(named["input_ids"])) for text in ("fox",)):
+            raise ValueError("no foxes")
+
+    router.model.register_forward_pre_hook(no_foxes, with_kwargs=True)
+    lost = [number for number, text in enumerate(TEXTS) if "fox" in text]
+    assert lost
+    assert np.flatnonzero(np.isnan(score(router, TEXTS).scores)).tolist() == lost
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_no_score(tmp_path: Path, value: float, labels: int) -> None:
+    router = load(tmp_path, labels=labels)
+    (token,) = router.tokenizer("a", add_special_tokens=False)["input_ids"]
+    router.model.get_input_embeddings().weight.data[token] = value
+    assert np.isnan(score(router, ["b", "a"]).scores).tolist() == [False, True]
+
+
+def test_twenty_texts_in_a_row_without_a_score_end_the_run(router: Router) -> None:
+    lost = np.full(10, np.nan, np.float32)
+    router.count_unscored(lost)
+    router.count_unscored(np.array([*lost, 0.5, *lost], np.float32))
+    with pytest.raises(InputError, match="has no score for 20 texts in a row: it gives NaN"):
+        router.count_unscored(lost)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, isfinite
 from typing import TYPE_CHECKING
 
 import torch
@@ -94,7 +94,9 @@ class ContinuousBatches:
             self._generation.eos_token_id = -1
 
     def answer(self, requests: Sequence[Request]) -> dict[int, Response]:
-        """Responses by the requests' indices. If the loop died, the rows without an answer are missing."""
+        """Responses by the requests' indices. Rows without numbers are missing and, if the loop died, all without an
+        answer.
+        """
         if not requests or self.died is not None:
             return {}
         attention = getattr(self._model.config, "_attn_implementation", None)
@@ -108,18 +110,22 @@ class ContinuousBatches:
             return {}
         finished = False
         responses: dict[int, Response] = {}
+        lost: list[int] = []
         try:
-            failures = self._collect(manager, requests, responses)
+            failures = self._collect(manager, requests, responses, lost)
             finished = True
         finally:
             manager.stop(block=True, hard_stop=not finished, keep_for_next_session=True)
         fatal = manager.background_thread_status.fatal_error
         if fatal is not None:
             self._die(fatal)
-        elif len(responses) + len(failures) < len(requests):
+        elif len(responses) + len(failures) + len(lost) < len(requests):
             self._die(RuntimeError("the generation loop ended early"))
         else:
             responses.update(failures)
+            if lost:
+                # Its pages would hand what is no number on to the rows of the next call.
+                self._free_cache()
         return responses
 
     def close(self) -> None:
@@ -154,10 +160,11 @@ class ContinuousBatches:
         return manager
 
     def _config(self, longest: int) -> ContinuousBatchingConfig:
+        # Log-probabilities in any case: they tell whether the model gave numbers.
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
         if self._device.type == "cuda":
-            return ContinuousBatchingConfig(max_requests_per_batch=self._rows, return_logprobs=self._writer.logprobs)
+            return ContinuousBatchingConfig(max_requests_per_batch=self._rows, return_logprobs=True)
         rows = self._rows or CPU_ROWS
         pages = ceil((longest + self._new) / _CPU_PAGE) + 1
         self._longest = pages * _CPU_PAGE
@@ -166,13 +173,19 @@ class ContinuousBatches:
             num_blocks=rows * pages,
             max_batch_tokens=_CPU_STEP,
             max_requests_per_batch=rows,
-            return_logprobs=self._writer.logprobs,
+            return_logprobs=True,
         )
 
     def _collect(
-        self, manager: ContinuousBatchingManager, requests: Sequence[Request], responses: dict[int, Response]
+        self,
+        manager: ContinuousBatchingManager,
+        requests: Sequence[Request],
+        responses: dict[int, Response],
+        lost: list[int],
     ) -> dict[int, Response]:
-        """Wait for all rows. Answers go into `responses`; returns the responses of rows that failed."""
+        """Wait for all rows. Answers go into `responses`, and the indices of rows for which the model gave no numbers
+        into `lost`; returns the responses of rows that failed.
+        """
         ids = manager.add_requests(
             [request.tokens for request in requests], max_new_tokens=self._new, streaming=bool(self._writer.stops)
         )
@@ -199,6 +212,11 @@ class ContinuousBatches:
                 continue
             if not output.is_finished():
                 manager.cancel_request(output.request_id)
+            if not all(map(isfinite, output.logprobs)):
+                # Rows that share a mask read each other's masked numbers, as 0 × NaN: which row was the first to have
+                # none is not known here.
+                lost.append(request.index)
+                continue
             logprobs = output.logprobs if self._writer.logprobs else None
             responses[request.index] = self._writer.response(request, output.generated_tokens, stopped, logprobs)
         return failures

@@ -14,8 +14,9 @@ from batchroute.generators.base import Response, read_once
 from batchroute.generators.prompting import check_template
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.thoughts import Dropped
+from batchroute.generators.transformers.finite import Streak
 from batchroute.generators.transformers.loading import Loaded, load
-from batchroute.generators.transformers.neighbours import together
+from batchroute.generators.transformers.neighbours import SHARINGS, Sharing, sharing
 from batchroute.generators.transformers.rows import Reader, Request, Writer
 from batchroute.generators.transformers.static import CPU_ROWS, StaticBatches
 from batchroute.hardware.devices import free_memory
@@ -30,6 +31,12 @@ _MANY_ROWS = 1024
 # The last rows of each call generate in small batches. More rows a call make that rarer, and progress reports too.
 _CPU_ROWS_TO_REFILL = 256
 
+_WORDS = {
+    "without prefixes": "after a prefix that was read before: each row reads its whole prompt",
+    "equal lengths": "next to rows of other lengths: only rows of equal length share a batch",
+    "singly": "next to other rows: rows are answered one at a time",
+}
+
 Batches = TypeVar("Batches")
 
 
@@ -41,6 +48,7 @@ class TransformersGenerator:
 
     Attributes:
         notes: one sentence each for the operator; `generate` may add some.
+        sharing: how rows share batches, found by a few samples when the model loads.
     """
 
     units_at_once = 1
@@ -66,6 +74,7 @@ class TransformersGenerator:
         self._name, self._dropped = spec.model, Dropped(spec.model, spec.reasoning)
         self._model = loaded.model
         self._device = loaded.device
+        self._without_numbers = Streak(spec.model, loaded.model.dtype, spec.quantization)
         self._reader = Reader(spec, loaded)
         writer = Writer(loaded, spec.generation, spec.logprobs)
         self._static = StaticBatches(loaded, writer, spec)
@@ -79,10 +88,11 @@ class TransformersGenerator:
             plain = Writer(loaded, sampled.generation)
             refilled = self._try("refilled", sampled, lambda: _refilled(loaded, plain, sampled))
             self._sampled = refilled, StaticBatches(loaded, plain, sampled)
-        continuous, refill = self._continuous is not None, self._refilled is not None
-        if not continuous and not refill and spec.batch_size != 1:
-            self._keep_apart(loaded, writer)
-        self.rows_at_a_time = _rows_at_a_time(loaded, spec, continuous, refill)
+        self._loaded, self._spec, self._writer = loaded, spec, writer
+        # Continuous batches read prompts as refilled ones do, and take longer to start than the check may.
+        self._may_refill = self._refilled is not None or (self._continuous is not None and _may_refill(loaded))
+        self.sharing = sharing(loaded, writer, spec, self._may_refill)
+        self._share(self.sharing)
         self.load_seconds = time.perf_counter() - started
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
@@ -115,29 +125,48 @@ class TransformersGenerator:
                 requests = [request for request in requests if request.index not in responses]
                 self._fall_back()
         self.notes += self._dropped.note(responses.values())
-        return [responses[index] for index in range(len(prompts))]
+        answers = [responses[index] for index in range(len(prompts))]
+        self._without_numbers.count(answers)
+        return answers
 
     def close(self) -> None:
         if self._continuous is not None:
             self._continuous.close()
-        del self._model, self._static, self._continuous, self._refilled, self._sampled
+        del self._model, self._loaded, self._static, self._continuous, self._refilled, self._sampled
         free_memory(self._device)
 
-    def _keep_apart(self, loaded: Loaded, writer: Writer) -> None:
-        """Let only rows share a static batch that do not change each other's answers, with a note if some do.
+    def share(self, name: str) -> None:
+        """Let rows share batches as the run began, if this machine can: `name` is the `sharing` of another process."""
+        kept = next((one for one in SHARINGS if one == name), None)
+        if kept is not None and SHARINGS.index(kept) > SHARINGS.index(self.sharing):
+            self._share(kept)
 
-        Continuous and refilled batches are for architectures whose rows are known to leave each other alone.
+    def _share(self, how: Sharing) -> None:
+        """Let only rows share a batch that do not change each other's answers, with a note if some do.
+
+        Raises:
+            InputError: the job file asks for continuous batches, and rows of this model change each other there.
         """
-        how = together(loaded, writer)
-        if how == "padded":
-            return
-        self._static.together = how
-        if self._sampled is not None:
-            self._sampled[1].together = how
-        rows = (
-            "only rows of equal length share a batch" if how == "equal lengths" else "rows are answered one at a time"
-        )
-        self.notes.append(f"the model '{self._name}' answers otherwise next to other rows: {rows}, which is slower")
+        self.sharing = how
+        if how in ("equal lengths", "singly") or (how == "padded" and self._may_refill):
+            if self._continuous is not None and self._spec.batching == "continuous":
+                raise InputError(
+                    f"batching is continuous for the model '{self._name}', but it answers otherwise next to other "
+                    "rows: leave it out"
+                )
+            self._continuous = self._refilled = None
+            self._sampled = None if self._sampled is None else (None, self._sampled[1])
+        statics = [self._static, *([] if self._sampled is None else [self._sampled[1]])]
+        for static in statics:
+            # After refilled batches, static ones get the rows that raised there.
+            static.sharing = how if how in ("padded", "equal lengths") else "singly"
+        for refilled in (self._refilled, None if self._sampled is None else self._sampled[0]):
+            if refilled is not None:
+                refilled.prefixes = how == "refilled"
+        continuous, refill = self._continuous is not None, self._refilled is not None
+        self.rows_at_a_time = _rows_at_a_time(self._loaded, self._spec, continuous, refill)
+        if how in _WORDS:
+            self.notes.append(f"the model '{self._name}' answers otherwise {_WORDS[how]}, which is slower")
 
     def _try(self, kind: str, spec: ModelSpec, make: Callable[[], Batches | None]) -> Batches | None:
         """What `make` returns; None, with a note, if this model or this version of transformers lacks what it needs.
@@ -168,6 +197,8 @@ class TransformersGenerator:
                 self._sampled = None if self._sampled is None else (None, self._sampled[1])
                 # The cache of these batches may hold most of the memory that static batches need.
                 free_memory(self._device)
+                self._may_refill = False
+                self._share(sharing(self._loaded, self._writer, self._spec, refill=False))
 
 
 def _continuous(loaded: Loaded, writer: Writer, spec: ModelSpec) -> ContinuousBatches | None:
@@ -187,6 +218,14 @@ def _continuous(loaded: Loaded, writer: Writer, spec: ModelSpec) -> ContinuousBa
         raise InputError(f"batching is continuous for the model '{spec.model}', but {reason}: leave it out")
     wanted = spec.batching == "continuous" or (reason is None and pays(loaded))
     return ContinuousBatches(loaded, writer, spec) if wanted else None
+
+
+def _may_refill(loaded: Loaded) -> bool:
+    try:
+        from batchroute.generators.transformers.refill import can_refill
+    except ImportError:
+        return False
+    return can_refill(loaded)
 
 
 def _refilled(loaded: Loaded, writer: Writer, spec: ModelSpec) -> RefilledBatches | None:

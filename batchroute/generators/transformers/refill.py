@@ -21,6 +21,7 @@ from batchroute.errors import first_line
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.continuous import plain_attention
+from batchroute.generators.transformers.finite import no_numbers
 from batchroute.generators.transformers.loading import Loaded
 from batchroute.generators.transformers.memory import FixedRows, RowsByMemory, Sizes, footprint, free_bytes
 from batchroute.generators.transformers.prefixes import shared_prefixes
@@ -74,11 +75,13 @@ class RefilledBatches:
     """Answers requests, those with the longest prompts first.
 
     Attributes:
+        prefixes: whether prefixes that many prompts share are prefilled once.
         died: the last of several errors in a row, after which nothing is generated any more; None: it works. The caller
             answers the remaining rows in static batches.
     """
 
     def __init__(self, loaded: Loaded, writer: Writer, spec: ModelSpec) -> None:
+        self.prefixes = True
         self.died: str | None = None
         self._loaded = loaded
         self._writer = writer
@@ -93,7 +96,7 @@ class RefilledBatches:
     def answer(self, requests: Sequence[Request]) -> dict[int, Response]:
         """Responses by the requests' indices. Rows that raised an error are missing."""
         responses: dict[int, Response] = {}
-        waiting = _in_order(requests)
+        waiting = _in_order(requests, self.prefixes)
         while waiting and self.died is None:
             slots, width = self._size(waiting[0], len(waiting))
             self._running = Running(self._loaded, self._writer, self._sampling, slots, width)
@@ -118,6 +121,8 @@ class RefilledBatches:
                 self._failures = 0
 
     def _response(self, row: Row, stopped: int | None) -> Response:
+        if row.lost:
+            return no_numbers(row.request)
         logprobs = row.logprobs if self._writer.logprobs else None
         return self._writer.response(row.request, row.written, stopped, logprobs)
 
@@ -201,9 +206,10 @@ class _RowsBySlots:
         self._most = rows // 2
 
 
-def _in_order(requests: Sequence[Request]) -> list[Row]:
+def _in_order(requests: Sequence[Request], with_prefixes: bool) -> list[Row]:
     """Rows to wait: the longest first, since they show at once whether memory suffices; equal prompts together."""
-    lengths = shared_prefixes([request.tokens for request in requests])
+    tokens = [request.tokens for request in requests]
+    lengths = shared_prefixes(tokens) if with_prefixes else [0] * len(tokens)
     prefixes = [tuple(request.tokens[:length]) for request, length in zip(requests, lengths, strict=True)]
     saved = Counter(prefixes)
     most = max(prefixes, key=lambda prefix: (saved[prefix] * len(prefix), prefix), default=())

@@ -17,6 +17,7 @@ from batchroute.generators.settings import ModelSpec, Sampling
 from batchroute.generators.signals import of_tokens, tokens_of_text
 from batchroute.generators.transformers.loading import Loaded
 from batchroute.hardware.devices import out_of_memory
+from batchroute.models.configuration import embedded_tokens
 from batchroute.prompt import Prompt
 
 # The special tokens within a mark such as gpt-oss's.
@@ -46,6 +47,7 @@ class Reader:
         self._tokenizer = loaded.tokenizer
         self._context = loaded.context
         self._new = 0 if loaded.encoder_decoder else spec.generation.max_new_tokens
+        self._known = embedded_tokens(loaded.model)
 
     def request(self, index: int, prompt: Prompt, seed: int) -> Request | Response:
         """The request, or a response with the error type `bad_chat`, `empty_prompt` or `too_long`."""
@@ -62,6 +64,13 @@ class Reader:
             )
         if not tokens:
             return Response(error_type="empty_prompt", error="the prompt has no tokens")
+        if self._known is not None and max(tokens) >= self._known:
+            # On a GPU the model would end the process, and not only the row.
+            return Response(
+                error_type="model_error",
+                error=f"the tokenizer gives the token {max(tokens):,}, and the model has embeddings of {self._known:,}",
+                input_tokens=len(tokens),
+            )
         if self._context is not None and len(tokens) + self._new > self._context:
             needed = f"{len(tokens):,} prompt tokens" + (f" + {self._new:,} new ones" if self._new else "")
             return Response(

@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from batchroute.generators.settings import Sampling
 from batchroute.generators.transformers.decoding import Stops, draw, log_probabilities, uniforms, warpers
+from batchroute.generators.transformers.finite import finite_rows
 from batchroute.generators.transformers.loading import Loaded
 from batchroute.generators.transformers.rows import Request, Writer
 from batchroute.generators.transformers.slots import Slots, states
@@ -34,6 +35,7 @@ class Row:
         written: the tokens of the response so far.
         logprobs: of `written`; empty if the model is not asked for them.
         uniforms: the random numbers of sampling, one for each token; None for greedy decoding.
+        lost: the model gave no numbers for the row, which ends it.
     """
 
     request: Request
@@ -42,6 +44,7 @@ class Row:
     written: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     uniforms: NDArray[Any] | None = None
+    lost: bool = False
 
     @property
     def unread(self) -> list[int]:
@@ -160,7 +163,8 @@ class Running:
         done: dict[Row, int | None] = {}
         for row, found in zip(rows, stopped, strict=True):
             stop = found and self._writer.is_stopped(row.request, row.written)
-            if stop or row.written[-1] in self._writer.ends or len(row.written) == self._sampling.max_new_tokens:
+            whole = row.written[-1] in self._writer.ends or len(row.written) == self._sampling.max_new_tokens
+            if stop or whole or row.lost:
                 done[row] = len(row.written) if stop else None
         self._part(done)
         return list(done.items())
@@ -168,6 +172,11 @@ class Running:
     def _write(self, scores: torch.Tensor) -> None:
         """Append its next token to each row, from the model's own logits of shape [branches, vocabulary]."""
         chosen = self._chosen(scores)
+        lost = [number for number, good in enumerate(finite_rows(scores).tolist()) if not good]
+        for row in (row for number in lost for row in self.branches[number]):
+            row.lost = True
+        if lost:
+            self._slots.clean(lost)
         logprobs = log_probabilities(scores, chosen).tolist() if self._writer.logprobs else None
         for number, (branch, tokens) in enumerate(zip(self.branches, chosen.tolist(), strict=True)):
             for draw_number, row in enumerate(branch):

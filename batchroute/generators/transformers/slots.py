@@ -75,6 +75,12 @@ class Slots(Cache):
             layer.keys[targets, :, :length] = layer.keys[sources, :, :length]
             layer.values[targets, :, :length] = layer.values[sources, :, :length]
 
+    def clean(self, slots: Sequence[int]) -> None:
+        """Take out what is no number: the next row of a slot would read it behind its mask, as 0 × NaN."""
+        for layer in self.layers:
+            layer.keys[slots] = 0
+            layer.values[slots] = 0
+
     def resize(self, slots: int, width: int, rows: int, length: int) -> None:
         """Allocate slots of another number and width, and copy the rows.
 

@@ -10,9 +10,10 @@ from transformers import StoppingCriteriaList
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.decoding import LogProbabilities, StopStrings, logits_processors
+from batchroute.generators.transformers.finite import FiniteLogits, no_numbers
 from batchroute.generators.transformers.loading import Loaded
 from batchroute.generators.transformers.memory import FixedRows, RowsByMemory, Sizes, footprint, free_bytes
-from batchroute.generators.transformers.neighbours import Together
+from batchroute.generators.transformers.neighbours import Sharing
 from batchroute.generators.transformers.rows import Request, Writer, failed
 from batchroute.hardware.devices import out_of_memory
 
@@ -23,7 +24,7 @@ class StaticBatches:
     """Answers requests in batches sorted by prompt length, which keeps padding small.
 
     Attributes:
-        together: which rows may share a batch.
+        sharing: which rows may share a batch.
     """
 
     def __init__(self, loaded: Loaded, writer: Writer, spec: ModelSpec) -> None:
@@ -31,7 +32,7 @@ class StaticBatches:
         self._writer = writer
         self._sampling = spec.generation
         self._sizes = sizes(loaded, spec)
-        self.together: Together = "padded"
+        self.sharing: Sharing = "padded"
 
     def answer(self, requests: Sequence[Request]) -> dict[int, Response]:
         """One response for each request, by the request's index."""
@@ -41,8 +42,8 @@ class StaticBatches:
         start = 0
         while start < len(ordered):
             longest = len(ordered[start].tokens)
-            batch = ordered[start : start + (1 if self.together == "singly" else self._sizes.rows(longest))]
-            if self.together == "equal lengths":
+            batch = ordered[start : start + (1 if self.sharing == "singly" else self._sizes.rows(longest))]
+            if self.sharing == "equal lengths":
                 batch = [request for request in batch if len(request.tokens) == longest]
             answered = self._answer(batch)
             responses.update(answered)
@@ -76,7 +77,9 @@ class StaticBatches:
 
             stops = StopStrings(tokenizer, self._sampling.stop, width, len(batch), is_stopped)
         processors = logits_processors(self._sampling, [request.seed for request in batch])
-        criteria = StoppingCriteriaList([stops] if stops else [])
+        finite = FiniteLogits()
+        processors.insert(0, finite.processor)
+        criteria = StoppingCriteriaList([finite.criterion, *([stops] if stops else [])])
         recorded = LogProbabilities() if self._writer.logprobs else None
         if recorded is not None:
             processors.insert(0, recorded.processor)
@@ -91,9 +94,14 @@ class StaticBatches:
         new = sequences[:, width:].tolist()
         lengths = stops.lengths if stops else [None] * len(batch)
         logprobs = [None] * len(batch) if recorded is None else recorded.of_rows()
-        return {
-            request.index: self._writer.response(request, tokens, length, values)
+        responses = [
+            self._writer.response(request, tokens, length, values)
             for request, tokens, length, values in zip(batch, new, lengths, logprobs, strict=True)
+        ]
+        numbers = finite.of_rows([response.output_tokens for response in responses])
+        return {
+            request.index: response if good else no_numbers(request)
+            for request, response, good in zip(batch, responses, numbers, strict=True)
         }
 
 

@@ -16,6 +16,7 @@ from batchroute.errors import StoppedError
 from batchroute.fields import Side
 from batchroute.generators.base import Generator, PartlyAnsweredError, Response
 from batchroute.generators.prompting import TEMPLATE_REFUSED
+from batchroute.pipeline import sharing
 from batchroute.pipeline.batches.provider import answer_by_batches
 from batchroute.pipeline.batches.rows import limits_of
 from batchroute.pipeline.context import Context
@@ -87,6 +88,7 @@ class GenerateWorker:
         engine.progress.note("load", f"loading the {side} model {context.job.models.of(side).model}")
         model = fixed(work, side, model_of(context.job, side), lambda: engine.device, engine.progress, shards_of(side))
         self._generator: Generator = generators.load(model, lambda: engine.device, engine.gpus(model.gpus_of_a_copy))
+        sharing.keep(work, side, self._generator)
         self.units_at_once = self._generator.units_at_once
         self._pieces = {shard: Pieces(context, shard) for shard in shards_of(side)}
         self._ask_first = getattr(self._generator, "preflight", None) if model.record.behind_api else None

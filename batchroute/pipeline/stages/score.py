@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from batchroute.pipeline import layout
+from batchroute.pipeline import layout, sharing
 from batchroute.pipeline.context import Context
 from batchroute.prompt import Prompt, as_text, other_than_text
 from batchroute.router.drift.languages import language
@@ -89,7 +89,9 @@ class Scorer:
             # Of chunks that overlap, each counts the time from the end of the one before.
             started = max(started, self._free_since)
             with_embeddings = self._reference is not None and self._reference.content is not None
-            found = score_encoded(self._router, encoded, self._token_budget, with_embeddings).at(places)
+            found = score_encoded(self._router, encoded, self._token_budget, with_embeddings)
+            self._router.count_unscored(found.scores)
+            found = found.at(places)
             load_seconds, self._load_seconds = self._load_seconds, 0.0
             ended = self._free_since = time.perf_counter()
         table, counts = _table(prompts, found, chunk.start, self._reference)
@@ -148,8 +150,9 @@ def load_router(context: Context) -> Router:
         max_length=spec.max_length,
         allow_pickle=spec.allow_pickle,
     )
-    if router.note is not None:
-        context.engine.progress.note("load", router.note)
+    sharing.keep(context.work, "router", router)
+    for note in router.notes:
+        context.engine.progress.note("load", note)
     return router
 
 

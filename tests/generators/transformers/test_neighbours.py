@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.generator import TransformersGenerator
-from batchroute.generators.transformers.neighbours import together
+from batchroute.generators.transformers.neighbours import find_sharing
 from tests.support.tiny_models import tiny_tokenizer
 
 NEW = 6
@@ -65,7 +65,7 @@ def test_rows_are_answered_as_they_are_alone(
 ) -> None:
     folder = tiny(tmp_path, kind, settings)
     generator = load(folder)
-    assert generator._static.together == expected
+    assert generator.sharing == expected
     assert bool(generator.notes) is (expected != "padded")
     beside = generator.generate(PROMPTS, [0] * len(PROMPTS))
     alone = [generator.generate([prompt], [0])[0] for prompt in PROMPTS]
@@ -81,8 +81,8 @@ def test_what_padding_changes_shares_a_batch_with_rows_of_its_length_alone(tmp_p
 
     generator._model.register_forward_pre_hook(without_mask, with_kwargs=True)
     batches = generator._static
-    assert together(batches._loaded, batches._writer) == "equal lengths"
-    batches.together = "equal lengths"
+    assert find_sharing(batches._loaded, batches._writer, refill=False) == "equal lengths"
+    batches.sharing = "equal lengths"
     seeds = [0] * len(PROMPTS)
     assert generator.generate(PROMPTS, seeds) == [generator.generate([prompt], [0])[0] for prompt in PROMPTS]
 
@@ -91,4 +91,4 @@ def test_what_any_neighbour_changes_is_answered_singly(tmp_path: Path) -> None:
     generator = load(tiny(tmp_path, *KINDS[0][:2]))
     generator._model.lm_head.register_forward_hook(lambda module, given, out: out + out.roll(1, dims=0))
     batches = generator._static
-    assert together(batches._loaded, batches._writer) == "singly"
+    assert find_sharing(batches._loaded, batches._writer, refill=False) == "singly"

@@ -22,7 +22,7 @@ DEBERTA = "transformers.models.deberta_v2.modeling_deberta_v2"
 
 @pytest.mark.parametrize("architecture", ["bert", "deberta", "modernbert"])
 def test_with_this_transformers_there_is_no_note(tmp_path: Path, architecture: str) -> None:
-    assert Router.load(str(tiny_router(tmp_path, architecture)), CPU).note is None
+    assert Router.load(str(tiny_router(tmp_path, architecture)), CPU).notes == []
 
 
 def test_without_private_names_to_import_scores_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,9 +31,9 @@ def test_without_private_names_to_import_scores_are_the_same(tmp_path: Path, mon
     # transformers keeps the classes that it has loaded; only new imports of private names fail.
     monkeypatch.setitem(sys.modules, DEBERTA, ModuleType(DEBERTA))
     router = Router.load(folder, CPU)
-    assert router.note is not None
-    assert router.note.startswith("DebertaV2ForSequenceClassification scores by transformers' plain forward")
-    assert "\n" not in router.note
+    (note,) = router.notes
+    assert note.startswith("DebertaV2ForSequenceClassification scores by transformers' plain forward")
+    assert "\n" not in note
     assert score(router, TEXT).scores == pytest.approx(fast.scores, abs=1e-5)
     assert score(router, TEXT, with_embeddings=True).embeddings is not None
 
