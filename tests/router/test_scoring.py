@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 from batchroute.errors import InputError
 from batchroute.router.model import Router
+from batchroute.router.neighbours import find_sharing
 from batchroute.router.scoring import encode, score
 from tests.support.tiny_models import POSITIONS, TEXT, tiny_router
 
@@ -165,18 +166,20 @@ def test_out_of_memory_halves_the_budget_and_repeats(tmp_path: Path) -> None:
     assert len(refused) == 2
 
 
-def test_out_of_memory_for_one_text_is_raised(tmp_path: Path) -> None:
+def test_a_text_that_never_fits_in_memory_has_no_score(tmp_path: Path) -> None:
     router = load(tmp_path)
+    lengths = encode(router, TEXTS).lengths
     limit_memory(router, POSITIONS - 1)
-    with pytest.raises(torch.OutOfMemoryError):
-        score(router, TEXTS)
+    np.testing.assert_array_equal(np.isnan(score(router, TEXTS).scores), lengths == POSITIONS)
+    assert router.raised == "OutOfMemoryError"
 
 
 def test_an_error_of_the_model_is_not_taken_for_lack_of_memory(tmp_path: Path) -> None:
     router = load(tmp_path)
     router.model.resize_token_embeddings(10)
-    with pytest.raises(IndexError):
-        score(router, TEXTS)
+    budget = router.token_budget
+    assert np.isnan(score(router, TEXTS).scores).all()
+    assert (router.raised, router.token_budget) == ("IndexError", budget)
 
 
 def test_no_texts_give_no_scores(router: Router) -> None:
@@ -283,3 +286,29 @@ def test_twenty_texts_in_a_row_without_a_score_end_the_run(router: Router) -> No
     router.count_unscored(np.array([*lost, 0.5, *lost], np.float32))
     with pytest.raises(InputError, match="has no score for 20 texts in a row: it gives NaN"):
         router.count_unscored(lost)
+
+
+def test_texts_that_change_each_other_share_no_batch(tmp_path: Path) -> None:
+    router = load(tmp_path)
+    assert (router.sharing, router.notes) == ("padded", [])
+
+    def without_mask(module: object, given: tuple[object, ...], named: dict[str, object]) -> object:
+        return given, {**named, "attention_mask": None}
+
+    hook = router.model.register_forward_pre_hook(without_mask, with_kwargs=True)
+    assert find_sharing(router) == "equal lengths"
+    router.share("equal lengths")
+    assert router.notes[-1].endswith("only texts of equal length share a batch, which is slower")
+    np.testing.assert_allclose(score(router, TEXTS).scores, one_by_one(router, TEXTS), atol=1e-5)
+    shapes = batch_shapes(router)
+    score(router, ["a b c d", "a b d c", "b"])
+    assert sorted(rows for rows, _ in shapes) == [1, 2]
+    hook.remove()
+    router.model.register_forward_hook(lambda module, given, out: out.logits.add_(out.logits.sum(dim=0)) and None)
+    assert find_sharing(router) == "singly"
+    router.share("padded")
+    assert router.sharing == "equal lengths"
+    router.share("singly")
+    shapes.clear()
+    score(router, ["a b c d", "a b d c", "b"])
+    assert [rows for rows, _ in shapes] == [1, 1, 1]

@@ -19,15 +19,15 @@ _SIZES: dict[int, str] = {
     32: "hidden_size n_embd d_model dim emb_dim embed_dim embedding_size word_embed_proj_dim lru_width out_hidden_size "
     "vision_output_dim projector_input_dim projector_output_dim projection_dim conf_hidden_size text_hidden_size "
     "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size expert_ffn_hidden_size "
-    "ffn_config_hidden conv_dim bottleneck_size true_hidden_size intra_bottleneck_size mamba_d_ssm attention_hidden_size "
-    "dim_model input_hidden_size cross_attention_hidden_size encoder_hidden_size d_embed",
+    "ffn_config_hidden conv_dim bottleneck_size true_hidden_size intra_bottleneck_size mamba_d_ssm "
+    "attention_hidden_size pooler_hidden_size dim_model input_hidden_size cross_attention_hidden_size encoder_hidden_size d_embed",
     2: "num_hidden_layers num_layers n_layer n_layers depth encoder_layers decoder_layers num_encoder_layers "
     "num_decoder_layers num_key_value_heads n_kv_heads num_kv_heads num_query_groups num_local_experts n_group "
     "conf_num_hidden_layers linear_num_key_heads linear_num_value_heads mamba_n_groups num_swa_key_value_heads "
     "swa_num_key_value_heads",
     4: "num_attention_heads num_heads n_head n_heads encoder_attention_heads decoder_attention_heads "
-    "num_encoder_attention_heads num_decoder_attention_heads attention_heads num_experts n_routed_experts moe_num_experts "
-    "time_step_rank laurel_rank mamba_dt_rank swa_num_attention_heads",
+    "num_encoder_attention_heads num_decoder_attention_heads attention_heads num_experts n_routed_experts "
+    "moe_num_experts time_step_rank laurel_rank mamba_dt_rank swa_num_attention_heads",
     8: "head_dim d_kv state_size global_head_dim linear_key_head_dim linear_value_head_dim qk_nope_head_dim v_head_dim "
     "qk_rope_head_dim hidden_size_per_layer_input mamba_d_state mamba_headdim mamba_d_head swa_head_dim "
     "swa_v_head_dim kv_channels d_head index_head_dim rotary_dim",
@@ -57,11 +57,13 @@ _OWN: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "num_experts": 2},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2,
               "n_mamba_heads": 2, "attention_head_dim": 16, "attention_hidden_size": 64, "num_key_value_heads": 4},
-    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2, "n_mamba_heads": 8, "mamba_headdim": 8, "mamba_ngroups": 1,
-               "attention_head_dim": 16, "attention_hidden_size": 64, "num_key_value_heads": 4, "hybrid_layer_ids": [1, 3]},
+    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2,
+               "hybrid_layer_ids": [1, 3], "n_mamba_heads": 8, "mamba_headdim": 8, "mamba_ngroups": 1,
+               "attention_head_dim": 16, "attention_hidden_size": 64, "num_key_value_heads": 4},
     "recurrent_gemma": {"block_types": ["recurrent", "attention"], "num_hidden_layers": 2},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"], "mamba_n_heads": 8, "mamba_d_head": 8},
-    "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "layers_block_type": ["linear_attention", "full_attention"]},
+    "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2,
+                   "layers_block_type": ["linear_attention", "full_attention"]},
     "led": {"attention_window": 16},
     "longformer": {"attention_window": 16},
     "big_bird": {"block_size": 8, "num_random_blocks": 1},
@@ -109,7 +111,10 @@ def encoder_decoder(kind: str, vocabulary: int) -> Any:
 
 
 def classifier(kind: str, vocabulary: int) -> Any:
-    more = {"is_decoder": False} if kind == "reformer" else {}
+    more: dict[str, Any] = {"is_decoder": False} if kind == "reformer" else {}
+    if "is_encoder_decoder" in vars(CONFIG_MAPPING[kind]()):
+        # These read the last end token of a text, which the tokenizer writes.
+        more |= {"eos_token_id": 3, "decoder_start_token_id": 0}
     return _built(AutoModelForSequenceClassification, tiny_config(kind, vocabulary, num_labels=1, **more))
 
 

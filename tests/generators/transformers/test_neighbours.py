@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.generator import TransformersGenerator
 from batchroute.generators.transformers.neighbours import find_sharing
+from tests.generators.transformers.tiny_generators import tiny_decoder
 from tests.support.tiny_models import tiny_tokenizer
 
 NEW = 6
@@ -92,3 +94,51 @@ def test_what_any_neighbour_changes_is_answered_singly(tmp_path: Path) -> None:
     generator._model.lm_head.register_forward_hook(lambda module, given, out: out + out.roll(1, dims=0))
     batches = generator._static
     assert find_sharing(batches._loaded, batches._writer, refill=False) == "singly"
+
+
+def llama(folder: Path) -> TransformersGenerator:
+    return TransformersGenerator(
+        ModelSpec(backend="transformers", model=str(tiny_decoder(folder)), generation={"max_new_tokens": NEW}),
+        torch.device("cpu"),
+    )
+
+
+def test_what_refilled_batches_or_a_prefix_change_is_answered_without_them(tmp_path: Path) -> None:
+    generator = llama(tmp_path)
+    assert (generator.sharing, generator.notes) == ("refilled", [])
+    assert generator._refilled is not None
+
+    def shift(when: Callable[[dict[str, Any]], bool]) -> Any:
+        def moved(module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            if when(named):
+                named = {**named, "position_ids": named["position_ids"] + 9}
+            return given, named
+
+        return generator._model.register_forward_pre_hook(moved, with_kwargs=True)
+
+    def after_a_prefix(named: dict[str, Any]) -> bool:
+        return named["input_ids"].shape[1] > 1 and named["past_key_values"].get_seq_length() > 0
+
+    hook = shift(after_a_prefix)
+    assert find_sharing(generator._loaded, generator._writer, refill=True) == "without prefixes"
+    hook.remove()
+    hook = shift(lambda named: "slots" in named and len(named["input_ids"]) > 1)
+    assert find_sharing(generator._loaded, generator._writer, refill=True) == "padded"
+    hook.remove()
+
+
+def test_a_worker_shares_batches_as_its_run_began_or_more_carefully(tmp_path: Path) -> None:
+    generator = llama(tmp_path)
+    asked = [f"The quick brown fox jumps over the lazy dog and {word}" for word in ("sleeps", "eats", "hides", "runs")]
+    before = generator.generate(asked, [0] * 4)
+    generator.share("without prefixes")
+    assert generator._refilled is not None
+    assert not generator._refilled.prefixes
+    assert "each row reads its whole prompt" in generator.notes[-1]
+    generator.share("refilled")
+    assert generator.sharing == "without prefixes"
+    assert generator.generate(asked, [0] * 4) == before
+    generator.share("singly")
+    assert generator._refilled is None
+    assert generator.notes[-1].endswith("rows are answered one at a time, which is slower")
+    assert generator.generate(asked, [0] * 4) == before
