@@ -20,7 +20,8 @@ _SIZES: dict[int, str] = {
     "vision_output_dim projector_input_dim projector_output_dim projection_dim conf_hidden_size text_hidden_size "
     "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size expert_ffn_hidden_size "
     "ffn_config_hidden conv_dim bottleneck_size true_hidden_size intra_bottleneck_size mamba_d_ssm "
-    "attention_hidden_size pooler_hidden_size dim_model input_hidden_size cross_attention_hidden_size encoder_hidden_size d_embed",
+    "attention_hidden_size pooler_hidden_size dim_model input_hidden_size cross_attention_hidden_size "
+    "encoder_hidden_size d_embed",
     2: "num_hidden_layers num_layers n_layer n_layers depth encoder_layers decoder_layers num_encoder_layers "
     "num_decoder_layers num_key_value_heads n_kv_heads num_kv_heads num_query_groups num_local_experts n_group "
     "conf_num_hidden_layers linear_num_key_heads linear_num_value_heads mamba_n_groups num_swa_key_value_heads "
