@@ -20,6 +20,7 @@ class Key:
     Attributes:
         value: empty if there is none.
         source: where it is from, for messages.
+        changes: whether it may be another one when it is read again: a process keeps its environment.
         lack: what is said of `source` where it has none.
         shell: the words of a shell that give it, for a command that a person runs.
     """
@@ -34,6 +35,7 @@ class Key:
         """
         self._variable, self._file = variable, file
         self._command = shlex.split(command) if isinstance(command, str) else command
+        self.changes = file is not None or command is not None
         self.source, self.shell = f"the environment variable {variable}", f"${variable}"
         self.lack = "is not set"
         if file is not None:

@@ -198,7 +198,7 @@ class OpenAIGenerator:
             if (adapted := self._protocol.adapted(result, request)) is not None:
                 request = adapted
                 continue
-            if result.kind == "key" and await self._renewed(sent_with):
+            if result.kind == "key" and self._endpoint.key.changes and await self._renewed(sent_with):
                 continue
             if not result.may_pass or failed > self._spec.retries or (result.wait or 0) > MOST_RETRY_AFTER:
                 return [await self._give_up(result, request, attempts)]
