@@ -16,10 +16,15 @@ step "environment"
 jobs/environment.sh dev
 PATH=$PWD/.venv/bin:$PATH
 
-step "style and types"
+step "style"
 ruff check .
 ruff format --check .
-mypy batchroute
+
+# Types are checked while the next steps use the other cores.
+types=$(mktemp)
+mypy batchroute >"$types" 2>&1 &
+mypy=$!
+trap 'kill "$mypy" 2>/dev/null || true; rm -f "$types"' EXIT
 
 if [ -z "$quick" ]; then
     step "containers"
@@ -32,6 +37,13 @@ if [ -z "$quick" ]; then
     step "embedded models"
     batchroute models fetch smollm2-135m-instruct all-minilm-l6-v2
 fi
+
+step "types"
+ended=0
+wait "$mypy" || ended=$?
+cat "$types"
+rm -f "$types"
+[ "$ended" = 0 ] || exit "$ended"
 
 step "tests"
 # No model hub, and no more threads than this machine has cores for.
