@@ -187,14 +187,6 @@ def receipts(output: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in work.glob("*/**/*.json") if path.stem.isdigit()}
 
 
-def wait_for(done: Callable[[], object], seconds: float = 120.0) -> None:
-    """Wait until `done()` is true. `seconds` is a limit for a test that hangs, not a promise."""
-    until = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.01)
-
-
 def hold(begun: Path, deaf: bool = False) -> None:
     """Make the file `begun`, then sleep for longer than any test waits.
 

@@ -8,9 +8,10 @@ import pytest
 
 from batchroute.engines.ranks.engine import JOIN_SECONDS
 from batchroute.errors import EXIT_BAD_INPUT, EXIT_FAILED_ROWS, EXIT_OK, EXIT_WAITING
-from tests.crash.ranks import free_port, hashes, receipts, wait_for
+from tests.crash.ranks import free_port, hashes, receipts
 from tests.engines.ranks.launching import Ended, Launched
 from tests.support.jobs import JobFolder, table
+from tests.support.waiting import wait_for
 
 PODS = 3
 FINAL = (EXIT_OK, EXIT_FAILED_ROWS, EXIT_BAD_INPUT, EXIT_WAITING)

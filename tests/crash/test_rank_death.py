@@ -23,8 +23,9 @@ from batchroute.engines.ranks import engine, rendezvous
 from batchroute.errors import EXIT_CRASHED, EXIT_STOPPED, EXIT_TERMINATED
 from batchroute.pipeline import run as pipeline_run
 from batchroute.pipeline.stages.score import Scorer
-from tests.crash.ranks import PROMISED, Ranks, World, hashes, hold, receipts, wait_for
+from tests.crash.ranks import PROMISED, Ranks, World, hashes, hold, receipts
 from tests.support.jobs import JobFolder, table
+from tests.support.waiting import wait_for
 
 KILLS = 20
 _KILLS_OF_AN_OUTPUT = 5

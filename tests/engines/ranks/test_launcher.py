@@ -14,10 +14,11 @@ import pytest
 from batchroute.engines.ranks.launcher import LaunchPlan, exit_of, plan_launch
 from batchroute.engines.ranks.world import DIED, World, cores
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, EXIT_TERMINATED, InputError
-from tests.crash.ranks import free_port, hashes, receipts, wait_for
+from tests.crash.ranks import free_port, hashes, receipts
 from tests.engines.ranks.launching import Ended, Launched, launch
 from tests.reports.export.test_notify import Hook
 from tests.support.jobs import JobFolder, table
+from tests.support.waiting import wait_for
 
 TORCHRUN = World(1, 2, 1, 2, "127.0.0.1:29500", "torchrun")
 UNITS = {"score": 20, "generate": 10, "merge": 40}

@@ -14,7 +14,7 @@ import pytest
 
 from batchroute.engines.ranks.rendezvous import Ending, Rendezvous
 from tests.crash import forking
-from tests.crash.ranks import wait_for
+from tests.support.waiting import wait_for
 
 HOST, TOKEN = "127.0.0.1", "a token"
 

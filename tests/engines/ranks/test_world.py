@@ -10,8 +10,9 @@ import pytest
 from batchroute.engines.ranks import engine
 from batchroute.engines.ranks.world import World, cores, thread_limits
 from batchroute.errors import EXIT_BAD_INPUT, EXIT_STOPPED, InputError
-from tests.crash.ranks import Ranks, environment_of, free_port, wait_for
+from tests.crash.ranks import Ranks, environment_of, free_port
 from tests.support.jobs import JobFolder, table
+from tests.support.waiting import wait_for
 
 TWO = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 TORCHRUN = {**TWO, "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}

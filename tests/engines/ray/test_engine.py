@@ -22,8 +22,9 @@ from batchroute.engines.ray.pools import PoolSpec, RaySpec
 from batchroute.engines.ray.workers import LossCounter, RayWorkers
 from batchroute.errors import CrashedError, InputError, StoppedError, Terminated, error_of
 from batchroute.progress import PlainProgress
-from tests.crash.ranks import wait_for
-from tests.engines.ray.ray_jobs import NEVER, OBJECTS, BrokenDoer, Doer, Task, TinyRun, Unloadable, cluster, tasks
+from tests.engines.ray.ray_jobs import OBJECTS, cluster
+from tests.engines.ray.units import NEVER, BrokenDoer, Doer, Task, TinyRun, Unloadable, tasks
+from tests.support.waiting import wait_for
 
 CPUS = 2
 
@@ -224,7 +225,7 @@ def test_when_a_worker_stops_the_run_the_other_workers_finish_their_units(
 def test_a_defect_in_a_worker_is_a_traceback_of_the_worker(engine: RayEngine, run: TinyRun) -> None:
     with pytest.raises(CrashedError, match=r"^a worker of \w+: unexpected KeyError in batchroute") as caught:
         run_units(engine, run, tasks(2, _1="err"))
-    assert "ray_jobs.py" in caught.value.trace
+    assert "units.py" in caught.value.trace
     assert caught.value.trace.endswith("KeyError (its words may quote a row; BATCHROUTE_TRACEBACK=full shows them)")
     wait_for(lambda: free_cpus(engine) == CPUS)
 

@@ -29,11 +29,12 @@ from batchroute.pipeline.context import join
 from batchroute.pipeline.run import run
 from batchroute.progress import JsonProgress, NoProgress, PlainProgress, Progress
 from batchroute.reports.night import REPORT
-from tests.crash.ranks import hashes, receipts, wait_for
+from tests.crash.ranks import hashes, receipts
 from tests.engines.ray.ray_jobs import Driver, cluster, workers
 from tests.generators.transformers.tiny_generators import tiny_decoder
 from tests.support.jobs import JobFolder, table
 from tests.support.openai_server.process import ServerProcess
+from tests.support.waiting import wait_for
 
 # Words of Ray's own log lines, which a run must not print.
 RAYS_OWN = re.compile(r"raylet|[Tt]oken auth|dashboard|gcs_|INFO |WARNING|ERROR|\[3[36]mray")
