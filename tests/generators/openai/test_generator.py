@@ -17,6 +17,7 @@ from batchroute import generators
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
 from batchroute.generators.openai.generator import _WAITS, OpenAIGenerator, _backoff
+from batchroute.generators.openai.pacing import Rate
 from tests.generators.openai.openai_generators import KEY, generator, spec
 from tests.support.openai_server import OpenAIServer
 from tests.support.tiny_models import tiny_tokenizer
@@ -132,12 +133,13 @@ def test_no_more_than_the_concurrency_are_under_way(server: OpenAIServer, concur
 def test_two_units_share_the_concurrency_and_the_last_answers_of_one_do_not_hold_up_the_other(
     server: OpenAIServer,
 ) -> None:
-    server.settings.delay = 0.02
-    server.faults["row 49"] = [{"kind": "slow", "seconds": 0.6}]
+    server.settings.held = {"row 49"}
     done: dict[int, list[Response]] = {}
 
     def ask(first: int) -> None:
         done[first] = asked.generate(ROWS[first : first + 50], range(50))
+        # The first unit waits for its last answer until the second one has all of its answers.
+        server.settings.held = ()
 
     with generator(server, concurrency=10) as asked, ThreadPoolExecutor(2) as threads:
         list(threads.map(ask, (0, 50)))
@@ -147,25 +149,41 @@ def test_two_units_share_the_concurrency_and_the_last_answers_of_one_do_not_hold
     assert server.max_in_flight <= 10
 
 
-def test_requests_a_minute_are_held(server: OpenAIServer) -> None:
+def test_requests_a_minute_are_held(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    take, starts = Rate.take, []
+
+    def recorded(rate: Rate, amount: float, now: float) -> float:
+        wait = take(rate, amount, now)
+        starts.append(now + wait)
+        return wait
+
+    monkeypatch.setattr(Rate, "take", recorded)
     with generator(server, requests_per_minute=1200) as asked:
-        asked.generate(ROWS[:40], range(40))
-    times = [one.time for one in server.requests]
-    # 20 a second, and those of a second at once; a little for a clock that wanders.
-    for second in (0.2, 0.5, 0.9):
-        assert sum(moment <= times[0] + second for moment in times) <= 20 * (1 + second) + 3
-    assert times[-1] - times[0] > 0.8
-
-
-def test_tokens_a_minute_are_held(server: OpenAIServer) -> None:
-    # 26 of a request are reserved: 4 and 2 for the prompt, 20 for the answer; 5 are used.
-    with generator(server, tokens_per_minute=60_000, generation={"max_new_tokens": 20}) as asked:
         begun = time.monotonic()
-        found = asked.generate([f"prompt {number}" for number in range(400)], range(400))
+        asked.generate(ROWS[:40], range(40))
         took = time.monotonic() - begun
-    assert sum(response.input_tokens + response.output_tokens for response in found) == 2000
-    # 1,000 a second, and those of a second at once.
-    assert 0.9 < took < 6
+    assert len(starts) == len(server.requests) == 40
+    # 20 a second, and those of a second at once.
+    for second in (0.2, 0.5, 0.9):
+        assert sum(start <= starts[0] + second for start in starts) <= 20 * (1 + second) + 1
+    assert took >= max(starts) - starts[0] > 0.8
+
+
+def test_tokens_a_minute_are_held(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[float] = []
+    take, correct = Rate.take, Rate.correct
+    monkeypatch.setattr(Rate, "take", lambda rate, amount, now: counted.append(amount) or take(rate, amount, now))
+    monkeypatch.setattr(Rate, "correct", lambda rate, amount: counted.append(amount) or correct(rate, amount))
+    with generator(server, tokens_per_minute=30_000, generation={"max_new_tokens": 20}) as asked:
+        begun = time.monotonic()
+        found = asked.generate([f"prompt {number}" for number in range(200)], range(200))
+        took = time.monotonic() - begun
+    assert sum(response.input_tokens + response.output_tokens for response in found) == 1000
+    # 500 a second, and those of a second at once.
+    assert took > 0.9
+    # 26 of a request are reserved: 4 and 2 for the prompt, 20 for the answer. The 5 that are used count in the end.
+    assert sum(amount for amount in counted if amount > 0) >= 200 * 26
+    assert sum(counted) == pytest.approx(1000)
 
 
 def call(asked: OpenAIGenerator) -> tuple[threading.Thread, list[BaseException]]:

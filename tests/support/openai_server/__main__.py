@@ -12,7 +12,7 @@ from typing import Any
 from tests.support.openai_server.server import OpenAIServer
 from tests.support.openai_server.settings import Settings
 
-_LISTS = ("models", "extra_fields")
+_LISTS = ("models", "extra_fields", "held")
 
 
 def main() -> None:

@@ -114,6 +114,8 @@ class Api:
         delay = self._settings.delay + (fault.seconds if fault.kind == "slow" else 0)
         if delay:
             await asyncio.sleep(delay)
+        while message in self._settings.held:
+            await asyncio.sleep(0.01)
         reply = json_reply(self._chat.answer(body, fault))
         if fault.kind == "malformed":
             reply.body = reply.body[: len(reply.body) // 2]

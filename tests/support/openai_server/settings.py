@@ -32,6 +32,8 @@ class Settings:
     context_length: int | None = None
     # Seconds that a chat request takes.
     delay: float = 0.0
+    # A chat request whose message is among these waits for its answer until a test takes the message out.
+    held: Collection[str] = ()
     # Chat requests beyond these are answered 429.
     max_concurrency: int | None = None
     requests_per_second: float | None = None
