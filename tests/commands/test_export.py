@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from openai.types.chat import ChatCompletion
 
 from batchroute.commands.export import export
 from batchroute.errors import InputError
+from tests.support.command import run
 from tests.support.jobs import JobFolder
 
 
@@ -64,9 +63,9 @@ def test_rows_without_an_id_are_known_by_their_number(tmp_path: Path) -> None:
     frame = pl.DataFrame({"prompt": ["a b", "c d"]})
     job = JobFolder(tmp_path, frame, input={"uri": str(tmp_path / "in.parquet")}, report={})
     job.run()
-    command = [sys.executable, "-m", "batchroute", "export", str(job.output), "--format", "jsonl"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert [json.loads(line)["custom_id"] for line in ended.stdout.splitlines()] == ["row-0", "row-1"]
+    ended = run("export", str(job.output), "--format", "jsonl")
+    assert ended.code == 0, ended.err
+    assert [json.loads(line)["custom_id"] for line in ended.out.splitlines()] == ["row-0", "row-1"]
 
 
 def test_what_is_not_committed_is_not_exported(tmp_path: Path) -> None:

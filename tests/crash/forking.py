@@ -1,6 +1,6 @@
 """Attempts at a job in processes that start in milliseconds and end where a test wants.
 
-A server process, which has imported all that a job needs, forks them.
+A server process, which has imported all that a job needs, forks them. The pictures of their reports are not drawn.
 """
 
 from __future__ import annotations
@@ -8,18 +8,25 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.support.pictures import undrawn
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.crash.imports"])
 
 CRASHED = 99
+
+Stored = dict[str, bytes]
+"""The files of an output and its work folder, by their names from the end of the output's name on."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +37,36 @@ class Crash:
     when: Literal["before", "after"]
 
 
-def start(job: str, log: Path, environment: dict[str, str] | None = None, crash: Crash | None = None) -> BaseProcess:
-    """Start an attempt. `log` gets a line for each put that was made and each unit that was committed."""
-    process = _context.Process(target=_attempt, args=(job, str(log), environment or {}, crash))
+def start(
+    job: str,
+    log: Path,
+    environment: dict[str, str] | None = None,
+    crash: Crash | None = None,
+    keep: Path | None = None,
+    prepare: Callable[[], object] | None = None,
+) -> BaseProcess:
+    """Start an attempt.
+
+    Args:
+        log: gets a line for each put that was made and each unit that was committed.
+        keep: a new folder for what was stored before each put and after the last one, see `moments`.
+        prepare: called in the process before the job, to plant a fault.
+    """
+    process = _context.Process(target=_attempt, args=(job, str(log), environment or {}, crash, keep, prepare))
     process.start()
     return process
 
 
-def run(job: str, log: Path, environment: dict[str, str] | None = None, crash: Crash | None = None) -> int:
+def run(
+    job: str,
+    log: Path,
+    environment: dict[str, str] | None = None,
+    crash: Crash | None = None,
+    keep: Path | None = None,
+    prepare: Callable[[], object] | None = None,
+) -> int:
     """Run an attempt to its end; returns its exit code, negative for a signal."""
-    process = start(job, log, environment, crash)
+    process = start(job, log, environment, crash, keep, prepare)
     process.join(120)
     assert process.exitcode is not None, "an attempt hangs"
     return process.exitcode
@@ -64,6 +91,11 @@ def command(
     return process
 
 
+def moments(keep: Path) -> list[Stored]:
+    """What an attempt had stored before each put, and after the last one."""
+    return [pickle.loads(file.read_bytes()) for file in sorted(keep.iterdir())]
+
+
 def lines(log: Path, kind: str) -> list[str]:
     """What the log says of one kind: `put`, `unit` or `error`."""
     if not log.exists():
@@ -85,7 +117,14 @@ def results() -> Any:
     return _context.Queue()
 
 
-def _attempt(path: str, log: str, environment: dict[str, str], crash: Crash | None) -> None:
+def _attempt(
+    path: str,
+    log: str,
+    environment: dict[str, str],
+    crash: Crash | None,
+    keep: Path | None,
+    prepare: Callable[[], object] | None,
+) -> None:
     os.environ.update({**environment, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
     import torch
 
@@ -93,14 +132,19 @@ def _attempt(path: str, log: str, environment: dict[str, str], crash: Crash | No
     from batchroute.errors import EXIT_TERMINATED, BatchrouteError, Terminated
     from batchroute.pipeline import run as job
     from batchroute.progress import PlainProgress
+    from batchroute.reports.page import plots
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    plots.svg = undrawn
+    if prepare is not None:
+        prepare()
     with open(log, "a", buffering=1) as lines:
-        _watch(lines, crash)
         try:
+            loaded = loading.load(path)
+            _watch(lines, crash, None if keep is None else _Keeper(keep, loaded.output.uri))
             with open(os.devnull, "w") as nowhere:
-                outcome = job.run(loading.load(path), PlainProgress(nowhere))
+                outcome = job.run(loaded, PlainProgress(nowhere))
             lines.write(f"done {outcome.manifest.committed_by}\n")
             code = outcome.exit_code
         except BatchrouteError as error:
@@ -128,8 +172,10 @@ def _command(
     import torch
 
     from batchroute import cli
+    from batchroute.reports.page import plots
 
     torch.set_num_threads(1)
+    plots.svg = undrawn
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with open(log, "a", buffering=1) as lines:
         _watch(lines, None)
@@ -138,7 +184,53 @@ def _command(
         cli.main()
 
 
-def _watch(lines: Any, crash: Crash | None) -> None:
+class _Keeper:
+    """Keeps what is stored of an output and its work folder, each time that it is asked."""
+
+    def __init__(self, folder: Path, output: str) -> None:
+        folder.mkdir()
+        self._folder, self._output, self._contents = folder, output, Stored()
+        self._filesystem, self._lock = filesystem_of(output), threading.Lock()
+
+    def keep(self, moment: int) -> None:
+        """As this moment, in place of what was kept as it before. Files are never changed: each is read once."""
+        with self._lock:
+            self._contents = stored(self._output, self._filesystem, self._contents)
+            (self._folder / f"{moment:05d}").write_bytes(pickle.dumps(self._contents))
+
+
+def filesystem_of(output: str) -> Any:
+    """To be kept: to make one for S3 takes longer than many requests."""
+    import fsspec
+
+    protocol = "s3" if output.startswith("s3:") else "file"
+    return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
+
+
+def stored(output: str, filesystem: Any, known: Stored) -> Stored:
+    """What is stored of an output and its work folder.
+
+    Args:
+        known: files that need not be read again.
+    """
+    roots, contents = (output, f"{output}.work"), Stored()
+    if not output.startswith("s3:"):
+        for file in (file for root in roots for file in Path(root).rglob("*")):
+            name = str(file)[len(output) :]
+            # Other threads put files at the same time.
+            if file.is_file() and not file.name.startswith(".tmp-"):
+                contents[name] = known.get(name) or file.read_bytes()
+        return contents
+    start = len(filesystem._strip_protocol(output))
+    for root in roots:
+        for name, entry in filesystem.find(root, detail=True).items():
+            # The server lists an emptied folder as an entry of its own.
+            if entry["type"] == "file" and entry["size"] > 0:
+                contents[name[start:]] = known.get(name[start:]) or filesystem.cat_file(name)
+    return contents
+
+
+def _watch(lines: Any, crash: Crash | None, keeper: _Keeper | None = None) -> None:
     from batchroute.storage.local import LocalFolder
     from batchroute.storage.remote import RemoteFolder
     from batchroute.storage.units import Stage
@@ -149,10 +241,14 @@ def _watch(lines: Any, crash: Crash | None) -> None:
         def put_new(self: Any, name: str, data: Any, sync_folder: bool = True) -> bool:
             nonlocal puts
             mine, puts = puts, puts + 1
+            if keeper is not None:
+                keeper.keep(mine)
             if crash == Crash(mine, "before"):
                 os._exit(CRASHED)
             created: bool = put(self, name, data, sync_folder)
             lines.write(f"put {self}/{name}\n")
+            if keeper is not None:
+                keeper.keep(mine + 1)
             if crash == Crash(mine, "after"):
                 os._exit(CRASHED)
             return created

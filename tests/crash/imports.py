@@ -1,15 +1,18 @@
-"""What an attempt at a job imports, so that it need not: no thread is started, no filesystem opened."""
+"""What an attempt at a job imports and compiles, so that it need not: no thread is started, no filesystem opened."""
 
 import accelerate  # noqa: F401
 import matplotlib.backends.backend_svg
 import matplotlib.figure
 import matplotlib.ticker  # noqa: F401
+import rouge_score.rouge_scorer  # noqa: F401
 import s3fs  # noqa: F401
 import torch  # noqa: F401
 import transformers.models.bert.modeling_bert
-import transformers.models.bert.tokenization_bert  # noqa: F401
+import transformers.models.bert.tokenization_bert
+import transformers.models.llama.modeling_llama  # noqa: F401
 
 import batchroute.cli
+import batchroute.commands.label.pipeline
 import batchroute.commands.run
 import batchroute.generators.echo.generator
 import batchroute.generators.transformers.generator
@@ -18,3 +21,12 @@ import batchroute.router.model
 import batchroute.router.scoring
 import batchroute.storage.reading
 import batchroute.storage.remote  # noqa: F401
+import tests.crash.forking  # noqa: F401
+from batchroute.reports.page import html, markdown
+from tests.reports import nights
+from tests.support.pictures import undrawn_pictures
+
+# The templates of the report are compiled when they are first used, which takes longer than a small job.
+with undrawn_pictures():
+    html.render(nights.full())
+    markdown.render(nights.full())

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
+
+from tests.support.command import Command
 
 
 @dataclass
@@ -50,25 +50,25 @@ def run_with_kills(
     chance, damage = random.Random(seed), Damage()
     while True:
         before = _receipts(work)
-        process = start(job, overrides)
+        attempt = start(job, overrides)
         damage.attempts += 1
-        if damage.kills < kills and _wait_for_units(process, work, len(before) + chance.randint(0, units)):
+        if damage.kills < kills and _wait_for_units(attempt, work, len(before) + chance.randint(0, units)):
             time.sleep(chance.uniform(0, seconds))
-            process.kill()
-        log = process.communicate()[1]
-        damage.kills += process.returncode == -signal.SIGKILL
-        _inspect(damage, before, _receipts(work), log)
-        if process.returncode == 0:
+            attempt.kill()
+        ended = attempt.end()
+        damage.kills += ended.code == -signal.SIGKILL
+        _inspect(damage, before, _receipts(work), ended.err)
+        if ended.code == 0:
             if damage.kills >= kills or remove is None:
                 return damage
             remove()
             continue
-        assert process.returncode == -signal.SIGKILL, log
+        assert ended.code == -signal.SIGKILL, ended.err
 
 
-def _wait_for_units(process: subprocess.Popen[str], work: Path, units: int) -> bool:
-    """Wait until so many units are done; False when the process ended before."""
-    while process.poll() is None:
+def _wait_for_units(attempt: Command, work: Path, units: int) -> bool:
+    """Wait until so many units are done; False when the attempt ended before."""
+    while attempt.code is None:
         if len(_receipts(work)) >= units:
             return True
         time.sleep(0.01)
@@ -85,12 +85,9 @@ def work_of(output: Path) -> Path:
     return output.with_name(output.name + ".work")
 
 
-def start(job: str, overrides: Sequence[str]) -> subprocess.Popen[str]:
+def start(job: str, overrides: Sequence[str]) -> Command:
     settings = [word for override in overrides for word in ("--set", override)]
-    command = [sys.executable, "-m", "batchroute", "run", job, "--json-logs", *settings]
-    # The number of threads changes the last digits of scores, and pytest's process has one.
-    environment = {"OMP_NUM_THREADS": "1", **os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    return Command("run", job, "--json-logs", *settings)
 
 
 def _receipts(work: Path) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import polars as pl
 import batchroute
 from batchroute.commands.verify import verify
 from tests.crash import forking
-from tests.crash.forking import CRASHED, Crash
+from tests.crash.forking import Crash, Stored
 from tests.support.jobs import JobFolder, table
 from tests.support.seaweed import SeaweedFS
 
@@ -28,6 +29,7 @@ class Place:
     base: str
     environment: dict[str, str] = field(default_factory=dict)
     _outputs: int = 0
+    _filesystem: Any = None
 
     def new_output(self) -> str:
         """Point the job to an output that nothing has been written to."""
@@ -45,28 +47,48 @@ class Place:
     def log(self) -> Path:
         return self.folder.folder / f"log{self._outputs}"
 
-    def run(self, crash: Crash | None = None) -> int:
-        return forking.run(self.job, self.log, self.environment, crash)
+    def run(self, crash: Crash | None = None, prepare: Callable[[], object] | None = None) -> int:
+        return forking.run(self.job, self.log, self.environment, crash, prepare=prepare)
 
-    def crash_and_make_good(self, crash: Crash, calm: pl.DataFrame) -> None:
-        """A new output whose first attempt crashes; the second ends as a calm run does, and repeats no unit."""
+    def record(self) -> list[Stored]:
+        """Run the job to its end at a new output; returns what was stored before each put, and after the last one."""
         self.new_output()
-        assert self.run(crash) == CRASHED, crash
+        kept = self.folder.folder / f"moments{self._outputs}"
+        code = forking.run(self.job, self.log, self.environment, keep=kept)
+        assert code == 0, forking.lines(self.log, "error")
+        return forking.moments(kept)
+
+    def make_good(self, moment: Stored, calm: pl.DataFrame) -> None:
+        """A new output with what a run had stored when it crashed; the next attempt must end as `end_as` says.
+
+        The crash itself need not be repeated: all that an attempt knows of the ones before it is what they stored.
+        """
+        self.new_output()
+        filesystem = self.filesystem()
+        for name, content in moment.items():
+            if not self.output.startswith("s3:"):
+                Path(f"{self.output}{name}").parent.mkdir(parents=True, exist_ok=True)
+            filesystem.pipe_file(f"{self.output}{name}", content)
+        self.end_as(calm)
+
+    def end_as(self, calm: pl.DataFrame) -> None:
+        """An attempt ends as a calm run does, and repeats no unit that an earlier one has committed."""
         before = self.receipts()
         done = len(forking.lines(self.log, "unit"))
-        assert self.run() == 0, (crash, forking.lines(self.log, "error"))
+        assert self.run() == 0, (sorted(before), forking.lines(self.log, "error"))
         self.check(calm)
         after = self.receipts()
         assert {name: after[name] for name in before} == before
         again = forking.lines(self.log, "unit")[done:]
-        assert set(again) & set(before) == set(), crash
+        assert set(again) & set(before) == set(), sorted(before)
 
     def start(self) -> Any:
         return forking.start(self.job, self.log, self.environment)
 
     def filesystem(self) -> fsspec.AbstractFileSystem:
-        protocol = "s3" if self.base.startswith("s3:") else "file"
-        return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
+        if self._filesystem is None:
+            self._filesystem = forking.filesystem_of(self.base)
+        return self._filesystem
 
     def polars_options(self) -> dict[str, str] | None:
         """See `SeaweedFS.polars_options`."""

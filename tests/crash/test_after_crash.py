@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.crash import forking
-from tests.crash.forking import Crash
 from tests.crash.places import Place, place
 
 DECIDING = ("shards/", "calibration_", "calibrated/", "confidence/", "deferred/")
@@ -30,9 +29,7 @@ def where(tmp_path: Path) -> Place:
 
 @pytest.mark.crash
 def test_a_crash_at_every_put_of_the_deferral_is_made_good(where: Place) -> None:
-    where.new_output()
-    assert where.run() == 0
-    calm = where.rows()
+    moments, calm = where.record(), where.rows()
     # Fifty of ninety rows are drawn, and keep the large model's answer.
     assert len(calm.filter(route="small")) == 27
     names = [put.split(".work/", 1)[-1].split("/", 1)[-1] for put in forking.lines(where.log, "put")]
@@ -42,5 +39,5 @@ def test_a_crash_at_every_put_of_the_deferral_is_made_good(where: Place) -> None
         f"shards/{what}.json" for what in ("drawn", "tonight", "way", "decision", "partition", "deferral")
     } <= written
     # Before a put there is what there was after the one before it.
-    for crash in [Crash(puts[0], "before"), *(Crash(put, "after") for put in puts)]:
-        where.crash_and_make_good(crash, calm)
+    for moment in (puts[0], *(put + 1 for put in puts)):
+        where.make_good(moments[moment], calm)

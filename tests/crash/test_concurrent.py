@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -70,6 +71,8 @@ def poll(
                 wrong.append(str(error))
         if begun is not None:
             begun.set()
+        # The processes that write need the core too.
+        time.sleep(0.01)
     results.put((polls, files, wrong))
     results.close()
     results.join_thread()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import polars as pl
 import pytest
 
 from tests.crash import forking
@@ -11,9 +10,21 @@ from tests.crash.places import Place
 
 
 @pytest.mark.crash
-def test_a_crash_at_every_put_is_made_good(somewhere: Place, calm: pl.DataFrame) -> None:
-    """After a put is before the next one: nothing is written in between. Only the last needs both."""
-    puts = len(forking.lines(somewhere.log, "put"))
-    assert puts > 20
-    for crash in [*(Crash(put, "before") for put in range(puts)), Crash(puts - 1, "after")]:
-        somewhere.crash_and_make_good(crash, calm)
+def test_a_crash_at_every_put_is_made_good(somewhere: Place) -> None:
+    """After a put is before the next one: nothing is written in between."""
+    moments = somewhere.record()
+    calm, puts = somewhere.rows(), len(forking.lines(somewhere.log, "put"))
+    assert len(moments) == puts + 1 > 20
+    for moment in moments:
+        somewhere.make_good(moment, calm)
+
+
+@pytest.mark.crash
+def test_a_process_that_ends_at_a_put_leaves_what_was_stored_before_it(somewhere: Place) -> None:
+    moments = somewhere.record()
+    calm = somewhere.rows()
+    for put in (len(moments) // 3, len(moments) // 2):
+        somewhere.new_output()
+        assert somewhere.run(Crash(put, "before")) == forking.CRASHED
+        assert forking.stored(somewhere.output, somewhere.filesystem(), {}).keys() == moments[put].keys()
+        somewhere.end_as(calm)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 
 import pytest
 
-from batchroute.storage.store import _store
+from batchroute.storage.store import Store, _store
 from tests.crash import forking
 from tests.crash.forking import Crash
 from tests.crash.places import Place, place
@@ -44,6 +45,11 @@ def test_a_job_through_a_faulty_network_ends_with_the_same_rows(on_s3: Place, se
     on_s3.check(calm)
 
 
+def _impatient() -> None:
+    """The first call gives up after three seconds, not fifteen."""
+    Store.__init__ = functools.partialmethod(Store.__init__, first_patience=3.0)  # type: ignore[assignment]
+
+
 @pytest.mark.crash
 @pytest.mark.parametrize("kind", ["slow down", "dropped before", "dropped after"])
 def test_a_storage_that_stays_bad_stops_the_run_with_a_sentence_and_it_resumes(
@@ -52,7 +58,7 @@ def test_a_storage_that_stays_bad_stops_the_run_with_a_sentence_and_it_resumes(
     on_s3.new_output()
     with FaultyProxy(seaweed.endpoint, rate=1.0, kinds=[kind]) as proxy:
         direct, on_s3.environment = on_s3.environment, seaweed.environment(proxy.endpoint)
-        assert on_s3.run() == 3
+        assert on_s3.run(prepare=_impatient) == 3
     (error,) = forking.lines(on_s3.log, "error")
     assert "run again" in error
     on_s3.environment = direct
@@ -76,7 +82,7 @@ def test_the_server_is_killed_and_comes_back_while_a_job_runs(tmp_path: Path, mo
             assert process.is_alive()
             time.sleep(0.005)
         server.kill()
-        time.sleep(3)
+        time.sleep(0.5)
         server.start()
         process.join(120)
         assert process.exitcode == 0, forking.lines(where.log, "error")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from batchroute.errors import EXIT_TERMINATED
 from tests.crash.killing import rows_of, run_with_kills, start, work_of
 from tests.generators.transformers.tiny_generators import tiny_decoder
 from tests.support.jobs import JobFolder, table
+from tests.support.waiting import wait_for
 
 KILLS = 10
 
@@ -41,12 +39,12 @@ def test_kill_at_random_moments_loses_nothing_and_repeats_no_unit(tmp_path: Path
 @pytest.mark.crash
 def test_sigterm_ends_with_143_and_can_be_resumed(tmp_path: Path) -> None:
     folder = _slow_job(tmp_path, rows=300)
-    process = start(folder.path, [])
-    _wait_for_unit(work_of(folder.output), process)
-    process.send_signal(signal.SIGTERM)
-    log = process.communicate(timeout=120)[1]
-    assert process.returncode == EXIT_TERMINATED
-    assert "run the same command again" in log
+    attempt = start(folder.path, [])
+    wait_for(lambda: attempt.code is not None or list(work_of(folder.output).glob("*/small/*.json")))
+    attempt.terminate()
+    ended = attempt.end()
+    assert ended.code == EXIT_TERMINATED
+    assert "run the same command again" in ended.err
     assert not (folder.output / "manifest.json").exists()
     assert list(tmp_path.rglob(".tmp-*")) == []
     folder.run()
@@ -63,11 +61,3 @@ def _slow_job(tmp_path: Path, rows: int) -> JobFolder:
     return JobFolder(
         tmp_path, table(rows), models={"small": model, "large": {**model, "template": "{prompt} !"}}, units=units
     )
-
-
-def _wait_for_unit(work: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not list(work.glob("*/small/*.json")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,10 +13,10 @@ from batchroute.router.training.options import TrainOptions
 from batchroute.router.training.train import train
 from tests.router.training.test_processes import command, launch
 from tests.router.training.trainings import options, weights, write_table
+from tests.support.command import Command, run
 from tests.support.tiny_models import tiny_router
+from tests.support.waiting import wait_for
 
-# The number of threads changes the last digits, and the test itself has one.
-_ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 # Two processes on machines of their own: each has the output in another directory.
 _SEPARATE = """
 import os, sys
@@ -47,10 +43,9 @@ def test_a_terminated_and_a_killed_training_goes_on_to_the_same_weights(tmp_path
     assert code == -signal.SIGKILL
     assert "going on after epoch" in log
     assert not wanted.output.exists()
-    words = [sys.executable, "-m", *command(wanted)[1:]]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=_ENVIRONMENT)
-    assert done.returncode == 0, done.stderr
-    assert "going on after epoch" in done.stderr
+    done = run(*command(wanted)[2:])
+    assert done.code == 0, done.err
+    assert "going on after epoch" in done.err
     calm = train(wanted.model_copy(update={"output": tmp_path / "calm"}))
     one, two = weights(calm.output), weights(wanted.output)
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -60,16 +55,14 @@ def stopped(wanted: TrainOptions, how: signal.Signals) -> tuple[int, str]:
     """Start the training, and stop it soon after its next whole epoch."""
     state = Path(f"{wanted.output}.work") / "state.pt"
     before = state.stat().st_mtime_ns if state.exists() else 0
-    words = [sys.executable, "-m", *command(wanted)[1:]]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=_ENVIRONMENT)
-    deadline = time.monotonic() + 120
-    while not state.exists() or state.stat().st_mtime_ns == before:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(how)
-    log = process.communicate(timeout=60)[1]
-    return process.returncode, log
+    attempt = Command(*command(wanted)[2:])
+    wait_for(lambda: attempt.code is not None or (state.exists() and state.stat().st_mtime_ns != before))
+    if how == signal.SIGKILL:
+        attempt.kill()
+    else:
+        attempt.terminate()
+    ended = attempt.end()
+    return ended.code, ended.err
 
 
 @pytest.mark.crash

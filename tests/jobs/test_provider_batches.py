@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -22,9 +18,11 @@ from batchroute.generators.base import Response
 from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.generators.openai import batch_api as openai_batch
 from tests.crash import forking, killing
+from tests.support.command import run
 from tests.support.jobs import table
 from tests.support.openai_server import Fault, OpenAIServer
 from tests.support.provider_batches import ROWS, batch_job, batch_model, check, once
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture
@@ -32,12 +30,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     with OpenAIServer() as found:
         yield found
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    words = [sys.executable, "-m", "batchroute", *arguments]
-    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=60)
 
 
 def test_one_batch_answers_a_whole_shard_in_the_order_of_the_input(tmp_path: Path, server: OpenAIServer) -> None:
@@ -97,44 +89,43 @@ class TestCommandLine:
     def test_no_wait_ends_with_4_and_a_later_run_commits(self, tmp_path: Path, server: OpenAIServer) -> None:
         server.settings.manual = True
         job = batch_job(tmp_path, server, share="50%", batch_requests=10)
-        first = command("run", job.path, "--no-wait")
-        assert first.returncode == 4, first.stderr
-        told = [line for line in first.stderr.splitlines() if line.startswith("waiting: ")]
+        first = run("run", job.path, "--no-wait")
+        assert first.code == 4, first.err
+        told = [line for line in first.err.splitlines() if line.startswith("waiting: ")]
         assert told == ["waiting: the provider's batches have not ended yet: run again later to go on"]
-        assert "Traceback" not in first.stderr
+        assert "Traceback" not in first.err
         submitted = server.submitted.copy()
         assert len(submitted) == 15
-        status = command("status", str(job.output))
-        assert status.returncode == 0
-        assert "not committed" in status.stdout
-        again = command("run", job.path, "--no-wait", "--json-logs")
-        assert again.returncode == 4
-        event = json.loads(again.stderr.splitlines()[-1])
+        status = run("status", str(job.output))
+        assert status.code == 0
+        assert "not committed" in status.out
+        again = run("run", job.path, "--no-wait", "--json-logs")
+        assert again.code == 4
+        event = json.loads(again.err.splitlines()[-1])
         assert (event["event"], event["exit_code"]) == ("waiting", 4)
         assert server.submitted == submitted
         for name in server.batches():
             server.finish(name)
-        last = command("run", job.path, "--no-wait")
-        assert last.returncode == 0, last.stderr
+        last = run("run", job.path, "--no-wait")
+        assert last.code == 0, last.err
         check(job)
         assert server.submitted == submitted
-        assert "nothing to do" in command("run", job.path, "--no-wait").stderr
+        assert "nothing to do" in run("run", job.path, "--no-wait").err
 
     def test_sigterm_while_waiting_ends_with_143_and_a_later_run_picks_up(
         self, tmp_path: Path, server: OpenAIServer
     ) -> None:
         server.settings.manual = True
         job = batch_job(tmp_path, server)
-        process = killing.start(job.path, [])
-        deadline = time.monotonic() + 60
-        while not any(seen.method == "GET" and seen.path.startswith("/v1/batches/") for seen in server.requests):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        log = process.communicate(timeout=20)[1]
-        assert process.returncode == 143
-        assert "run the same command again" in log
+        attempt = killing.start(job.path, [])
+        asked = ("GET", "/v1/batches/")
+        wait_for(
+            lambda: attempt.code is not None or any((seen.method, seen.path[:12]) == asked for seen in server.requests)
+        )
+        attempt.terminate()
+        ended = attempt.end()
+        assert ended.code == 143
+        assert "run the same command again" in ended.err
         server.settings.manual = False
         assert job.run().exit_code == 0
         check(job)
@@ -249,8 +240,8 @@ class TestCosts:
         with pytest.raises(StoppedError, match=r"max_cost \$0\.0005.*raise max_cost and run again"):
             job.run()
         assert not server.batches()
-        ended = command("run", job.path)
-        assert ended.returncode == 3
+        ended = run("run", job.path)
+        assert ended.code == 3
         assert not server.batches()
         job.settings["max_cost"] = "1"
         assert job.run().exit_code == 0

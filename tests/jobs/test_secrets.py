@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ import polars as pl
 import pytest
 
 from batchroute.errors import InputError, WaitingError
+from tests.support.command import run
 from tests.support.jobs import JobFolder, table
 from tests.support.openai_server import OpenAIServer
 
@@ -94,17 +92,11 @@ def test_nothing_that_the_command_prints_holds_the_key(tmp_path: Path, server: O
     server.settings.key = "sk-another"
     job = folder(tmp_path, server, "openai")
     for more in ([], ["--json-logs"]):
-        ended = subprocess.run(
-            [sys.executable, "-m", "batchroute", "run", job.path, *more],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            check=False,
-        )
-        assert ended.returncode == 2
-        assert "Traceback" not in ended.stderr
-        assert f"environment variable {ENVIRONMENT}" in ended.stderr
-        search(tmp_path, ended.stdout, ended.stderr)
+        ended = run("run", job.path, *more)
+        assert ended.code == 2
+        assert "Traceback" not in ended.err
+        assert f"environment variable {ENVIRONMENT}" in ended.err
+        search(tmp_path, ended.out, ended.err)
 
 
 def test_extra_fields_of_requests_are_known_by_their_digest_alone(tmp_path: Path, server: OpenAIServer) -> None:

@@ -13,7 +13,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 KINDS = ("slow down", "dropped before", "dropped after", "delayed")
-_DELAY_SECONDS = 2.0
+_DELAY_SECONDS = 0.3
 _SLOW_DOWN = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>'
 _HOP = {"connection", "transfer-encoding", "keep-alive", "content-length"}
 

@@ -21,6 +21,7 @@ from batchroute.pipeline.commit import Outcome
 from batchroute.progress import NoProgress, PlainProgress
 from batchroute.router.calibration.calibrate import calibrate
 from batchroute.router.calibration.points import Calibration
+from tests.support.pictures import undrawn_pictures
 from tests.support.tiny_models import tiny_router
 
 WORDS = ("apple", "river", "stone", "number", "glass", "answer", "sentence", "French", "twelve", "quick", "fox")
@@ -94,9 +95,11 @@ class JobFolder:
         return loading.load(self.path, overrides)
 
     def run(self, *overrides: str, **options: bool) -> Outcome:
+        """Run it in this process. The pictures of its report are not drawn."""
         stream = io.StringIO()
         try:
-            return job.run(self.load(*overrides), PlainProgress(stream), **options)
+            with undrawn_pictures():
+                return job.run(self.load(*overrides), PlainProgress(stream), **options)
         finally:
             self.log = stream.getvalue()
 
