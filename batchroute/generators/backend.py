@@ -28,6 +28,10 @@ def _one_gpu(spec: Spec) -> int | None:
     return 1
 
 
+def _never(spec: Spec) -> bool:
+    return False
+
+
 def _no_extras(spec: Spec) -> Mapping[str, str]:
     return {}
 
@@ -44,6 +48,7 @@ class Backend:
         settings: the keys of `ModelSpec` that this backend reads, besides those that all backends read.
         speed: those of `settings` that change how fast or where rows are answered, and not the responses. They are not
             part of a run's identity.
+        engine_speed: the same of the keys of `ModelSpec.engine`; None: `engine` is one setting.
         check: checks what can be checked without loading or asking the model; returns the model and its place in words,
             raises `InputError`.
         load: makes the generator. Takes the settings, a function that returns the process's device, and the numbers of
@@ -58,6 +63,7 @@ class Backend:
             `InputError`. None: it does not depend on the device.
         gpus: the number of GPUs that a rank or worker with the model needs; None: all of its machine.
         needs_gpu: the backend does not run on a CPU.
+        runs_on_cpu: whether it does all the same, as it is installed for these settings.
         logprobs: the model gives the log-probabilities of its answers' tokens if `ModelSpec.confidence` asks for them.
         samples: the generator is a `Sampler` (`agreement.py`), so that `confidence.samples` can ask for extra answers.
         shares_memory: on several GPUs the model runs in processes that exchange data through shared memory.
@@ -71,6 +77,7 @@ class Backend:
     check: Callable[[Spec], str]
     load: Callable[[Spec, Callable[[], torch.device], Sequence[int] | None], Generator]
     speed: frozenset[str] = frozenset()
+    engine_speed: frozenset[str] | None = None
     holds_weights: bool = False
     behind_api: bool = False
     batches: Callable[..., Any] | None = None
@@ -78,6 +85,7 @@ class Backend:
     auto_dtype: Callable[[Spec, torch.device], str] | None = None
     gpus: Callable[[Spec], int | None] = _one_gpu
     needs_gpu: bool = False
+    runs_on_cpu: Callable[[Spec], bool] = _never
     logprobs: bool = False
     samples: bool = False
     shares_memory: bool = False

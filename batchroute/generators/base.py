@@ -76,14 +76,17 @@ class Generator(Protocol):
     """A loaded model, or a client of one. `batchroute.generators.load` makes it; `close` frees its memory.
 
     Attributes:
-        load_seconds: how long loading took.
         rows_at_a_time: how many rows to pass to `generate`. More fill batches better, fewer report progress sooner.
         units_at_once: how many units of work to generate at the same time, each from a thread of its own.
     """
 
-    load_seconds: float
     rows_at_a_time: int
     units_at_once: int
+
+    @property
+    def load_seconds(self) -> float:
+        """How long loading took. It grows in a call of `generate` if the model is loaded again there."""
+        ...
 
     @property
     def notes(self) -> Sequence[str]:

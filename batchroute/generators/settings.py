@@ -102,6 +102,7 @@ class WeightsSettings(BaseModel):
         default=None, description="further arguments of the chat template: enable_thinking: false"
     )
     engine: dict[str, Any] = Field(default_factory=dict, description="further arguments of the engine: vLLM's LLM")
+    python: str | None = Field(default=None, description="the Python of another environment, which runs the engine")
 
     @field_validator("batch_size")
     @classmethod

@@ -124,9 +124,15 @@ class CheckedGenerator:
 
     def __init__(self, generator: Generator, check: Check) -> None:
         self._generator, self._check = generator, check
-        self.load_seconds = generator.load_seconds
         self.rows_at_a_time, self.units_at_once = generator.rows_at_a_time, generator.units_at_once
-        self.notes = generator.notes
+
+    @property
+    def load_seconds(self) -> float:
+        return self._generator.load_seconds
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._generator.notes
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
         try:

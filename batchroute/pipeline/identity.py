@@ -191,6 +191,9 @@ def model_settings(model: JobModel, version: Literal[1, 2] = 2) -> dict[str, Any
     if model.extra_body:
         # As a digest: the body may hold a secret.
         settings["extra_body"] = f"sha256:{fingerprint_of(model.extra_body)[:16]}"
+    if backend.engine_speed is not None:
+        engine = {name: value for name, value in model.engine.items() if name not in backend.engine_speed}
+        settings |= {"engine": engine} if engine else {}
     if backend.holds_weights:
         settings["identity"] = models.identity(model.model, version=version)
         if model.adapter is not None:

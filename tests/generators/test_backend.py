@@ -41,8 +41,12 @@ IDENTITIES = [
     ("{backend: transformers, model: m}", "identity: weights of m"),
     (
         "{backend: vllm, model: m, tensor_parallel: 2, data_parallel: 2, engine: {max_num_seqs: 8}, "
-        "trust_remote_code: true, quantization: fp8, adapter: a}",
+        "trust_remote_code: true, quantization: fp8, adapter: a, python: /opt/vllm/bin/python}",
         "{identity: weights of m, quantization: fp8, adapter: weights of a}",
+    ),
+    (
+        "{backend: vllm, model: m, engine: {enforce_eager: true, quantization: fp8, hf_overrides: {rope_theta: 1}}}",
+        "{identity: weights of m, engine: {quantization: fp8, hf_overrides: {rope_theta: 1}}}",
     ),
     (
         "{backend: openai, model: m, endpoint: 'https://a/v1', concurrency: 4, tokenizer: t, extra_body: {k: 1}, "

@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers import loading
-from batchroute.generators.vllm import generator as vllm
+from batchroute.generators.vllm.gpus import environments
 from batchroute.hardware import devices
 
 
@@ -89,9 +89,9 @@ def test_vllm_sees_the_gpus_of_its_rank_and_nothing_of_the_rank(monkeypatch: pyt
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c,GPU-d,GPU-e,GPU-f,GPU-g,GPU-h")
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
         monkeypatch.setenv(name, "1")
-    alone = vllm._environments(spec("vllm", tensor_parallel=2), [2, 3])
+    alone = environments(spec("vllm", tensor_parallel=2), [2, 3])
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in alone] == ["GPU-c,GPU-d"]
-    copies = vllm._environments(spec("vllm", tensor_parallel=2, data_parallel=2), [4, 5, 6, 7])
+    copies = environments(spec("vllm", tensor_parallel=2, data_parallel=2), [4, 5, 6, 7])
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in copies] == ["GPU-e,GPU-f", "GPU-g,GPU-h"]
     for environment in (*alone, *copies):
         assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID"} & environment.keys()

@@ -17,6 +17,8 @@ from types import TracebackType
 class TransformersServer:
     """Use it as a context manager. The model's name in requests is its folder, as `model` has it."""
 
+    _patience = 120.0
+
     def __init__(self, model: Path, port: int = 0) -> None:
         self.model, self.port = str(model), port or _free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -28,11 +30,9 @@ class TransformersServer:
 
     def start(self) -> None:
         """Returns when it is healthy, after some ten seconds."""
-        program = Path(sys.executable).with_name("transformers")
-        command = [str(program), "serve", self.model, "--host=127.0.0.1", f"--port={self.port}", "--device=cpu"]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, env=environment)
-        deadline = time.monotonic() + 120
+        self._process = subprocess.Popen(self._command(), stdout=self._log, stderr=self._log, env=environment)
+        deadline = time.monotonic() + self._patience
         while not self._healthy():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
@@ -60,6 +60,10 @@ class TransformersServer:
     ) -> None:
         self.kill()
         self._log.close()
+
+    def _command(self) -> list[str]:
+        program = Path(sys.executable).with_name("transformers")
+        return [str(program), "serve", self.model, "--host=127.0.0.1", f"--port={self.port}", "--device=cpu"]
 
     def _healthy(self) -> bool:
         try:

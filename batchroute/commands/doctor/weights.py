@@ -92,11 +92,11 @@ def fit(subject: str, place: str, taken: int, how: str, spec: ModelSpec, machine
     words = f"{place}: {size(taken)} {how}"
     if machine.gpus.seen:
         return _on_gpus(subject, words, taken * _ROOM, spec, machine)
-    if spec.record.needs_gpu:
+    if spec.record.needs_gpu and not spec.record.runs_on_cpu(spec):
         return problem(
             subject,
             f"{words}; the backend {spec.backend} needs a GPU",
-            "use the backend transformers, or another machine",
+            "use the backend transformers, a build of the engine for CPUs (python), or another machine",
         )
     free, total = machine.memory
     wanted = taken * _ROOM * ranks

@@ -55,7 +55,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         self._reader = self.table.reader(self.prompts.columns)
-        self._load_seconds = self.generator.load_seconds
+        self._loading_told = 0.0
         self._noted = 0
 
     def do(self, stage: str, span: Span) -> Receipt:
@@ -71,13 +71,15 @@ class Sampler:
         self.progress.pulse(self.side, span.unit, 0, span.rows)
         seed = self.model.generation.seed
         seeds = [row_seed(seed, position, sample) for position, _, sample in requests]
+        loading = self.generator.load_seconds
         responses = self.generator.generate([prompt for _, prompt, _ in requests], seeds)
         for note in self.generator.notes[self._noted :]:
             self.progress.note("model", note)
         self._noted = len(self.generator.notes)
         # A few prompts, each several times, say less of the model than as many rows.
         stop_if_hopeless(self.model.model, responses, lambda: requests[0][1], lambda: True)
-        seconds = time.perf_counter() - started
+        loaded = self.generator.load_seconds
+        seconds = time.perf_counter() - started - (loaded - loading)
         answers = priced(self.model.price, responses, seconds)
         costs = [None if cost is None else usd(cost) for _, cost in answers]
         columns: list[Sequence[object]] = [
@@ -99,10 +101,10 @@ class Sampler:
             first=span.start,
             last=span.stop - 1,
             seconds=seconds,
-            load_seconds=self._load_seconds,
+            load_seconds=loaded - self._loading_told,
             counts=counts(answers),
         )
-        self._load_seconds = 0.0
+        self._loading_told = loaded
         return self.stage.commit(facts, SCHEMA, pa.table(arrays, schema=SCHEMA).to_batches())
 
     def close(self) -> None:

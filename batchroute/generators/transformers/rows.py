@@ -18,7 +18,7 @@ from batchroute.generators.signals import of_tokens, tokens_of_text
 from batchroute.generators.transformers.loading import Loaded
 from batchroute.hardware.devices import out_of_memory
 from batchroute.models.configuration import embedded_tokens
-from batchroute.prompt import Prompt
+from batchroute.prompt import HALF_A_PAIR, Prompt, has_half_a_pair
 
 # The special tokens within a mark such as gpt-oss's.
 _SPECIAL = re.compile(r"<\|\w+\|>")
@@ -82,8 +82,7 @@ class Reader:
 
 
 def _why(text: str, error: Exception) -> str:
-    lone = any("\ud800" <= character <= "\udfff" for character in text)
-    return "it holds half of a surrogate pair" if lone else first_line(error)
+    return HALF_A_PAIR if has_half_a_pair(text) else first_line(error)
 
 
 class Writer:

@@ -14,16 +14,32 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from multiprocessing import Pipe
+from pathlib import Path
 from typing import cast
 
+import batchroute
 from batchroute.errors import shortened
-from batchroute.generators.vllm.worker import Load, Message, Row
+from batchroute.generators.vllm.interpreter import Interpreter
+from batchroute.generators.vllm.messages import Load, Message, Row
+from batchroute.generators.vllm.watch import EngineProcesses
 from batchroute.prompt import as_text
 
-_START = "from batchroute.generators.vllm.worker import main; main()"
+# The worker runs the source that runs here, under whatever interpreter, and nothing else from where it lies.
+_START = """
+import sys
+from importlib import util
+spec = util.spec_from_file_location("batchroute", sys.argv[2] + "/__init__.py")
+module = sys.modules["batchroute"] = util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from batchroute.generators.vllm.worker import main
+main()
+"""
+_SOURCE = str(Path(batchroute.__file__).parent)
 # Seconds for each step of ending a worker: closing its pipe (vLLM gives its processes 5), SIGTERM, SIGKILL.
 PATIENCE = (8.0, 5.0, 5.0)
 _LOOK = 0.2
+# Seconds that a worker has to say why after a process of its engine has ended.
+_LAST_WORDS = 3.0
 # The last line of a traceback, which may be logged by one of vLLM's processes for another.
 _ERROR = re.compile(
     r"(?:\([^)]*\)\s*)*(?:ERROR [^\]]*\]\s*)?(?P<error>(?:[A-Za-z_][\w.]*(?:Error|Exception)|Fatal Python error)\b.*)"
@@ -37,13 +53,15 @@ class Worker:
     signal to their group ends all of them.
     """
 
-    def __init__(self, load: Load, environment: dict[str, str], patience: Sequence[float] = PATIENCE) -> None:
+    def __init__(
+        self, load: Load, interpreter: Interpreter, environment: dict[str, str], patience: Sequence[float] = PATIENCE
+    ) -> None:
         self._patience = patience
         self._connection, theirs = Pipe()
         self._process = subprocess.Popen(
             # multiprocessing's children would import this program's main module. With -P, Python does not import
             # modules from the working folder.
-            [sys.executable, "-P", "-c", _START, str(theirs.fileno())],
+            [interpreter.path, "-P", "-c", _START, str(theirs.fileno()), _SOURCE],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -54,6 +72,9 @@ class Worker:
         theirs.close()
         self._aloud = "VLLM_LOGGING_LEVEL" in os.environ
         self._errors: deque[str] = deque(maxlen=20)
+        self._engine = EngineProcesses(self._process.pid)
+        self._loaded = False
+        self._lost: str | None = None
         self._listening = threading.Thread(target=self._listen, daemon=True)
         self._listening.start()
         # If the worker is gone already, `receive` raises.
@@ -73,21 +94,36 @@ class Worker:
         """Wait for the worker's next message.
 
         Raises:
-            EOFError: the worker is gone.
+            EOFError: the worker or a process of its engine is gone.
         """
         try:
             while not self._connection.poll(_LOOK):
                 if self._process.poll() is not None and not self._connection.poll(0):
                     raise EOFError
-            return cast(Message, self._connection.recv())
+                if not self._loaded:
+                    self._engine.look()
+                # The worker itself may wait for an engine that is gone, and for ever.
+                self._lost = self._lost or self._engine.gone()
+                if self._lost is not None and not self._connection.poll(_LAST_WORDS):
+                    raise EOFError
+            message = cast(Message, self._connection.recv())
         except OSError as error:
             raise EOFError from error
+        if message.what == "loaded":
+            self._loaded = True
+            self._engine.look(loaded=True)
+        return message
 
     def stop(self) -> None:
         """End the worker and the processes that it started. May be called while another thread waits in `receive`."""
         # The connection is shut down, not closed: the other thread could read from a reused descriptor.
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)
+        self._lost = self._lost or self._engine.gone()
+        if self._lost is not None:
+            # What is left of an engine waits for the rest of it.
+            self._engine.kill()
+            self._process.kill()
         closed, *patience = self._patience
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(closed)
@@ -106,6 +142,8 @@ class Worker:
 
     def ending(self) -> str:
         """How the process ended, after `stop`."""
+        if self._lost is not None:
+            return f"its process {self._lost} ended"
         status = self._process.returncode
         return f"it ended with exit status {status}" if status is None or status >= 0 else f"signal {-status} ended it"
 

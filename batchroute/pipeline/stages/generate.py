@@ -95,7 +95,7 @@ class GenerateWorker:
         self._asked_first: set[Shard] = set()
         self._preflying = threading.Lock()
         self._limits = limits_of(context) if _limited(context) else None
-        self._load_seconds = self._generator.load_seconds
+        self._loading_told = 0.0
         self._logged = 0
         self._answered = False
         self._failed: list[Response] = []
@@ -106,17 +106,19 @@ class GenerateWorker:
         pieces = self._pieces[stage]
         self._preflight(pieces)
         piece = pieces.read(assigned)
+        loading = self._generator.load_seconds
         responses: list[Response | None] = []
         try:
             for answered in self._answers(pieces, piece, started):
                 responses += answered
         except StoppedError as stop:
             last = stop.responses if isinstance(stop, PartlyAnsweredError) else []
-            pieces.keep(piece, [*responses, *last], time.perf_counter() - started + self._loading())
+            seconds = self._working(started, loading)
+            pieces.keep(piece, [*responses, *last], seconds + self._loading())
             raise
         whole = [one for one in responses if one is not None]
         self._stop_if_hopeless(pieces, piece.todo, whole)
-        return pieces.commit(piece, whole, time.perf_counter() - started, self._loading())
+        return pieces.commit(piece, whole, self._working(started, loading), self._loading())
 
     def close(self) -> None:
         self._generator.close()
@@ -185,11 +187,19 @@ class GenerateWorker:
         for note in new:
             pieces.context.engine.progress.note("model", note)
 
+    def _working(self, started: float, loading: float) -> float:
+        """Seconds since `started` but those in which the model was loaded again.
+
+        Args:
+            loading: `load_seconds` of the generator at that time.
+        """
+        return time.perf_counter() - started - (self._generator.load_seconds - loading)
+
     def _loading(self) -> float:
-        """The seconds that loading took, reported once, with the first piece that is committed."""
+        """The seconds that loading took and that no piece was told yet."""
         with self._lock:
-            seconds, self._load_seconds = self._load_seconds, 0.0
-        return seconds
+            told, self._loading_told = self._loading_told, self._generator.load_seconds
+        return self._loading_told - told
 
 
 def _has_answered(context: Context, shard: Shard) -> bool:

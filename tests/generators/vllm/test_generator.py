@@ -17,6 +17,7 @@ import pytest
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
+from batchroute.generators.vllm import process
 from batchroute.generators.vllm.generator import VllmGenerator
 from batchroute.prompt import Prompt
 
@@ -203,15 +204,28 @@ def test_an_adapter(load: Callable[..., VllmGenerator], record: Path, tmp_path: 
         load(adapter="me/broken")
 
 
+def test_seeds_on_a_cpu_need_whole_prompts(
+    load: Callable[..., VllmGenerator], record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_CPU", "1")
+    load()
+    load(generation=SAMPLED)
+    greedy, seeded = (loaded["arguments"].get("enable_chunked_prefill") for loaded in recorded(record, "load"))
+    assert (greedy, seeded) == (None, False)
+    with pytest.raises(InputError, match=r"^engine\.enable_chunked_prefill: on a CPU, vLLM cannot sample by seeds"):
+        load(generation=SAMPLED, engine={"enable_chunked_prefill": True})
+
+
 def test_bad_rows_do_not_take_the_others_along(load: Callable[..., VllmGenerator], record: Path) -> None:
     odd: Prompt = [{"role": "tool", "content": "hello"}]
     words = " ".join(["word"] * 43)
-    prompts: list[Prompt] = ["a", odd, words, "please RAISE", "b", "ABORT", "c", words[5:], "d RAISE"]
+    prompts: list[Prompt] = ["a", odd, words, "please RAISE", "b", "ABORT", "c", words[5:], "d RAISE", "e \ud83d"]
     responses = ask(load(), prompts)
-    bad = ["bad_chat", "too_long", "model_error", "model_error", "model_error"]
+    bad = ["bad_chat", "too_long", *["model_error"] * 4]
     assert [kind for kind in kinds(responses) if kind] == bad
     texts = [(response.text or "").split()[1:2] for response in responses]
-    assert texts == [["a"], [], [], [], ["b"], [], ["c"], ["word"], []]
+    assert texts == [["a"], [], [], [], ["b"], [], ["c"], ["word"], [], []]
+    assert responses[-1].error == "the tokenizer cannot read the prompt: it holds half of a surrogate pair"
     assert responses[1].error == "the chat template refused it: unknown role: tool"
     assert responses[2].error == "45 prompt tokens + 20 new ones do not fit the model's context of 64"
     assert responses[2].input_tokens == 45
@@ -257,6 +271,23 @@ def test_a_death_that_no_row_is_to_blame_for(load: Callable[..., VllmGenerator],
     os.kill(recorded(record, "load")[0]["pid"], signal.SIGKILL)
     assert kinds(ask(generator, ["a", "b"])) == [None, None]
     assert len(recorded(record, "load")) == 2
+
+
+def test_an_engine_that_is_killed_while_its_worker_waits_for_it(
+    load: Callable[..., VllmGenerator], record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_LAST_WORDS", 0.1)
+    generator = load()
+    loading = generator.load_seconds
+    (response,) = ask(generator, ["HANG"])
+    assert response.error == "vLLM died of it: its process VLLM::EngineCore ended"
+    *before, _ = recorded(record, "load")
+    assert not any(running(load[process]) for load in before for process in ("pid", "core"))
+    about, again, _ = generator.notes
+    assert about.startswith("vLLM 0.33.0 with torch ")
+    assert about.endswith(f", in {sys.executable}")
+    assert again.startswith("vLLM died: its process VLLM::EngineCore ended; it was started again in ")
+    assert generator.load_seconds > loading
 
 
 def test_vllm_that_dies_and_cannot_be_loaded_again(load: Callable[..., VllmGenerator], model: Path) -> None:

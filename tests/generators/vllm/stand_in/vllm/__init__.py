@@ -3,8 +3,9 @@
 Tests put the folder above on PYTHONPATH. A token is a word, and a response repeats the prompt and names the seed. Words
 in a prompt make things go wrong: RAISE (the call raises before anything is generated, and what it asked for before
 stays in the engine, as in vllm-project/vllm#26081), DIE (the engine dies, and prints the prompt), KILL (so does the
-process), SLEEP (for minutes), ABORT (its response ends so). STAND_IN_DIES, an environment variable, makes every call
-die. What happened is recorded in the folder that STAND_IN_RECORD names, a file a process.
+process), HANG (the engine's process is killed, and the call waits for it), SLEEP (for minutes), ABORT (its response
+ends so). STAND_IN_DIES, an environment variable, makes every call die. What happened is recorded in the folder that
+STAND_IN_RECORD names, a file a process.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import atexit
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,10 +31,13 @@ from vllm.sampling_params import SamplingParams
 
 __all__ = ["LLM", "SamplingParams"]
 
+__version__ = "0.33.0"
+
 ROLES = ("system", "user", "assistant")
 _ENGINE_ARGUMENTS = {
     *("max_model_len", "load_format", "enable_prefix_caching", "enable_lora", "max_loras", "max_lora_rank"),
     *("pipeline_parallel_size", "data_parallel_size", "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype"),
+    "enable_chunked_prefill",
     *("logprobs_mode", "disable_log_stats", "distributed_executor_backend", "speculative_config", "generation_config"),
 }
 
@@ -143,7 +148,7 @@ class LLM:
             )
             raise RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
         # As vLLM's engine core: a process of its own, which ends with this one when that has the time to say so.
-        self._core = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        self._core = subprocess.Popen(["VLLM::EngineCore", "600"], executable=shutil.which("sleep"))
         atexit.register(self._core.terminate)
         context = kwargs.get("max_model_len", 64)
         self.llm_engine = SimpleNamespace(
@@ -242,7 +247,9 @@ class LLM:
                 raise EngineDeadError
             if "KILL" in text:
                 os.kill(os.getpid(), signal.SIGKILL)
-            if "SLEEP" in text:
+            if "HANG" in text:
+                self._core.kill()
+            if "SLEEP" in text or "HANG" in text:
                 time.sleep(600)
         done = [self._output(request, text, each, special) for request, text, each in self._queue]
         self._queue.clear()
