@@ -24,13 +24,16 @@ from batchroute.generators.vllm.messages import Load, Message, Row
 from batchroute.generators.vllm.watch import EngineProcesses
 from batchroute.prompt import as_text
 
-# The worker runs the source that runs here, under whatever interpreter, and nothing else from where it lies.
+# The worker runs the source that runs here, under whatever interpreter, and nothing else from where it lies. A worker
+# may start hours after its parent, so the source may be another by then.
 _START = """
 import sys
 from importlib import util
 spec = util.spec_from_file_location("batchroute", sys.argv[2] + "/__init__.py")
 module = sys.modules["batchroute"] = util.module_from_spec(spec)
 spec.loader.exec_module(module)
+if module.__version__ != sys.argv[3]:
+    raise ImportError(f"batchroute was {sys.argv[3]} when the run started, and is {module.__version__} now: run again")
 from batchroute.generators.vllm.worker import main
 main()
 """
@@ -61,7 +64,7 @@ class Worker:
         self._process = subprocess.Popen(
             # multiprocessing's children would import this program's main module. With -P, Python does not import
             # modules from the working folder.
-            [interpreter.path, "-P", "-c", _START, str(theirs.fileno()), _SOURCE],
+            [interpreter.path, "-P", "-c", _START, str(theirs.fileno()), _SOURCE, batchroute.__version__],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

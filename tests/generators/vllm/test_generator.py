@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import batchroute
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
@@ -442,6 +443,14 @@ def test_a_worker_that_ends_while_it_loads(
     (broken / "__init__.py").write_text("import os\nos._exit(3)\n")
     monkeypatch.setenv("PYTHONPATH", str(broken.parent))
     with pytest.raises(InputError, match="with vLLM: it ended with exit status 3"):
+        load()
+
+
+def test_a_source_of_batchroute_that_was_changed_meanwhile(
+    load: Callable[..., VllmGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batchroute, "__version__", "0.0.9")
+    with pytest.raises(InputError, match=r"batchroute was 0\.0\.9 when the run started, and is .* now: run again"):
         load()
 
 

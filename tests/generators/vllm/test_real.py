@@ -48,6 +48,7 @@ SCHEMA = {
     "required": ["colour"],
     "additionalProperties": False,
 }
+COLOURS = ('{"colour": "red"}', '{"colour": "blue"}')
 FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
 
 pytestmark = [
@@ -150,7 +151,7 @@ def test_a_killed_engine_is_started_again(engine: VllmGenerator) -> None:
     copy._start_worker = functools.partial(Worker, Load(settings, load.arguments), *copy._start_worker.args[1:])
     answers = engine.generate(["What colour has the sky?", "What colour has blood?"], [0, 0])
     took = time.monotonic() - started
-    assert [answer.text in ('{"colour": "red"}', '{"colour": "blue"}') for answer in answers] == [True, True], answers
+    assert [answer.text in COLOURS for answer in answers] == [True, True], answers
     assert all_gone(before)
     (note,) = engine.notes[notes:]
     assert note.startswith("vLLM died: ")
@@ -169,16 +170,14 @@ def test_a_worker_of_the_engine_that_is_killed_while_it_works(engine: VllmGenera
 
 
 @slow
-def test_each_process_of_an_engine_that_dies_is_found_and_all_start_again() -> None:
-    with closing(VllmGenerator(spec())) as generator:
-        names = sorted(processes(generator))
-        for number, name in enumerate(names, 1):
-            before = processes(generator)
-            before[name].send_signal(signal.SIGKILL)
-            (answer,) = generator.generate(["What is the capital of France?"], [0])
-            assert "Paris" in (answer.text or ""), name
-            assert all_gone(before), name
-            assert len(generator.notes) == 1 + number
+@pytest.mark.parametrize("killed", ["VLLM::Worker, by the test before", "worker"])
+def test_it_starts_again_whichever_process_died(engine: VllmGenerator, killed: str) -> None:
+    if killed == "worker":
+        processes(engine)[killed].send_signal(signal.SIGKILL)
+    notes = len(engine.notes)
+    (answer,) = engine.generate(["What colour has the sky?"], [0])
+    assert answer.text in COLOURS
+    assert len(engine.notes) == notes + 1
 
 
 @slow
@@ -195,4 +194,4 @@ def test_vllm_serve_behind_an_endpoint(expected: list[Response], monkeypatch: py
         constrained = model.model_copy(update={"response_format": FORMAT})
         with closing(generators.load(constrained, lambda: torch.device("cpu"))) as generator:
             (answer,) = generator.generate(["What colour has the sky?"], [0])
-        assert answer.text in ('{"colour": "red"}', '{"colour": "blue"}')
+        assert answer.text in COLOURS
