@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -20,6 +20,9 @@ from batchroute.reports.export.notify import NotifySpec
 from batchroute.tables.sources.base import InputSpec
 from batchroute.tables.targets.base import TableSpec
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 class OutputSpec(BaseModel):
     """The section `output`: where the answers go."""
@@ -31,6 +34,9 @@ class OutputSpec(BaseModel):
     single_writer: bool = Field(default=False, description="accept a storage without create-only puts")
     keep_work: bool = Field(default=True, description="keep the work folder after the commit")
     prefix: str = Field(default="", description="put before the names of the result columns")
+    columns: Literal[True, "struct"] | None = Field(
+        default=None, description="true: a typed column for each key of JSON answers; struct: one column 'json' of them"
+    )
     table: TableSpec | None = Field(default=None, description="loaded from the committed files")
 
 
@@ -138,6 +144,11 @@ class Job(BaseModel):
             )
         if self.policy.looks_after:
             _check_signals(self.models.small)
+        if self.output.columns is not None and not self.json_columns:
+            raise ValueError(
+                "output.columns needs to know the keys of the answers: set the same response_format for both models, "
+                "of type json_schema, whose schema has properties"
+            )
         total = self.policy.budget
         if total is not None and self.max_cost is not None and total > self.max_cost:
             raise ValueError(
@@ -146,6 +157,19 @@ class Job(BaseModel):
         if self.output.table is not None and self.output.table.mode == "upsert" and self.input.id is None:
             raise ValueError("output.table.mode upsert needs input.id, the column that rows are known by")
         return self
+
+    @property
+    def json_columns(self) -> list[pa.Field]:
+        """The typed columns of the answers, as `output.columns` asks for them."""
+        import pyarrow as pa
+
+        from batchroute.tables.json_columns import WHOLE, fields_of
+
+        wanted = self.models.small.response_format or {}
+        if self.output.columns is None or self.models.large.response_format != wanted or "json_schema" not in wanted:
+            return []
+        fields = fields_of(wanted["json_schema"]["schema"])
+        return [pa.field(WHOLE, pa.struct(fields))] if fields and self.output.columns == "struct" else fields
 
 
 def without_samples(job: Job) -> Job:

@@ -65,9 +65,11 @@ class Check(BaseModel):
         return self
 
     def unfenced(self, text: str) -> str:
-        """The text; JSON without the fence of a Markdown block that some models put around it."""
-        fence = _FENCE.fullmatch(text) if self._pattern is None else None
-        return text if fence is None else fence[1]
+        """The text; JSON without a byte-order mark, and without the fence of a Markdown block around it."""
+        if self._pattern is not None:
+            return text
+        fence = _FENCE.fullmatch(text.lstrip("\ufeff"))
+        return text.lstrip("\ufeff") if fence is None else fence[1].lstrip("\ufeff")
 
     def problem(self, text: str) -> str | None:
         """What is wrong with the response, without quoting it; None if it passes."""

@@ -141,6 +141,7 @@ JOB_KEYS: list[str] = [
     "output.single_writer",
     "output.keep_work",
     "output.prefix",
+    "output.columns",
     "output.table.warehouse",
     "output.table.name",
     "output.table.delta",

@@ -25,6 +25,7 @@ from batchroute.pipeline.stages.score import SPREAD
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Span
 from batchroute.tables.footers import carried
+from batchroute.tables.json_columns import columns_of as json_columns
 from batchroute.tables.parquet import PromptTable, RowReader
 from batchroute.tables.types import converted, writable_type
 
@@ -64,7 +65,8 @@ def results_of(job: Job) -> pa.Schema:
     texts = answers.of_texts([job.models.of(side) for side in SIDES])
     confidence = [CONFIDENCE] if job.policy.looks_after else []
     spread = [SPREAD] if job.router is not None and models.has_heads(job.router.model) else []
-    return pa.schema([*RESULTS, *texts, *confidence, *(SIGNALS if job.report.signals else ()), *spread])
+    signals = SIGNALS if job.report.signals else ()
+    return pa.schema([*RESULTS, *texts, *confidence, *signals, *spread, *job.json_columns])
 
 
 def result_names(job: Job) -> list[str]:
@@ -162,6 +164,10 @@ def _results(context: Context, chunk: Span, sides: list[_ShardAnswers]) -> tuple
     }
     if CONFIDENCE.name in schema.names:
         columns[CONFIDENCE.name] = _confidence(context, chunk)
+    if fields := context.job.json_columns:
+        answered = pc.if_else(pc.equal(columns["status"], "ok"), taken["response"], None).to_pylist()
+        arrays = json_columns(answered, fields, whole=context.job.output.columns == "struct")
+        columns |= dict(zip([field.name for field in fields], arrays, strict=True))
     table = pa.table([columns[field.name].cast(field.type) for field in schema], schema=schema)
     return table.combine_chunks().to_batches()[0], taken[_SHARD.name]
 
