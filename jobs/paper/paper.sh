@@ -70,10 +70,14 @@ fi
 sha256sum <"$answers" >"$output/answers.sha256"
 once "$output/labelled.parquet" .venv/bin/python jobs/paper/tables.py parts "$answers" "$output"
 
+# The names that the models of the answers have, by small, middle and large: a router is for the pair that it names.
+declare -A name_of
+while read -r side model; do name_of[$side]=$model; done < <(.venv/bin/python jobs/paper/tables.py names "$answers")
+
 # label_pair ROWS WEAK STRONG METRIC TABLE
 label_pair() {
-    batchroute label "$1" --recorded "small=$2" --recorded "large=$3" --metric "$4" --small-model "$2" \
-        --large-model "$3" --id id --output "$5"
+    batchroute label "$1" --recorded "small=$2" --recorded "large=$3" --metric "$4" --small-model "${name_of[$2]}" \
+        --large-model "${name_of[$3]}" --id id --output "$5"
 }
 # The pairs have the same prompts, so the encoder reads them once for all.
 mkdir -p "$output/states"
@@ -123,12 +127,12 @@ once "$place/after/ways.json" batchroute evaluate --quality-table "$place/signal
     --output "$place/after"
 
 here=1
-for model in "${models[0]}" "${models[2]}"; do
+for model in "${name_of[small]}" "${name_of[large]}"; do
     [[ $model != embedded:* || -d ${XDG_CACHE_HOME:-$HOME/.cache}/batchroute/models/${model#embedded:} ]] || here=
 done
 if [ -n "$here" ]; then
-    step "a backlog: ${models[0]} and ${models[2]}, at most 5 % worse"
-    PAPER_ROUTER=$output/large-gap/$best SMALL_MODEL=${models[0]} LARGE_MODEL=${models[2]} \
+    step "a backlog: ${name_of[small]} and ${name_of[large]}, at most 10 % worse"
+    PAPER_ROUTER=$output/large-gap/$best SMALL_MODEL=${name_of[small]} LARGE_MODEL=${name_of[large]} \
         batchroute run jobs/paper/pair.yaml
 else
     echo "no backlog is routed: 'batchroute models fetch pair' fetches the models"

@@ -3,6 +3,7 @@
     python jobs/paper/tables.py missing PROMPTS KNOWN REST [ROWS]     # prompts without answers in KNOWN, at most ROWS
     python jobs/paper/tables.py answers FIRST SECOND KNOWN ANSWERS    # what two runs of `label` left, after KNOWN
     python jobs/paper/tables.py parts ANSWERS FOLDER                  # rows to learn and measure on, and a backlog
+    python jobs/paper/tables.py names ANSWERS                         # what small, middle and large are
     python jobs/paper/tables.py natural TABLE PROMPTS ROWS CHARACTERS # short prompts of a table, drawn and split
 
 `FIRST` is the quality table of the small and the large model, `SECOND` that of the middle and the large one. A table of
@@ -73,6 +74,11 @@ def parts(table: Path, folder: Path) -> None:
         pq.write_table(arrow, folder / f"{name}.parquet")
 
 
+def names(table: Path) -> None:
+    for model in ("small", "middle", "large"):
+        print(model, _noted(table, f"{model}_model").decode())
+
+
 def natural(table: Path, prompts: Path, rows: str, characters: str) -> None:
     """Rows of a table with the columns `prompt` and `reference`, drawn by a fixed seed; equal prompts count once."""
     frame = pl.read_parquet(table).filter(
@@ -123,7 +129,7 @@ def main(arguments: Sequence[str]) -> None:
     elif command == "natural":
         natural(*map(Path, rest[:2]), *rest[2:])
     else:
-        {"answers": answers, "parts": parts}[command](*map(Path, rest))
+        {"answers": answers, "parts": parts, "names": names}[command](*map(Path, rest))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.demo [--repeats 3]
 
 After `jobs/demo.sh`, which makes the router. Both sides are commands of their own, from the start of Python to the
-answers on disk. Ours is `batchroute run jobs/demo.yaml`: snapshot, router, both models, the audit with the large model
-and the embedding model, merged output and report. The loop has the same template, limit and stop string, takes the
+answers on disk. Ours is `batchroute run jobs/demo.yaml`: snapshot, router, both models, the audit by the large model,
+merged output and report. The loop has the same chats, limit and stop string, computes in float32, takes the
 prompts in the order of the table, and is run one prompt and --batch-size prompts at a time.
 """
 
@@ -74,13 +74,17 @@ def loop(batch_size: int, path: str) -> None:
     large: dict[str, Any] = job["models"]["large"]
     folder = models.resolve(large["model"])
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     table = pl.read_parquet(ROOT / job["input"]["uri"])
     prompts = [prompt for prompt in table["prompt"].to_list() if prompt and prompt.strip()]
     answers: list[str] = []
     for start in range(0, len(prompts), batch_size):
-        some = [large["template"].replace("{prompt}", prompt) for prompt in prompts[start : start + batch_size]]
-        batch = tokenizer(some, return_tensors="pt", padding=True)
+        chats = [
+            [{"role": "system", "content": large["system"]}, {"role": "user", "content": prompt}]
+            for prompt in prompts[start : start + batch_size]
+        ]
+        some = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+        batch = tokenizer(some, return_tensors="pt", padding=True, add_special_tokens=False)
         with torch.inference_mode():
             found = model.generate(
                 **batch,

@@ -36,7 +36,7 @@ def asked(folder: Path, prompts: Path) -> None:
     ask(folder / "first.responses.parquet", folder / "second.parquet", "M", "L", recorded=recorded)
 
 
-def test_answers_grow_by_the_prompts_that_have_none(tmp_path: Path) -> None:
+def test_answers_grow_by_the_prompts_that_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     splits = ["train", "train", "validation", "test"]
     frame = pl.DataFrame(
         {
@@ -70,6 +70,10 @@ def test_answers_grow_by_the_prompts_that_have_none(tmp_path: Path) -> None:
         assert together[f"{model}_quality"].list.mean().cast(pl.Float32).equals(right, check_names=False)
         assert together[f"{model}_logprob"].list.len().to_list() == [2] * ROWS
         assert (pq.read_schema(known).metadata or {})[f"{model}_model".encode()].decode() == model[0].upper()
+
+    capsys.readouterr()
+    tables("names", known)
+    assert capsys.readouterr().out == "small S\nmiddle M\nlarge L\n"
 
     (tmp_path / "parts").mkdir()
     tables("parts", known, tmp_path / "parts")

@@ -53,7 +53,8 @@ def _curves(axes: Axes, evaluation: Evaluation) -> None:
         line = figures.curve
         axes.fill_between(shares, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(shares, line.drop, color=colour, linewidth=2, label=figures.name)
-    _mark(axes, evaluation.routers[0])
+    if len(evaluation.routers) == 1:
+        _mark(axes, evaluation.routers[0])
     axes.set_xlim(0, 100)
     axes.set_xlabel("cost advantage: rows on the small model, %")
     axes.set_ylabel("quality drop against all rows on the large model, %\n(lower is better; below 0: better than it)")
@@ -81,11 +82,12 @@ def _reliability(axes: Axes, evaluation: Evaluation) -> None:
     for figures, colour in zip(evaluation.routers, _cycle(len(evaluation.routers)), strict=True):
         reliability = figures.reliability
         axes.plot(reliability.mean_score, reliability.mean_label, "o-", color=colour, linewidth=1, markersize=5)
-    labels = " or ".join(dict.fromkeys(f"'{figures.reliability.label}'" for figures in evaluation.routers))
+    labels = {figures.reliability.label for figures in evaluation.routers}
+    learned = f"mean label '{labels.pop()}'" if len(labels) == 1 else "mean of the label that each learned,"
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.set_title("can scores be taken at their word?", fontsize=10)
     axes.set_xlabel("mean score of a tenth of the rows")
-    axes.set_ylabel(f"mean label {labels} of the same rows\n(on the dashed line: yes)")
+    axes.set_ylabel(f"{learned} of the same rows\n(on the dashed line: yes)")
 
 
 def _cut(text: str) -> str:
