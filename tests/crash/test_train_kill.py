@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -9,27 +10,16 @@ import pytest
 import torch
 
 from batchroute.errors import EXIT_TERMINATED
+from batchroute.router.training.learner import Progress
 from batchroute.router.training.options import TrainOptions
 from batchroute.router.training.train import train
-from tests.router.training.test_processes import command, launch
+from tests.crash import forking
+from tests.crash.ranks import environment_of, free_port
+from tests.router.training.test_processes import command
 from tests.router.training.trainings import options, weights, write_table
 from tests.support.command import Command, run
 from tests.support.tiny_models import tiny_router
 from tests.support.waiting import wait_for
-
-# Two processes on machines of their own: each has the output in another directory.
-_SEPARATE = """
-import os, sys
-from batchroute.router.training.options import TrainOptions
-from batchroute.router.training.train import train
-
-def stop(progress):
-    if progress.epoch == 2 and sys.argv[4] == "stop":
-        sys.exit("stopped")
-
-os.chdir(sys.argv[2 + int(os.environ["RANK"])])
-train(TrainOptions.model_validate_json(sys.argv[1]), stop)
-"""
 
 
 @pytest.mark.crash
@@ -65,17 +55,41 @@ def stopped(wanted: TrainOptions, how: signal.Signals) -> tuple[int, str]:
     return ended.code, ended.err
 
 
+def _stop(progress: Progress) -> None:
+    if progress.epoch == 2:
+        raise KeyboardInterrupt
+
+
+def _train(wanted: TrainOptions, folder: Path, environment: dict[str, str], stop: bool) -> None:
+    """In a process that is a rank on a machine of its own: each has the output in another directory."""
+    os.environ.update(environment)
+    os.chdir(folder)
+    os.dup2(os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    torch.set_num_threads(1)
+    train(wanted, _stop if stop else None)
+
+
+def _train_on_two(wanted: TrainOptions, folders: list[Path], stop: bool) -> int | None:
+    """The exit code of rank 0. The other one may wait for it for ever."""
+    port = str(free_port())
+    ranks = [
+        forking.in_process(_train, wanted, folder, environment_of(rank, 2, port), stop)
+        for rank, folder in enumerate(folders)
+    ]
+    ranks[0].join(120)
+    ranks[1].kill()
+    ranks[1].join()
+    return ranks[0].exitcode
+
+
 @pytest.mark.crash
 def test_processes_that_find_different_states_do_not_go_on(tmp_path: Path) -> None:
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         folder.mkdir()
     wanted = options(tmp_path, write_table(tmp_path, rows=60), epochs=3).model_copy(update={"output": Path("router")})
-    script = tmp_path / "script.py"
-    script.write_text(_SEPARATE)
-    words = [str(script), wanted.model_dump_json(), *map(str, folders)]
-    assert "stopped" in launch(*words, "stop").stderr
+    assert _train_on_two(wanted, folders, stop=True) == 1
+    assert "KeyboardInterrupt" in (folders[0] / "said").read_text()
     assert [(folder / "router.work" / "state.pt").exists() for folder in folders] == [True, False]
-    done = launch(*words, "go on")
-    assert done.returncode != 0
-    assert "InputError: the processes see different files in" in done.stderr
+    assert _train_on_two(wanted, folders, stop=False) == 1
+    assert "InputError: the processes see different files in" in (folders[0] / "said").read_text()
