@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchroute import models
 from batchroute.hardware.devices import free_memory
+from batchroute.models.checkpoint import check_loaded
 
 if TYPE_CHECKING:
     import torch
@@ -26,14 +27,23 @@ class Encoder:
             name: a directory, a hub id or `embedded:NAME`.
 
         Raises:
-            InputError: the model is not there or cannot be loaded.
+            InputError: the model is not there, cannot be loaded, or lacks weights.
         """
         from transformers import AutoModel, AutoTokenizer
 
         path = models.resolve(name)
-        with models.loading(f"the encoder '{name}' of confidence", path, keys=models.NO_KEYS):
+        what = f"the encoder '{name}' of confidence"
+        with models.quiet_transformers(), models.loading(what, path, keys=models.NO_KEYS):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            model: Any = AutoModel.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
+            loaded: Any = AutoModel.from_pretrained(
+                path,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+            model, info = loaded
+            check_loaded(what, model, info, parts=True)
             self._model = model.to(device).eval()
         self._device = device
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or _LENGTH

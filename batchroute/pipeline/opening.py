@@ -7,7 +7,7 @@ import sys
 from batchroute.config.job import Job
 from batchroute.engines.base import Engine
 from batchroute.errors import InputError
-from batchroute.pipeline.batches import provider as batches
+from batchroute.pipeline.batches.abandon import abandon
 from batchroute.pipeline.context import Context, output_folder
 from batchroute.pipeline.identity import Identity, calibrated_limits, identify
 from batchroute.pipeline.stages import merge, retry, snapshot
@@ -66,7 +66,7 @@ def start_over(job: Job, output: Folder, identity: Identity, progress: Progress)
     if target is not None and job.input.in_place:
         is_loaded(target, sys.maxsize, target.loads(identity.run_id))
     for run_id in run_ids(output):
-        for line in batches.abandon(job, Workdir(output, run_id)):
+        for line in abandon(job, Workdir(output, run_id)):
             progress.note("fresh", line)
     discard(output)
 

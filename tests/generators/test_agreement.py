@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from batchroute import generators
 from batchroute.errors import InputError
@@ -155,3 +156,13 @@ def test_an_encoder_that_is_not_there_is_named(tmp_path: Path) -> None:
         generators.check(ModelSpec.model_validate(spec))
     with pytest.raises(InputError, match="none"):
         generators.load(ModelSpec.model_validate(spec), lambda: CPU)
+
+
+def test_an_encoder_without_its_weights_is_refused(tmp_path: Path) -> None:
+    folder = tiny_router(tmp_path, head=False)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layer.1.output.dense.weight"))
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"the encoder .* of confidence: its checkpoint lacks weights .*layer\.1"):
+        Encoder(str(folder), CPU)

@@ -16,7 +16,7 @@ import pytest
 from batchroute.errors import InputError, StoppedError, WaitingError
 from batchroute.generators.openai.batch_api import BatchApi
 from batchroute.generators.openai.batches import ENDED, ProviderBatch
-from batchroute.pipeline.batches.provider import abandon
+from batchroute.pipeline.batches.abandon import abandon
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir, run_ids
 from tests.support.jobs import JobFolder

@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from batchroute.endpoint import base_url, read_json, valid_text
+from batchroute.endpoint import base_url, read_json
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
+from batchroute.generators.openai.batch_files import id_of_file
+from batchroute.generators.openai.batch_outcomes import OutcomeReader, RowOutcome
 from batchroute.generators.openai.batches import ENDED, ProviderBatch, batch_of
 from batchroute.generators.openai.chat_api import ChatApi
-from batchroute.generators.openai.failures import Failure, ModelEndpoint, code_of, error_body, message_of
+from batchroute.generators.openai.failures import Failure, ModelEndpoint
 from batchroute.generators.openai.preflight import preflight, smallest
 from batchroute.generators.settings import ModelSpec
 from batchroute.prompt import Prompt
 
 TOKEN_LIMIT = "token_limit_exceeded"
 
-# In the file of one batch.
-_MOST_BYTES = 200_000_000
 # Seconds for which a call is retried while its error may pass, and between two tries.
 _PATIENCE, _MOST_WAIT = 600.0, 60.0
 _UPLOAD_SECONDS = 1800.0
@@ -39,20 +38,6 @@ _SKEW_SECONDS = 3600.0
 _RAW = {"X-Stainless-Raw-Response": "true"}
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class RowOutcome:
-    """The result of one request of a batch.
-
-    Attributes:
-        again: the request may succeed in another batch.
-        fatal: the error that every further request would meet too.
-    """
-
-    response: Response
-    again: bool = False
-    fatal: InputError | StoppedError | None = None
 
 
 class _PassingError(Exception):
@@ -82,6 +67,7 @@ class BatchApi:
         self._endpoint = ModelEndpoint(spec)
         self._protocol = ChatApi(spec, self._endpoint)
         self._protocol.check()
+        self._reader = OutcomeReader(self._endpoint, self._protocol)
         self._client = self._endpoint.client()
         self.host = self._endpoint.host
         self.notes = self._protocol.notes
@@ -117,7 +103,7 @@ class BatchApi:
     def upload(self, name: str, data: bytes) -> str:
         """Upload a batch's file; returns its id."""
         files = self._client.with_options(timeout=max(_UPLOAD_SECONDS, self._spec.timeout)).files.with_raw_response
-        return self._patiently(lambda: _file_id(files.create(file=(name, data), purpose="batch").content))
+        return self._patiently(lambda: id_of_file(files.create(file=(name, data), purpose="batch").content))
 
     def create(self, file_id: str, metadata: Mapping[str, str]) -> ProviderBatch:
         """Create the batch of an uploaded file, from which on the provider bills it.
@@ -196,7 +182,7 @@ class BatchApi:
                     continue
                 name = entry.get("custom_id") if isinstance(entry, Mapping) else None
                 if isinstance(name, str) and name in known:
-                    yield name, self._outcome(entry, requests)
+                    yield name, self._reader.outcome(entry, requests)
 
     def refusal(self, batch: ProviderBatch) -> tuple[str, str]:
         """The code and the words by which the provider refused a batch."""
@@ -248,32 +234,6 @@ class BatchApi:
                 return
             seen.add(after)
 
-    def _outcome(self, line: Mapping[str, Any], requests: Callable[[str], Prompt]) -> RowOutcome:
-        answer, error = line.get("response"), line.get("error")
-        if not isinstance(answer, Mapping):
-            words = code_of(error_body(error)) or message_of(error_body(error))
-            error = f"the batch says {self._endpoint.redactor.line(valid_text(words)) if words else 'nothing'}"
-            return RowOutcome(Response(error_type="api_error", error=error), again=True)
-        status, body = answer.get("status_code"), answer.get("body")
-        if "choices" in answer and body is None:
-            status, body = 200, answer
-        if status == 200:
-            result = self._protocol.response(body, _Request(self._protocol, requests, line["custom_id"]), 1)
-            if isinstance(result, Response):
-                return RowOutcome(result)
-            failure = result
-        else:
-            reason = error_body(body)
-            message = message_of(reason) or "no reason is given"
-            failure = self._endpoint.status_failure(status if isinstance(status, int) else 500, reason, message)
-        if failure.error_type == "bad_request" or failure.kind != "row":
-            # It may end the run, whose last line shows it.
-            failure = failure.without(requests(line["custom_id"]))
-        if failure.error_type == "bad_request" and self._protocol.was_refused(failure, requests(line["custom_id"])):
-            return RowOutcome(Response(error_type="api_error", error=failure.words), again=True)
-        fatal = self._endpoint.fatal(failure, has_answered=False)
-        return RowOutcome(failure.response(1), failure.kind != "row", fatal)
-
     def _patiently(self, do: Callable[[], Result], thing: str = "") -> Result:
         """Call `do`, and retry it while its error may pass.
 
@@ -317,51 +277,5 @@ class BatchApi:
         return fatal or InputError(f"{self.host} refuses a call of the Batch API: {failure.words}")
 
 
-class _Request(Mapping[str, Any]):
-    """A request that is made when a field of it is read: most answers need none, and reading the prompt takes time."""
-
-    def __init__(self, protocol: ChatApi, requests: Callable[[str], Prompt], custom_id: str) -> None:
-        self._protocol, self._requests, self._custom_id = protocol, requests, custom_id
-
-    def __getitem__(self, key: str) -> Any:
-        return self._made()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._made())
-
-    def __len__(self) -> int:
-        return len(self._made())
-
-    def _made(self) -> dict[str, Any]:
-        return self._protocol.request(self._requests(self._custom_id), 0)
-
-
 def _options(params: Mapping[str, Any] | None = None) -> Any:
     return {"headers": dict(_RAW), "params": dict(params or {})}
-
-
-def _file_id(body: bytes) -> str:
-    """Raises:
-    ValueError: the answer names no file.
-    """
-    file = read_json(body)
-    name = file.get("id") if isinstance(file, Mapping) else None
-    if not isinstance(name, str) or not name:
-        raise ValueError("the answer names no file")
-    return name
-
-
-def files(
-    lines: Iterable[tuple[Any, bytes]], most_requests: int, most_bytes: int = _MOST_BYTES
-) -> Iterator[tuple[list[Any], bytes]]:
-    """Join lines to files that a provider accepts; yields each file with the keys of its lines."""
-    keys: list[Any] = []
-    data = bytearray()
-    for key, line in lines:
-        if keys and (len(keys) >= most_requests or len(data) + len(line) > most_bytes):
-            yield keys, bytes(data)
-            keys, data = [], bytearray()
-        keys.append(key)
-        data += line
-    if keys:
-        yield keys, bytes(data)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.generators.base import Response
-from batchroute.generators.openai.batch_api import RowOutcome
+from batchroute.generators.openai.batch_outcomes import RowOutcome
 from batchroute.pipeline import layout
 from batchroute.pipeline.shards import answers
 from batchroute.pipeline.shards.writer import Shard

@@ -12,27 +12,25 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 
-from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError, StoppedError
 from batchroute.fields import SIDES, Side
 from batchroute.generators.base import Response
-from batchroute.generators.openai.batch_api import TOKEN_LIMIT, RowOutcome, files
+from batchroute.generators.openai.batch_api import TOKEN_LIMIT
+from batchroute.generators.openai.batch_files import files
+from batchroute.generators.openai.batch_outcomes import RowOutcome
 from batchroute.generators.openai.batches import ENDED, RUNNING, ProviderBatch
-from batchroute.pipeline.batches.ledger import Intent, Ledger
+from batchroute.pipeline.batches.ledger import Intent
 from batchroute.pipeline.batches.rows import Rows, custom_id, position_of
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.answers import schema_of
 from batchroute.pipeline.shards.pieces import Pieces
 from batchroute.pipeline.shards.telemetry import attributes
-from batchroute.pipeline.shards.writer import SHARDS, shards_of, side_of
+from batchroute.pipeline.shards.writer import shards_of
 from batchroute.progress import Pace, Report
 from batchroute.redaction import without_quotes
-from batchroute.storage.workdir import Workdir
 from batchroute.words import duration
 
 _FIRST_LOOK_SECONDS, _GROWTH = 1.0, 1.5
-# Seconds for which a call to cancel a batch is retried.
-_PATIENCE_TO_CANCEL = 30.0
 
 
 def submit_batches(context: Context) -> None:
@@ -69,44 +67,6 @@ def answer_by_batches(context: Context, side: Side, wait: bool) -> bool:
             batches.submit()
         complete = [batches.answer(wait) for batches in shards]
     return all(complete)
-
-
-def abandon(job: Job, work: Workdir, patience: float = _PATIENCE_TO_CANCEL) -> list[str]:
-    """Cancel the batches of a run that is about to be removed, as far as possible; a line for each."""
-    return [line for shard in SHARDS for line in _abandon(job.models.of(side_of(shard)), Ledger(work, shard), patience)]
-
-
-def _abandon(model: JobModel, ledger: Ledger, patience: float) -> Iterator[str]:
-    down: StoppedError | None = None
-    for intent in ledger.open():
-        name = ledger.batch_id(intent)
-        what = f"the batch {name or intent.name} of {intent.requests:,} requests at {intent.host}"
-        try:
-            if down is not None:
-                raise down
-            was = _cancel(model, name, intent, patience)
-        except (InputError, StoppedError) as error:
-            down = error if isinstance(error, StoppedError) else None
-            yield f"could not cancel {what}, which may go on and be billed; cancel it there by hand: {error}"
-            continue
-        if was == "running":
-            yield f"cancelled {what}; what it had answered may be billed"
-        elif was == "ended":
-            yield f"gave up {what}, which has ended there and may be billed"
-
-
-def _cancel(model: JobModel, batch_id: str | None, intent: Intent, patience: float) -> str | None:
-    """Cancel a batch; returns its state before: running or ended; None when it was never submitted."""
-    if model.record.batches is None:
-        raise InputError(f"the backend is {model.backend} now")
-    with closing(model.record.batches(model, patience=patience)) as api:
-        if api.host != intent.host:
-            raise InputError(f"the endpoint is {api.host} now")
-        batch = api.find(intent.file_id, intent.created) if batch_id is None else api.retrieve(batch_id)
-        if batch is None or batch.status in ENDED:
-            return None if batch is None else "ended"
-        api.cancel(batch.id)
-    return "running"
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from batchroute.errors import InputError, StoppedError
-from batchroute.generators.openai.batch_api import BatchApi, RowOutcome, files
+from batchroute.generators.openai.batch_api import BatchApi
+from batchroute.generators.openai.batch_files import files
+from batchroute.generators.openai.batch_outcomes import RowOutcome
 from batchroute.generators.openai.batches import ENDED, ProviderBatch, batch_of
 from batchroute.generators.settings import ModelSpec
 from tests.support.openai_server import OpenAIServer

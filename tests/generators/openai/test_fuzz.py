@@ -18,7 +18,8 @@ from batchroute.config.job import JobModel
 from batchroute.costs.prices import Price
 from batchroute.errors import BatchrouteError, InputError, StoppedError
 from batchroute.generators.base import Response
-from batchroute.generators.openai.batch_api import BatchApi, RowOutcome
+from batchroute.generators.openai.batch_api import BatchApi
+from batchroute.generators.openai.batch_outcomes import RowOutcome
 from batchroute.generators.openai.batches import batch_of
 from batchroute.generators.openai.chat_api import ChatApi
 from batchroute.generators.openai.failures import Failure
