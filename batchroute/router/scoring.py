@@ -5,7 +5,7 @@ A batch is copied to the device while the batch before it is computed; the CPU w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from batchroute.hardware.devices import out_of_memory
 from batchroute.router.heads.features import TextParts
 from batchroute.router.model import Router
 
-_CHARACTERS_AT_ONCE = 1 << 19
+_CHARACTERS_AT_ONCE = 1 << 17
 
 Computed = TypeVar("Computed")
 
@@ -101,7 +101,8 @@ def distinct(texts: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
 def encode(router: Router, texts: Sequence[str]) -> Encoded:
     """Tokenise, and cut long texts as `truncation=True` would: special tokens stay.
 
-    Some texts at a time: before the cut, the tokens of a text take 20 times its memory.
+    Some texts at a time, and a text of more than 131,072 characters in pieces: before the cut, the tokens of a text
+    take up to 200 times its memory. Where two pieces meet, a token or two may differ; the router reads of one alone.
     """
     front, back = _special_tokens(router)
     keep_end = router.tokenizer.truncation_side == "left"
@@ -115,7 +116,7 @@ def encode(router: Router, texts: Sequence[str]) -> Encoded:
     features: dict[str, list[list[int]]] = {}
     lengths: list[int] = []
     for some in _within(texts, _CHARACTERS_AT_ONCE):
-        encoding = router.tokenizer(some, return_attention_mask=False, verbose=False)
+        encoding = _encoding(router, some, front, back)
         lengths += [len(row) for row in encoding["input_ids"]]
         for name in router.inputs:
             if name in encoding:
@@ -124,6 +125,33 @@ def encode(router: Router, texts: Sequence[str]) -> Encoded:
     kept = np.minimum(tokens, router.max_length).astype(np.int32)
     parts = None if router.heads is None else TextParts.of(texts, router.heads.projection)
     return Encoded(features or {"input_ids": []}, kept, tokens, parts)
+
+
+def _encoding(router: Router, texts: list[str], front: int, back: int) -> Mapping[str, list[list[int]]]:
+    pieces = _pieces(texts[0], _CHARACTERS_AT_ONCE) if len(texts) == 1 else []
+    if len(pieces) < 2:
+        whole: Mapping[str, list[list[int]]] = router.tokenizer(texts, return_attention_mask=False, verbose=False)
+        return whole
+    rows: dict[str, list[int]] = {}
+    for number, piece in enumerate(pieces):
+        # One piece at a time: the tokenizer would take all of them at once.
+        encoding = router.tokenizer(piece, return_attention_mask=False, verbose=False)
+        for name, row in encoding.items():
+            stop = len(row) - (back if number < len(pieces) - 1 else 0)
+            rows.setdefault(name, []).extend(row[front if number else 0 : stop])
+    return {name: [row] for name, row in rows.items()}
+
+
+def _pieces(text: str, most: int) -> list[str]:
+    """The text in pieces of at most so many characters, which begin at a space where there is one."""
+    pieces: list[str] = []
+    start = 0
+    while len(text) - start > most:
+        space = text.rfind(" ", start + 1, start + most)
+        stop = space if space > start else start + most
+        pieces.append(text[start:stop])
+        start = stop
+    return [*pieces, text[start:]]
 
 
 def _within(texts: Sequence[str], most: int) -> Iterator[list[str]]:

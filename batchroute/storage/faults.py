@@ -10,6 +10,8 @@ from typing import Any
 from fsspec.exceptions import FSTimeoutError
 
 from batchroute.errors import BatchrouteError, InputError, StoppedError, shortened
+from batchroute.storage.clients import CREDENTIALS
+from batchroute.storage.places import protocol_of
 
 # S3 refuses a request that was signed a quarter of an hour ago.
 _MOST_SKEW_SECONDS = 600
@@ -22,7 +24,18 @@ _TRANSIENT = {
     getattr(errno, "EREMOTEIO", errno.EIO),
 }
 _TRANSIENT_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
-_BAD_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthorizationHeaderMalformed"}
+_BAD_KEY = {
+    *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthorizationHeaderMalformed"),
+    *("AuthenticationFailed", "InvalidAuthenticationInfo", "NoAuthenticationInformation"),
+}
+_SET = "set them in storage_options, or as its client expects them"
+_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
+# What the clients of S3, of Azure and of Google raise without an answer of the storage.
+_NO_CREDENTIALS = {
+    *("NoCredentialsError", "PartialCredentialsError"),
+    *("ClientAuthenticationError", "CredentialUnavailableError"),
+    *("DefaultCredentialsError", "RefreshError"),
+}
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
@@ -40,14 +53,39 @@ def _response(error: BaseException) -> dict[str, Any]:
 
 
 def status_of(error: BaseException) -> int | None:
-    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
-    status = status if status is not None else getattr(error, "code", None)
-    return status if isinstance(status, int) else None
+    """The status of an answer, as S3's, Azure's, Google's and aiohttp's errors hold it."""
+    known = [_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")]
+    for cause in _causes(error):
+        known += [getattr(cause, name, None) for name in ("status_code", "code", "status")]
+    status = next((int(number) for number in known if str(number).isdigit()), None)
+    # Google's client raises these two without their status.
+    if status is None and isinstance(error, OSError) and str(error).startswith("Forbidden: "):
+        return 403
+    return 502 if status is None and type(error).__name__ == "ProxyError" else status
 
 
 def code_of(error: BaseException) -> str | None:
-    code = _response(error).get("Error", {}).get("Code")
-    return code if isinstance(code, str) else None
+    codes = [_response(error).get("Error", {}).get("Code")]
+    codes += [getattr(cause, "error_code", None) for cause in _causes(error)]
+    return next((str(getattr(code, "value", code)) for code in codes if code), None)
+
+
+def is_missing_bucket(error: BaseException) -> bool:
+    return code_of(error) in _NO_BUCKET
+
+
+def missing_bucket(what: str, uri: str) -> InputError:
+    kind = "container" if protocol_of(uri) == "abfs" else "bucket"
+    return InputError(f"cannot {what} {uri}: the {kind} does not exist; create it")
+
+
+def _lacks_credentials(error: BaseException) -> bool:
+    """Whether the storage does not accept who asks. What they may do is another question."""
+    return (
+        code_of(error) in _BAD_KEY
+        or status_of(error) == 401
+        or any(type(cause).__name__ in _NO_CREDENTIALS and status_of(cause) is None for cause in _causes(error))
+    )
 
 
 def is_transient(error: BaseException) -> bool:
@@ -56,6 +94,8 @@ def is_transient(error: BaseException) -> bool:
         return False
     if code_of(error) in ("SlowDown", "RequestTimeout"):
         return True
+    if _lacks_credentials(error):
+        return False
     status = status_of(error)
     if status is not None:
         return status in _TRANSIENT_STATUS
@@ -83,6 +123,19 @@ def _lost_connections() -> tuple[type[BaseException], ...]:
     except ImportError:
         pass
     try:
+        from azure.core import exceptions as azure
+
+        kinds += [azure.ServiceRequestError, azure.ServiceResponseError]
+    except ImportError:
+        pass
+    try:
+        import requests
+        from google.auth.exceptions import TransportError
+
+        kinds += [TransportError, requests.exceptions.ConnectionError, requests.exceptions.Timeout]
+    except ImportError:
+        pass
+    try:
         from botocore import exceptions
         from botocore.parsers import ResponseParserError
 
@@ -102,16 +155,14 @@ def explained(what: str, uri: str, error: Exception, now: float) -> BatchrouteEr
         return StoppedError(f"{place}: the session token has expired; renew it, and run again")
     if code == "RequestTimeTooSkewed" or (status == 403 and _is_skewed(error, now)):
         return InputError(f"{place}: this machine's clock is too far from the storage's; set it")
-    if code in _BAD_KEY or type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
-        state = "there are none" if code is None else "the storage refuses them"
-        return InputError(
-            f"{place} with these credentials: {state}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or "
-            "storage_options"
-        )
-    if isinstance(error, PermissionError):
-        return InputError(f"{place}: permission denied; check the credentials in use, and what they may do there")
-    if code == "NoSuchBucket":
-        return InputError(f"{place}: the bucket does not exist; create it")
+    if _lacks_credentials(error):
+        state = "there are none" if code is None and status is None else "the storage refuses them"
+        return InputError(f"{place} with these credentials: {state}; {CREDENTIALS.get(protocol_of(uri), _SET)}")
+    if isinstance(error, PermissionError) or status == 403:
+        may = "permission denied; check the credentials in use, and what they may do there"
+        return InputError(f"{place}: {may}; for others, {CREDENTIALS.get(protocol_of(uri), _SET)}")
+    if code in _NO_BUCKET:
+        return missing_bucket(what, uri)
     return InputError(
         f"{place}: {type(error).__name__}: {shortened(str(error).splitlines()[0], 200) if str(error) else ''}"
     )

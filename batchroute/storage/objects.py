@@ -11,6 +11,7 @@ from fsspec.core import split_protocol
 from batchroute.errors import InputError
 from batchroute.storage.folder import Folder
 from batchroute.storage.local import LocalFolder
+from batchroute.storage.places import in_one_spelling
 
 
 def is_local(uri: str) -> bool:
@@ -45,4 +46,4 @@ def folder_at(uri: str, storage_options: Mapping[str, Any] | None = None, single
     from batchroute.storage.remote import RemoteFolder
     from batchroute.storage.store import store_of
 
-    return RemoteFolder(store_of(uri, storage_options), uri.rstrip("/"), single_writer)
+    return RemoteFolder(store_of(uri, storage_options), in_one_spelling(uri.rstrip("/")), single_writer)

@@ -189,7 +189,7 @@ class RemoteFolder(Folder):
 
     def _uploads(self, older_than: float) -> list[tuple[str, str, str]]:
         """Bucket, key and id of the unfinished multipart uploads under this folder."""
-        if self._store.protocol not in ("s3", "s3a"):
+        if self._store.protocol != "s3":
             return []
         bucket, _, prefix = self._store.path(self.uri).partition("/")
         answer = self._store.call(

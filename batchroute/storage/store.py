@@ -5,24 +5,23 @@ from __future__ import annotations
 import functools
 import io
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 import fsspec
-from fsspec.core import split_protocol
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
-from batchroute.errors import BatchrouteError, InputError, first_line
-from batchroute.storage.faults import code_of, explained, is_transient, status_of
+from batchroute.errors import BatchrouteError, InputError
+from batchroute.storage.clients import filesystem_of
+from batchroute.storage.faults import explained, is_missing_bucket, is_transient, missing_bucket, status_of
+from batchroute.storage.places import BUCKETS, in_one_spelling, protocol_of, with_account
 
 # For how many seconds to retry: the first call, for which an operator may be waiting, and every later call.
 _FIRST_PATIENCE, _PATIENCE = 15.0, 150.0
 _MOST_WAIT = 10.0
 # A wait is at most this share of the patience, so that nearly all of it is used, and none of it is overrun.
 _LONGEST_WAIT = 0.1
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 Result = TypeVar("Result")
 
 
@@ -34,19 +33,19 @@ def store_of(uri: str, storage_options: Mapping[str, Any] | None = None) -> Stor
     """
     if "::" in uri:
         raise InputError(f"{uri} chains filesystems, which is not supported; unpack the files, and name their place")
-    protocol = split_protocol(uri)[0] or "file"
-    if protocol in _EXTRAS and not uri.partition("://")[2].strip("/"):
+    protocol, options = protocol_of(uri), dict(storage_options or {})
+    if protocol in BUCKETS and not in_one_spelling(uri).partition("://")[2].strip("/"):
         raise InputError(f"{uri} names no bucket")
-    options = {**_options_in(protocol, uri), **(storage_options or {})}
+    options = with_account(uri, options) if protocol in BUCKETS else {**_options_in(protocol, uri), **options}
     return _store(protocol, json.dumps(options, sort_keys=True))
 
 
 def _options_in(protocol: str, uri: str) -> dict[str, Any]:
-    """What stands in the URI itself, such as the account in `abfss://container@account.dfs.core.windows.net/folder`."""
+    """What stands in the URI itself, such as a server's name and a user."""
     try:
         return dict(fsspec.get_filesystem_class(protocol)._get_kwargs_from_urls(uri))
     except (ImportError, ValueError):
-        # `Store` says so.
+        # `filesystem_of` says so.
         return {}
 
 
@@ -65,25 +64,12 @@ class Store:
         first_patience: float = _FIRST_PATIENCE,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if protocol in ("s3", "s3a"):
-            options = _s3_options(options)
-        try:
-            # Cached listings are wrong as soon as another process writes.
-            self._fs = fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True, **options)
-        except ImportError as error:
-            extra = f"'batchroute[{_EXTRAS[protocol]}]'" if protocol in _EXTRAS else f"the fsspec package of {protocol}"
-            raise InputError(f"{protocol}:// needs a package: pip install {extra}") from error
-        except ValueError as error:
-            raise InputError(f"{protocol}:// is not a known storage") from error
-        except TypeError as error:
-            raise InputError(f"storage_options do not fit {protocol}://: {error}") from error
-        except Exception as error:
-            # Such as Hadoop's, which needs Java and a native library.
-            raise InputError(f"{protocol}:// cannot be used on this machine: {first_line(error)}") from error
+        self._fs = filesystem_of(protocol, options)
         # `call` retries, for a bounded time.
         self._fs.retries = 1
         self.protocol = protocol
         self._first_patience, self._clock, self._reached = first_patience, clock, False
+        self._buckets: set[str] = set()
 
     def call(self, what: str, uri: str, do: Callable[[Any], Result]) -> Result:
         """`do(filesystem)`, retried while its error may pass.
@@ -103,8 +89,8 @@ class Store:
         try:
             result: Result = retrying(_exclusive, do, self._fs)
         except (FileNotFoundError, FileExistsError) as error:
-            if code_of(error) == "NoSuchBucket":
-                raise InputError(f"cannot {what} {uri}: the bucket does not exist; create it") from error
+            if is_missing_bucket(error) or (isinstance(error, FileNotFoundError) and self._has_no_bucket(uri)):
+                raise missing_bucket(what, uri) from error
             self._reached = True
             raise
         except BatchrouteError:
@@ -114,6 +100,25 @@ class Store:
         self._reached = True
         return result
 
+    def _has_no_bucket(self, uri: str) -> bool:
+        """Whether it is the bucket that is not there: Google's and Azure's clients do not tell. Asked once."""
+        bucket = self.path(uri).partition("/")[0]
+        if self.protocol not in ("gs", "abfs") or bucket in self._buckets:
+            return False
+        try:
+            if self.protocol == "gs":
+                self._fs.call("GET", "b/{}/o", bucket, maxResults=1)
+            else:
+                self._fs.info(bucket)
+        except FileNotFoundError:
+            return True
+        except Exception as error:
+            # Who may not ask does not learn it.
+            if is_transient(error):
+                return False
+        self._buckets.add(bucket)
+        return False
+
     @property
     def filesystem(self) -> Any:
         """The fsspec filesystem, without retries."""
@@ -121,10 +126,11 @@ class Store:
 
     def path(self, uri: str) -> str:
         """The path in the filesystem's own form."""
-        return str(self._fs._strip_protocol(uri))
+        return str(self._fs._strip_protocol(in_one_spelling(uri)))
 
     def uri(self, path: str) -> str:
-        return str(self._fs.unstrip_protocol(path))
+        """The URI of a path, as `in_one_spelling`."""
+        return f"{self.protocol}://{path}" if self.protocol in BUCKETS else str(self._fs.unstrip_protocol(path))
 
     def info(self, uri: str) -> dict[str, Any]:
         """Raises:
@@ -140,19 +146,7 @@ class Store:
         except FileNotFoundError:
             return []
         # Some storages list a folder itself among what is in it.
-        itself = [entry for entry in entries if entry["name"].strip("/") == path.strip("/")]
-        if self.protocol in _EXTRAS and any(entry["type"] == "directory" for entry in itself):
-            self._refuse_empty_segments(uri, path)
-        return [entry for entry in entries if entry not in itself]
-
-    def _refuse_empty_segments(self, uri: str, path: str) -> None:
-        """Raises:
-        InputError: a key below has two slashes in a row. Its folder is listed as the one above it, and would be lost.
-        """
-        keys = self.call("list", uri, lambda fs: fs.find(path))
-        lost = next((key for key in sorted(keys) if "//" in key), None)
-        if lost is not None:
-            raise InputError(f"the key {self.uri(lost)} has two slashes in a row and cannot be listed; rename it")
+        return [entry for entry in entries if entry["name"].strip("/") != path.strip("/")]
 
     def kind(self, uri: str) -> Literal["file", "directory"] | None:
         """What is there under this very name, with its wildcards taken literally; None where nothing is."""
@@ -166,14 +160,17 @@ class Store:
         return sorted(self.uri(entry["name"]) for entry in self.listed(uri))
 
     def listed(self, uri: str) -> list[dict[str, Any]]:
-        """The entries of all files anywhere in a folder. One request lists 1,000 keys of S3."""
-        if self._is_s3:
+        """The entries of all files anywhere in a folder. Of a bucket, one request lists 1,000 keys or more."""
+        if self.protocol in BUCKETS:
             path = self.path(uri)
             try:
                 found = self.call("list", uri, lambda fs: fs.find(path, detail=True))
             except FileNotFoundError:
                 return []
+            if not found and self._has_no_bucket(uri):
+                raise missing_bucket("list", uri)
             # A key that ends in a slash and holds nothing is a console's mark of a folder.
+            found = found if isinstance(found, dict) else {}  # Azure's, of a file
             marks = {name for name, entry in found.items() if name.endswith("/") and not entry["size"]}
             return [entry for name, entry in found.items() if name != path and name not in marks]
         # fsspec's own `find` and `glob` silently leave out folders whose listing failed.
@@ -192,7 +189,7 @@ class Store:
         if self.protocol in ("http", "https"):
             return []
         try:
-            if not self._is_s3:
+            if self.protocol != "s3":
                 return [entry["name"] for entry in self.entries(uri)]
             bucket, _, prefix = self.path(uri).partition("/")
             answer = self.call(
@@ -201,10 +198,6 @@ class Store:
         except InputError:
             return []
         return [f"{bucket}/{entry['Key']}" for entry in answer.get("Contents") or []]
-
-    @property
-    def _is_s3(self) -> bool:
-        return self.protocol in ("s3", "s3a")
 
     def read(self, uri: str, start: int | None = None, stop: int | None = None) -> bytes:
         return bytes(self.call("read", uri, lambda fs: fs.cat_file(self.path(uri), start=start, end=stop)))
@@ -241,13 +234,6 @@ class RangeFile(io.RawIOBase):
             raise InputError(f"{self._uri} is shorter than it was: it was changed while it was read")
         self._at = stop
         return data
-
-
-def _s3_options(options: dict[str, Any]) -> dict[str, Any]:
-    # s3fs and botocore each retry silently for minutes; `call` retries instead.
-    logging.getLogger("aiobotocore").setLevel(logging.ERROR)
-    config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 0}}
-    return {**options, "config_kwargs": {**config, **options.get("config_kwargs", {})}}
 
 
 def _exclusive(do: Callable[[Any], Result], fs: Any) -> Result:

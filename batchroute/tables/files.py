@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from batchroute.errors import InputError
 from batchroute.storage.objects import is_local, local_path
+from batchroute.storage.places import in_one_spelling
 from batchroute.storage.store import RangeFile, Store, store_of
 from batchroute.tables.footers import wide_columns
 from batchroute.tables.listing import Listing, list_local, list_remote
@@ -66,7 +67,7 @@ class Files:
         InputError: the filesystem is unknown, or its package is not installed.
         """
         self._store: Store | None = None if is_local(uri) else store_of(uri, storage_options)
-        self._uri = local_path(uri) if self._store is None else uri.rstrip("/")
+        self._uri = local_path(uri) if self._store is None else in_one_spelling(uri.rstrip("/"))
         self._small = None if self._store is None else small_files_of(self._store)
         self._lock = Lock()
         self._footers: OrderedDict[str, pq.FileMetaData] = OrderedDict()
@@ -222,6 +223,8 @@ class Files:
             place = file.path if self._store is None else RangeFile(self._store, file.path, file.size)
             schema = pq.ParquetFile(place, metadata=footer).schema_arrow
             _check_names(schema.names, file)
+            for field in schema:
+                _check_fields(field.type, field.name, file)
             self._schemas[file.path] = self._distinct.setdefault(schema.serialize().to_pybytes(), schema)
         return self._schemas[file.path]
 
@@ -275,6 +278,15 @@ def _check_names(names: list[str], file: InputFile) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"input: {file.path} has two columns '{twice}'; rename one of them")
+
+
+def _check_fields(kind: pa.DataType, place: str, file: InputFile) -> None:
+    names = [kind.field(number).name for number in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"input: {file.path} has two fields '{twice}' in '{place}'; rename one of them")
+    for number in range(kind.num_fields):
+        _check_fields(kind.field(number).type, place, file)
 
 
 def _gone(file: InputFile) -> InputError:

@@ -16,9 +16,11 @@ from rich.text import Text
 
 from batchroute.errors import InputError
 from batchroute.storage.objects import is_local, local_path
+from batchroute.storage.places import BUCKETS, in_one_spelling, protocol_of
+from batchroute.storage.store import store_of
 from batchroute.tables.chats import is_chat
 from batchroute.tables.files import Files
-from batchroute.tables.lakes import open_delta
+from batchroute.tables.lakes import delta_errors, open_delta
 from batchroute.tables.parquet import PromptTable
 from batchroute.tables.queries import bare
 from batchroute.tables.sources import source_of
@@ -134,7 +136,14 @@ def _is_place_of_files(uri: str) -> bool:
 
 
 def _is_remote_delta(uri: str, options: Mapping[str, Any]) -> bool:
-    return uri.startswith(("s3://", "gs://", "abfs://")) and open_delta(uri, {k: str(v) for k, v in options.items()})
+    if protocol_of(uri) not in BUCKETS:
+        return False
+    try:
+        return bool(store_of(uri, options).first_keys(f"{in_one_spelling(uri).rstrip('/')}/_delta_log"))
+    except InputError:
+        # Options with deltalake's own names.
+        with delta_errors(uri):
+            return open_delta(uri, {name: str(value) for name, value in options.items()}) is not None
 
 
 def _short(value: Any) -> str:

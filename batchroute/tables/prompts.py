@@ -122,6 +122,9 @@ def _kind_of(field: Field, table: PromptTable, chat: bool | None) -> PromptKind:
     if is_text(field.type):
         chat = _shows_chats(field, table) if chat is None else chat
         return "chat" if chat else "text"
+    if pa.types.is_null(field.type):
+        # Of a night without rows, as pandas and pyarrow write one.
+        return "text"
     if is_plain_chat(field.type):
         return "messages"
     if is_chat(field.type):

@@ -203,8 +203,12 @@ def filesystem_of(output: str) -> Any:
     """To be kept: to make one for S3 takes longer than many requests."""
     import fsspec
 
-    protocol = "s3" if output.startswith("s3:") else "file"
-    return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
+    protocol = output.partition("://")[0] if "://" in output else "file"
+    if protocol in ("s3", "file"):
+        return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
+    from batchroute.storage.store import store_of
+
+    return store_of(output).filesystem
 
 
 def stored(output: str, filesystem: Any, known: Stored) -> Stored:

@@ -1,4 +1,4 @@
-"""Where a job's output is in a crash test: on local disk, or on a real S3 server."""
+"""Where a job's output is in a crash test: on local disk, on a real S3 server, or on another cloud's emulator."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import polars as pl
 
 import batchroute
 from batchroute.commands.verify import verify
+from batchroute.storage.objects import is_local
 from tests.crash import forking
 from tests.crash.forking import Crash, Stored
+from tests.support.azurite import Azurite
+from tests.support.google import GoogleStorage
 from tests.support.jobs import JobFolder, table
 from tests.support.seaweed import SeaweedFS
 
@@ -108,7 +111,7 @@ class Place:
 
     def receipts(self) -> dict[str, bytes]:
         """Of the units, by the name that the log has for them."""
-        scheme = "s3://" if self.base.startswith("s3:") else ""
+        scheme = "" if is_local(self.base) else self.base.partition("bucket/")[0]
         names = self.files().items()
         return {scheme + name: data for name, data in names if name.rsplit("/", 1)[-1][:-5].isdigit()}
 
@@ -126,11 +129,12 @@ class Place:
         assert len(findings.checked) == 2
 
 
-def place(tmp_path: Path, server: SeaweedFS | None) -> Place:
+def place(tmp_path: Path, server: SeaweedFS | GoogleStorage | Azurite | None) -> Place:
     units = {"score": 45, "generate": 40, "merge": 45}
     # Its price is by tokens: the cost of a row is the same in every run.
     folder = JobFolder(tmp_path, table(ROWS), units=units)
     if server is None:
         return Place(folder, str(tmp_path / "outputs"))
     os.environ.update(server.environment())
-    return Place(folder, f"s3://bucket/{tmp_path.name}", server.environment())
+    protocol = "s3" if isinstance(server, SeaweedFS) else "gs" if isinstance(server, GoogleStorage) else "abfs"
+    return Place(folder, f"{protocol}://bucket/{tmp_path.name}", server.environment())

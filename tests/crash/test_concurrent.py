@@ -41,15 +41,13 @@ def poll(
         begun: set after the first poll.
     """
     os.environ.update(environment)
-    import fsspec
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     import batchroute
     from batchroute.errors import InputError
 
-    protocol = "s3" if output.startswith("s3:") else "file"
-    filesystem = fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
+    filesystem = forking.filesystem_of(output)
     polls = files = 0
     wrong: list[str] = []
     stopping = False

@@ -7,6 +7,7 @@ import random
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import pytest
 from tests.crash import forking
 from tests.crash.places import ROWS, Place, place
 from tests.crash.test_concurrent import poll
+from tests.support.azurite import Azurite
+from tests.support.google import GoogleStorage
 from tests.support.seaweed import SeaweedFS
 
 KILLS = {"disk": 40, "s3": 20}
@@ -81,26 +84,25 @@ def kill_often(where: Place, calm: pl.DataFrame, kills: int, seed: int) -> Damag
 
 
 def main() -> None:
-    """python -m tests.crash.test_many_kills --trials 500 [--s3]: many more of them, and what they did."""
+    """python -m tests.crash.test_many_kills --trials 500 [--on s3]: many more of them, and what they did."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--s3", action="store_true", help="on SeaweedFS instead of local disk")
+    parser.add_argument(
+        "--on", choices=["disk", "s3", "gs", "azure"], default="disk", help="clouds: on their emulators"
+    )
     arguments = parser.parse_args()
     started = time.time()
-    with tempfile.TemporaryDirectory() as temporary:
-        server = SeaweedFS(Path(temporary) / "server") if arguments.s3 else None
-        if server is not None:
-            server.start()
-        try:
-            where = place(Path(temporary), server)
-            where.export()
-            where.new_output()
-            assert where.run() == 0
-            damage = kill_often(where, where.rows(), arguments.trials, arguments.seed)
-        finally:
-            if server is not None:
-                server.kill()
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+        server: SeaweedFS | GoogleStorage | Azurite | None = None
+        if arguments.on != "disk":
+            makers = {"s3": lambda: SeaweedFS(Path(temporary) / "server"), "gs": GoogleStorage, "azure": Azurite}
+            server = stack.enter_context(makers[arguments.on]())
+        where = place(Path(temporary), server)
+        where.export()
+        where.new_output()
+        assert where.run() == 0
+        damage = kill_often(where, where.rows(), arguments.trials, arguments.seed)
     print(
         f"{damage.kills} kills, {damage.attempts} attempts, {time.time() - started:.0f} s: {damage.lost} rows lost, "
         f"{damage.twice} twice, {len(damage.half_reads)} half reads in {damage.polls} polls, "

@@ -142,6 +142,14 @@ def test_an_empty_input_gives_an_empty_output_with_all_columns(tmp_path: Path) -
     assert folder.answers().height == 0
 
 
+def test_an_empty_input_whose_types_are_not_known_is_an_empty_night(tmp_path: Path) -> None:
+    """As pandas and pyarrow write lists without values."""
+    folder = JobFolder(tmp_path)
+    pl.DataFrame({"id": [], "prompt": [], "team": []}).write_parquet(folder.input)
+    assert folder.run().report.rows["ok"] == 0
+    assert folder.answers().height == 0
+
+
 def test_many_files_in_hive_folders_keep_their_order(tmp_path: Path) -> None:
     frame = table(90).with_columns(day=pl.Series([i // 30 + 1 for i in range(90)], dtype=pl.Int64))
     for day in (1, 2, 3):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,32 +146,3 @@ class TestWithoutHardLinks:
         with pytest.raises(InputError, match="neither hard links nor a rename that never overwrites"):
             LocalFolder(tmp_path).put_new("a", b"first")
         assert os.listdir(tmp_path) == []
-
-
-class Delimited(fsspec.AbstractFileSystem):
-    """Keys, listed by prefix and delimiter as Google's and Azure's filesystems list theirs."""
-
-    protocol = "az"
-    keys = ("in/a/1.parquet", "in/a//2.parquet")
-
-    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
-        prefix, found = f"{path.rstrip('/')}/", {}
-        for key in self.keys:
-            if key.startswith(prefix):
-                name, slash, _ = key[len(prefix) :].partition("/")
-                full = (prefix + name).rstrip("/")
-                found[full] = {"name": full, "type": "directory" if slash else "file", "size": 1}
-        return list(found.values())
-
-    def find(self, path: str, **kwargs: Any) -> list[str]:
-        return [key for key in self.keys if key.startswith(path)]
-
-
-def test_a_key_with_an_empty_segment_is_refused_where_its_folder_looks_like_the_one_above(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "az", Delimited)
-    with pytest.raises(InputError, match=r"the key az://in/a//2\.parquet has two slashes in a row"):
-        Store("az", {}).listed("az://in")
-    monkeypatch.setattr(Delimited, "keys", ("in/a/1.parquet",))
-    assert [entry["name"] for entry in Store("az", {}).listed("az://in")] == ["in/a/1.parquet"]

@@ -388,6 +388,14 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
         PromptTable.open(find(str(tmp_path / "a.parquet")))
 
 
+def test_two_fields_of_one_name_are_refused_however_deep_they_lie(tmp_path: Path) -> None:
+    twice = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"])
+    deep = pa.ListArray.from_arrays([0, 1], pa.StructArray.from_arrays([twice], names=["inner"]))
+    pq.write_table(pa.table({"a": deep}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet has two fields 'x' in 'a'"):
+        PromptTable.open(find(str(tmp_path / "a.parquet")))
+
+
 class TestSize:
     """Batches are cut by their size, so that long rows take no more memory than short ones."""
 

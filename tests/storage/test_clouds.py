@@ -1,0 +1,128 @@
+"""Folders on Google Cloud Storage and Azure, by their emulators; and every spelling of a place in them and on S3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batchroute.errors import InputError
+from batchroute.storage.folder import Folder
+from batchroute.storage.objects import folder_at
+from batchroute.storage.store import Store, store_of
+from batchroute.tables.files import Files
+from tests.storage.every_folder import EveryFolder
+from tests.support.azurite import Azurite
+from tests.support.google import GoogleStorage
+from tests.support.jobs import table
+
+
+@pytest.fixture(scope="module")
+def google() -> Iterator[GoogleStorage]:
+    with GoogleStorage() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def azure() -> Iterator[Azurite]:
+    with Azurite() as server:
+        yield server
+
+
+class TestGoogle(EveryFolder):
+    @pytest.fixture
+    def folder(self, google: GoogleStorage, tmp_path: Path) -> Folder:
+        return folder_at(f"gs://bucket/{tmp_path.name}/a", google.options)
+
+
+class TestAzure(EveryFolder):
+    @pytest.fixture
+    def folder(self, azure: Azurite, tmp_path: Path) -> Folder:
+        return folder_at(f"az://bucket/{tmp_path.name}/a", azure.options)
+
+
+SPELLINGS = {
+    "google": ["gs://bucket", "gcs://bucket"],
+    "azure": [
+        *("az://bucket", "abfs://bucket", "abfss://bucket"),
+        f"abfss://bucket@{Azurite.account}.dfs.core.windows.net",
+    ],
+}
+
+
+@pytest.mark.parametrize(("cloud", "spelling"), [(cloud, one) for cloud, many in SPELLINGS.items() for one in many])
+def test_every_spelling_is_the_same_place(
+    cloud: str, spelling: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server: GoogleStorage | Azurite = request.getfixturevalue(cloud)
+    table(3).write_parquet(tmp_path / "a.parquet")
+    keys = [f"{tmp_path.name}/day={day}/a.parquet" for day in "12"]
+    for key in keys:
+        server.filesystem().pipe_file(f"bucket/{key}", (tmp_path / "a.parquet").read_bytes())
+    shown = {"google": "gs://bucket", "azure": "abfs://bucket"}[cloud]
+    wanted = [(f"{shown}/{key}", 3, {"day": day}) for key, day in zip(keys, "12", strict=True)]
+    for uri in (f"{spelling}/{tmp_path.name}", f"{spelling}/{tmp_path.name}/**/*.parquet"):
+        assert [(file.path, file.rows, file.hive) for file in Files(uri, server.options).find()] == wanted
+    (file,) = Files(f"{spelling}/{keys[0]}", server.options).find()
+    assert (file.path, file.rows) == wanted[0][:2]
+    assert folder_at(f"{spelling}/{tmp_path.name}/day=1", server.options).names("") == ["a.parquet"]
+
+
+@pytest.mark.parametrize("cloud", SPELLINGS)
+def test_a_key_with_an_empty_segment_is_read_too(cloud: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    server: GoogleStorage | Azurite = request.getfixturevalue(cloud)
+    table(3).write_parquet(tmp_path / "a.parquet")
+    for key in ("a.parquet", "day//b.parquet"):
+        server.filesystem().pipe_file(f"bucket/{tmp_path.name}/{key}", (tmp_path / "a.parquet").read_bytes())
+    found = Files(f"{SPELLINGS[cloud][0]}/{tmp_path.name}", server.options).find()
+    assert [file.path.partition(tmp_path.name)[2] for file in found] == ["/a.parquet", "/day//b.parquet"]
+
+
+@pytest.mark.parametrize("cloud", SPELLINGS)
+def test_a_missing_bucket_is_named(cloud: str, request: pytest.FixtureRequest) -> None:
+    server: GoogleStorage | Azurite = request.getfixturevalue(cloud)
+    uri = f"{SPELLINGS[cloud][0].replace('bucket', 'nobucket')}/a"
+    what = "bucket" if cloud == "google" else "container"
+    for use in (
+        lambda: Files(uri, server.options).find(),
+        lambda: Files(f"{uri}/*.parquet", server.options).find(),
+        lambda: folder_at(uri, server.options).put_new("x", b"1"),
+        lambda: folder_at(uri, server.options).read("x"),
+        lambda: folder_at(uri, server.options).check_writable(),
+    ):
+        with pytest.raises(InputError, match=f"the {what} does not exist; create it"):
+            use()
+
+
+def test_a_wrong_key_is_a_sentence(azure: Azurite) -> None:
+    options = {"connection_string": azure.connection(key="d3Jvbmc=")}
+    for use in (
+        lambda: folder_at("az://bucket/a", options).read("x"),
+        lambda: folder_at("az://bucket/a", options).put_new("x", b"1"),
+        lambda: Files("az://bucket/a/*.parquet", options).find(),
+    ):
+        # The emulator says that this key may not do it, Azure itself that it is refused.
+        with pytest.raises(InputError, match=r"permission denied; .* set AZURE_STORAGE_CONNECTION_STRING"):
+            use()
+
+
+def test_another_account_than_that_in_the_uri_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = "abfss://bucket@mine.dfs.core.windows.net/a"
+    for name in ("CONNECTION_STRING", "ACCOUNT_NAME", "ACCOUNT_KEY", "SAS_TOKEN"):
+        monkeypatch.delenv(f"AZURE_STORAGE_{name}", raising=False)
+    assert store_of(uri, {"account_key": "a2V5"}).filesystem.account_url == "https://mine.blob.core.windows.net"
+    connection = "AccountName=other;AccountKey=a2V5;BlobEndpoint=http://127.0.0.1:1/other"
+    with pytest.raises(InputError, match=r"of the account mine, and storage_options\.connection_string of other"):
+        store_of(uri, {"connection_string": connection})
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
+    with pytest.raises(InputError, match=r"of the account mine, and AZURE_STORAGE_CONNECTION_STRING of other"):
+        store_of(uri)
+    assert store_of("az://bucket/a").filesystem.account_name is None  # the string's
+
+
+def test_azure_without_an_account_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONNECTION_STRING", "ACCOUNT_NAME"):
+        monkeypatch.delenv(f"AZURE_STORAGE_{name}", raising=False)
+    with pytest.raises(InputError, match="abfs:// knows no account; set AZURE_STORAGE_CONNECTION_STRING"):
+        Store("abfs", {})
