@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from batchroute import models
+from batchroute.errors import BatchrouteError
 from batchroute.models.remembered import remembered
 
 if TYPE_CHECKING:
@@ -70,11 +71,17 @@ def find_sharing(router: Router, precision: str = "float32") -> Sharing:
     ):
         try:
             alone = [_outputs(router, [one])[0] for one in texts]
+        except BatchrouteError:
+            # The run ends, such as by a signal that came in the model: no error of it.
+            raise
         except Exception:
             # The router scores no text: it says so itself when it is asked.
             return "padded"
         try:
             beside = _outputs(router, texts)
+        except BatchrouteError:
+            # The run ends, such as by a signal that came in the model: no error of it.
+            raise
         except Exception:
             continue
         if all(_distance(one, other) <= most for one, other in zip(alone, beside, strict=True)):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from batchroute.errors import InputError
+from batchroute.errors import BatchrouteError, InputError
 from batchroute.hardware.devices import out_of_memory
 from batchroute.router.heads.features import TextParts
 from batchroute.router.model import Router
@@ -225,6 +225,9 @@ def _in_batches(
             with torch.inference_mode():
                 parts.append(compute(pad(router, encoded, rows)))
             good.append(rows)
+        except BatchrouteError:
+            # The run ends, such as by a signal that came in the model: no error of it.
+            raise
         except Exception as error:
             if len(rows) > 1 and out_of_memory(error):
                 # Kept on the router, so that later texts start with a budget that fits.

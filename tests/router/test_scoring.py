@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from batchroute.errors import InputError
+from batchroute.errors import InputError, StoppedError
 from batchroute.router.model import Router
 from batchroute.router.neighbours import find_sharing
 from batchroute.router.scoring import encode, score
@@ -248,6 +248,20 @@ def test_long_texts_are_tokenised_some_at_a_time_as_they_are_together(
     assert apart.features == together.features
     assert np.array_equal(apart.tokens, together.tokens)
     assert encode(router, []).tokens.shape == (0,)
+
+
+def test_the_end_of_the_run_is_no_error_of_a_text(tmp_path: Path) -> None:
+    """Where another rank dies, a signal's handler raises in the middle of a batch."""
+    router = load(tmp_path)
+
+    def end(*_: object) -> None:
+        raise StoppedError("rank 1 of 2 died")
+
+    router.model.register_forward_pre_hook(end)
+    with pytest.raises(StoppedError, match="rank 1 of 2 died"):
+        score(router, TEXTS)
+    with pytest.raises(StoppedError, match="rank 1 of 2 died"):
+        find_sharing(router)
 
 
 def test_a_text_that_the_model_raises_on_has_no_score(tmp_path: Path) -> None:

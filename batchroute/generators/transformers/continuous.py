@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from batchroute.errors import first_line
+from batchroute.errors import BatchrouteError, first_line
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.decoding import Stops
@@ -102,6 +102,9 @@ class ContinuousBatches:
         attention = getattr(self._model.config, "_attn_implementation", None)
         try:
             manager = self._start(max(len(request.tokens) for request in requests))
+        except BatchrouteError:
+            # The run ends, such as by a signal that came in the model: no error of it.
+            raise
         except Exception as error:
             # Of any kind (a missing kernel, too little memory): static batches do not need this loop.
             self._die(error)

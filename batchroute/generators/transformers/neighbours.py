@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import torch
 
 from batchroute import models
+from batchroute.errors import BatchrouteError
 from batchroute.generators.settings import ModelSpec, Sampling
 from batchroute.generators.transformers.loading import Loaded
 from batchroute.generators.transformers.rows import Request, Writer
@@ -70,6 +71,9 @@ def find_sharing(loaded: Loaded, writer: Writer, refill: bool) -> Sharing:
     rows[1] = [*rows[1][:_PREFIX], *tokens[-_TAILS[1] :]]
     try:
         alone = [_static(loaded, writer, [row])[0] for row in rows]
+    except BatchrouteError:
+        # The run ends, such as by a signal that came in the model: no error of it.
+        raise
     except Exception:
         # Not even one row works: each says so itself when it is answered.
         return "refilled" if refill else "padded"
@@ -88,6 +92,9 @@ def find_sharing(loaded: Loaded, writer: Writer, refill: bool) -> Sharing:
 def _alike(loaded: Loaded, alone: Sequence[_Steps], together: Callable[[], list[_Steps]]) -> bool:
     try:
         beside = together()
+    except BatchrouteError:
+        # The run ends, such as by a signal that came in the model: no error of it.
+        raise
     except Exception:
         return False
     most = _NOISE.get(loaded.model.dtype, _NOISE[torch.bfloat16])

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from batchroute.errors import first_line
+from batchroute.errors import BatchrouteError, first_line
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.continuous import plain_attention
@@ -113,6 +113,9 @@ class RefilledBatches:
             try:
                 self._admit(running, waiting)
                 ended = running.step() if running.rows else []
+            except BatchrouteError:
+                # The run ends, such as by a signal that came in the model: no error of it.
+                raise
             except Exception as error:
                 self._recover(error, running.rows, waiting)
                 return
@@ -141,6 +144,9 @@ class RefilledBatches:
             waiting[:] = [row for row in waiting if row.request.index not in joined]
             try:
                 running.prefill(group)
+            except BatchrouteError:
+                # The run ends, such as by a signal that came in the model: no error of it.
+                raise
             except Exception as error:
                 if out_of_memory(error):
                     running.branches.append(group)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from batchroute.errors import first_line
+from batchroute.errors import BatchrouteError, first_line
 from batchroute.generators import thoughts
 from batchroute.generators.base import Response
 from batchroute.generators.prompting import ChatError, Renderer
@@ -57,6 +57,9 @@ class Reader:
             return Response(error_type="bad_chat", error=str(error))
         try:
             tokens: list[int] = self._tokenizer(text, add_special_tokens=not self._renderer.chat)["input_ids"]
+        except BatchrouteError:
+            # The run ends, such as by a signal that came in the model: no error of it.
+            raise
         except Exception as error:
             # Half of a surrogate pair, which JSON can hold and no encoding can.
             return Response(

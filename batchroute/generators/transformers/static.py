@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import StoppingCriteriaList
 
+from batchroute.errors import BatchrouteError
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.decoding import LogProbabilities, StopStrings, logits_processors
@@ -54,6 +55,9 @@ class StaticBatches:
         """Responses to all of `batch`; none if memory ran out, which halves the batch size."""
         try:
             return self._decode(batch)
+        except BatchrouteError:
+            # The run ends, such as by a signal that came in the model: no error of it.
+            raise
         except Exception as error:
             if len(batch) == 1:
                 return {batch[0].index: failed(batch[0], error)}

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from batchroute.errors import InputError
+from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec, Sampling
 from batchroute.generators.transformers import loading
@@ -551,3 +551,16 @@ class TestLoading:
         with pytest.raises(InputError, match="cannot load the model 'nobody/no-such-model': ") as caught:
             load(Path("nobody/no-such-model"))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("batching", ["static", "auto"])
+def test_the_end_of_the_run_is_no_error_of_a_row(decoder: Path, batching: str) -> None:
+    """Where another rank dies, a signal's handler raises in the middle of a batch."""
+    generator = load(decoder, batching=batching)
+
+    def end(*_: object) -> None:
+        raise StoppedError("rank 1 of 2 died")
+
+    generator._model.register_forward_pre_hook(end)
+    with pytest.raises(StoppedError, match="rank 1 of 2 died"):
+        generator.generate(PROMPTS, SEEDS)
