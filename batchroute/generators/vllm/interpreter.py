@@ -105,7 +105,8 @@ def _looked_at(path: str, python: str) -> Interpreter:
             "again with one"
         )
     if about["missing"]:
-        packages = " ".join(about["missing"])
+        # vLLM brings all others.
+        packages = "vllm" if "vllm" in about["missing"] else " ".join(about["missing"])
         raise InputError(
             f"python: the environment of '{python}' has no {about['missing'][0]}: {path} -m pip install {packages}"
         )

@@ -49,7 +49,7 @@ def test_the_interpreter_of_an_environment_with_vllm(monkeypatch: pytest.MonkeyP
         ("echo hello", "' does not run as a Python 3: Expecting value"),
         ("""echo '{"python": [3, 9]}'""", "' is Python 3.9, and batchroute needs 3.11 or newer"),
         (
-            """echo '{"python": [3, 12], "missing": ["vllm"]}'""",
+            """echo '{"python": [3, 12], "missing": ["vllm", "numpy"]}'""",
             "python: the environment of '.*' has no vllm: .*python0 -m pip install vllm$",
         ),
         (
