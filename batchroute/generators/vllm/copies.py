@@ -42,7 +42,7 @@ class Copy:
 
         Raises:
             InputError: vLLM cannot load the model.
-            StoppedError: the copy was closed meanwhile.
+            StoppedError: a process of vLLM was killed, or the copy was closed meanwhile.
         """
         with self._lock:
             self._refuse_if_closed()
@@ -59,10 +59,13 @@ class Copy:
         if message.of_input:
             raise InputError(message.error)
         # vLLM's error for a failure in one of its own processes only points to the root cause in the log.
-        error = None if "root cause" in message.error else message.error
-        raise InputError(
-            f"cannot load the model '{self._model}' with vLLM: {error or worker.last_error() or worker.ending()}"
-        )
+        error = (None if "root cause" in message.error else message.error) or worker.last_error()
+        if not error and worker.killed:
+            raise StoppedError(
+                f"vLLM was killed while it loaded the model '{self._model}': {worker.ending()}; see that it has the "
+                "memory, and run again"
+            )
+        raise InputError(f"cannot load the model '{self._model}' with vLLM: {error or worker.ending()}")
 
     def answer(self, rows: list[Row]) -> dict[int, Response]:
         """A response to each of `rows`, by its index.

@@ -40,6 +40,7 @@ class VllmGenerator:
 
         Raises:
             InputError: vLLM is not installed or cannot load the model, or there are too few GPUs.
+            StoppedError: a process of vLLM was killed meanwhile.
         """
         started = time.perf_counter()
         interpreter = interpreter_of(spec.python)

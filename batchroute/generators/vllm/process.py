@@ -143,6 +143,11 @@ class Worker:
         texts = [text for row in rows if len(text := as_text(row.prompt)) > 4]
         return next((error for error in reversed(self._errors) if not any(text in error for text in texts)), None)
 
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended it, or a process of its engine ended, after `stop`."""
+        return self._lost is not None or (self._process.returncode or 0) < 0
+
     def ending(self) -> str:
         """How the process ended, after `stop`."""
         if self._lost is not None:

@@ -446,6 +446,11 @@ def test_a_worker_that_ends_while_it_loads(
         load()
 
 
+def test_vllm_that_is_killed_while_it_loads_stops_the_run(load: Callable[..., VllmGenerator]) -> None:
+    with pytest.raises(StoppedError, match=r"vLLM was killed while it loaded the model '.*': signal 9 ended it; see"):
+        load(quantization="killed")
+
+
 def test_a_source_of_batchroute_that_was_changed_meanwhile(
     load: Callable[..., VllmGenerator], monkeypatch: pytest.MonkeyPatch
 ) -> None:

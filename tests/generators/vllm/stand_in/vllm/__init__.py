@@ -140,6 +140,8 @@ class LLM:
                 raise TypeError(f"EngineArgs.__init__() got an unexpected keyword argument '{name}'")
         if not (Path(model) / "config.json").exists():
             raise OSError(f"Can't load the configuration of '{model}'.\nMore about that.")
+        if quantization == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         if quantization == "too-large":
             print("(EngineCore pid=1) ERROR 11-24 20:00:00 [core.py:700] EngineCore failed to start.", file=sys.stderr)
             print(
