@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from batchroute.generators.base import Response
@@ -25,6 +26,8 @@ gpt-oss and others.
 """
 # What models write between their thoughts and the answer itself: gpt-oss; Command A; Hunyuan and others.
 _BEFORE_ANSWERS = ("<|start|>assistant<|channel|>final<|message|>", "<|channel|>final<|message|>", "<|START_RESPONSE|>")
+# The special tokens within a mark such as gpt-oss's.
+_SPECIAL = re.compile(r"<\|\w+\|>")
 _LOST = "the model thought until it ended, and gave no answer"
 _CUT = "the model's thoughts took all of max_new_tokens, so that no answer is left: allow more tokens, or less thought"
 
@@ -55,6 +58,11 @@ def known_to(template: str) -> bool:
     return any(mark in template for marks in MARKS for mark in marks)
 
 
+def special_among(tokens: Collection[str]) -> bool:
+    """Whether marks of thoughts, or parts of them, are special tokens, which decoding leaves out."""
+    return any(part in tokens for marks in MARKS for mark in marks for part in (mark, *_SPECIAL.findall(mark)))
+
+
 def parted(text: str, within: tuple[str, str] | None = None, closing_tells: bool = False) -> Parted:
     """The thoughts and the answer of a text that a model wrote.
 
@@ -82,6 +90,13 @@ def parted(text: str, within: tuple[str, str] | None = None, closing_tells: bool
         if text.startswith(words, at):
             at = _after(text, at + len(words))
     return Parted(text[start:end].strip(), text[at:], at)
+
+
+def without(special: Iterable[str], text: str) -> str:
+    """The text without special tokens, which stand in it where decoding left out none."""
+    for token in special:
+        text = text.replace(token, "")
+    return text
 
 
 def checked(response: Response) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,9 +18,6 @@ from batchroute.generators.transformers.loading import Loaded
 from batchroute.hardware.devices import out_of_memory
 from batchroute.models.configuration import embedded_tokens
 from batchroute.prompt import HALF_A_PAIR, Prompt, has_half_a_pair
-
-# The special tokens within a mark such as gpt-oss's.
-_SPECIAL = re.compile(r"<\|\w+\|>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +103,7 @@ class Writer:
         self.stops = sampling.stop
         template = tokenizer.chat_template
         self.thinks = template is not None and thoughts.known_to(str(template))
-        marks = {part for pair in thoughts.MARKS for mark in pair for part in (mark, *_SPECIAL.findall(mark))}
-        self._shows_special = self.thinks and not marks.isdisjoint(tokenizer.all_special_tokens)
+        self._shows_special = self.thinks and thoughts.special_among(tokenizer.all_special_tokens)
         # The union of both: in some checkpoints the configuration names the end of a text, and the tokenizer that of a
         # turn, or the other way round.
         ends = list(dict.fromkeys([*_ids(defaults.eos_token_id), *_ids(tokenizer.eos_token_id)]))
@@ -165,7 +160,7 @@ class Writer:
         reason: Literal["stop", "length"] = "stop" if ends else "length"
         return thoughts.checked(
             Response(
-                self._without_special(text),
+                thoughts.without(self.tokenizer.all_special_tokens, text) if self._shows_special else text,
                 reason,
                 len(request.tokens),
                 len(tokens),
@@ -189,12 +184,6 @@ class Writer:
 
     def _text(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=not self._shows_special))
-
-    def _without_special(self, text: str) -> str:
-        if self._shows_special:
-            for token in self.tokenizer.all_special_tokens:
-                text = text.replace(token, "")
-        return text
 
 
 def _ids(eos: Any) -> list[int]:

@@ -65,7 +65,7 @@ _ENGINE_SPEED = frozenset(
 BACKENDS = (
     Backend(
         name="vllm",
-        settings=_SPEED | {"dtype", "quantization", "adapter"},
+        settings=_SPEED | {"dtype", "quantization", "adapter", "chat_template_kwargs"},
         speed=_SPEED,
         engine_speed=_ENGINE_SPEED,
         holds_weights=True,

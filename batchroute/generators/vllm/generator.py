@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from batchroute.generators.base import Response, read_once
 from batchroute.generators.settings import ModelSpec
+from batchroute.generators.thoughts import Dropped
 from batchroute.generators.vllm.arguments import adapter_of, arguments_of
 from batchroute.generators.vllm.copies import Copy
 from batchroute.generators.vllm.gpus import environments
@@ -48,6 +49,7 @@ class VllmGenerator:
         adapter = None if spec.adapter is None else adapter_of(spec.adapter)
         load = Load(settings, arguments_of(spec, adapter), adapter)
         self.notes: list[str] = []
+        self._dropped = Dropped(spec.model, spec.reasoning)
         self._copies = [
             Copy(spec.model, functools.partial(Worker, load, interpreter, environment, patience), self.notes.append)
             for environment in environments(spec, gpus)
@@ -85,6 +87,7 @@ class VllmGenerator:
         responses: dict[int, Response] = {}
         for answered in as_completed(answering):
             responses |= answered.result()
+        self.notes += self._dropped.note(responses.values())
         return [responses[index] for index in range(len(rows))]
 
     def close(self) -> None:

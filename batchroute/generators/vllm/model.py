@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from batchroute.errors import InputError, first_line
+from batchroute.generators import thoughts
 from batchroute.generators.base import Response
 from batchroute.generators.prompting import ChatError, Renderer, chat, check_template
 from batchroute.generators.settings import ModelSpec
@@ -20,6 +21,8 @@ from batchroute.prompt import HALF_A_PAIR, Prompt, as_text, has_half_a_pair
 ADAPTER_ID = 1
 # The most tokens that a tokenizer adds to a text: its beginning, its end, a leading space.
 _ADDED_TOKENS = 8
+# The most tokens at a prompt's end that a mark of thoughts and white space behind it take.
+_LONGEST_MARK = 24
 
 
 class EngineDiedError(Exception):
@@ -55,6 +58,9 @@ class VllmModel:
             check_template(self._spec, self._tokenizer)
         # vLLM looks for stop strings in decoded text, which has no special tokens. Those stops are passed as tokens.
         special = set(self._tokenizer.all_special_tokens) & set(self._spec.generation.stop)
+        template = getattr(self._tokenizer, "chat_template", None)
+        self._thinks = template is not None and thoughts.known_to(str(template))
+        self._shows_special = self._thinks and thoughts.special_among(self._tokenizer.all_special_tokens)
         self._stop_ids = [self._tokenizer.get_vocab()[stop] for stop in sorted(special)]
         self._adapter = None if load.adapter is None else self._load_adapter(load.adapter)
 
@@ -164,7 +170,13 @@ class VllmModel:
         outputs: list[Any]
         if self._renderer is None or self._renderer.chat:
             messages = [chat(self._spec, row.prompt) for row in rows]
-            outputs = self._llm.chat(messages, params, use_tqdm=False, lora_request=self._adapter)
+            outputs = self._llm.chat(
+                messages,
+                params,
+                use_tqdm=False,
+                lora_request=self._adapter,
+                chat_template_kwargs=self._spec.chat_template_kwargs,
+            )
         else:
             texts = [self._renderer.render(row.prompt) for row in rows]
             outputs = self._llm.generate(texts, params, use_tqdm=False, lora_request=self._adapter)
@@ -175,9 +187,12 @@ class VllmModel:
         params: dict[str, Any] = {
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_new_tokens,
-            "stop": list(sampling.stop),
+            # vLLM would stop within thoughts, too. So the answers of a model that thinks are cut here, and cost more.
+            "stop": [] if self._thinks else list(sampling.stop),
             "stop_token_ids": list(self._stop_ids),
         }
+        if self._shows_special:
+            params["skip_special_tokens"] = False
         if not sampling.greedy:
             params |= {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": row.seed}
         if self._spec.logprobs and not row.sampled:
@@ -193,29 +208,46 @@ class VllmModel:
         if completion.finish_reason not in ("stop", "length"):
             error = f"vLLM ended the response with the reason '{completion.finish_reason}'"
             return Response(input_tokens=read, error_type="model_error", error=error)
-        mean, low = self._signals(completion)
-        return Response(
-            completion.text,
-            completion.finish_reason,
-            read,
-            written,
-            cached_tokens=output.num_cached_tokens or 0,
-            logprob=mean,
-            logprob_low=low,
+        parts = self._parted(output.prompt_token_ids, completion.text)
+        cuts = [at for stop in self._spec.generation.stop if (at := parts.answer.find(stop)) >= 0]
+        text = parts.answer[: min(cuts)] if cuts else parts.answer
+        tokens = list(completion.token_ids)
+        thought = 0
+        if parts.thoughts is not None:
+            thought = tokens_of_text(tokens, parts.start, self._text) if parts.answer else written
+        # A stop string ended it: its tokens are cut from the text. The end token would be None or a number here.
+        is_cut = bool(cuts) or isinstance(completion.stop_reason, str)
+        counted = tokens_of_text(tokens, parts.start + len(text), self._text) if is_cut else written
+        mean, low = self._signals(completion, thought, counted)
+        return thoughts.checked(
+            Response(
+                thoughts.without(self._tokenizer.all_special_tokens, text) if self._shows_special else text,
+                "stop" if cuts else completion.finish_reason,
+                read,
+                written,
+                cached_tokens=output.num_cached_tokens or 0,
+                reasoning_tokens=thought,
+                reasoning=parts.thoughts or None,
+                logprob=mean,
+                logprob_low=low,
+            )
         )
 
-    def _signals(self, completion: Any) -> tuple[float | None, float | None]:
+    def _parted(self, prompt: Sequence[int] | None, text: str) -> thoughts.Parted:
+        if not self._thinks:
+            return thoughts.Parted(None, text, 0)
+        end = self._tokenizer.decode(list(prompt or ())[-_LONGEST_MARK:], skip_special_tokens=False)
+        return thoughts.parted(text, thoughts.begun(str(end)))
+
+    def _signals(self, completion: Any, first: int, last: int) -> tuple[float | None, float | None]:
+        """Of the tokens from `first` up to `last`, which are the answer's."""
         if not completion.logprobs:
             return None, None
-        tokens = list(completion.token_ids)
-        values = [step[token].logprob for token, step in zip(tokens, completion.logprobs, strict=True)]
-        # A stop string ended it: its tokens are cut from the text. The end token would be None or a number here.
-        if isinstance(completion.stop_reason, str):
-            values = values[: tokens_of_text(tokens, len(completion.text), self._text)]
-        return of_tokens(values)
+        steps = list(zip(completion.token_ids, completion.logprobs, strict=True))[first:last]
+        return of_tokens([step[token].logprob for token, step in steps])
 
     def _text(self, tokens: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=not self._shows_special))
 
 
 def _structure(response_format: dict[str, Any]) -> Any:
