@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# vLLM wants another transformers than the router, but the same torch: what .venv has, .venv-vllm reads there.
+# vLLM for CPUs runs with the torch and the transformers of .venv: what .venv has, .venv-vllm reads there.
 make_vllm() {
     [ -x .venv/bin/python ] || jobs/environment.sh dev
     local shared wanted site version
