@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from batchroute import models
 from batchroute.hardware.devices import free_memory
 from batchroute.models.checkpoint import check_loaded
+from batchroute.models.pooling import mean_of_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +75,6 @@ class Encoder:
             ).to(self._device)
             with torch.inference_mode():
                 hidden = self._model(input_ids=read["input_ids"], attention_mask=read["attention_mask"])
-            mask = read["attention_mask"][:, :, None]
-            means = (hidden.last_hidden_state.float() * mask).sum(dim=1) / mask.sum(dim=1)
+            means = mean_of_tokens(hidden.last_hidden_state, read["attention_mask"])
             vectors |= dict(zip(batch, normalize(means, dim=1).cpu(), strict=True))
         return vectors

@@ -67,7 +67,7 @@ def commit(context: Context, night: NightReport) -> Manifest:
         counts=report.rows,
         cutoff=_cutoff(context),
         files=[DataFile(path=f"data/{p.file}", rows=p.rows, bytes=p.bytes, sha256=p.sha256) for p in parts],
-        report=[f"report/{name}" for name in nights.FILES if name != nights.AUDIT or night.audit is not None],
+        report=[f"report/{name}" for name in night.files],
         cost=report.model_dump(mode="json", include={"total_cost", "baseline", "savings", "missing_prices"}),
         quality=quality(night),
         versions=manifest.versions(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from batchroute.models.pooling import mean_of_tokens
 from batchroute.quality.base import EMPTY, NO_REFERENCE, Item, Measurement, MetricSpec
 from batchroute.quality.loaded import ScoringModel
 from batchroute.quality.metric import MetricRecord
@@ -42,9 +43,8 @@ class Embedding:
         from torch.nn.functional import normalize
 
         ids, mask = self._model.padded(batch)
-        hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        means = (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        return list(normalize(means, dim=1).cpu())
+        hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return list(normalize(mean_of_tokens(hidden, mask), dim=1).cpu())
 
 
 def _load(spec: MetricSpec, device: Callable[[], torch.device]) -> Embedding:

@@ -17,11 +17,11 @@ from batchroute.router.calibration.points import Calibration
 from batchroute.router.drift.measure import Drift
 from batchroute.storage.folder import Folder
 
-REPORT, PAGE, TEXT, METRICS, FOCUS, AUDIT = (
-    "report.json", "report.html", "report.md", "metrics.prom", "focus.parquet", "audit.parquet"
+REPORT, PAGE, TEXT, METRICS, FOCUS, AUDIT, CALIBRATION = (
+    "report.json", "report.html", "report.md", "metrics.prom", "focus.parquet", "audit.parquet", "calibration.parquet"
 )  # fmt: skip
-FILES = (cost_report.JSON, cost_report.TABLE, REPORT, PAGE, TEXT, METRICS, FOCUS, AUDIT)
-"""All files that may be in `report/`; `audit.parquet` only after an audit."""
+FILES = (cost_report.JSON, cost_report.TABLE, REPORT, PAGE, TEXT, METRICS, FOCUS, AUDIT, CALIBRATION)
+"""All files that may be in `report/`: see `NightReport.files`."""
 
 
 class Histogram(BaseModel):
@@ -39,6 +39,26 @@ class Histogram(BaseModel):
     small: list[int]
     large: list[int]
     unscored: int
+
+
+class Spread(BaseModel):
+    """How far a router's heads disagree about a row, in units of the score (`score_spread`).
+
+    Attributes:
+        rows: rows with a spread.
+        median, ninetieth: percentiles 50 and 90 of the spread.
+        near: rows whose score is no further from the threshold than their own spread; None where scores did not
+            decide, or by more than one threshold.
+        near_small: of these, rows whose score is not below the threshold.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    median: float
+    ninetieth: float
+    near: int | None = None
+    near_small: int | None = None
 
 
 class Choice(BaseModel):
@@ -122,6 +142,7 @@ class NightReport(BaseModel):
         prices: of `router`, `small` and `large`, fixed when the run began.
         deciding: None where the policy decides before, by a stored calibration if by any. Unless its way is `before`,
             `scores` and thresholds are confidences.
+        spread: None unless the router has heads.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -145,6 +166,7 @@ class NightReport(BaseModel):
     calibration: Calibration | None = None
     prices: dict[str, Price | None] = {}
     deciding: Deciding | None = None
+    spread: Spread | None = None
 
     @classmethod
     def of(cls, output: Folder) -> Self:
@@ -166,6 +188,13 @@ class NightReport(BaseModel):
                 f"{reports}/{REPORT} is damaged, or a newer batchroute wrote it: its figures cannot be read; restore "
                 "it, or report with the version that the manifest names"
             ) from error
+
+    @property
+    def files(self) -> list[str]:
+        """The files in `report/`: `audit.parquet` after an audit, `calibration.parquet` after tonight's calibration."""
+        drawn = self.deciding is not None and self.deciding.drawn is not None
+        missing = {name for name, there in ((AUDIT, self.audit is not None), (CALIBRATION, drawn)) if not there}
+        return [name for name in FILES if name not in missing]
 
     @property
     def after(self) -> bool:

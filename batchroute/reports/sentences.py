@@ -175,7 +175,26 @@ def scores(night: NightReport) -> list[str]:
         )
     if router.truncated:
         sentences.append(f"The router cut off {words.plural(router.truncated, 'prompt')} at its token limit.")
+    if night.spread is not None:
+        sentences.append(spread(night))
     return sentences
+
+
+def spread(night: NightReport) -> str:
+    """How far the router's heads disagree, and for how many rows that matters."""
+    found = night.spread
+    assert found is not None
+    text = (
+        f"The router's heads disagree about a row's score by {found.median:.2g} (median); "
+        f"by {found.ninetieth:.2g} or more for one row in ten."
+    )
+    if found.near is None:
+        return text
+    near, share = words.plural(found.near, "row"), words.of(found.near, found.rows)
+    return (
+        f"{text} {near} ({share}) are no further from the threshold than their own disagreement, {found.near_small:,} "
+        "of them above it: on which side they belong the heads do not agree."
+    )
 
 
 def audit(night: NightReport) -> str:

@@ -22,6 +22,7 @@ from batchroute.hardware import devices
 from batchroute.hardware.devices import Precision
 from batchroute.models import quiet_transformers
 from batchroute.models.configuration import embedded_tokens
+from batchroute.models.pooling import mean_of_tokens
 from batchroute.router.fast import int8, speed_up
 from batchroute.router.heads import ensemble
 from batchroute.router.neighbours import SHARINGS, Sharing, sharing
@@ -192,7 +193,7 @@ class Router:
         hidden = outputs[0] if len(outputs) == 1 else None
         if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3 or hidden.shape[:2] != batch["input_ids"].shape:
             return probabilities, None
-        return probabilities, _mean(hidden, batch.get("attention_mask"))
+        return probabilities, mean_of_tokens(hidden, batch.get("attention_mask"))
 
     def pooled(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """What heads read of one padded batch, by the encoder's last hidden states.
@@ -205,7 +206,7 @@ class Router:
         first = hidden[:, 0]
         if mask is not None and self.tokenizer.padding_side == "left":
             first = hidden[torch.arange(len(hidden), device=hidden.device), mask.argmax(dim=1)]
-        return torch.cat([_mean(hidden, mask), first.float()], dim=1)
+        return torch.cat([mean_of_tokens(hidden, mask), first.float()], dim=1)
 
     def share(self, name: str) -> None:
         """Let only texts share a batch that do not change each other's scores, with a note if some do.
@@ -237,13 +238,6 @@ class Router:
         """Free the model's memory."""
         del self.model
         devices.free_memory(self.device)
-
-
-def _mean(hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """The mean over the tokens that are no padding: float32 [rows, hidden]."""
-    if mask is None:
-        return hidden.mean(dim=1, dtype=torch.float32)
-    return (hidden * mask[..., None]).sum(dim=1, dtype=torch.float32) / mask.sum(dim=1, keepdim=True)
 
 
 def untrained(missing: Iterable[str]) -> list[str]:

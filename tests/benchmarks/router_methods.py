@@ -1,11 +1,13 @@
 """How well each method orders rows that it was not fitted to: drops in percent, with intervals.
 
     python -m tests.benchmarks.router_methods --base embedded:all-minilm-l6-v2 TABLE.parquet …
+    python -m tests.benchmarks.router_methods --base embedded:all-minilm-l6-v2 --labels prob trans -- TABLE.parquet …
 
-The table's rows are split as `train --seed 0 --test 0.3` does, so that every method and seed has the same test rows.
-Beside the heads stand TF-IDF with ridge regression of the gap, the mean gap of each task on the training rows (what the
-task's own label tells, where the table has one), and a random order. A difference is paired: both orders on the same
-1,000 resamples of the test rows. `--router DIR` adds a trained router whose training left these rows aside.
+The rows are split as `train --seed 0 --test 0.3` does (or by the table's column `split`), so that every method and seed
+has the same test rows. Beside the heads stand TF-IDF with ridge regression of the gap, the mean gap of each task on the
+training rows (what the task's own label tells, where the table has one), and a random order. Of several labels each has
+heads of its own. A difference is paired: both orders on the same 1,000 resamples of the test rows. `--router DIR` adds
+a trained router whose training left these rows aside.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from sklearn.linear_model import Ridge
 
 from batchroute import models
 from batchroute.router.evaluation.curves import COST_ADVANTAGES, Curves, MeanQualities, curves, interval, random_curves
-from batchroute.router.heads.ensemble import combined
-from batchroute.router.labels import Labels
+from batchroute.router.heads.members import combined
+from batchroute.router.labels import LabelKind, Labels
 from batchroute.router.model import Router
 from batchroute.router.scoring import score
 from batchroute.router.training.encoders import frozen_encoder
@@ -42,7 +44,7 @@ def main() -> None:
     parser.add_argument("--base", required=True)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--label", default="gap", choices=["det", "prob", "trans", "gap"])
+    parser.add_argument("--labels", nargs="+", default=["gap"], choices=["det", "prob", "trans", "gap"])
     parser.add_argument("--router", action="append", default=[])
     options = parser.parse_args()
     for path in options.tables:
@@ -62,9 +64,11 @@ def compare(path: str, options: argparse.Namespace) -> None:
     scores |= {f"router {name}": [routed(name, test)] for name in options.router}
     router = frozen_encoder(options.base, options.max_length, torch.device("cpu"))
     states = states_of(router, models.identity(options.base), path, table.prompts, lambda done, whole: None, print)
-    members = heads(training, test, states[known], states[aside], options)
-    scores |= {f"  {name}": [one[:, i] for one in members] for i, name in enumerate(KINDS)}
-    scores["heads"] = [combined(torch.from_numpy(one))[0].numpy() for one in members]
+    for label in options.labels:
+        members = heads(training, test, states[known], states[aside], label, options.seeds)
+        names = KINDS if training.tasks is not None else KINDS[::2]
+        scores |= {f"  {name}, {label}": [one[:, i] for one in members] for i, name in enumerate(names)}
+        scores[f"heads, {label}"] = [combined(torch.from_numpy(one))[0].numpy() for one in members]
     show(scores, test)
 
 
@@ -73,18 +77,22 @@ def heads(
     test: QualityTable,
     known: NDArray[np.float32],
     asked: NDArray[np.float32],
-    options: argparse.Namespace,
+    label: LabelKind,
+    seeds: int,
 ) -> list[Floats]:
     """The predictions of each head, by seed: shapes [test rows, heads]."""
     started = time.perf_counter(), time.process_time()
     inputs = Inputs.of(training.prompts, known)
     new = inputs.of_others(test.prompts, asked)
-    targets = Labels.fit(options.label, training.small, training.large).apply(training.small, training.large)
+    labels = Labels.fit(label, training.small, training.large)
+    targets = labels.apply(training.small, training.large)
+    if labels.t_star is not None:
+        print(f"t* {labels.t_star:.3g}")
     rows = inputs.features, inputs.features @ inputs.rotation, targets.astype(np.float64), np.ones(len(training))
     lesson = Lesson(*rows, numbered(training.tasks))
-    found = [fit(lesson, seed).predict(new, new @ inputs.rotation) for seed in range(options.seeds)]
-    seconds = (time.perf_counter() - started[0]) / options.seeds, (time.process_time() - started[1]) / options.seeds
-    print(f"heads: {seconds[0]:.0f} s a seed, {seconds[1]:.1f} s of a core, without folds", flush=True)
+    found = [fit(lesson, seed).predict(new, new @ inputs.rotation).double().numpy() for seed in range(seeds)]
+    seconds = (time.perf_counter() - started[0]) / seeds, (time.process_time() - started[1]) / seeds
+    print(f"heads, {label}: {seconds[0]:.0f} s a seed, {seconds[1]:.1f} s of a core, without folds", flush=True)
     return found
 
 
@@ -115,16 +123,16 @@ def routed(name: str, test: QualityTable) -> Floats:
 def show(scores: Mapping[str, list[Floats]], test: QualityTable) -> None:
     qualities = MeanQualities.of(test.small_mean, test.large_mean, test.prompts)
     draws = qualities.draws(_RESAMPLES, 0)
-    chance = random_curves(qualities, draws)
-    line("at random", [chance])
+    line("at random", [random_curves(qualities, draws)])
     found = {name: [curves(one, qualities, draws) for one in some] for name, some in scores.items()}
     for name, some in found.items():
         line(name, some)
-    for name in [name for name in found if not name.startswith("  ") and name != "heads"]:
-        by_seed = [own.drop_at(0.4) - found[name][0].drop_at(0.4) for own in found["heads"]]
-        difference = np.mean(by_seed, axis=0)
+    *others, last = [name for name in found if not name.startswith("  ")]
+    means = {name: np.mean([one.drop_at(0.4) for one in some], axis=0) for name, some in found.items()}
+    for name in others:
+        difference = means[last] - means[name]
         low, high = interval(difference[1:])
-        print(f"  heads − {name} at 40 %: {difference[0]:.1f} ({low:.1f} to {high:.1f})")
+        print(f"  {last} − {name} at 40 %: {difference[0]:.1f} ({low:.1f} to {high:.1f})")
 
 
 def line(name: str, some: list[Curves]) -> None:
@@ -133,7 +141,7 @@ def line(name: str, some: list[Curves]) -> None:
     low, high = interval(drops[COST_ADVANTAGES[-1]][1:])
     values = " / ".join(f"{values[0]:.1f}" for values in drops.values())
     seeds = ", ".join(f"{one.drop_at(COST_ADVANTAGES[-1])[0]:.1f}" for one in some) if len(some) > 1 else ""
-    print(f"  {name:20} {values} ({low:.1f} to {high:.1f})" + (f"   by seed {seeds}" if seeds else ""), flush=True)
+    print(f"  {name:24} {values} ({low:.1f} to {high:.1f})" + (f"   by seed {seeds}" if seeds else ""), flush=True)
 
 
 if __name__ == "__main__":

@@ -472,6 +472,7 @@ FILES: dict[str, list[str]] = {
         "calibration",
         "prices",
         "deciding",
+        "spread",
     ],
 }
 COST_COLUMNS: list[str] = [
@@ -570,7 +571,7 @@ def test_the_written_files_have_these_keys() -> None:
 def test_the_reports_files_have_these_names() -> None:
     assert list(nights.FILES) == [
         "cost.json", "cost.parquet", "report.json", "report.html", "report.md", "metrics.prom", "focus.parquet",
-        "audit.parquet",
+        "audit.parquet", "calibration.parquet",
     ]  # fmt: skip
 
 

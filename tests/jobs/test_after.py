@@ -25,6 +25,9 @@ from batchroute.progress import NoProgress
 from batchroute.prompt import Prompt
 from batchroute.reports.headline import headline
 from batchroute.reports.sentences import assumptions
+from batchroute.storage import manifest
+from batchroute.storage.objects import folder_at
+from batchroute.tables import quality_table
 from tests.support.jobs import CutProgress, JobFolder, table
 
 ROWS = 200
@@ -329,6 +332,17 @@ def test_the_drawn_rows_are_asked_once_and_keep_the_large_answer(tmp_path: Path,
     assert outcome.report.calibration is not None
     assert {side: usage.rows for side, usage in outcome.report.calibration.items()} == {"small": 60, "large": 60}
     check_money(job, outcome)
+    # For the next training.
+    committed = manifest.read(folder_at(str(job.output)))
+    assert committed is not None
+    assert "report/calibration.parquet" in committed.report
+    rows = quality_table.read(str(job.output / "report" / "calibration.parquet"))
+    assert len(rows) == 60
+    assert rows.metadata["small_model"] == "echo-small"
+    assert rows.metadata["metric"] == "exact_match"
+    wrong = [prompt.split()[0] == "fox" for prompt in rows.prompts]
+    assert any(wrong)
+    assert [quality.tolist() for quality in rows.small] == [[0.0] if one else [1.0] for one in wrong]
 
 
 def test_each_group_is_decided_on_its_own_rows(tmp_path: Path, worse: type[Worse]) -> None:

@@ -11,7 +11,7 @@ from batchroute.costs.report import Baseline, CostReport, Escalated, Savings
 from batchroute.costs.usage import ModelUsage, RouterUsage
 from batchroute.policy.forecast import Curve, Forecast, Range
 from batchroute.quality.audit import Audit
-from batchroute.reports.night import Choice, Failure, Histogram, NightReport, StageTime
+from batchroute.reports.night import Choice, Failure, Histogram, NightReport, Spread, StageTime
 from batchroute.router.drift.measure import Drift, Feature
 from batchroute.storage.manifest import Manifest
 
@@ -231,6 +231,7 @@ def full() -> NightReport:
             Choice(group=None, policy="max_quality_drop 1 % (bounded)", rows=119_750, small=85_050, threshold=0.55)
         ],
         scores=histogram(85_050, 34_700, 0.55).model_copy(update={"unscored": 12}),
+        spread=Spread(rows=119_738, median=0.041, ninetieth=0.096, near=9_821, near_small=6_230),
         expected=forecast("max_quality_drop 1 % (bounded)", 119_750, 0.7102, 82.6, 296.5, 0.6),
         alternatives=[
             forecast("max_quality_drop 2 % (bounded)", 119_750, 0.81, 61.2, 296.5, 1.5),

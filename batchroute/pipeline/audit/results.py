@@ -78,11 +78,11 @@ def audit_table(context: Context) -> pa.Table | None:
     if plan.reference is None or plan.by_likeness:
         table = table.drop_columns("reference")
     table = with_qualities(table, _measured(context.work, plan.spans()[0]))
-    return table.replace_schema_metadata(_metadata(context, plan))
+    return table.replace_schema_metadata(metadata_of(context, plan.metric, plan.by_likeness))
 
 
-def _metadata(context: Context, plan: AuditPlan) -> dict[str, str]:
-    """The same keys as `label` writes."""
+def metadata_of(context: Context, metric: str, by_likeness: bool) -> dict[str, str]:
+    """Of a quality table of the night's rows: the same keys as `label` writes."""
     models = {side: context.job.models.of(side) for side in SIDES}
     sampling = {
         "samples": 1,
@@ -90,8 +90,8 @@ def _metadata(context: Context, plan: AuditPlan) -> dict[str, str]:
         "max_new_tokens": {side: model.generation.max_new_tokens for side, model in models.items()},
     }
     names = {f"{side}_model": model.model for side, model in models.items()}
-    likeness = {"reference": LARGE} if plan.by_likeness else {}
-    return {**names, **likeness, "metric": plan.metric, "sampling": json.dumps(sampling)}
+    likeness = {"reference": LARGE} if by_likeness else {}
+    return {**names, **likeness, "metric": metric, "sampling": json.dumps(sampling)}
 
 
 def _complete(context: Context) -> AuditPlan | None:

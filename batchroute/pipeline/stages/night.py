@@ -6,7 +6,9 @@ import datetime
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from batchroute.costs.report import CostReport
 from batchroute.pipeline import layout
@@ -15,6 +17,8 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.writer import SHARDS
 from batchroute.pipeline.stages.decide import read_decision
 from batchroute.pipeline.stages.defer import decided_of, read_deferral
+from batchroute.pipeline.stages.score import SPREAD
+from batchroute.pipeline.stages.scores import floats, tables
 from batchroute.pipeline.tonight.basis import Basis
 from batchroute.pipeline.tonight.figures import read_tonight
 from batchroute.pipeline.tonight.way import read_way
@@ -22,7 +26,7 @@ from batchroute.policy.decision import Decided
 from batchroute.policy.forecast import Range
 from batchroute.policy.settings import Cutoff
 from batchroute.reports import headline
-from batchroute.reports.night import Choice, Deciding, Failure, Histogram, NightReport, StageTime
+from batchroute.reports.night import Choice, Deciding, Failure, Histogram, NightReport, Spread, StageTime
 from batchroute.router.calibration.points import Calibration
 from batchroute.storage.receipts import Receipt
 from batchroute.tables.types import texts
@@ -34,12 +38,13 @@ def gather(context: Context, cost: CostReport) -> NightReport:
     """Gather everything that the report shows."""
     # None for a run that an earlier version began.
     record = read_decision(context.work)
+    choices, deciding = [_choice(decided) for decided in decided_of(context.work)], _deciding(context, cost)
     return NightReport(
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         cost=cost,
         policy=context.job.policy.model_dump(mode="json", exclude_none=True),
         by=context.job.policy.by,
-        choices=[_choice(decided) for decided in decided_of(context.work)],
+        choices=choices,
         expected=None if record is None else record.expected,
         alternatives=[] if record is None else record.alternatives,
         curve=None if record is None else record.curve,
@@ -52,8 +57,9 @@ def gather(context: Context, cost: CostReport) -> NightReport:
         failures=_failures(context) if cost.failures else [],
         assumptions=[] if record is None else record.assumptions,
         calibration=_calibration(context),
-        deciding=_deciding(context, cost),
+        deciding=deciding,
         prices={name: resolved.price for name, resolved in context.snapshot.prices.items()},
+        spread=_spread(context, choices if deciding is None or deciding.way == "before" else []),
     )
 
 
@@ -79,6 +85,35 @@ def _calibration(context: Context) -> Calibration | None:
     """What the night was decided by: tonight's figures, a confidence's, or the router's."""
     basis = Basis.before(context) if read_deferral(context.work) is None else Basis.after(context)[0]
     return basis.whole
+
+
+def _spread(context: Context, choices: list[Choice]) -> Spread | None:
+    """How far the router's heads disagreed, from the stored scores: 8 bytes of memory a row.
+
+    Args:
+        choices: empty where something else than scores decided.
+    """
+    scores: list[NDArray[np.float32]] = []
+    spreads: list[NDArray[np.float32]] = []
+    for table in tables(context) if context.job.router is not None else ():
+        if SPREAD.name not in table.column_names:
+            return None
+        scores.append(floats(table["score"]))
+        spreads.append(floats(table[SPREAD.name]))
+    score, spread = (np.concatenate([np.empty(0, np.float32), *parts]) for parts in (scores, spreads))
+    known = np.isfinite(spread)
+    score, spread = score[known], spread[known]
+    if len(spread) == 0:
+        return None
+    median, ninetieth = np.percentile(spread, [50, 90])
+    found = Spread(rows=len(spread), median=float(median), ninetieth=float(ninetieth))
+    thresholds = {choice.threshold for choice in choices}
+    threshold = thresholds.pop() if len(thresholds) == 1 else None
+    if threshold is None:
+        return found
+    near = np.abs(score - threshold) <= spread
+    small = int((near & (score >= threshold)).sum())
+    return found.model_copy(update={"near": int(near.sum()), "near_small": small})
 
 
 _NO_SCORES = Histogram(edges=[0.0, 1.0], small=[0], large=[0], unscored=0)

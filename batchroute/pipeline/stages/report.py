@@ -25,6 +25,7 @@ from batchroute.pipeline.stages.night import gather
 from batchroute.pipeline.stages.partition import Partition, read_partition
 from batchroute.pipeline.tonight.draw import SHARDS as CALIBRATION_SHARDS
 from batchroute.pipeline.tonight.draw import read_drawn
+from batchroute.pipeline.tonight.table import calibration_table
 from batchroute.reports import night as nights
 from batchroute.reports.export import focus, metrics
 from batchroute.reports.night import NightReport
@@ -54,6 +55,9 @@ def write_report(context: Context) -> NightReport:
     audited = audit_table(context)
     if audited is not None:
         put(nights.AUDIT, lambda: _parquet(audited))
+    calibrated = calibration_table(context)
+    if calibrated is not None:
+        put(nights.CALIBRATION, lambda: _parquet(calibrated))
     put(nights.TEXT, lambda: markdown.render(night).encode())
     put(nights.PAGE, lambda: page.render(night).encode())
     return night

@@ -65,12 +65,19 @@ def _measurer(context: Context) -> Measurer:
     spec, drawn = context.job.policy.calibrate, read_drawn(context.work)
     assert spec is not None
     assert drawn is not None
+    rows = drawn_rows(context, drawn)
+    context.engine.progress.note("load", f"loading the metric {drawn.metric}")
+    metric = quality.load(spec.metric, lambda: context.engine.device)
+    return Measurer(metric, rows, context.work.stage(layout.CALIBRATED))
+
+
+def drawn_rows(context: Context, drawn: Drawn) -> AnsweredRows:
+    """The drawn rows with both models' answers."""
+    spec = context.job.policy.calibrate
+    assert spec is not None
     positions = np.array(drawn.positions, np.int64)
     answers = AuditAnswers(positions, {side: [context.work.stage(SHARDS[side])] for side in SIDES})
     column = None if drawn.by_likeness else drawn.reference
     needs_reference = spec.metric.record.needs_reference
     table = PickedTable.of(context.table, positions)
-    rows = AnsweredRows(table, context.prompts, column, answers, needs_reference, drawn.by_likeness)
-    context.engine.progress.note("load", f"loading the metric {drawn.metric}")
-    metric = quality.load(spec.metric, lambda: context.engine.device)
-    return Measurer(metric, rows, context.work.stage(layout.CALIBRATED))
+    return AnsweredRows(table, context.prompts, column, answers, needs_reference, drawn.by_likeness)

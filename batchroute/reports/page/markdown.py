@@ -22,5 +22,6 @@ def render(night: NightReport) -> str:
         group_decimals=words.decimals_for([group.cost for group in groups[:_GROUPS]]),
         audit=sentences.audit(night) if night.audit else "",
         drift=sentences.drift(night) if night.drift else "",
+        spread=sentences.spread(night) if night.spread else "",
         failures=night.failures[:_FAILURES],
     )

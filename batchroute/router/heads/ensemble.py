@@ -22,9 +22,9 @@ from batchroute.errors import InputError, first_line
 from batchroute.models import HEADS_FILE
 from batchroute.router.heads.cheap import NAMES as CHEAP
 from batchroute.router.heads.features import Projection, Scale, TextParts
-from batchroute.router.heads.members import Kernels, Trees
+from batchroute.router.heads.members import Kernels, Members, Trees, combined
 
-_VERSION = "1"
+_VERSION = "2"
 _ROWS_AT_ONCE = 2_048
 
 
@@ -35,16 +35,14 @@ class Ensemble:
     Attributes:
         rotation: float32 [width, inputs]: makes the trees' inputs from features, since a tree asks for one input at a
             time.
-        trees: further heads; each is a sum of trees.
         lowered: the score is lowered by so many times the spread.
         knots, levels: float32 [knots], rising: the calibration, linear between its knots.
     """
 
     projection: Projection
     scale: Scale
-    kernels: Kernels
+    heads: Members
     rotation: torch.Tensor
-    trees: list[Trees]
     lowered: float
     knots: torch.Tensor
     levels: torch.Tensor
@@ -57,10 +55,9 @@ class Ensemble:
     def to(self, device: torch.device) -> Ensemble:
         """A copy whose heads compute on `device`; the n-grams stay on the CPU, where texts are read."""
         scale = Scale(self.scale.mean.to(device), self.scale.factor.to(device))
-        kernels, trees = self.kernels.to(device), [tree.to(device) for tree in self.trees]
+        heads, rotation = self.heads.to(device), self.rotation.to(device)
         knots, levels = self.knots.to(device), self.levels.to(device)
-        rotation = self.rotation.to(device)
-        return Ensemble(self.projection, scale, kernels, rotation, trees, self.lowered, knots, levels)
+        return Ensemble(self.projection, scale, heads, rotation, self.lowered, knots, levels)
 
     def members(self, states: torch.Tensor, parts: TextParts) -> torch.Tensor:
         """Each head's prediction of the label: float32 [rows, heads].
@@ -70,7 +67,7 @@ class Ensemble:
         """
         features = self.features(states, parts)
         blocks = (features[start : start + _ROWS_AT_ONCE] for start in range(0, len(features), _ROWS_AT_ONCE))
-        return torch.cat([self._predicted(block) for block in blocks])
+        return torch.cat([self.heads.predict(block, block @ self.rotation) for block in blocks])
 
     def features(self, states: torch.Tensor, parts: TextParts) -> torch.Tensor:
         texts, cheap = (torch.from_numpy(part).to(states.device) for part in (parts.text, parts.cheap))
@@ -91,18 +88,13 @@ class Ensemble:
             scores[lost], spread[lost] = torch.nan, torch.nan
             return scores.cpu().numpy(), spread.cpu().numpy()
 
-    def _predicted(self, features: torch.Tensor) -> torch.Tensor:
-        inputs = features @ self.rotation
-        trees = [tree.predict(inputs)[:, None] for tree in self.trees]
-        return torch.cat([self.kernels.predict(features), *trees], dim=1)
-
     def save(self, folder: Path) -> None:
         arrays = {f"{name}": value.contiguous() for name, value in self._arrays()}
         settings = {
             "version": _VERSION,
-            "gamma": self.kernels.gamma,
+            "gamma": self.heads.kernels.gamma,
             "lowered": self.lowered,
-            "trees": [{"base": tree.base, "depth": tree.depth} for tree in self.trees],
+            "depth": self.heads.trees.depth,
         }
         save_file(arrays, folder / HEADS_FILE, metadata={"heads": json.dumps(settings)})
 
@@ -113,13 +105,14 @@ class Ensemble:
         yield "directions", self.projection.directions.half()
         yield "scale.mean", self.scale.mean
         yield "scale.factor", self.scale.factor
-        yield "kernels.centres", self.kernels.centres
-        yield "kernels.coefficients", self.kernels.coefficients
-        yield "kernels.intercepts", self.kernels.intercepts
+        yield "kernels.centres", self.heads.kernels.centres
+        yield "kernels.coefficients", self.heads.kernels.coefficients
+        yield "kernels.intercepts", self.heads.kernels.intercepts
+        if self.heads.tasks is not None:
+            yield "tasks", self.heads.tasks
         yield "rotation", self.rotation
-        for number, tree in enumerate(self.trees):
-            for name, value in tree.arrays().items():
-                yield f"trees.{number}.{name}", value
+        for name, value in self.heads.trees.arrays().items():
+            yield f"trees.{name}", value
         yield "knots", self.knots
         yield "levels", self.levels
 
@@ -128,7 +121,7 @@ def read(folder: Path) -> Ensemble | None:
     """The heads in a router's folder; None if it is a plain classifier.
 
     Raises:
-        InputError: the file is damaged, or of a later version.
+        InputError: the file is damaged, or of another version.
     """
     file = folder / HEADS_FILE
     if not file.is_file():
@@ -138,29 +131,20 @@ def read(folder: Path) -> Ensemble | None:
             settings: dict[str, Any] = json.loads((opened.metadata() or {})["heads"])
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         if settings["version"] != _VERSION:
-            raise InputError(f"'{file}' was written by a later version of batchroute: update it, or train again")
-        trees = [
-            Trees(**{name: arrays[f"trees.{number}.{name}"] for name in Trees.names()}, **tree)
-            for number, tree in enumerate(settings["trees"])
-        ]
+            raise InputError(f"'{file}' was written by another version of batchroute: train the router again")
+        trees = Trees(**{name: arrays[f"trees.{name}"] for name in Trees.names()}, depth=settings["depth"])
         kernels = {name: arrays[f"kernels.{name}"] for name in ("centres", "coefficients", "intercepts")}
         return Ensemble(
             Projection(arrays["grams"].numpy(), arrays["idf"].numpy(), arrays["directions"].float()),
             Scale(arrays["scale.mean"], arrays["scale.factor"]),
-            Kernels(**kernels, gamma=settings["gamma"]),
+            Members(Kernels(**kernels, gamma=settings["gamma"]), arrays.get("tasks"), trees),
             arrays["rotation"],
-            trees,
             settings["lowered"],
             arrays["knots"],
             arrays["levels"],
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{file}' is damaged ({first_line(error)}): train the router again") from error
-
-
-def combined(members: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the heads' predictions: shape [rows]."""
-    return members.mean(dim=1), members.std(dim=1, correction=0)
 
 
 def interpolated(values: torch.Tensor, knots: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:

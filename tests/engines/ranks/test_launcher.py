@@ -18,6 +18,7 @@ from tests.crash.ranks import free_port, hashes, receipts
 from tests.engines.ranks.launching import Ended, Launched, launch
 from tests.reports.export.test_notify import Hook
 from tests.support.jobs import JobFolder, table
+from tests.support.tiny_heads import tiny_heads
 from tests.support.waiting import wait_for
 
 TORCHRUN = World(1, 2, 1, 2, "127.0.0.1:29500", "torchrun")
@@ -36,7 +37,9 @@ def reported_once(ended: Ended) -> None:
     assert "Traceback" not in ended.err
 
 
-def test_processes_end_as_one_command_and_write_what_one_process_writes(job: JobFolder, tmp_path: Path) -> None:
+def test_processes_end_as_one_command_and_write_what_one_process_writes(tmp_path: Path) -> None:
+    tiny_heads(tmp_path / "router")
+    job = JobFolder(tmp_path, table(300), units=UNITS)
     job.run()
     alone = hashes(job.output)
     job.output = tmp_path / "by-two"

@@ -34,6 +34,7 @@ from tests.engines.ray.ray_jobs import Driver, cluster, workers
 from tests.generators.transformers.tiny_generators import tiny_decoder
 from tests.support.jobs import JobFolder, table
 from tests.support.openai_server.process import ServerProcess
+from tests.support.tiny_heads import tiny_heads
 from tests.support.waiting import wait_for
 
 # Words of Ray's own log lines, which a run must not print.
@@ -95,6 +96,7 @@ def test_a_small_job_that_began_here_is_the_same_bytes(tmp_path: Path, two_cpus:
 
 
 def test_a_large_job_is_the_same_bytes(tmp_path: Path, two_cpus: Any) -> None:
+    tiny_heads(tmp_path / "router")
     folder = JobFolder(tmp_path, table(1000), units={"score": 100, "generate": 20, "merge": 300})
     folder.run()
     here = hashes(folder.output)

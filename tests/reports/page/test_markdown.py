@@ -37,6 +37,7 @@ def test_a_full_night_shows_the_short_form() -> None:
     assert "| saved | 71.6 % | $212.40 |" in text
     assert "| large | gpt-4.1 | 34,700 | $67.30 | 14 | 5,900,000 | 6,294,000 |" in text
     assert "| too_long | 34 | req-018822, req-020001 |" in text
+    assert "The router's heads disagree about a row's score by 0.041 (median)" in text
     assert len(text) < 6_000
 
 

@@ -46,8 +46,7 @@ def test_where_both_are_measured_the_winner_is_written(
     """As on a GPU."""
     monkeypatch.setattr(training, "without_measuring", lambda processes, gpu: None)
     monkeypatch.setattr(Contest, "winner", "finetune" if wins else "heads")
-    for settings in (fitting._TREES, fitting._TASK_TREES):
-        monkeypatch.setitem(settings, "n_estimators", 10)
+    monkeypatch.setitem(fitting._TREES, "n_estimators", 10)
     said: list[str] = []
     result = train(options(tmp_path, write_table(tmp_path, rows=120), method="auto", epochs=1), on_note=said.append)
     assert any("taken: on 24 validation rows heads order with separation" in line for line in said)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from batchroute.router.evaluation.curves import MeanQualities, curves
-from batchroute.router.heads.ensemble import combined
+from batchroute.router.heads.members import combined
 from batchroute.router.training.figures import separations
 from batchroute.router.training.heads.fitting import Lesson, fit
 
@@ -41,7 +41,8 @@ def cross_fitted(lesson: Lesson, folds: NDArray[np.intp], seed: int, on_fold: Ca
     for fold in range(int(folds.max()) + 1):
         others, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         asked = lesson.take(own)
-        predicted.append((own, fit(lesson.take(others), seed).predict(asked.features, asked.inputs)))
+        members = fit(lesson.take(others), seed).predict(asked.features, asked.inputs)
+        predicted.append((own, members.double().numpy()))
         on_fold(fold + 1)
     whole = np.empty((len(folds), predicted[0][1].shape[1]))
     for own, values in predicted:

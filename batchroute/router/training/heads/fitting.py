@@ -1,8 +1,4 @@
-"""Fitting heads: kernel ridge, and randomised trees by scikit-learn.
-
-One response a model makes a label mostly luck. Where the table names each row's task, two more heads learn the mean
-label of its task instead, which is hardly luck: they tell how a prompt's kind does, the other two how it differs.
-"""
+"""Fitting heads: kernel ridge, kernel votes for the tasks, and randomised trees by scikit-learn."""
 
 from __future__ import annotations
 
@@ -17,14 +13,14 @@ from numpy.typing import NDArray
 from batchroute.errors import InputError
 from batchroute.router.heads.cheap import cheap
 from batchroute.router.heads.features import Projection, Scale, TextParts
-from batchroute.router.heads.members import Kernels, Trees, gaussian
+from batchroute.router.heads.members import Kernels, Members, Trees, gaussian
 from batchroute.router.heads.ngrams import BUCKETS, Codes, grams
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-KINDS = ("kernel ridge", "kernel ridge of tasks", "random trees", "random trees of tasks")
-"""The heads, in the order of `Fitted.predict`."""
+KINDS = ("kernel ridge", "task means", "random trees")
+"""The heads, in the order of `Members.predict`."""
 
 _MOST_GRAMS, _LEAST_ROWS, _MOST_SHARE = 40_000, 3, 0.5
 _DIMENSIONS = 128
@@ -34,10 +30,11 @@ MOST_CENTRES = 4_096
 
 _GAMMA, _RIDGE, _TASK_RIDGE = 0.3, 3.0, 0.1
 _ROUNDING = 1e-4
-_TREES: dict[str, Any] = {"n_estimators": 200, "max_features": 0.3, "min_samples_leaf": 5}
-_TASK_TREES: dict[str, Any] = {"n_estimators": 100, "max_features": 0.3, "min_samples_leaf": 2}
+_TREES: dict[str, Any] = {"n_estimators": 150, "max_features": 0.2, "min_samples_leaf": 5}
 _TASK_PRIOR = 5.0
 """A task's mean is drawn towards that of all rows, as if so many more had been seen."""
+
+_LEAST_TASK_ROWS, _MOST_TASKS = 5, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +74,6 @@ def _parts(states: Floats, texts: TextParts) -> dict[str, Floats]:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    kernels: Kernels
-    trees: list[Trees]
-
-    def predict(self, features: torch.Tensor, inputs: torch.Tensor) -> Doubles:
-        """float64 [rows, heads]."""
-        trees = [tree.predict(inputs)[:, None] for tree in self.trees]
-        return torch.cat([self.kernels.predict(features), *trees], dim=1).double().numpy()
-
-
-@dataclass(frozen=True, slots=True)
 class Lesson:
     """The rows that heads learn from.
 
@@ -114,26 +100,23 @@ class Lesson:
         tasks = None if self.tasks is None else self.tasks[rows]
         return Lesson(self.features[rows], self.inputs[rows], self.targets[rows], self.weights[rows], tasks)
 
-    @property
-    def task_means(self) -> Doubles | None:
-        """The mean label of each row's task: float64 [rows]."""
-        if self.tasks is None:
-            return None
-        mean = np.average(self.targets, weights=self.weights)
-        sums = np.bincount(self.tasks, self.weights * self.targets) + _TASK_PRIOR * mean
-        means: Doubles = sums / (np.bincount(self.tasks, self.weights) + _TASK_PRIOR)
-        return means[self.tasks]
-
 
 def numbered(tasks: Sequence[str | None] | None) -> NDArray[np.intp] | None:
-    """A number for each row's task; None where no task, or only one, is named."""
-    if tasks is None or len(set(tasks)) < 2:
+    """A number for each row's task; rare tasks share one. None where fewer than two are left."""
+    if tasks is None:
         return None
-    _, numbers = np.unique(np.array([task or "" for task in tasks], dtype=object), return_inverse=True)
-    return numbers
+    _, numbers, counts = np.unique(
+        np.array([task or "" for task in tasks], dtype=object), return_inverse=True, return_counts=True
+    )
+    often = np.argsort(-counts, kind="stable")[:_MOST_TASKS]
+    often = often[counts[often] >= _LEAST_TASK_ROWS]
+    renumbered = np.full(len(counts), len(often))
+    renumbered[often] = np.arange(len(often))
+    found: NDArray[np.intp] = renumbered[numbers]
+    return found if len(np.unique(found)) > 1 else None
 
 
-def fit(lesson: Lesson, seed: int) -> Fitted:
+def fit(lesson: Lesson, seed: int) -> Members:
     """Fit all heads to some rows.
 
     Args:
@@ -144,61 +127,80 @@ def fit(lesson: Lesson, seed: int) -> Fitted:
     """
     _require_sklearn()
     rows = np.sort(np.random.default_rng(seed).permutation(len(lesson.targets))[:MOST_CENTRES])
-    centres, task_means = lesson.features[rows], lesson.task_means
+    centres = lesson.features[rows]
     ridge = _Ridge.of(lesson, centres)
-    solved = [ridge.solve(lesson.targets, _RIDGE)]
-    trees = [_random(lesson, lesson.targets, _TREES, seed)]
-    if task_means is not None:
-        solved.append(ridge.solve(task_means, _TASK_RIDGE))
-        trees.append(_random(lesson, task_means, _TASK_TREES, seed))
-    coefficients = np.stack([own for own, _ in solved], axis=1).astype(np.float32)
-    intercepts = torch.tensor([mean for _, mean in solved], dtype=torch.float32)
-    return Fitted(Kernels(centres, torch.from_numpy(coefficients), intercepts, _GAMMA), trees)
+    coefficients, intercepts = ridge.solve(lesson.targets[:, None], _RIDGE)
+    tasks = None
+    if lesson.tasks is not None:
+        is_task = np.eye(lesson.tasks.max() + 1)[lesson.tasks]
+        votes, shares = ridge.solve(is_task, _TASK_RIDGE)
+        coefficients, intercepts = np.hstack([coefficients, votes]), np.concatenate([intercepts, shares])
+        tasks = _tensor(_task_means(lesson, is_task))
+    kernels = Kernels(centres, _tensor(coefficients), _tensor(intercepts), _GAMMA)
+    return Members(kernels, tasks, _random(lesson, seed))
+
+
+def _task_means(lesson: Lesson, is_task: Doubles) -> Doubles:
+    """The mean label of each task: float64 [tasks]."""
+    mean = np.average(lesson.targets, weights=lesson.weights)
+    sums = (lesson.weights * lesson.targets) @ is_task + _TASK_PRIOR * mean
+    means: Doubles = sums / (lesson.weights @ is_task + _TASK_PRIOR)
+    return means
+
+
+def _tensor(values: Doubles) -> torch.Tensor:
+    return torch.from_numpy(values.astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)
 class _Ridge:
-    """Kernel ridge at some centres, for several targets.
+    """Kernel ridge at some centres, for several targets and penalties.
 
     Attributes:
         kernel: between the centres: float64 [centres, centres].
-        rows: between all rows and the centres, float32 [rows, centres]; None where each row is a centre.
+        rows: between all rows and the centres, weighted by the rows: float32 [rows, centres]; None where each row is a
+            centre.
+        products: of the columns of `rows`: float64 [centres, centres]; None where `rows` is.
     """
 
     kernel: Doubles
     rows: Floats | None
+    products: Doubles | None
     weights: Doubles
 
     @classmethod
     def of(cls, lesson: Lesson, centres: torch.Tensor) -> _Ridge:
         kernel = gaussian(centres, centres, _GAMMA).double().numpy()
-        whole = len(centres) == len(lesson.features)
-        return cls(kernel, None if whole else gaussian(lesson.features, centres, _GAMMA).numpy(), lesson.weights)
+        if len(centres) == len(lesson.features):
+            return cls(kernel, None, None, lesson.weights)
+        rows = gaussian(lesson.features, centres, _GAMMA).numpy()
+        weighted = rows * lesson.weights[:, None].astype(np.float32)
+        products = (rows.T @ weighted).astype(np.float64)
+        # Products in float32 are rounded, so more than their error is added to the diagonal: negative eigenvalues
+        # would leave no solution.
+        products[np.diag_indices_from(products)] += _ROUNDING * products.diagonal().max()
+        return cls(kernel, weighted, products, lesson.weights)
 
-    def solve(self, targets: Doubles, penalty: float) -> tuple[Doubles, float]:
-        """A coefficient for each centre, and what is added to their sum."""
+    def solve(self, targets: Doubles, penalty: float) -> tuple[Doubles, Doubles]:
+        """A coefficient for each centre, and what is added to their sum: float64 [centres, targets] and [targets]."""
         from scipy.linalg import solve
 
-        mean = float(np.average(targets, weights=self.weights))
-        if self.rows is None:
-            matrix, right = self.kernel + np.diag(penalty / self.weights), targets - mean
+        means: Doubles = np.average(targets, axis=0, weights=self.weights)
+        if self.rows is None or self.products is None:
+            matrix, right = self.kernel + np.diag(penalty / self.weights), targets - means
         else:
-            # Of more rows than centres: the "subset of regressors". Products in float32 are rounded,
-            # so more than their error is added to the diagonal: negative eigenvalues would leave no solution.
-            weighted = self.rows * self.weights[:, None].astype(np.float32)
-            matrix = (self.rows.T @ weighted).astype(np.float64) + penalty * self.kernel
-            matrix[np.diag_indices_from(matrix)] += _ROUNDING * matrix.diagonal().max()
-            right = weighted.T.astype(np.float64) @ (targets - mean)
+            # Of more rows than centres: the "subset of regressors".
+            matrix, right = self.products + penalty * self.kernel, self.rows.T.astype(np.float64) @ (targets - means)
         coefficients: Doubles = solve(matrix, right, assume_a="pos", overwrite_a=True)
-        return coefficients, mean
+        return coefficients, means
 
 
-def _random(lesson: Lesson, targets: Doubles, settings: dict[str, Any], seed: int) -> Trees:
+def _random(lesson: Lesson, seed: int) -> Trees:
     """Extremely randomised trees (Geurts et al., Machine Learning 63, 2006): their mean leaves much noise behind."""
     from sklearn.ensemble import ExtraTreesRegressor
 
-    machine = ExtraTreesRegressor(**settings, random_state=seed, n_jobs=-1)
-    machine.fit(lesson.inputs.numpy(), targets, sample_weight=lesson.weights)
+    machine = ExtraTreesRegressor(**_TREES, random_state=seed, n_jobs=-1)
+    machine.fit(lesson.inputs.numpy(), lesson.targets, sample_weight=lesson.weights)
     return _exported([estimator.tree_ for estimator in machine.estimators_], 1.0 / len(machine.estimators_))
 
 
@@ -226,7 +228,6 @@ def _exported(trees: Sequence[Any], factor: float) -> Trees:
         left=children("left"),
         right=children("right"),
         value=padded([tree.value[:, 0, 0] * factor for tree in trees], np.float32),
-        base=0.0,
         depth=max(tree.max_depth for tree in trees),
     )
 

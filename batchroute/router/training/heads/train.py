@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from batchroute import models
 from batchroute.models import HEADS_FILE
 from batchroute.router.evaluation.curves import MeanQualities, curves
-from batchroute.router.heads.ensemble import Ensemble, combined, interpolated
+from batchroute.router.heads.ensemble import Ensemble, interpolated
+from batchroute.router.heads.members import combined
 from batchroute.router.labels import Labels
 from batchroute.router.notes import ROUTER_FILE
 from batchroute.router.training.checkpoints import Checkpoints
@@ -82,9 +83,7 @@ def fit_heads(
     values = (mean - lowered * spread).numpy()
     knots, levels = calibration(values, targets, weights)
     fitted = fit(lesson, options.seed)
-    ensemble = Ensemble(
-        inputs.projection, inputs.scale, fitted.kernels, inputs.rotation, fitted.trees, lowered, knots, levels
-    )
+    ensemble = Ensemble(inputs.projection, inputs.scale, fitted, inputs.rotation, lowered, knots, levels)
     scores = interpolated(torch.from_numpy(values.astype(np.float32)), knots, levels).numpy()
     figures = figures_of(scores, targets.astype(np.float32), qualities)
     alone = dict(zip(lesson.heads, (_separation(member, qualities) for member in members.T), strict=True))
@@ -97,11 +96,11 @@ def fit_heads(
 def _with_or_without_tasks(
     lesson: Lesson, members: NDArray[np.float64], qualities: MeanQualities, say: Callable[[str], None]
 ) -> tuple[Lesson, NDArray[np.float64]]:
-    """Without the heads that learn the tasks' means, where those order the rows worse: tasks may say little."""
+    """Without the head of the tasks' means, where it makes the order of the rows worse: tasks may say little."""
     if lesson.tasks is None:
         return lesson, members
-    plain = members[:, [not name.endswith("tasks") for name in lesson.heads]]
-    without, whole = (_separation(some.mean(axis=1), qualities) for some in (plain, members))
+    plain = members[:, ::2]
+    without, whole = (_separation(combined(torch.from_numpy(some))[0].numpy(), qualities) for some in (plain, members))
     if without <= whole:
         return lesson, members
     say(f"the table's tasks are not learned from: without them the separation is {without:.3f}, with them {whole:.3f}")

@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from batchroute import models
 from batchroute.errors import InputError
+from batchroute.hardware.devices import Precision
 from batchroute.models import HEADS_FILE
 from batchroute.router.calibration.calibrate import calibrate
+from batchroute.router.evaluation import transfer
 from batchroute.router.evaluation.evaluate import evaluate
 from batchroute.router.heads import ensemble
 from batchroute.router.labels import Labels
@@ -34,8 +36,7 @@ def texts(words: str) -> list[str]:
 @pytest.fixture(scope="module", autouse=True)
 def few_trees() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
-        for settings in (fitting._TREES, fitting._TASK_TREES):
-            patched.setitem(settings, "n_estimators", 20)
+        patched.setitem(fitting._TREES, "n_estimators", 20)
         yield
 
 
@@ -77,6 +78,7 @@ def test_the_folder_is_an_encoder_with_heads_that_other_commands_take(trained: t
     assert drop is not None
     assert random is not None
     assert drop < 0.5 * random
+    assert transfer.check(str(folder), table, CPU).verdict == "serves"
 
 
 @pytest.mark.parametrize("telling", [True, False])
@@ -116,10 +118,12 @@ def test_scores_do_not_depend_on_the_batch(trained: tuple[Path, str]) -> None:
     assert embedded.embeddings.shape == (len(prompts), 32)
 
 
-def test_eight_bits_keep_the_order(trained: tuple[Path, str]) -> None:
+def test_eight_and_sixteen_bits_keep_the_order(trained: tuple[Path, str]) -> None:
     prompts = [*texts(EASY), *texts(HARD)]
-    exact, rounded = (score(Router.load(str(trained[0]), CPU, kind), prompts).scores for kind in ("auto", "int8"))
-    assert np.corrcoef(exact, rounded)[0, 1] > 0.95
+    kinds: tuple[Precision, ...] = ("auto", "int8", "bfloat16")
+    exact, *rounded = (score(Router.load(str(trained[0]), CPU, kind), prompts).scores for kind in kinds)
+    for scores in rounded:
+        assert np.corrcoef(exact, scores)[0, 1] > 0.95
 
 
 def test_the_same_training_gives_the_same_heads(trained: tuple[Path, str], tmp_path: Path) -> None:
