@@ -35,6 +35,15 @@ class Figures:
         return {key.decode(): value.decode() for key, value in metadata.items()}
 
     @property
+    def sampling(self) -> str:
+        """How the answers were drawn, in a sentence; empty if the table does not say."""
+        noted = json.loads(self.noted.get("sampling", "{}"))
+        if not noted:
+            return ""
+        heat, longest = (noted[key]["small"] for key in ("temperature", "max_new_tokens"))
+        return f"{noted['samples']} answers of each model, at temperature {heat}, of at most {longest} tokens."
+
+    @property
     def answers(self) -> int:
         """Of each model, all samples of all rows."""
         return int(self.labelled["small_quality"].list.len().sum())

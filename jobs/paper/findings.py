@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +88,27 @@ def _metrics_agree(figures: Figures) -> list[list[str]]:
         spearman = figures.evaluation(pair)["agreement"]["spearman"]
         second = figures.evaluation(pair, figures.second)["routers"][-1]["gap_difference"]["40"]
         here = f"{pair}: {cell(spearman, 2)}; gap difference by {figures.second} at 40 %: {cell(second, 2)}"
-        claim = "where two metrics' gaps correlate, a router of one works by the other (section 4.5)"
+        claim = "where two metrics' gaps correlate, a router of one works by the other"
         rows.append([claim, here, YES if _side(second) > 0 else NO if _side(second) < 0 else OPEN])
     return rows
 
 
 def _transfer_follows_gaps(figures: Figures) -> list[list[str]]:
+    """A pair that is said to be served agrees if its own router is no better; one that is not, if its own is better."""
     claim = "a router serves another pair if the gaps of both correlate by more than 0.7 (section 4.7)"
     rows = []
     for pair in PAIRS[:2]:
         lines = figures.transfer(pair)
         gaps = next((line.split(": ", 1)[1].split(";")[0] for line in lines if line.startswith("gaps")), "")
-        rows.append([claim, f"{pair}: {gaps}", lines[-1].split(":")[0].rstrip(".")])
+        found = re.search(r"at 40 % cost advantage: (-?[\d.]+) %", "\n".join(lines))
+        own = figures.evaluation(pair)["routers"][-1]["drop"]["40"]
+        here = f"{pair}: {gaps}; drop at 40 %: {found[1] if found else 'n/a'} with it, {cell(own)} with the pair's own"
+        verdict = OPEN
+        if found is not None and "serves the new pair" in lines[-1]:
+            verdict = YES if float(found[1]) <= own["high"] else NO
+        elif found is not None and "does not serve" in lines[-1]:
+            verdict = YES if float(found[1]) > own["high"] else OPEN
+        rows.append([claim, here, verdict])
     return rows
 
 

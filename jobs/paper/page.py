@@ -79,8 +79,8 @@ def _models(figures: Figures) -> str:
     counts = ", ".join(f"{count:,} {split}" for split, count in frame["split"].value_counts().sort("split").iter_rows())
     read, samples = figures.work(MODELS[0])[0], figures.answers / len(frame)
     words = (
-        f"Rows: {counts}. Sampling: `{noted.get('sampling')}`. Quality here is `{noted.get('metric')}`. Tokens a "
-        "second are those of `label`, read and written. A prompt counts in each of its samples, and `label` reads it "
+        f"Rows: {counts}. {figures.sampling} Quality here is `{noted.get('metric')}`. Tokens a second are those of "
+        "`label`, read and written. A prompt counts in each of its samples, and `label` reads it "
         f"once for all of them: of the small model's {read:,.0f} tokens of prompts it read {read / samples:,.0f}.\n"
     )
     head = ["model", "name", "mean quality", "tokens an answer", "tokens a second", "of these written"]
@@ -148,8 +148,9 @@ def _rules(figures: Figures) -> str:
     words = (
         f"{found['splits']} splits of {found['rows']:,} test rows: {found['calibration_rows']} choose the threshold, "
         f"the other {found['rows'] - found['calibration_rows']:,} test it. A cell: how often the test drop is above "
-        "the limit, and the mean cost advantage. The splits share rows, so these shares have no interval. In the "
-        "paper's Table 3 the plain rule breaks the limit in four of nine cells.\n"
+        "the limit, and the mean cost advantage. The splits share rows, so these shares have no interval. So few test "
+        "rows vary by themselves: a limit that holds for all such prompts can look broken on them. In the paper's "
+        "Table 3 the plain rule breaks the limit in four of nine cells.\n"
     )
     head = ["pair", "limit", "plain rule (the paper's)", "bounded rule"]
     return "## Table 3: thresholds\n\n" + words + table(head, rows)

