@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 MODELS = ("small", "middle", "large")
 PAIRS = ("small-gap", "medium-gap", "large-gap")
@@ -89,6 +91,16 @@ def cell(estimate: dict[str, Any], digits: int = 1) -> str:
     if estimate["value"] is None:
         return "n/a"
     return f"{number(estimate['value'], digits)} ({interval(estimate, digits)})"
+
+
+def drop_of(large: NDArray[np.float64], routed: NDArray[np.float64]) -> dict[str, Any]:
+    """Quality drop in percent, with its 95 % interval by 2,000 resamples of the rows; both of shape [rows]."""
+    drawn = np.random.default_rng(0).integers(0, len(large), size=(2000, len(large)))
+    drawn = np.vstack([np.arange(len(large)), drawn])
+    alone, kept = large[drawn].mean(axis=1), routed[drawn].mean(axis=1)
+    drops = 100 * (alone - kept) / np.abs(alone)
+    low, high = np.quantile(drops[1:], (0.025, 0.975))
+    return {"value": float(drops[0]), "low": float(low), "high": float(high)}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -10,8 +10,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
-from figures import MODELS, PAIRS, SHARES, Figures, cell, number, table
+from figures import MODELS, PAIRS, SHARES, Figures, cell, drop_of, number, table
 from findings import findings
 
 import batchroute
@@ -202,22 +203,20 @@ def _backlog(figures: Figures) -> str:
     run = figures.folder / "run"
     if not (run / "manifest.json").exists():
         return ""
-    output = batchroute.read(str(run)).select("id", "route", "status").collect()
+    output = batchroute.read(str(run)).select("id", "route").collect()
     rows = output.join(pl.read_parquet(figures.folder / "backlog.parquet"), on="id", validate="1:1")
-    small, large = (pl.col(f"{model}_quality").list.mean() for model in ("small", "large"))
-    took = pl.when(pl.col("route") == "small").then(small).otherwise(large)
-    means = rows.select(small=small.mean(), large=large.mean(), routed=took.mean()).row(0, named=True)
+    small, large = (rows[f"{model}_quality"].list.mean().to_numpy() for model in ("small", "large"))
+    routed = np.where(rows["route"].to_numpy() == "small", small, large)
     share = float((rows["route"] == "small").mean())  # type: ignore[arg-type]
-    drop = 100 * (means["large"] - means["routed"]) / means["large"]
-    random = 100 * share * (means["large"] - means["small"]) / means["large"]
-    report = (run / "report" / "report.md").read_text(encoding="utf-8").split("\n## ")[0]
+    drop = drop_of(large, routed)
+    random = drop_of(large, (1 - share) * large + share * small)
+    # The report's first line is its headline, in bold.
+    headline = (run / "report" / "report.md").read_text(encoding="utf-8").split("\n", 1)[0].strip("*")
     return (
         "## A backlog, routed\n\n"
         f"{len(rows)} rows that nothing was fitted to, {share:.0%} of them on the small model. By the "
-        f"`{figures.noted.get('metric')}` of their kept answers the drop is {number(drop)} %; at random it would be "
-        f"{number(random)} %. The report's first lines:\n\n"
-        + "\n".join(f"> {line}".rstrip() for line in report.splitlines())
-        + "\n"
+        f"`{figures.noted.get('metric')}` of their kept answers the drop is {cell(drop)} %; as many rows at random "
+        f"would lose {cell(random)} %. The report of the night:\n\n> {headline}\n"
     )
 
 

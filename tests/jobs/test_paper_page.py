@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
@@ -122,3 +123,12 @@ def test_the_page_says_what_does_not_agree(
 ) -> None:
     (line,) = [line for line in page(folder(drops), monkeypatch).splitlines() if line.startswith("| the wider")]
     assert line.endswith(f"| {verdict} |")
+
+
+def test_the_drop_of_a_backlog_has_an_interval() -> None:
+    drop_of = runpy.run_path(str(PAPER / "figures.py"))["drop_of"]
+    large = np.tile([1.0, 0.5], 50)
+    assert drop_of(large, large) == {"value": 0.0, "low": 0.0, "high": 0.0}
+    lost = drop_of(large, np.where(np.arange(100) < 20, 0.0, large))
+    assert lost["value"] == pytest.approx(20.0)
+    assert 10 < lost["low"] < 20 < lost["high"] < 30
