@@ -13,6 +13,7 @@ import polars as pl
 
 import batchroute
 from batchroute.commands.verify import verify
+from batchroute.reports.night import AUDIT
 from batchroute.storage.objects import is_local
 from tests.crash import forking
 from tests.crash.forking import Crash, Stored
@@ -33,6 +34,7 @@ class Place:
     environment: dict[str, str] = field(default_factory=dict)
     _outputs: int = 0
     _filesystem: Any = None
+    _audit: pl.DataFrame | None = None
 
     def new_output(self) -> str:
         """Point the job to an output that nothing has been written to."""
@@ -122,17 +124,21 @@ class Place:
         return batchroute.read(self.output).collect()
 
     def check(self, expected: pl.DataFrame) -> None:
-        """The output is committed, whole, and row by row what an undisturbed run writes."""
+        """The output is committed, whole, and row by row what an undisturbed run writes; so is its audit."""
         assert self.rows().equals(expected)
+        with self.filesystem().open(f"{self.output}/report/{AUDIT}", "rb") as file:
+            audit = pl.read_parquet(file)
+        self._audit = audit if self._audit is None else self._audit
+        assert audit.equals(self._audit)
         findings = verify(self.output)
         assert (findings.wrong, findings.unchecked) == ([], [])
         assert len(findings.checked) == 2
 
 
 def place(tmp_path: Path, server: SeaweedFS | GoogleStorage | Azurite | None) -> Place:
-    units = {"score": 45, "generate": 40, "merge": 45}
     # Its price is by tokens: the cost of a row is the same in every run.
-    folder = JobFolder(tmp_path, table(ROWS), units=units)
+    folder = JobFolder(tmp_path, table(ROWS), units={"score": 45, "generate": 50, "merge": 45})
+    folder.use_every_stage()
     if server is None:
         return Place(folder, str(tmp_path / "outputs"))
     os.environ.update(server.environment())

@@ -14,7 +14,7 @@ from tests.support.jobs import table
 def test_rows_that_many_attempts_wrote_are_all_there_once_and_in_order(somewhere: Place, calm: pl.DataFrame) -> None:
     somewhere.new_output()
     attempts = 1
-    while somewhere.run(Crash(5, "after")) == CRASHED:
+    while somewhere.run(Crash(12, "after")) == CRASHED:
         attempts += 1
     assert attempts > 3
     somewhere.check(calm)

@@ -32,11 +32,11 @@ def test_of_different_jobs_at_once_one_commits_and_the_other_says_what_differs(
 ) -> None:
     somewhere.new_output()
     jobs = [somewhere.job]
-    somewhere.folder.settings["policy"] = {"small_share": "30%"}
+    somewhere.folder.settings["policy"]["small_share"] = "30%"
     other = somewhere.folder.folder / "other.yaml"
     other.write_text(Path(somewhere.folder.path).read_text())
     jobs.append(str(other))
-    somewhere.folder.settings["policy"] = {"small_share": "60%"}
+    somewhere.folder.settings["policy"]["small_share"] = "20%"
     assert somewhere.folder.path == jobs[0]
     processes = [forking.start(job, somewhere.log, somewhere.environment) for job in jobs]
     for process in processes:

@@ -56,7 +56,9 @@ def begun(tmp_path: Path) -> Path:
 
 
 def ranks_of(folder: Path) -> Ranks:
-    return Ranks(JobFolder(folder, table(300), units={"score": 20, "generate": 10, "merge": 40}))
+    job = JobFolder(folder, table(300), units={"score": 20, "generate": 20, "merge": 40})
+    job.use_every_stage()
+    return Ranks(job)
 
 
 @pytest.mark.crash

@@ -91,6 +91,18 @@ class JobFolder:
         path.write_text(yaml.safe_dump(self.settings))
         return str(path)
 
+    def use_every_stage(self) -> None:
+        """Decide after the small model, on tonight's own calibration; escalate, defer and audit rows."""
+        tonight = {"rows": 50, "metric": "exact_match", "reference": "large"}
+        self.settings["policy"] = {"small_share": "20%", "decide": "after", "calibrate": tonight}
+        self.settings["models"]["small"] |= {
+            "on_failure": "large", "escalate": {"regex": "[a-r].*"}, "generation": {"max_new_tokens": 16},
+        }  # fmt: skip
+        audit = {"share": "80%", "metric": {"name": "exact_match"}, "reference": "prompt"}
+        self.settings["report"] = {"group_by": ["team"], "audit": audit}
+        # A price by time, as measured, would weigh in which rows skip the small model.
+        self.settings["router"]["price"] = {"gpu_hour": 0}
+
     def load(self, *overrides: str) -> spec.Job:
         return loading.load(self.path, overrides)
 

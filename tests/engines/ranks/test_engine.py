@@ -51,13 +51,9 @@ def test_all_ranks_of_a_large_job_do_units_of_it_and_write_the_same_bytes(tmp_pa
         assert hashes(output) == hashes(alone)
 
 
-def test_escalated_and_audited_rows_are_the_same(tmp_path: Path) -> None:
+def test_calibrated_escalated_deferred_and_audited_rows_are_the_same(tmp_path: Path) -> None:
     job = JobFolder(tmp_path, table(400), units={"score": 64, "generate": 20, "merge": 64})
-    job.settings["models"]["small"] |= {
-        "on_failure": "large", "escalate": {"regex": "[a-m].*"}, "generation": {"max_new_tokens": 12},
-    }  # fmt: skip
-    audit = {"share": "80%", "metric": {"name": "exact_match"}, "reference": "prompt"}
-    job.settings["report"] = {"group_by": ["team"], "audit": audit}
+    job.use_every_stage()
     reports = [json.loads((output / "report" / REPORT).read_text()) for output in worlds(job).values()]
     assert reports[0]["audit"]["measured"] > 40
     assert all(report["audit"] == reports[0]["audit"] for report in reports)
