@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batchroute.confidence.model import ConfidenceModel, cross_fitted
 from batchroute.confidence.signals import Signals
 from batchroute.errors import InputError
 from batchroute.router.calibration.drops import CONFIDENCE, points_of
-from batchroute.router.calibration.points import CalibrationRule, Point, summary_of, within
+from batchroute.router.calibration.points import MeasuredPoints, Point, summary_of
 from batchroute.router.notes import read_json
 
 Floats = NDArray[np.float64]
@@ -99,38 +99,20 @@ class AnsweredRows(BaseModel):
     sample_tokens: tuple[list[float], list[float]] | None = None
 
 
-class ConfidenceCalibration(BaseModel):
-    """`confidence.json`.
+class ConfidenceCalibration(MeasuredPoints):
+    """`confidence.json`: thresholds on the confidence. `rows` are the small model's answers.
 
     Attributes:
-        reference: `large` if the large model's answers were the truth: all drops are then of the likeness to them.
-        rows: the small model's answers; prompts: how many of these were different.
-        models: names of the pair, by side; None where the quality table did not name them.
-        confidence: of the bounds.
         model: makes a row's confidence of its signals.
-        points: by confidence, from the highest, the safest, to the one that keeps all rows on the small model.
         answered: the rows; to compare deciding before and after by a job's own prices.
         seconds_per_token: by side, as `label` measured them; for prices by time.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    table_sha256: str
-    rows: int
-    prompts: int
-    models: dict[str, str | None]
-    metric: str | None
-    reference: Literal["large"] | None = None
     confidence: float = CONFIDENCE
     model: ConfidenceModel
-    points: list[Point]
     large_mean: float
     answered: AnsweredRows | None = None
-    seconds_per_token: dict[str, float] = {}
-
-    def within(self, limit: float, rule: CalibrationRule) -> Point | None:
-        """See `batchroute.router.calibration.points.within`."""
-        return within(self.points, limit, rule)
+    seconds_per_token: dict[str, float] = Field(default_factory=dict)
 
     def summary(self) -> list[str]:
         """What both rules choose at common limits, a line each."""

@@ -3,196 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from batchroute.router.calibration.drops import CONFIDENCE, points_of
-from batchroute.router.calibration.points import CalibrationRule, Point, within
+from batchroute.confidence.plans import WAYS, Plan, Way, curve, points_by, skips, surely_reaches
+from batchroute.confidence.rows import Floats, PricedRows
+from batchroute.router.calibration.drops import CONFIDENCE
+from batchroute.router.calibration.points import CalibrationRule, within
 
-Floats = NDArray[np.float64]
-Scores = NDArray[np.float32]
-Way = Literal["before", "after", "both"]
-WAYS: tuple[Way, ...] = get_args(Way)
-
-SKIPPED = np.float32(-1.0)
-"""The confidence of a row that skips the small model: below that of any answer."""
-
-_SKIPPED_SHARES = tuple(share / 100 for share in range(5, 100, 5))
 _RESAMPLES, _FEW_RESAMPLES = 300, 30
-_TRIFLE = 1e-9
-
-
-@dataclass(frozen=True, slots=True)
-class PricedRows:
-    """Rows that both models answered, and what each answer costs; arrays of shape [rows].
-
-    Costs may have any unit: only their ratios count.
-
-    Attributes:
-        small, large: mean qualities.
-        confidence: of the small model's answers, by a model that was not fitted to the row.
-        score: the router's; None without a router. Then nothing can be decided before.
-        small_cost: of the small model's answer.
-        signal_cost: of what is asked of the small model for its signals alone: the extra samples.
-        large_cost: of the large model's answer.
-        group: number of each row's prompt, from 0; resamples draw prompts.
-        router_cost: of scoring one row.
-    """
-
-    small: Floats
-    large: Floats
-    confidence: Scores
-    score: Scores | None
-    small_cost: Floats
-    signal_cost: Floats
-    large_cost: Floats
-    group: NDArray[np.intp]
-    router_cost: float = 0.0
-
-    def __len__(self) -> int:
-        return len(self.small)
-
-    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> PricedRows:
-        """These rows; their prompts are numbered anew."""
-        picked = {name: getattr(self, name)[rows] for name in _COLUMNS}
-        group = np.unique(self.group[rows], return_inverse=True)[1].astype(np.intp)
-        return replace(self, **picked, score=None if self.score is None else self.score[rows], group=group)
-
-    def resampled(self, rng: np.random.Generator) -> PricedRows:
-        """As many prompts, drawn with replacement, each drawing a prompt of its own."""
-        in_order = np.argsort(self.group, kind="stable")
-        rows_of = np.split(in_order, np.flatnonzero(np.diff(self.group[in_order])) + 1)
-        drawn = [rows_of[number] for number in rng.integers(0, len(rows_of), len(rows_of))]
-        group = np.repeat(np.arange(len(drawn)), [len(rows) for rows in drawn])
-        return replace(self.take(np.concatenate(drawn)), group=group)
-
-    @property
-    def all_large(self) -> float:
-        """Mean cost of a row if the large model answers all of them, without a router: the unit of total costs."""
-        return float(self.large_cost.mean())
-
-    def cost_of_share(self, share: float) -> float:
-        """Total cost, in units of `all_large`, if a share of the rows drawn at random is decided on before, and goes to
-        the small model: the cost at which ways are compared at this cost advantage."""
-        cost = share * float(self.small_cost.mean()) + (1.0 - share) * self.all_large
-        return cost / self.all_large
-
-    def draws(self, resamples: int, seed: int) -> NDArray[np.uint16]:
-        """How often each resample holds each row: shape [1 + resamples, rows]; entry 0 holds each row once."""
-        prompts = int(self.group.max()) + 1
-        drawn = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1.0 / prompts), size=resamples)
-        once = np.ones((1, len(self)), np.uint16)
-        return np.concatenate([once, drawn.astype(np.uint16)[:, self.group]])
-
-
-_COLUMNS = ("small", "large", "confidence", "small_cost", "signal_cost", "large_cost")
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One way to decide.
-
-    Attributes:
-        skip: of `both`: rows whose score is below it go to the large model at once.
-    """
-
-    way: Way
-    skip: float | None = None
-
-    def order(self, rows: PricedRows) -> Scores:
-        """By what the rows are ordered, those that stay on the small model first: shape [rows]."""
-        if self.way == "before":
-            assert rows.score is not None
-            return rows.score
-        return np.where(self.asked(rows), rows.confidence, SKIPPED)
-
-    def asked(self, rows: PricedRows) -> NDArray[np.bool_]:
-        """Rows that the small model answers before they are decided on."""
-        if self.way == "before":
-            return np.zeros(len(rows), np.bool_)
-        if self.skip is None:
-            return np.ones(len(rows), np.bool_)
-        assert rows.score is not None
-        asked: NDArray[np.bool_] = rows.score >= np.float32(self.skip)
-        return asked
-
-    def costs(self, rows: PricedRows) -> tuple[Floats, Floats]:
-        """What each row costs if it does not stay on the small model, and if it does: shapes [rows]."""
-        scored = rows.router_cost if rows.score is not None else 0.0
-        if self.way == "before":
-            return scored + rows.large_cost, scored + rows.small_cost
-        answered = scored + self.asked(rows) * (rows.small_cost + rows.signal_cost)
-        return answered + rows.large_cost, answered
-
-
-@dataclass(frozen=True, slots=True)
-class CostCurve:
-    """Loss by total cost, for the rows as they are (entry 0) and for each resample.
-
-    Attributes:
-        cost, loss: of each draw, shape [kept]: in units of `PricedRows.all_large` and of the metric; from no row on
-            the small model, the dearest, to all that the plan lets stay there.
-        large: shape [draws]: mean q(L).
-        stays: shape [kept]: share of the rows as they are that stay on the small model.
-    """
-
-    cost: list[Floats]
-    loss: list[Floats]
-    large: Floats
-    stays: Floats
-
-    def reaches(self, cost: float) -> bool:
-        """Whether the rows as they are can cost as little."""
-        return bool(cost >= self.cost[0][-1] - _TRIFLE)
-
-    def loss_at(self, costs: Floats) -> Floats:
-        """Loss at each total cost: shape [draws, costs]; below the least cost, that of the least."""
-        losses = [np.interp(costs, x[::-1], y[::-1]) for x, y in zip(self.cost, self.loss, strict=True)]
-        return np.array(losses)
-
-    def drop_at(self, cost: float) -> Floats:
-        """Quality drop in percent at a total cost: shape [draws]; all infinite if the rows cannot cost as little."""
-        if not self.reaches(cost):
-            return np.full(len(self.large), np.inf)
-        drops: Floats = 100.0 * self.loss_at(np.array([cost]))[:, 0] / np.abs(self.large)
-        return drops
-
-
-def curve(
-    rows: PricedRows, plan: Plan, draws: NDArray[np.uint16] | None = None, part: NDArray[np.bool_] | None = None
-) -> CostCurve:
-    """Keep the rows on the small model that the plan puts first, one after the other.
-
-    Rows of equal order lose and cost their average, as if drawn at random.
-
-    Args:
-        part: count the losses and the share of these rows alone, in units of all rows; costs are those of all rows.
-    """
-    part = np.ones(len(rows), np.bool_) if part is None else part
-    draws = np.ones((1, len(rows)), np.uint16) if draws is None else draws
-    order, asked = plan.order(rows), plan.asked(rows)
-    can_stay = np.ones(len(rows), np.bool_) if plan.way == "before" else asked
-    _, block = np.unique(-order, return_inverse=True)
-    blocks = int(block.max()) + 1
-    stays = np.zeros(blocks, np.bool_)
-    stays[block] = can_stay
-    sent, kept = plan.costs(rows)
-    costs, losses, large = [], [], np.empty(len(draws))
-    for i, drawn in enumerate(draws):
-        weights = drawn / drawn.sum()
-        saved = np.bincount(block, weights * (sent - kept), blocks)[stays]
-        lost = np.bincount(block, weights * part * (rows.large - rows.small), blocks)[stays]
-        unit = float(weights @ rows.large_cost)
-        cost = (float(weights @ sent) - np.concatenate([[0.0], np.cumsum(saved)])) / unit
-        # A row that is dearer on the small model saves nothing; interpolation needs costs in order.
-        costs.append(np.minimum.accumulate(cost))
-        losses.append(np.concatenate([[0.0], np.cumsum(lost)]))
-        large[i] = weights @ rows.large
-    share = np.concatenate([[0.0], np.cumsum(np.bincount(block, part, blocks)[stays])]) / len(rows)
-    return CostCurve(costs, losses, large, share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +36,10 @@ class Choice:
 def choose_at(rows: PricedRows, cost: float, seed: int = 0, ways: Sequence[Way] = WAYS) -> Choice:
     """The plan of the lowest quality drop at a total cost.
 
+    Two estimates of the drop are averaged: that of the rows, which is right on average but noisy (by it alone, 200 rows
+    took the worse way so often that it cost over a point), and with twice its weight that of the rows smoothed, which
+    is steady but sees the score only as far as the confidence does.
+
     Args:
         ways: those that the policy leaves open.
         cost: in units of `PricedRows.all_large`, such as from `PricedRows.cost_of_share`; at least what the cheapest
@@ -223,12 +47,15 @@ def choose_at(rows: PricedRows, cost: float, seed: int = 0, ways: Sequence[Way] 
     """
     draws = rows.draws(_RESAMPLES, seed)
     cost = max(cost, min(float(curve(rows, plan).cost[0][-1]) for plan in _unskipping(rows, ways)))
+    smoothed = rows.smoothed()
+    estimates = (rows, smoothed, smoothed)
     return _best(
         rows,
         ways,
-        lambda plan: float(curve(rows, plan).drop_at(cost)[0]),
+        lambda plan: float(np.mean([curve(some, plan).drop_at(cost)[0] for some in estimates])),
         lambda plan: curve(rows, plan, draws).drop_at(cost)[1:],
-        f"at {cost:.0%} of the cost of all rows on the large model the quality drop is",
+        [plan for plan in skips(rows) if surely_reaches(rows, plan, cost)],
+        f"at {cost:.0%} of the cost of all rows on the large model the quality drop is estimated at",
     )
 
 
@@ -246,6 +73,7 @@ def choose_within(
         ways,
         lambda plan: _cost_within(rows, plan, limit, rule, confidence),
         lambda plan: np.array([_cost_within(some, plan, limit, rule, confidence) for some in resamples]),
+        skips(rows),
         f"for a quality drop within {limit:g} % ({rule}) the cost, relative to all rows on the large model, is",
     )
 
@@ -257,15 +85,6 @@ def bounds_among(ways: int) -> float:
     (Bonferroni). The price is room: with three ways the bounds are wider by a third.
     """
     return 1.0 - (1.0 - CONFIDENCE) / max(1, ways)
-
-
-def points_by(
-    rows: PricedRows, plan: Plan, seed: int = 0, resamples: int = 1, confidence: float = CONFIDENCE
-) -> list[Point]:
-    """The points of a plan, by its order; rows that skip are in none, whatever its threshold."""
-    order, prompts = plan.order(rows), [str(number) for number in rows.group]
-    points = points_of(order, rows.small, rows.large, prompts, seed, resamples, confidence)
-    return [point for point in points if point.threshold > SKIPPED]
 
 
 def _cost_within(rows: PricedRows, plan: Plan, limit: float, rule: CalibrationRule, confidence: float) -> float:
@@ -281,6 +100,7 @@ def _best(
     ways: Sequence[Way],
     figure: Callable[[Plan], float],
     resampled: Callable[[Plan], Floats],
+    cuts: Sequence[Plan],
     about: str,
 ) -> Choice:
     """The plan with the lowest figure of deciding before and after; a cut is better only by more than the error.
@@ -290,16 +110,17 @@ def _best(
     Args:
         figure: of a plan, in percent.
         resampled: figures of a plan on resamples of the rows, the same for all plans.
+        cuts: plans of `both`.
     """
     plans = _unskipping(rows, ways)
     found = {plan: figure(plan) for plan in plans}
     best = min(plans, key=lambda plan: found[plan])
-    cuts = {plan: figure(plan) for plan in skips(rows)} if "both" in ways else {}
-    if cuts:
-        skip = min(cuts, key=lambda plan: cuts[plan])
-        found[skip] = cuts[skip]
+    by_cut = {plan: figure(plan) for plan in cuts} if "both" in ways else {}
+    if by_cut:
+        skip = min(by_cut, key=lambda plan: by_cut[plan])
+        found[skip] = by_cut[skip]
     draws = {plan: resampled(plan) for plan in found}
-    if cuts and found[best] - found[skip] > _deviation(draws[best] - draws[skip]):
+    if by_cut and found[best] - found[skip] > _deviation(draws[best] - draws[skip]):
         best = skip
     figures = {plan.way: value for plan, value in found.items()}
     errors = {plan.way: 0.0 if plan == best else _deviation(draws[plan] - draws[best]) for plan in found}
@@ -308,14 +129,6 @@ def _best(
 
 def _unskipping(rows: PricedRows, ways: Sequence[Way]) -> list[Plan]:
     return [Plan("after")] if rows.score is None or "before" not in ways else [Plan("before"), Plan("after")]
-
-
-def skips(rows: PricedRows) -> list[Plan]:
-    """Plans with cuts at every twentieth of the rows by score; none without a router."""
-    if rows.score is None:
-        return []
-    cuts = np.unique(np.quantile(rows.score, _SKIPPED_SHARES))
-    return [Plan("both", float(cut)) for cut in cuts.astype(np.float32) if (rows.score < cut).any()]
 
 
 def _deviation(values: Floats) -> float:

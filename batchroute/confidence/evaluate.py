@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from batchroute.confidence.choice import CostCurve, Plan, PricedRows, choose_at, curve, skips
+from batchroute.confidence.choice import choose_at
+from batchroute.confidence.plans import CostCurve, Plan, curve, skips
+from batchroute.confidence.rows import PricedRows
 from batchroute.router.evaluation.curves import MeanQualities, curves
 from batchroute.router.evaluation.scorecard import Estimate, drops, key
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchroute.confidence.calibration import AnsweredRows
-from batchroute.confidence.choice import PricedRows
+from batchroute.confidence.rows import PricedRows
 from batchroute.costs.prices import Price
 from batchroute.errors import InputError
 from batchroute.fields import Side

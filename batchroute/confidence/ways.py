@@ -14,9 +14,9 @@ from batchroute.confidence import plot
 from batchroute.confidence.answers import Answers
 from batchroute.confidence.calibrate import answered_rows, seconds_per_token
 from batchroute.confidence.calibration import ConfidenceCalibration, measure
-from batchroute.confidence.choice import PricedRows
 from batchroute.confidence.evaluate import WayFigures, choices, figures
 from batchroute.confidence.pricing import by_price, by_ratio
+from batchroute.confidence.rows import PricedRows
 from batchroute.costs.prices import Price
 from batchroute.fields import SIDES, Side
 from batchroute.tables.quality_table import QualityTable

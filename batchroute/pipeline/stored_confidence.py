@@ -8,12 +8,17 @@ import numpy as np
 
 from batchroute import models
 from batchroute.confidence.calibration import ConfidenceCalibration
+from batchroute.confidence.choice import bounds_among
+from batchroute.confidence.plans import Plan, points_by
+from batchroute.confidence.pricing import by_ratio
+from batchroute.confidence.signals import NAMES
 from batchroute.config.job import Job
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
+from batchroute.pipeline.shards.answers import model_of
 from batchroute.router.calibration.gain import Gain
 from batchroute.router.calibration.lengths import Lengths
-from batchroute.router.calibration.points import Calibration
+from batchroute.router.calibration.points import Calibration, Point
 
 
 def stored_confidence(job: Job) -> ConfidenceCalibration | None:
@@ -41,7 +46,32 @@ def stored_confidence(job: Job) -> ConfidenceCalibration | None:
                 f"{where} was calibrated with {measured} as the {side} model, but models.{side}.model is {name}: "
                 "calibrate on a quality table of this pair"
             )
+    _check_signals(job, found, where)
     return found
+
+
+def _check_signals(job: Job, found: ConfidenceCalibration, where: str) -> None:
+    """Raises:
+    InputError: the confidence was fitted to signals that the job does not have, or without those that it names.
+    """
+    small, own, named = model_of(job, "small"), set(NAMES), job.policy.signals or ()
+    missing = {
+        "logprob": None if small.logprobs else "models.small.confidence.logprobs",
+        "logprob_low": None if small.logprobs else "models.small.confidence.logprobs",
+        "agreement": None if small.samples else "models.small.confidence.samples",
+        "score": None if job.router is not None else "router",
+    }
+    for name in found.model.columns:
+        column = name.removeprefix("recorded:")
+        key = missing.get(name) if name in own else None if column in named else f"policy.signals: [{column}]"
+        if key is not None:
+            raise InputError(f"{where} reads the signal '{column}', which this job does not have: set {key}")
+    for column in named:
+        if not {column, f"recorded:{column}"} & (found.model.columns.keys() - own):
+            raise InputError(
+                f"policy.signals: {where} was fitted without '{column}': calibrate with --signal {column}, or leave it "
+                "out"
+            )
 
 
 def check_limits(job: Job) -> None:
@@ -50,6 +80,11 @@ def check_limits(job: Job) -> None:
     """
     if not job.policy.looks_after or job.policy.calibrate is not None or stored_confidence(job) is not None:
         return
+    if job.policy.signals is not None:
+        raise InputError(
+            "policy.signals needs rows that show what they are worth: set policy.calibrate to measure some of "
+            "tonight's, or name a folder of 'batchroute calibrate --signal COLUMN' as policy.calibration"
+        )
     limited = any(rule.max_quality_drop is not None for _, rule in job.policy.rules())
     if limited or (job.policy.decide == "auto" and job.router is not None):
         what = "policy.max_quality_drop" if limited else "policy.decide: auto"
@@ -57,6 +92,16 @@ def check_limits(job: Job) -> None:
             f"{what} needs rows that both models answered: set policy.calibrate to measure some of tonight's, or run "
             "'batchroute calibrate' on a quality table with signals and name its folder as policy.calibration"
         )
+
+
+def points_of(found: ConfidenceCalibration, plan: Plan, among: int) -> list[Point] | None:
+    """The points of a plan that was chosen among several: its bounds share the chance to break the limit.
+
+    None where the stored points hold as they are: there was nothing to choose, or the rows have no scores.
+    """
+    if among < 2 or found.answered is None or found.answered.score is None:
+        return None
+    return points_by(by_ratio(found.answered, 1.0), plan, confidence=bounds_among(among))
 
 
 def by_confidence(found: ConfidenceCalibration, lengths: dict[str, Lengths]) -> Calibration:

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from batchroute.confidence.answers import Answers
 from batchroute.confidence.calibration import measure
-from batchroute.confidence.choice import Plan, PricedRows, bounds_among, choose_within, points_by
+from batchroute.confidence.choice import bounds_among, choose_within
 from batchroute.confidence.model import ConfidenceModel
+from batchroute.confidence.plans import Plan, points_by
+from batchroute.confidence.rows import PricedRows
 from batchroute.router.calibration.points import within
 from batchroute.tables import quality_table
 

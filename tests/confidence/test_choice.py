@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batchroute.confidence.choice import Plan, PricedRows, bounds_among, choose_at, choose_within, curve, points_by
+from batchroute.confidence.choice import bounds_among, choose_at, choose_within
+from batchroute.confidence.plans import Plan, curve, points_by, surely_reaches
+from batchroute.confidence.rows import PricedRows
 
 
 def _rows(
@@ -119,6 +121,18 @@ def test_a_cut_is_not_taken_for_luck() -> None:
     """The score says nothing, so no cut can help; one of nineteen looks good on the rows themselves."""
     ways = [choose_at(_rows(count=300, by_score=0.0, by_confidence=2.0, seed=seed), 0.6).plan.way for seed in range(20)]
     assert ways.count("after") >= 19
+
+
+def test_a_cut_is_taken_only_if_other_rows_can_cost_as_little() -> None:
+    rows = _rows(count=400, by_score=2.0, by_confidence=2.0)
+    assert rows.score is not None
+    plan = Plan("both", float(np.median(rows.score)))
+    least = float(curve(rows, plan).cost[0][-1])
+    assert curve(rows, plan).reaches(least)
+    assert not surely_reaches(rows, plan, least)
+    # Half of the rows skip, each for 0.9 more: the error of their share is 0.5 / √400.
+    assert surely_reaches(rows, plan, least + 0.9 * 2 * 0.025)
+    assert surely_reaches(rows, Plan("after"), 0.1)
 
 
 def test_the_choice_is_hardly_worse_than_the_better_way_on_other_rows() -> None:

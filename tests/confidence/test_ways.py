@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from batchroute.cli import app
-from batchroute.confidence.choice import Plan, PricedRows, curve
 from batchroute.confidence.evaluate import figures
+from batchroute.confidence.plans import Plan, curve
+from batchroute.confidence.rows import PricedRows
 from batchroute.confidence.ways import Ways
 from tests.confidence.test_calibrate import table
 from tests.support.tiny_models import tiny_router

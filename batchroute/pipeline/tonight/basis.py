@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from batchroute.confidence.choice import bounds_among
 from batchroute.confidence.model import ConfidenceModel
 from batchroute.config.job import Job
 from batchroute.fields import SIDES
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.identity import known_calibration
 from batchroute.pipeline.shards.limits import cost_of
-from batchroute.pipeline.stored_confidence import by_confidence, stored_confidence
+from batchroute.pipeline.stored_confidence import by_confidence, points_of, stored_confidence
 from batchroute.pipeline.tonight.draw import SHARDS, drawn_positions
 from batchroute.pipeline.tonight.figures import ALL, read_tonight
-from batchroute.pipeline.tonight.way import Way, choose, priced, put_way, read_way
+from batchroute.pipeline.tonight.way import Way, choose, priced, put_way, read_way, ways_of
 from batchroute.router.calibration.points import Calibration
 
 Mask = NDArray[np.bool_]
@@ -41,7 +42,7 @@ class Basis:
         tonight = read_tonight(context.work)
         if tonight is not None:
             return cls.tonights(tonight.before, context.job)
-        known = known_calibration(context.job)
+        known = _chosen(context, known_calibration(context.job))
         return cls(known, {} if known is None else {group: known for group, _ in context.job.policy.rules()})
 
     @classmethod
@@ -54,7 +55,8 @@ class Basis:
         if found is None:
             return cls(None, {}), None
         router = known_calibration(context.job)
-        figures = by_confidence(found, {} if router is None else router.lengths)
+        figures = _chosen(context, by_confidence(found, {} if router is None else router.lengths))
+        assert figures is not None
         return cls(figures, {group: figures for group, _ in context.job.policy.rules()}), found.model
 
     @classmethod
@@ -64,6 +66,18 @@ class Basis:
         groups = {group: calibrations.get(ALL if group is None else group) for group, _ in job.policy.rules()}
         nothing = None if whole is None else whole.model_copy(update={"points": []})
         return cls(whole, {group: found for group, one in groups.items() if (found := one or nothing) is not None})
+
+
+def _chosen(context: Context, figures: Calibration | None) -> Calibration | None:
+    """The figures with the points of the way that was chosen by a stored calibration."""
+    found, way = stored_confidence(context.job), read_way(context.work)
+    if figures is None or found is None or way is None:
+        return figures
+    among = len(ways_of(context.job.policy))
+    points = points_of(found, way.plan, among)
+    return (
+        figures if points is None else figures.model_copy(update={"points": points, "confidence": bounds_among(among)})
+    )
 
 
 def way_of(context: Context, rows: int) -> Way:

@@ -11,10 +11,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from batchroute.confidence.choice import SKIPPED, PricedRows, bounds_among
+from batchroute.confidence.choice import bounds_among
 from batchroute.confidence.model import ConfidenceModel, cross_fitted
+from batchroute.confidence.plans import SKIPPED
+from batchroute.confidence.rows import PricedRows
 from batchroute.confidence.signals import Signals
-from batchroute.costs.prices import pico, picos_of
+from batchroute.costs.prices import PICO, picos_of
 from batchroute.costs.usage import router_usage
 from batchroute.fields import SIDES, Side
 from batchroute.pipeline import layout
@@ -134,7 +136,7 @@ def _confidence(rows: _Rows, seed: int) -> tuple[ConfidenceModel, Scores]:
 
 
 def _priced(context: Context, rows: _Rows, confidence: Scores) -> PricedRows | None:
-    """The measured rows with what their answers cost; None where a price is missing."""
+    """The measured rows with what their answers cost in USD; None where a price is missing."""
     if any(context.snapshot.price(side) is None for side in SIDES):
         return None
     known = rows.known & ~np.isnan(rows.scores)
@@ -145,11 +147,11 @@ def _priced(context: Context, rows: _Rows, confidence: Scores) -> PricedRows | N
         large=rows.large[known],
         confidence=confidence[known],
         score=rows.scores[known],
-        small_cost=rows.costs["small"][known] - rows.signal_cost[known],
-        signal_cost=rows.signal_cost[known],
-        large_cost=rows.costs["large"][known],
+        small_cost=(rows.costs["small"][known] - rows.signal_cost[known]) / PICO,
+        signal_cost=rows.signal_cost[known] / PICO,
+        large_cost=rows.costs["large"][known] / PICO,
         group=np.unique(rows.prompts[known], return_inverse=True)[1].astype(np.intp),
-        router_cost=0.0 if router is None else float(pico(router)) / max(1, context.snapshot.rows),
+        router_cost=0.0 if router is None else float(router) / max(1, context.snapshot.rows),
     )
 
 

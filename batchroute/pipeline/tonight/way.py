@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.confidence.calibration import AnsweredRows
-from batchroute.confidence.choice import WAYS, Choice, Plan, PricedRows, choose_at, choose_within
-from batchroute.confidence.choice import Way as Name
+from batchroute.confidence.choice import Choice, choose_at, choose_within
+from batchroute.confidence.plans import WAYS, Plan
+from batchroute.confidence.plans import Way as Name
+from batchroute.confidence.pricing import by_price
+from batchroute.confidence.rows import PricedRows
 from batchroute.config.job import Job
-from batchroute.costs.prices import PICO, Price
+from batchroute.costs.prices import Price
+from batchroute.errors import InputError
 from batchroute.fields import SIDES, Side
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
@@ -23,7 +25,8 @@ from batchroute.policy.settings import DEFAULT, Policy, Rule
 from batchroute.router.calibration.lengths import Lengths
 from batchroute.storage.workdir import Workdir
 
-Floats = NDArray[np.float64]
+_TRIFLE = 1e-12
+"""A pico-dollar."""
 
 
 class Way(BaseModel):
@@ -60,7 +63,7 @@ def choose(job: Job, rows: PricedRows | None, whole: int) -> Way:
     """The way of a policy that may look at answers.
 
     Args:
-        rows: rows that both models answered, with their costs; None where these are not known.
+        rows: rows that both models answered, with their costs in USD; None where these are not known.
         whole: number of rows of the run that go to a model.
     """
     policy = job.policy
@@ -94,39 +97,16 @@ def _choice(rule: Rule, rows: PricedRows, whole: int, ways: Sequence[Name]) -> C
     if rule.small_share is not None:
         return choose_at(rows, rows.cost_of_share(float(rule.small_share)), ways=ways)
     assert rule.budget is not None
-    return choose_at(rows, min(1.0, float(rule.budget * PICO) / max(1.0, rows.all_large * whole)), ways=ways)
+    return choose_at(rows, min(1.0, float(rule.budget) / max(_TRIFLE, rows.all_large * whole)), ways=ways)
 
 
 def priced(answered: AnsweredRows, prices: dict[Side, Price | None], lengths: dict[str, Lengths]) -> PricedRows | None:
     """The rows of a stored calibration at the prices of a job; None if a price, a time or tokens are missing."""
-    tokens = {"small": answered.small_tokens, "large": answered.large_tokens}
-    costs: dict[str, Floats] = {}
-    for side in SIDES:
-        price, known = prices[side], tokens[side]
-        a_token = None if price is None or known is None else _a_token(price, lengths.get(side))
-        if known is None or a_token is None:
-            return None
-        costs[side] = np.array(known[0]) * a_token[0] + np.array(known[1]) * a_token[1]
-        if side == "small":
-            read, written = answered.sample_tokens or ([0.0] * len(answered.small), [0.0] * len(answered.small))
-            costs["signal"] = np.array(read) * a_token[0] + np.array(written) * a_token[1]
-    return PricedRows(
-        small=np.array(answered.small),
-        large=np.array(answered.large),
-        confidence=np.array(answered.confidence, np.float32),
-        score=None if answered.score is None else np.array(answered.score, np.float32),
-        small_cost=costs["small"],
-        signal_cost=costs["signal"],
-        large_cost=costs["large"],
-        group=np.array(answered.group, np.intp),
-    )
-
-
-def _a_token(price: Price, lengths: Lengths | None) -> tuple[float, float] | None:
-    """Pico-dollars for a token read and for one written."""
-    if price.by_token:
-        return float(price.of_tokens(1, 0)), float(price.of_tokens(0, 1))
-    if lengths is None or lengths.seconds_per_token is None:
+    known: dict[Side, Price] = {side: price for side, price in prices.items() if price is not None}
+    seconds = {side: one.seconds_per_token for side, one in lengths.items() if one.seconds_per_token is not None}
+    if len(known) < len(SIDES):
         return None
-    each = float(price.of_seconds(1.0)) * lengths.seconds_per_token
-    return each, each
+    try:
+        return by_price(answered, known, seconds)
+    except InputError:
+        return None

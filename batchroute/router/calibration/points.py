@@ -60,17 +60,15 @@ def within(points: Sequence[Point], limit: float, rule: CalibrationRule) -> Poin
     return best
 
 
-class Calibration(BaseModel):
-    """`calibration.json`.
+class MeasuredPoints(BaseModel):
+    """What rows that both models answered show of thresholds.
 
     Attributes:
+        rows: how many were measured; prompts: how many different ones.
         models: names of the pair, by side; None where the quality table did not name them.
         reference: `large` if the large model's answers were the truth: the drops are then of the likeness to them.
-        max_length: tokens that the router read of a prompt; with another length the scores are others.
         confidence: of the bounds.
-        points: from the highest threshold, the safest, to the one that sends all rows to the small model.
-        gain: what a row gains on the large model.
-        lengths: tokens that each model reads and writes, by side; empty if the table has no token counts.
+        points: from the highest threshold, the safest, to the one that keeps all rows on the small model.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -81,9 +79,24 @@ class Calibration(BaseModel):
     models: dict[str, str | None]
     metric: str | None
     reference: Literal["large"] | None = None
-    max_length: int
     confidence: float
     points: list[Point]
+
+    def within(self, limit: float, rule: CalibrationRule) -> Point | None:
+        """See `within`."""
+        return within(self.points, limit, rule)
+
+
+class Calibration(MeasuredPoints):
+    """`calibration.json`: thresholds on the router's score.
+
+    Attributes:
+        max_length: tokens that the router read of a prompt; with another length the scores are others.
+        gain: what a row gains on the large model.
+        lengths: tokens that each model reads and writes, by side; empty if the table has no token counts.
+    """
+
+    max_length: int
     gain: Gain | None = None
     lengths: dict[str, Lengths] = {}
 
@@ -106,10 +119,6 @@ class Calibration(BaseModel):
     def known(cls, router: str) -> Self | None:
         """As `of`, but None if there is none."""
         return read_noted(router, CALIBRATION_FILE, cls)
-
-    def within(self, limit: float, rule: CalibrationRule) -> Point | None:
-        """See `within`."""
-        return within(self.points, limit, rule)
 
     def summary(self) -> list[str]:
         """What both rules choose at common limits, a line each, and a warning if the rows are few."""
