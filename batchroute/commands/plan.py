@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from batchroute.config.job import Job
+from batchroute.config.job import Job, without_samples
 from batchroute.engines.local import LocalEngine
 from batchroute.fields import SIDES
 from batchroute.pipeline import layout
@@ -92,7 +93,9 @@ def make_plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
     view = outlook_of(context, scored, known_calibration(job))
     other: Outlook | None = None
     if job.policy.looks_after:
-        other = None if job.router is None else view
+        # Deciding before needs no samples.
+        before = dataclasses.replace(context, job=without_samples(job))
+        other = None if job.router is None else outlook_of(before, scored, known_calibration(job))
         view, assumed = foresee(context, scored)
     groups = None if job.policy.by is None else groups_of(table, job.policy.by, scored.stretches)
     part = len(view.scores) / frozen.rows if frozen.rows else 1.0
@@ -100,8 +103,8 @@ def make_plan(job: Job, progress: Progress, sample: int = SAMPLE_ROWS) -> Plan:
     words = policy_words(decision)
     alternatives = view.alternatives()
     if other is not None and _is_for_scores(job, other):
-        before = decide(job.policy, other.rows(groups), other.calibration, other.spent, part)
-        alternatives = [other.forecast(before.small, f"{words}, decided before"), *alternatives]
+        to_small = decide(job.policy, other.rows(groups), other.calibration, other.spent, part).small
+        alternatives = [other.forecast(to_small, f"{words}, decided before"), *alternatives]
     return Plan(
         snapshot=frozen,
         done=done,

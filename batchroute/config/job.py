@@ -142,7 +142,7 @@ class Job(BaseModel):
                 "router is missing: a policy that decides before the small model answers needs its scores; name one as "
                 "router.model, or set policy.decide: after"
             )
-        if self.policy.looks_after:
+        if self.policy.looks_after and self.policy.signals is None:
             _check_signals(self.models.small)
         if self.output.columns is not None and not self.json_columns:
             raise ValueError(

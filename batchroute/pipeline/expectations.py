@@ -17,6 +17,7 @@ from batchroute.policy.outlook import Floats, Mask, Outlook, gains_of
 from batchroute.policy.settings import Scores
 from batchroute.router.calibration.lengths import Lengths
 from batchroute.router.calibration.points import Calibration
+from batchroute.words import plural
 
 
 def outlook(
@@ -53,7 +54,7 @@ def _costs(
     for side in SIDES:
         model = job.models.of(side)
         lengths = lengths_of(model, side, calibration)
-        costs[side] = model_costs(prices[side], lengths, tokens, model.generation.max_new_tokens)
+        costs[side] = model_costs(prices[side], lengths, tokens, model.generation.max_new_tokens, model.samples)
     return _with_audit(costs, job)
 
 
@@ -106,6 +107,12 @@ def assumptions(job: Job, calibration: Calibration | None, tonight: bool = False
                 f"Lengths of the {side} model's responses were not measured: each is taken to be the longest allowed, "
                 f"{tokens:,} tokens."
             )
+    samples = job.models.small.samples
+    if samples:
+        lines.append(
+            f"Each answer of the small model is compared with {plural(samples, 'extra sample')}, and the cost holds "
+            "them: they are as long as the answer, and together read the prompt once more."
+        )
     if job.models.small.escalates:
         lines.append("A forecast leaves out what rows cost that the small model does not manage.")
     if any(job.models.of(side).generation.greedy for side in SIDES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from batchroute.costs.prices import PICO, Price
 from batchroute.router.calibration.lengths import Lengths
 
 Picos = NDArray[np.int64]
+
+_SURE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,21 @@ class ModelCosts:
     measured: bool
     least: Picos
 
+    def at_most(self, rows: NDArray[np.bool_]) -> int:
+        """Pico-dollars for these rows, and three standard errors more."""
+        count = int(rows.sum())
+        return int(self.picos[rows].sum()) + math.ceil(_SURE * math.hypot(self.error * count, self.spread * count**0.5))
+
 
 def model_costs(
-    price: Price | None, lengths: Lengths, tokens: NDArray[np.int32], max_new_tokens: int
+    price: Price | None, lengths: Lengths, tokens: NDArray[np.int32], max_new_tokens: int, samples: int = 0
 ) -> ModelCosts | None:
     """None if the costs are unknown: there is no price, or the price is by time and no time was measured.
 
     Args:
         tokens: shape [rows]; the router's token count of each prompt.
         max_new_tokens: the longest response.
+        samples: extra sampled responses of each row, as long as the response; together they read the prompt once more.
     """
     if price is None:
         return None
@@ -54,7 +63,8 @@ def model_costs(
         a_read = a_written = float(price.gpu_hour) * PICO / 3600 * lengths.seconds_per_token
     else:
         return None
-    least = read * a_read
+    a_written *= 1 + samples
+    least = read * a_read * (2 if samples else 1)
     picos = np.rint(least + written * a_written).astype(np.int64)
     line = lengths.output
     return ModelCosts(

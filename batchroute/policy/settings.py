@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from batchroute.costs.prices import PICO
 from batchroute.fields import Share
 from batchroute.policy.tonight import CalibrateSpec
 from batchroute.router.calibration.points import Calibration, CalibrationRule, Point
@@ -110,6 +111,11 @@ class Rule(BaseModel):
         """The keys of `RULES` that are set."""
         return [name for name in RULES if getattr(self, name) is not None]
 
+    def pays_for(self, picos: int) -> bool:
+        """Whether the budget is at least so many pico-dollars."""
+        assert self.budget is not None
+        return picos <= int(self.budget * PICO)
+
     def point(self, calibration: Calibration) -> Point | None:
         """The calibrated point for `max_quality_drop`; None if no threshold keeps the drop within it."""
         assert self.max_quality_drop is not None
@@ -169,6 +175,9 @@ class Policy(Rule):
     calibration: str | None = Field(
         default=None, description="folder that 'batchroute calibrate' wrote without a router; decide: after or auto"
     )
+    signals: list[str] | None = Field(
+        default=None, min_length=1, description="input columns that tell of the small model's answers, such as a log's"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -205,6 +214,8 @@ class Policy(Rule):
     def _decides_by_what_it_has(self) -> Self:
         if self.calibration is not None and not self.looks_after:
             raise ValueError("calibration is what decide: after or auto reads: set decide, or leave calibration out")
+        if self.signals is not None and not self.looks_after:
+            raise ValueError("signals are what decide: after or auto reads: set decide, or leave signals out")
         if self.calibrate is not None and self.calibration is not None:
             raise ValueError("calibrate measures tonight's rows, calibration has another day's: leave one of them out")
         if self.calibrate is not None and self.on_drift is not None:

@@ -80,11 +80,16 @@ class MetricSpec(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One response to one prompt, to be measured."""
+    """One response to one prompt, to be measured.
+
+    Attributes:
+        likeness: the reference is the large model's answer: what counts is how alike the two are.
+    """
 
     prompt: str
     response: str
     reference: str | None = None
+    likeness: bool = False
 
 
 @dataclass(frozen=True, slots=True)

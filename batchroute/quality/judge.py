@@ -23,6 +23,12 @@ _INSTRUCTION = (
     "and style do not matter in themselves. Answer with one line, 'Rating: ' and a whole number from 1 to 10, and with "
     "nothing else."
 )
+_COMPARISON = (
+    "You compare two answers to one prompt. Take the reference answer for right, and rate the response by it: 10 says "
+    "the same or serves as well, 1 is useless or contradicts it. Length and style do not matter in themselves. Answer "
+    "with one line, 'Rating: ' and a whole number from 1 to 10, and with nothing else."
+)
+_BEST = 10.0
 _RATING = re.compile(r"(?:rating:\s*)?(10|[1-9])(?:\s*/\s*10)?\.?", re.IGNORECASE)
 _TIMEOUT_SECONDS = 120.0
 _MOST_TOKENS = 16
@@ -30,6 +36,8 @@ _MOST_TOKENS = 16
 
 class Judge:
     """Ratings from 1 to 10, by one fixed prompt at temperature 0, which contains the reference if the row has one.
+
+    By likeness to the large model's answer, it is asked to compare the two; the same text has a 10 without a request.
 
     There is no quality if the answer is not exactly a rating (`unparsable`), if the model refuses (`refused`), or if
     the request fails after retries (`api_error`). `batch_size` requests are sent at a time.
@@ -66,10 +74,13 @@ class Judge:
     def _rate(self, item: Item) -> Measurement:
         openai, redactor, spec, asked = self._endpoint.openai, self._endpoint.redactor, self._spec, question(item)
         assert spec.model is not None
+        if item.likeness and item.reference is not None and item.response.strip() == item.reference.strip():
+            return Measurement(_BEST)
+        instruction = _COMPARISON if item.likeness else _INSTRUCTION
         try:
             answer = self._client.chat.completions.with_raw_response.create(
                 model=spec.model,
-                messages=[{"role": "system", "content": _INSTRUCTION}, {"role": "user", "content": asked}],
+                messages=[{"role": "system", "content": instruction}, {"role": "user", "content": asked}],
                 temperature=0,
                 max_tokens=_MOST_TOKENS,
             )

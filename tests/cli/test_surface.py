@@ -182,6 +182,7 @@ JOB_KEYS: list[str] = [
     "policy.calibrate.reference",
     "policy.calibrate.seed",
     "policy.calibration",
+    "policy.signals",
     "models.small.endpoint",
     "models.small.api_key_env",
     "models.small.api_key_file",

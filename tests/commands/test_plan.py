@@ -126,6 +126,25 @@ def test_a_plan_forecasts_both_ways(tmp_path: Path) -> None:
     assert plan.expected.cost.value > before.cost.value
 
 
+def test_a_plan_counts_extra_samples(tmp_path: Path) -> None:
+    costs = []
+    for samples in (0, 3):
+        job = JobFolder(tmp_path, table(200), policy={"small_share": "100%", "decide": "after"})
+        job.settings["models"]["small"] |= {"generation": {"max_new_tokens": 8}, "confidence": {"samples": samples}}
+        job.settings["models"]["small"]["price"] = {"input": 0, "output": 1}
+        job.settings["router"]["price"] = {"gpu_hour": 0}
+        planned = make_plan(job.load(), NoProgress())
+        (before, *_), expected = planned.alternatives, planned.expected
+        assert before.cost is not None
+        assert expected.cost is not None
+        costs.append((before.cost.value, expected.cost.value))
+        assert any("3 extra samples" in line for line in planned.assumptions) == bool(samples)
+    (before, once), (again, with_samples) = costs
+    assert again == pytest.approx(before)
+    # Of tokens written alone: four times as many.
+    assert with_samples / once == pytest.approx(4, rel=0.01)
+
+
 def test_a_plan_needs_no_router(tmp_path: Path) -> None:
     calibrate = {"rows": 50, "metric": "exact_match", "reference": "large"}
     policy = {"max_quality_drop": "2%", "decide": "after", "calibrate": calibrate}

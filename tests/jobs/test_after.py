@@ -21,12 +21,17 @@ from batchroute.generators.base import Response
 from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.generators.settings import ModelSpec
 from batchroute.pipeline import run as pipeline
+from batchroute.pipeline.stages import partition
+from batchroute.pipeline.tonight.draw import read_drawn
+from batchroute.pipeline.tonight.way import Way
 from batchroute.progress import NoProgress
 from batchroute.prompt import Prompt
 from batchroute.reports.headline import headline
 from batchroute.reports.sentences import assumptions
 from batchroute.storage import manifest
+from batchroute.storage.local import LocalFolder
 from batchroute.storage.objects import folder_at
+from batchroute.storage.workdir import Workdir, run_ids
 from batchroute.tables import quality_table
 from tests.support.jobs import CutProgress, JobFolder, table
 
@@ -277,9 +282,12 @@ def test_retrying_asks_again_for_deferred_rows_that_failed(tmp_path: Path, monke
         return model
 
     monkeypatch.setattr(generators, "load", load)
-    job = job_of(tmp_path, {"small_share": "50%"})
+    job = job_of(tmp_path, {"small_share": "50%", "calibrate": TONIGHT})
     job.run("max_failed=1")
     before = job.answers()
+    drawn = read_drawn(Workdir(LocalFolder(job.output), run_ids(LocalFolder(job.output))[0]))
+    assert drawn is not None
+    assert "failed" in before["status"].gather(drawn.positions)
     assert 0 < len(before.filter(status="failed")) < ROWS / 2
     broken.clear()
     job.run("max_failed=1", retry_failed=True)
@@ -399,18 +407,30 @@ def test_rows_that_the_router_finds_hopeless_skip_the_small_model(tmp_path: Path
     first.run()
     scores = first.answers()
     low = scores.sort("score").head(200)
-    job = job_of(tmp_path, {"small_share": "40%", "calibrate": {**TONIGHT, "rows": 150}}, table(400), router=True)
+    job = job_of(tmp_path, {"small_share": "30%", "calibrate": {**TONIGHT, "rows": 150}}, table(400), router=True)
     job.settings["output"]["uri"] = str(tmp_path / "skipping")
     job.settings["models"]["small"]["price"] = {"input": 0.3, "output": 0.9}
     worse.wrong = tuple(low["prompt"].to_list())
     job.run()
     answers = pl.read_parquet(tmp_path / "skipping" / "data" / "*.parquet")
-    assert len(kept(answers)) == 160
+    assert len(kept(answers)) == 120
     skipped = answers.filter(route="large")
     assert len(skipped) > 20
     assert skipped["score"].max() < kept(answers)["score"].min()
     assert skipped["confidence"].null_count() == len(skipped)
     assert "skip the small model" in job.log
+
+
+@pytest.mark.parametrize("amount", ["0.002", "0.01"])
+def test_no_more_rows_skip_than_a_budget_pays_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amount: str) -> None:
+    monkeypatch.setattr(partition, "way_of", lambda *_: Way(way="both", skip=1.0))
+    job = job_of(tmp_path, {"budget": amount, "calibrate": TONIGHT}, router=True)
+    job.settings["router"]["price"] = {"gpu_hour": 0}
+    outcome = job.run()
+    assert outcome.report.total_cost is not None
+    assert float(outcome.report.total_cost) <= float(amount)
+    # The larger amount pays for the large model's answers to all rows.
+    assert outcome.report.rows["large"] == (0 if amount == "0.002" else ROWS - 60)
 
 
 # Bad input

@@ -124,6 +124,18 @@ def test_the_question_is_fixed_and_asked_at_temperature_0(server: Server, monkey
     assert server.keys == ["Bearer sk-secret"]
 
 
+def test_by_likeness_it_compares_the_answer_with_the_large_models(server: Server) -> None:
+    server.answers = {"small's": ["Rating: 4"]}
+    metric = quality.load(MetricSpec(name="judge", model="m", endpoint=server.url), no_device)
+    items = [Item("p", answer, "large's", likeness=True) for answer in ("small's", "large's")]
+    assert [one.quality for one in metric.measure(items)] == [4.0, 10.0]
+    metric.close()
+    (request,) = server.requests
+    system, user = request["messages"]
+    assert "compare two answers" in system["content"]
+    assert "Reference answer:\nlarge's" in user["content"]
+
+
 def test_a_transient_error_is_retried_and_a_lasting_one_is_the_rows_own(server: Server) -> None:
     measurements = rate(server, {"a": [500, 429, "Rating: 4"], "b": "Rating: 9", "c": 400})
     assert [one.quality for one in measurements] == [4.0, 9.0, None]

@@ -61,6 +61,8 @@ _OF_RESPONSES = {
     **{field.name: field.name for field in dataclasses.fields(Response) if field.name != "text"},
 }
 _SAMPLE_TOKENS = ("sample_input_tokens", "sample_output_tokens")
+_SUMMED = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "estimated")
+_COUNTED = operator.attrgetter("finish_reason", *_SUMMED, *_SAMPLE_TOKENS)
 
 
 def model_of(job: Job, side: Side) -> JobModel:
@@ -135,19 +137,19 @@ def answers_table(
 def counts(answers: Sequence[Answer | None]) -> dict[str, int]:
     """The counts of a receipt. An entry that is None is a copy."""
     responses = [answer[0] for answer in answers if answer is not None]
-    answered = [response for response in responses if response.answered]
-    samples = {name: sum(getattr(response, name) for response in answered) for name in _SAMPLE_TOKENS}
+    failed = [response for response in responses if response.error_type is not None]
+    answered = [response for response in responses if response.answered] if failed else responses
+    # A column at a time: a pass over the responses for each count would take longer than writing them.
+    columns = list(zip(*map(_COUNTED, answered), strict=True)) or [()] * (1 + len(_SUMMED) + len(_SAMPLE_TOKENS))
+    endings, *numbers = columns
+    sums = dict(zip((*_SUMMED, *_SAMPLE_TOKENS), map(sum, numbers), strict=True))
     return {
         "generated": len(responses),
         "copies": len(answers) - len(responses),
-        "failed": sum(response.error_type is not None for response in responses),
+        "failed": len(failed),
         "answered": len(answered),
-        "cut": sum(response.finish_reason == "length" for response in answered),
-        "input_tokens": sum(response.input_tokens for response in answered),
-        "cached_tokens": sum(response.cached_tokens for response in answered),
-        "output_tokens": sum(response.output_tokens for response in answered),
-        "reasoning_tokens": sum(response.reasoning_tokens for response in answered),
-        "estimated": sum(response.estimated for response in answered),
+        "cut": endings.count("length"),
+        **{name: sums[name] for name in _SUMMED},
         "cost_pico": sum(answer[1] for answer in answers if answer is not None and answer[1] is not None),
-        **{name: number for name, number in samples.items() if number},
+        **{name: sums[name] for name in _SAMPLE_TOKENS if sums[name]},
     }

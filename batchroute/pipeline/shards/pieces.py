@@ -72,12 +72,16 @@ class Pieces:
         rows = self._prompts.read(receipt.unit)
         positions, copies = rows["position"].to_pylist(), rows["copy_of"].to_pylist()
         kept, begun = self._kept(receipt.unit), self._answered_before_a_stop(receipt.unit)
-        answers: list[Answer | None] = [begun.get(position) or kept.get(position) for position in positions]
+        answers: list[Answer | None] = [None] * len(positions)
+        to_answer = rows.select(["position", "prompt"])
+        if not (kept or begun or rows["copy_of"].null_count < len(positions)):
+            return Piece(receipt, positions, rows["copy_of"], answers, [*range(len(positions))], to_answer)
+        answers = [begun.get(position) or kept.get(position) for position in positions]
         todo = [
             i for i, position in enumerate(positions)
             if copies[i] is None and position not in begun and not _ok(answers[i])
         ]  # fmt: skip
-        to_answer = rows.select(["position", "prompt"]).take(pa.array(todo, pa.int64()))
+        to_answer = to_answer.take(pa.array(todo, pa.int64()))
         return Piece(receipt, positions, rows["copy_of"], answers, todo, to_answer)
 
     def extremes(self) -> tuple[Prompt, Prompt] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from batchroute.costs.prices import picos_of
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.rows import Positions, shard_positions
 from batchroute.pipeline.context import Context
+from batchroute.pipeline.recorded import recorded_signals
 from batchroute.pipeline.shards.answers import model_of, schema_of
 from batchroute.policy.settings import Scores
 from batchroute.storage.receipts import Facts
@@ -59,6 +61,7 @@ def read_told(context: Context, model: ConfidenceModel | None, scores: Scores) -
     raw = None if model is not None else {name: confidence.copy() for name in ("logprob_low", "agreement")}
     paid = None if context.snapshot.price("small") is None else np.zeros(rows, np.int64)
     answers, tells = 0, False
+    recorded = recorded_signals(context)
     asked, gone_on = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
     copies, originals = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     columns = _columns(context)
@@ -75,7 +78,7 @@ def read_told(context: Context, model: ConfidenceModel | None, scores: Scores) -
             originals.append(table["copy_of"].filter(copied).to_numpy())
             answered = table.filter(pc.and_(pc.invert(copied), table["error_type"].is_null()))
             at = answered["position"].to_numpy()
-            signals = signals_of(answered, scores[at])
+            signals = signals_of(answered, scores[at], {name: values[at] for name, values in recorded.items()})
             answers, tells = answers + len(at), tells or signals.tells
             if model is not None:
                 confidence[at] = model.apply(signals)
@@ -107,19 +110,22 @@ def signals_at(context: Context, positions: Positions, scores: Scores) -> tuple[
     tables = [stage.read(unit, _columns(context)) for unit in stage.receipts()]
     table = pa.concat_tables(tables).sort_by("position")
     assert np.array_equal(table["position"].to_numpy(), positions)
-    return signals_of(table, scores), table["error_type"].is_null().to_numpy()
+    recorded = {name: values[positions] for name, values in recorded_signals(context).items()}
+    return signals_of(table, scores, recorded), table["error_type"].is_null().to_numpy()
 
 
-def signals_of(answers: pa.Table, scores: Scores) -> Signals:
+def signals_of(answers: pa.Table, scores: Scores, recorded: Mapping[str, Scores]) -> Signals:
     """Args:
     answers: as the small model's units hold them.
     scores: the router's, of the same rows.
+    recorded: by column of the input, of the same rows.
     """
     there = answers.column_names
     logprob, low, agreement = (_floats(answers[name]) if name in there else None for name in _SIGNALS)
     cut = pc.fill_null(pc.equal(answers["finish_reason"], "length"), False).to_numpy().astype(np.float64)
     return Signals.of(
         answers.num_rows,
+        recorded,
         logprob=logprob,
         logprob_low=low,
         agreement=agreement,

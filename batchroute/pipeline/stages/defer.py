@@ -136,7 +136,9 @@ def _write_shard(context: Context, deferred: Mask) -> ShardWriter:
     for unit, piece in shard.receipts().items():
         if deferred[piece.first : piece.last + 1].any():
             context.engine.check()
-            rows = shard.read(unit, ["position", "tokens", "prompt"]).sort_by("position")
-            writer.add(rows, rows["prompt"], np.flatnonzero(deferred[rows["position"].to_numpy()]))
+            rows = shard.read(unit, ["position", "tokens", "prompt"])
+            positions = rows["position"].to_numpy()
+            which = np.flatnonzero(deferred[positions])
+            writer.add(rows, rows["prompt"], which[np.argsort(positions[which])])
     writer.close()
     return writer

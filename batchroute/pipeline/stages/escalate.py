@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.config.job import JobModel
@@ -63,9 +61,10 @@ def escalate(context: Context) -> Escalation | None:
         if why:
             reasons.update(why.values())
             spent += sum(prices.pico(row["cost"]) for row in rows if row["position"] in why and row["cost"] is not None)
-            prompts = shard.read(unit, ["position", "tokens", "prompt"]).sort_by("position")
-            escalated = pc.is_in(prompts["position"], pa.array(list(why), pa.int64()))
-            writer.add(prompts, prompts["prompt"], np.flatnonzero(escalated.to_numpy()))
+            prompts = shard.read(unit, ["position", "tokens", "prompt"])
+            positions = prompts["position"].to_numpy()
+            which = np.flatnonzero(np.isin(positions, list(why)))
+            writer.add(prompts, prompts["prompt"], which[np.argsort(positions[which])])
     writer.close()
     result = Escalation(rows=writer.rows, units=writer.units, reasons=dict(sorted(reasons.items())), spent_pico=spent)
     context.work.put_json(layout.ESCALATION, result.model_dump(mode="json"))

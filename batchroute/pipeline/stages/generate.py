@@ -220,6 +220,8 @@ def stop_if_hopeless(
     Raises:
         StoppedError: all rows failed with one and the same error, and there are enough of them.
     """
+    if not responses or not _is_models_fault(responses[0]):
+        return
     errors = [response.error if _is_models_fault(response) else None for response in responses]
     if len(errors) < _HOPELESS_AT_FIRST or errors[0] is None or set(errors) != {errors[0]}:
         return

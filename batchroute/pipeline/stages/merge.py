@@ -148,7 +148,7 @@ def _results(context: Context, chunk: Span, sides: list[_ShardAnswers]) -> tuple
     spread = [SPREAD.name] if SPREAD.name in schema.names else []
     scored = context.work.stage(layout.SCORE).read(chunk.unit, ["score", "error_type", "error", *spread])
     answered = pa.concat_tables([side.within(chunk.start, chunk.stop) for side in sides])
-    # Rows without a usable prompt were sent to no model: their index stays null.
+    # Rows without a usable prompt were sent to no model: their index stays null. A row's last answer counts.
     index = np.full(chunk.rows, -1, np.int64)
     index[answered["position"].to_numpy() - chunk.start] = np.arange(answered.num_rows)
     taken = answered.take(pa.array(index, mask=index < 0))
@@ -223,7 +223,10 @@ class _ShardAnswers:
         self._read = functools.lru_cache(maxsize=_PIECES_IN_MEMORY)(self._read_piece)
 
     def within(self, start: int, stop: int) -> pa.Table:
-        """The answers of this shard's rows from `start` up to `stop`. A copy has the answer of its original."""
+        """The answers of this shard's rows from `start` up to `stop`. A copy has the answer of its original.
+
+        Where the large model answered a deferred or drawn row later, that answer follows all others of the shard.
+        """
         first = max(bisect.bisect_right(self._firsts, start) - 1, 0)
         last = bisect.bisect_left(self._firsts, stop)
         tables = [_between(self._read(number), start, stop) for number in range(first, last)]
@@ -231,9 +234,8 @@ class _ShardAnswers:
         copied = table["copy_of"].is_valid()
         own, copies = table.filter(pc.invert(copied)), table.filter(copied)
         answered = pa.concat_tables([own, self._copies(copies)]) if copies.num_rows else own
-        for shard in self._later:
-            answered = _replaced(answered, shard.within(start, stop))
-        return answered
+        later = [_after(answered, shard.within(start, stop)) for shard in self._later]
+        return pa.concat_tables([answered, *later]) if later else answered
 
     def close(self) -> None:
         """Drop the pieces in memory, which a cycle of references would keep."""
@@ -293,12 +295,21 @@ def _replaced(small: pa.Table, escalated: pa.Table) -> pa.Table:
     if not escalated.num_rows:
         return small
     replaced = pc.is_in(small["position"], escalated["position"].combine_chunks())
-    before, after = small.filter(replaced), escalated.sort_by("position")
-    cost = pc.add(before["cost"], after["cost"]).cast(COST)
-    attempts = pc.add(before["attempts"], after["attempts"])
-    told = {field.name: before[field.name] for field in SIGNALS if field.name in before.column_names}
-    after = _with(after, cost=cost, attempts=attempts, **told)
-    return pa.concat_tables([small.filter(pc.invert(replaced)), after]).sort_by("position")
+    return pa.concat_tables([small.filter(pc.invert(replaced)), _after(small, escalated)]).sort_by("position")
+
+
+def _after(small: pa.Table, again: pa.Table) -> pa.Table:
+    """The large model's answers to some of the small model's rows, with the cost and attempts of both models."""
+    if not again.num_rows:
+        return again
+    positions = small["position"].to_numpy()
+    in_order = np.argsort(positions, kind="stable")
+    at = in_order[np.searchsorted(positions, again["position"].to_numpy(), sorter=in_order)]
+    told = [field.name for field in SIGNALS if field.name in small.column_names]
+    before = small.select(["cost", "attempts", *told]).take(at)
+    cost = pc.add(before["cost"], again["cost"]).cast(COST)
+    attempts = pc.add(before["attempts"], again["attempts"])
+    return _with(again, cost=cost, attempts=attempts, **{name: before[name] for name in told})
 
 
 def _with(table: pa.Table, **columns: pa.ChunkedArray) -> pa.Table:

@@ -6,23 +6,25 @@ model gets all rows that it can read.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import cast
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from batchroute.config.job import without_samples
 from batchroute.fields import SIDES, Side
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.groups import groups_of
 from batchroute.pipeline.shards.copies import find_copies
 from batchroute.pipeline.shards.writer import ShardWriter
-from batchroute.pipeline.stages.decide import decide_on
+from batchroute.pipeline.stages.decide import decide_on, outlook_of
 from batchroute.pipeline.stages.drift import heed_drift
 from batchroute.pipeline.stages.scores import Sample, stored
 from batchroute.pipeline.stages.unsupported import unsupported_rows
-from batchroute.pipeline.tonight.basis import Mask, taken_rows, way_of
+from batchroute.pipeline.tonight.basis import Basis, Mask, spent_on_calibration, taken_rows, way_of
 from batchroute.pipeline.tonight.draw import drawn_positions
 from batchroute.policy.decision import Decided, Decision, members_of
 from batchroute.storage.receipts import Receipt
@@ -106,10 +108,12 @@ def _decide(context: Context) -> Decision:
     scored = stored(context)
     way = way_of(context, int(scored.routable.sum()))
     if way.way == "before":
-        return decide_on(context)
+        # Then no answer is compared with samples.
+        return decide_on(dataclasses.replace(context, job=without_samples(context.job)))
     asked = scored.routable & ~unsupported_rows(context) & ~taken_rows(context)
     if way.skip is not None:
-        asked &= (scored.scores >= np.float32(way.skip)) | _for_shares(context, scored, asked)
+        low = asked & (scored.scores < np.float32(way.skip))
+        asked &= ~low | _for_shares(context, scored, asked) | _for_budgets(context, scored, asked, low)
     return Decision(asked, [])
 
 
@@ -123,4 +127,31 @@ def _for_shares(context: Context, scored: Sample, asked: Mask) -> Mask:
             at = np.flatnonzero(members & scored.routable)
             scores = np.where(asked[at], scored.scores[at], np.nan)
             needed[at] = rule.cutoff(scores, len(at)).small(scores, np.arange(len(at)))
+    return needed
+
+
+def _for_budgets(context: Context, scored: Sample, asked: Mask, low: Mask) -> Mask:
+    """The rows of each budget that would not pay for the large model's answers to those that skip: a budget counts more
+    than a cut.
+
+    Args:
+        low: rows whose score is below the cut.
+    """
+    policy, needed = context.job.policy, np.zeros_like(asked)
+    if all(rule.budget is None for _, rule in policy.rules()):
+        return needed
+    view = outlook_of(context, scored, Basis.before(context).whole)
+    small, large = view.costs["small"], view.costs["large"]
+    groups = None if policy.by is None else groups_of(context.table, policy.by)
+    for group, rule in policy.rules():
+        members = asked if groups is None or group is None else asked & members_of(groups, policy, group)
+        if rule.budget is None:
+            continue
+        spent = scored.spent + spent_on_calibration(context) if group is None else 0
+        if (
+            small is None
+            or large is None
+            or not rule.pays_for(spent + int(small.picos[members & ~low].sum()) + large.at_most(members & low))
+        ):
+            needed |= members
     return needed

@@ -17,6 +17,7 @@ from batchroute.pipeline import layout
 from batchroute.pipeline.audit.metric import check_audit
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.identity import Identity, difference
+from batchroute.pipeline.recorded import check_recorded
 from batchroute.pipeline.stages.fetch import Fetched
 from batchroute.pipeline.stages.merge import result_names
 from batchroute.pipeline.tonight.draw import check_rows
@@ -131,6 +132,7 @@ def check_columns(job: Job, table: PromptTable) -> PromptKind:
     _check_result_names(job, table)
     check_audit(job, table)
     check_calibrate(job, table)
+    check_recorded(job, table)
     return prompts.kind
 
 

@@ -98,7 +98,7 @@ class Measurer:
         started = time.perf_counter()
         rows = self.rows(span)
         items = [
-            Item(row.prompt, response, row.reference_of(side, number))
+            Item(row.prompt, response, row.reference_of(side, number), row.likeness)
             for row in rows
             if row.bad is None
             for side, responses in row.responses.items()
