@@ -82,13 +82,13 @@ class Night:
     ) -> list[tuple[float, str, Kept, float]]:
         """Limit, way, which answers of the night stay, and the total cost."""
         answers = self.answers
-        rows = np.concatenate([self._rows_of[prompt] for prompt in drawn])
+        rows = self.rows_of(drawn)
         prompts = [str(number) for number in answers.group[rows]]
         measured = measure(
             answers.signals.take(rows), answers.small[rows], answers.large[rows], prompts, seed, resamples=1
         )
-        sample = self._priced(rows, measured.confidence)
-        everything = self._priced(np.arange(len(answers)), measured.model.apply(answers.signals))
+        sample = self.priced(rows, measured.confidence)
+        everything = self.priced(np.arange(len(answers)), measured.model.apply(answers.signals))
         ways = {"before": Plan("before"), "after": Plan("after")} if self.scored else {"after": Plan("after")}
         points = {plan: points_by(sample, plan, seed) for plan in ways.values()}
         decided = []
@@ -102,6 +102,9 @@ class Night:
                 kept = np.zeros(len(order), np.bool_) if point is None else order >= np.float32(point.threshold)
                 decided.append((limit, way, kept, float(np.where(kept, stays, sent).mean())))
         return decided
+
+    def rows_of(self, prompts: NDArray[np.int64]) -> NDArray[np.intp]:
+        return np.concatenate([self._rows_of[prompt] for prompt in prompts])
 
     def drop(self, kept: Kept) -> float:
         """In percent."""
@@ -123,7 +126,7 @@ class Night:
         within_limit = 100.0 * lost / abs(answers.large.mean()) <= limit
         return float(share[within_limit].max()) if within_limit.any() else 0.0
 
-    def _priced(self, rows: NDArray[np.intp], confidence: NDArray[np.float32]) -> PricedRows:
+    def priced(self, rows: NDArray[np.intp], confidence: NDArray[np.float32]) -> PricedRows:
         answers, ones = self.answers, np.ones(len(rows))
         return PricedRows(
             small=answers.small[rows],
