@@ -56,9 +56,7 @@ def begun(tmp_path: Path) -> Path:
 
 
 def ranks_of(folder: Path) -> Ranks:
-    job = JobFolder(folder, table(300), units={"score": 20, "generate": 20, "merge": 40})
-    job.use_every_stage()
-    return Ranks(job)
+    return Ranks(JobFolder(folder, table(300), units={"score": 20, "generate": 10, "merge": 40}))
 
 
 @pytest.mark.crash

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,14 @@ def audit_of(folder: JobFolder) -> dict[str, Any]:
 
 
 class _UpToTheScores(LocalEngine):
-    def barrier(self) -> None:
+    @contextmanager
+    def overlapped(self, do: Callable[[], object]) -> Iterator[None]:
         raise StoppedError("all rows are scored")
+        yield
 
 
 def begun_here(folder: JobFolder) -> JobFolder:
-    """The job, with its rows scored by this process: the next attempt may use another engine."""
+    """The job, with its rows scored and partitioned by this process: the next attempt may use another engine."""
     with pytest.raises(StoppedError, match="all rows are scored"):
         run(folder.load(), NoProgress(), engine=_UpToTheScores(NoProgress()))
     return folder
@@ -104,14 +106,15 @@ def test_a_large_job_is_the_same_bytes(tmp_path: Path, two_cpus: Any) -> None:
     assert log.count("loading the router") == 1
 
 
-def test_real_models_in_every_stage_are_the_same_bytes(tmp_path: Path, two_cpus: Any) -> None:
-    folder = JobFolder(tmp_path, table(120), units={"score": 32, "generate": 16, "merge": 64})
-    folder.use_every_stage()
+def test_real_models_with_escalation_and_audit_are_the_same_bytes(tmp_path: Path, two_cpus: Any) -> None:
+    folder = JobFolder(tmp_path, table(60), units={"score": 16, "generate": 8, "merge": 32})
     for seed, side in enumerate(("small", "large")):
         model = tiny_decoder(tmp_path / side, chat=True, seed=seed)
         settings: dict[str, Any] = {"backend": "transformers", "model": str(model)}
         folder.settings["models"][side] |= {**settings, "generation": {"max_new_tokens": 8}}
-    folder.settings["models"]["small"]["escalate"] = {"regex": "[^e]*"}
+    folder.settings["models"]["small"] |= {"escalate": {"regex": "[^e]*"}}
+    audit = {"share": "80%", "metric": {"name": "exact_match"}, "reference": "prompt"}
+    folder.settings["report"] = {"group_by": ["team"], "audit": audit}
     folder.run()
     here, audited = hashes(folder.output), audit_of(folder)
     run_with(begun_here(new_output(folder)), two_cpus.address, router=ONE, small=ONE, large=ONE)
@@ -119,7 +122,7 @@ def test_real_models_in_every_stage_are_the_same_bytes(tmp_path: Path, two_cpus:
     assert audit_of(folder) == audited
     assert audited["measured"] > 0
     assert folder.answers()["response"].n_unique() > 20
-    assert {"small", "small→large"} == set(folder.answers()["route"])
+    assert {"small", "large", "small→large"} == set(folder.answers()["route"])
 
 
 def test_an_endpoint_is_asked_by_the_driver_alone(
