@@ -139,4 +139,4 @@ else
 fi
 
 step "the page"
-.venv/bin/python jobs/paper/page.py "$output" --metric "$metric" --second "$second" --labels $labels
+.venv/bin/python jobs/paper/page.py "$output" --metric "$metric" --second "$second"
