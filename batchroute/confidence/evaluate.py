@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.confidence.choice import choose_at
-from batchroute.confidence.plans import CostCurve, Plan, curve, skips
+from batchroute.confidence.plans import CostCurve, Plan, curve, skips, surely_reaches
 from batchroute.confidence.rows import PricedRows
 from batchroute.router.evaluation.curves import MeanQualities, curves
 from batchroute.router.evaluation.scorecard import Estimate, drops, key
@@ -135,7 +135,11 @@ def _best_skips(rows: PricedRows, fold: NDArray[np.bool_], costs: Floats) -> lis
     plans = [*skips(others), Plan("after")]
     routed = [curve(others, plan) for plan in plans]
     losses = np.stack([one.loss_at(costs)[0] for one in routed])
-    losses[~np.array([[one.reaches(cost) for cost in costs] for one in routed])] = np.inf
+    possible = [
+        [one.reaches(cost) if plan.skip is None else surely_reaches(others, plan, cost) for cost in costs]
+        for plan, one in zip(plans, routed, strict=True)
+    ]
+    losses[~np.array(possible)] = np.inf
     return [plans[best] for best in losses.argmin(axis=0)]
 
 
