@@ -22,8 +22,10 @@ def keep(work: Workdir, model: str, loaded: Any) -> None:
     if here is None:
         return
     name = layout.SHARING.format(model=model)
-    if work.read_json(name) is None:
-        work.put_json(name, {"rows": here})
     kept = work.read_json(name)
+    if kept is None and work.read_json(layout.RUN) is not None:
+        # `plan` loads models of a run that has not begun, and leaves nothing behind.
+        work.put_json(name, {"rows": here})
+        kept = work.read_json(name)
     if kept is not None:
         loaded.share(str(kept["rows"]))

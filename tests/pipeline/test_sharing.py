@@ -19,6 +19,7 @@ class Loaded:
 
 def test_the_first_worker_decides_for_all(tmp_path: Path) -> None:
     work = Workdir(folder_at(str(tmp_path / "out")), "0" * 16)
+    work.put_json(layout.RUN, {})
     first, other, router = Loaded("equal lengths"), Loaded("padded"), Loaded("singly")
     for name, loaded in (("small", first), ("small", other), ("router", router)):
         sharing.keep(work, name, loaded)

@@ -61,9 +61,9 @@ def test_versions_tell_the_build_of_torch_and_no_package_is_wrong_here() -> None
 
 
 def test_an_extra_that_is_missing_is_said_with_what_needs_it_and_how_to_install_it() -> None:
-    (finding,) = packages.needed({"gcs": "models are in a bucket", "s3": "so is the output"})
-    assert (finding.mark, finding.text) == ("problem", "models are in a bucket: gcsfs is not installed")
-    assert finding.remedy == "pip install 'batchroute[gcs]'"
+    (finding,) = packages.needed({"bigquery": "the input is a query", "s3": "a bucket has the output"})
+    assert (finding.mark, finding.text) == ("problem", "the input is a query: adbc-driver-bigquery is not installed")
+    assert finding.remedy == "pip install 'batchroute[bigquery]'"
     (finding,) = packages.needed({"s3": "the output"})
     assert finding.mark == "ok"
     assert list(packages.needed({})) == []
@@ -72,5 +72,5 @@ def test_an_extra_that_is_missing_is_said_with_what_needs_it_and_how_to_install_
 def test_extras_are_told_apart_by_what_is_installed() -> None:
     here, _, others = packages.extras().text.partition(" installed; ")
     assert "s3" in here.split(", ")
-    assert "gcs" in others.split(" not ")[0].split(", ")
+    assert "bigquery" in others.split(" not ")[0].split(", ")
     assert "dev" not in here.split(", ")
