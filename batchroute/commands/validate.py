@@ -7,7 +7,7 @@ from batchroute.config.job import Job
 from batchroute.fields import SIDES
 from batchroute.pipeline.context import output_folder
 from batchroute.pipeline.identity import Identity, calibrated_limits, identify
-from batchroute.pipeline.stages import merge, snapshot
+from batchroute.pipeline.stages import results, snapshot
 from batchroute.pipeline.stages.constraints import check_constraints
 from batchroute.pipeline.stages.decide import check_budget
 from batchroute.pipeline.stored_confidence import check_limits
@@ -45,7 +45,7 @@ def validate(job: Job) -> list[str]:
     if target is not None:
         target.loads(identity.run_id)
         lines.append(f"table    {target.public}: can be asked")
-        schema = merge.output_schema(job, table)
+        schema = results.output_schema(job, table)
         lines += [
             f"table    {line}" for line in (*target.check(schema), *check_constraints(job, target, schema, table))
         ]

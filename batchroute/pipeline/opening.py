@@ -10,7 +10,7 @@ from batchroute.errors import InputError
 from batchroute.pipeline.batches.abandon import abandon
 from batchroute.pipeline.context import Context, output_folder
 from batchroute.pipeline.identity import Identity, calibrated_limits, identify
-from batchroute.pipeline.stages import merge, retry, snapshot
+from batchroute.pipeline.stages import results, retry, snapshot
 from batchroute.pipeline.stages.constraints import check_constraints
 from batchroute.pipeline.stages.decide import check_budget
 from batchroute.pipeline.stages.fetch import fetch
@@ -110,7 +110,7 @@ def open_run(job: Job, output: Folder, identity: Identity, engine: Engine, retry
         frozen, table = snapshot.inspect(job, identity, fetched)
     target = target_of(job.output.table, job.input.id)
     if target is not None:
-        schema = merge.output_schema(job, table)
+        schema = results.output_schema(job, table)
         for line in target.prepare(schema):
             progress.note("table", line)
         loads = target.loads(manifest.load_id(frozen.run_id, frozen.source))

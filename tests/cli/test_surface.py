@@ -17,7 +17,7 @@ from batchroute.costs.report import COLUMNS, ESCALATED, CostReport, Escalated
 from batchroute.costs.usage import ModelUsage, RouterUsage
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards import writer as shards
-from batchroute.pipeline.stages.merge import CONFIDENCE, RESULTS, SIGNALS
+from batchroute.pipeline.stages.results import CONFIDENCE, RESULTS, SIGNALS
 from batchroute.reports import night as nights
 from batchroute.reports.night import NightReport
 from batchroute.storage.manifest import Manifest

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from batchroute.errors import InputError
 from batchroute.pipeline.commit import Outcome
-from batchroute.pipeline.stages.merge import RESULTS
+from batchroute.pipeline.stages.results import RESULTS
 from tests.support.jobs import JobFolder
 from tests.support.tiny_models import tiny_router
 

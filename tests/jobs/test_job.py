@@ -21,7 +21,7 @@ from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError, StoppedErro
 from batchroute.generators.base import Response
 from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.generators.settings import ModelSpec
-from batchroute.pipeline.stages.merge import RESULTS
+from batchroute.pipeline.stages.results import RESULTS
 from batchroute.prompt import Prompt
 from tests.generators.transformers.tiny_generators import tiny_decoder, tiny_encoder_decoder
 from tests.support.jobs import JobFolder, prompts, table

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from batchroute.config.job import Job
 from batchroute.errors import InputError
-from batchroute.pipeline.stages.merge import result_names
+from batchroute.pipeline.stages.results import result_names
 from batchroute.tables.parquet import PromptTable
 from batchroute.tables.prompts import prompt_columns
 from batchroute.tables.repeated import find_repeated, first_held

@@ -13,41 +13,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchroute import models
-from batchroute.config.job import Job
 from batchroute.costs.prices import COST, usd
-from batchroute.fields import SIDES
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards import answers
 from batchroute.pipeline.shards.writer import ROUTES, SHARDS, Shard, shard_stage, side_of
+from batchroute.pipeline.stages.results import CONFIDENCE, SIGNALS, output_schema, results_of
 from batchroute.pipeline.stages.score import SPREAD
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Span
-from batchroute.tables.footers import carried
 from batchroute.tables.json_columns import columns_of as json_columns
-from batchroute.tables.parquet import PromptTable, RowReader
-from batchroute.tables.types import converted, writable_type
+from batchroute.tables.parquet import RowReader
+from batchroute.tables.types import converted
 
-RESULTS = pa.schema(
-    [
-        pa.field("route", pa.string()),
-        pa.field("score", pa.float32()),
-        pa.field("model", pa.string()),
-        pa.field("response", pa.large_string()),
-        pa.field("finish_reason", pa.string()),
-        pa.field("input_tokens", pa.int32()),
-        pa.field("output_tokens", pa.int32()),
-        pa.field("cost", COST),
-        pa.field("status", pa.string()),
-        pa.field("error_type", pa.string()),
-        pa.field("error", pa.string()),
-        pa.field("attempts", pa.int32()),
-    ]
-)
-CONFIDENCE = pa.field("confidence", pa.float32())
-SIGNALS = tuple(pa.field(name, pa.float32()) for name in ("logprob", "logprob_low", "agreement"))
-"""Of the small model's answer; null where it gave none. Only in outputs of jobs that ask for them."""
 _SHARD = pa.field("shard", pa.string())
 _TEXTS = (answers.TOOL_CALLS, answers.REASONING)
 _PIECES_IN_MEMORY = 2
@@ -58,26 +36,6 @@ _ALWAYS_COUNTED = ("small", "large", "escalated")
 # What threads may hold of the input at a time. Each holds a page, which has up to 1,024 rows as pyarrow writes it.
 _PAGES_BYTES, _PAGE_ROWS = 128 << 20, 1024
 _NOTHING = pa.scalar(usd(0), COST)
-
-
-def results_of(job: Job) -> pa.Schema:
-    """The columns that the output adds to those of the input, without the prefix."""
-    texts = answers.of_texts([job.models.of(side) for side in SIDES])
-    confidence = [CONFIDENCE] if job.policy.looks_after else []
-    spread = [SPREAD] if job.router is not None and models.has_heads(job.router.model) else []
-    signals = SIGNALS if job.report.signals else ()
-    return pa.schema([*RESULTS, *texts, *confidence, *signals, *spread, *job.json_columns])
-
-
-def result_names(job: Job) -> list[str]:
-    """The names of the columns that the output adds to those of the input."""
-    return [job.output.prefix + name for name in results_of(job).names]
-
-
-def output_schema(job: Job, table: PromptTable) -> pa.Schema:
-    results = [field.with_name(job.output.prefix + field.name) for field in results_of(job)]
-    columns = [field.with_type(writable_type(field.type)) for field in table.schema]
-    return pa.schema([*columns, *results], metadata=carried(table.schema.metadata))
 
 
 def merge(context: Context) -> None:

@@ -19,7 +19,7 @@ from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.identity import Identity, difference
 from batchroute.pipeline.recorded import check_recorded
 from batchroute.pipeline.stages.fetch import Fetched
-from batchroute.pipeline.stages.merge import result_names
+from batchroute.pipeline.stages.results import result_names
 from batchroute.pipeline.tonight.draw import check_rows
 from batchroute.pipeline.tonight.measure import check_calibrate
 from batchroute.storage import manifest
