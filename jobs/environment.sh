@@ -20,7 +20,7 @@ make_vllm() {
     [ "$(cat .venv-vllm/installed 2>/dev/null)" != "$wanted" ] || return 0
     .venv/bin/python -m venv --clear --without-pip .venv-vllm
     .venv/bin/python -m pip --python .venv-vllm/bin/python install \
-        --quiet --disable-pip-version-check --no-deps --no-compile -r jobs/vllm.txt
+        --quiet --disable-pip-version-check --no-deps -r jobs/vllm.txt
     site=$(.venv-vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     echo "$shared" >"$site/shared.pth"
     # vLLM asks for its own version by the name `vllm`, and knows by its end that it is the build for CPUs.
@@ -47,6 +47,5 @@ if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; the
     exit 0
 fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-# Python compiles what it imports, a few of the 25,000 files; to compile all of them takes more than a minute.
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[$extras]"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]"
 echo "$wanted" >"$stamp"
