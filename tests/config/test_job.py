@@ -60,7 +60,8 @@ def test_a_good_job_file_is_read(tmp_path: Path) -> None:
         (
             "output: {uri: answers}",
             "output: {uri: answers, zzzzz: 1}",
-            "output.zzzzz: unknown key; known here: uri, storage_options, single_writer, keep_work, prefix, table",
+            "output.zzzzz: unknown key; known here: uri, storage_options, single_writer, keep_work, prefix, columns, "
+            "table",
         ),
     ],
 )

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from batchroute.commands.gc import collect
-from batchroute.reports.night import AUDIT, CALIBRATION, FILES
+from batchroute.reports.night import FILES
 from tests.crash import forking
 from tests.crash.forking import CRASHED, Crash
 from tests.crash.places import Place
@@ -31,7 +31,7 @@ def test_after_the_commit_gc_leaves_the_manifest_and_what_it_names(somewhere: Pl
     assert collect(somewhere.output, 0.0) == would
     left = sorted(name.split("/out1/")[-1] for name in somewhere.files())
     parts = [f"data/part-{number:05d}.parquet" for number in range(2)]
-    reports = sorted(f"report/{name}" for name in FILES if name not in (AUDIT, CALIBRATION))
+    reports = sorted(f"report/{name}" for name in FILES)
     assert left == ["data/notes.txt", *parts, "manifest.json", *reports]
     assert collect(somewhere.output, 0.0) == []
     somewhere.check(calm)
