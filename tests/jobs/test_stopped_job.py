@@ -77,7 +77,7 @@ def test_what_every_request_would_meet_is_found_by_one_before_a_shard_is_sent(
     tmp_path: Path, server: OpenAIServer
 ) -> None:
     job = job_of(tmp_path, server, ROWS)
-    server.faults = {"": Fault("400", message="Unsupported parameter: 'temperature'.", repeat=True)}
+    server.faults = {"": Fault("400", message="Unsupported parameter: 'messages'.", repeat=True)}
     with pytest.raises(
         StoppedError, match="refuses the longest prompt and the shortest one, before any other was sent"
     ):
