@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -171,6 +172,7 @@ def test_local_uris_are_one_folder(tmp_path: Path, uri: str) -> None:
         ("nonsense://a", "nonsense:// is not a known storage"),
     ],
 )
-def test_a_storage_that_is_not_there_is_a_sentence(uri: str, message: str) -> None:
+def test_a_storage_that_is_not_there_is_a_sentence(uri: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(InputError, match=message):
         folder_at(uri)

@@ -210,7 +210,8 @@ def test_no_secret_is_on_the_screen_even_when_an_error_repeats_it(
     for options in ([], ["--json"], ["--set", f"policy.threshold={PASSWORD}"]):
         ended = CliRunner().invoke(app, ["doctor", job.path, *options])
         assert ended.exit_code == 2
-        assert "***" in ended.output
+        # A long path may be broken within it.
+        assert "***" in "".join(ended.output.split())
         assert KEY not in ended.output
         assert PASSWORD not in ended.output
 
