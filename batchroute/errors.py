@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 EXIT_OK = 0
 EXIT_FAILED_ROWS = 1
 EXIT_BAD_INPUT = 2
@@ -38,6 +40,20 @@ class WaitingError(BatchrouteError):
     """The run waits for a provider, as the message says. A later run continues it."""
 
     exit_code = EXIT_WAITING
+
+
+class FailedRowsError(BatchrouteError):
+    """The run is committed, but more of its rows failed than `max_failed` allows. Raised by `batchroute.run` alone.
+
+    Attributes:
+        result: a `batchroute.Result`.
+    """
+
+    exit_code = EXIT_FAILED_ROWS
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class CrashedError(BatchrouteError):

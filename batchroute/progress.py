@@ -6,6 +6,7 @@ No line holds a prompt or a response: more people read logs than data.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
@@ -162,7 +163,41 @@ class JsonProgress:
 
     def _write(self, **fields: Any) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        _write_whole(self._stream, json.dumps({"time": now, **fields}, default=str) + "\n")
+        self._take({"time": now, **fields})
+
+    def _take(self, record: dict[str, Any]) -> None:
+        _write_whole(self._stream, json.dumps(record, default=str) + "\n")
+
+
+Callback = Callable[[dict[str, Any]], object]
+_LOG = logging.getLogger("batchroute")
+# Of what is noted, what somebody should look at.
+_WARNINGS = ("storage", "notify", "failed_rows", "lost", "drift")
+
+
+class CallbackProgress(JsonProgress):
+    """Calls a function with the record of each unit and event, one at a time. A night does not end by its error."""
+
+    def __init__(self, callback: Callback) -> None:
+        super().__init__()
+        self._callback, self._lock = callback, threading.RLock()
+
+    def _take(self, record: dict[str, Any]) -> None:
+        with self._lock:
+            try:
+                self._callback(record)
+            except Exception:
+                _LOG.exception("progress= raised an error at the event %s; the run goes on", record["event"])
+
+
+class LogProgress(PlainProgress):
+    """Writes the lines of `PlainProgress` to Python's logger `batchroute`."""
+
+    def note(self, event: str, message: str, **fields: Any) -> None:
+        _LOG.log(logging.WARNING if event in _WARNINGS else logging.INFO, message)
+
+    def _write(self, line: str) -> None:
+        _LOG.info(line)
 
 
 class TerminalProgress:

@@ -52,7 +52,7 @@ def run(job_file: str, overrides: Sequence[str], options: Options) -> int:
     Raises:
         BatchrouteError, Terminated, KeyboardInterrupt: the run failed, and the command line has to print why.
     """
-    reporter = _Reporter(for_this_terminal(options.json_logs), options.json_logs)
+    reporter = Reporter(for_this_terminal(options.json_logs), options.json_logs)
     world, ranks = World(), None
     try:
         world = World.from_environment()
@@ -83,9 +83,9 @@ def run(job_file: str, overrides: Sequence[str], options: Options) -> int:
         return reporter.crashed(error, notified=ranks is None or ranks.is_rank_zero)
 
 
-def _run_on_rank_zero(job: Job, reporter: _Reporter, ranks: Ranks, options: Options) -> None:
+def _run_on_rank_zero(job: Job, reporter: Reporter, ranks: Ranks, options: Options) -> None:
     try:
-        with _engine(job, reporter.progress, ranks, options) as engine:
+        with engine_of(job, reporter.progress, ranks, options) as engine:
             outcome = run_job(job, reporter.progress, options.fresh, options.retry_failed, options.wait, engine)
     except BaseException as error:
         # Stop the other ranks before the notification, which may take long.
@@ -97,52 +97,74 @@ def _run_on_rank_zero(job: Job, reporter: _Reporter, ranks: Ranks, options: Opti
 
 
 @contextmanager
-def _engine(job: Job, progress: Progress, ranks: Ranks, options: Options) -> Iterator[LocalEngine]:
+def engine_of(
+    job: Job, progress: Progress, ranks: Ranks, options: Options, own_process: bool = True
+) -> Iterator[LocalEngine]:
+    """The engine of the options.
+
+    Args:
+        own_process: as of `LocalEngine`.
+    """
     if options.engine == "local":
-        yield LocalEngine(progress, ranks)
+        yield LocalEngine(progress, ranks, own_process)
         return
     from batchroute.engines.ray.engine import RayEngine
 
-    with closing(RayEngine(progress, job.ray)) as engine:
+    with closing(RayEngine(progress, job.ray, own_process)) as engine:
         yield engine
 
 
 def report_outcome(outcome: Outcome, job: Job, progress: Progress, json_logs: bool) -> None:
     """Print the report and notify. The last line is one sentence; with JSON logs it is the record of the webhook."""
-    committed, output, night = outcome.manifest, outcome.output, outcome.night
-    nothing = f"nothing to do: run {committed.run_id} was committed at {committed.committed_at}"
-    sentence = nothing if night is None else headline(night)
+    output, night = outcome.output, outcome.night
     if not json_logs:
         if outcome.was_done:
-            progress.note("nothing", nothing)
+            progress.note("nothing", _nothing(outcome))
         console.show(outcome.report)
         typer.echo(
             f"answers  {output}/data/*.parquet\nreport   {output}/report/report.html\nproof    {output}/manifest.json"
         )
+    record = announce(outcome, job, progress)
+    if json_logs:
+        progress.note(**record)
+    elif night is not None:
+        for line in filter(None, (against_random(night), headline(night))):
+            typer.echo(line)
+
+
+def announce(outcome: Outcome, job: Job, progress: Progress) -> dict[str, Any]:
+    """Note failed rows, and notify; returns the record of the webhook."""
+    committed, night = outcome.manifest, outcome.night
     if committed.counts["failed"]:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in outcome.report.failures.items())
-        verdict = "above" if outcome.exit_code != EXIT_OK else "within"
-        progress.note("failed_rows", f"{committed.counts['failed']:,} rows failed ({kinds}), {verdict} max_failed")
+        progress.note("failed_rows", failed_rows(outcome))
+    nothing = _nothing(outcome)
+    sentence = nothing if night is None else headline(night)
     event: notify.Event = "nothing" if outcome.was_done else "done" if outcome.exit_code == EXIT_OK else "failed"
     record = {
         "event": event,
         "message": nothing if outcome.was_done else sentence,
         "exit_code": outcome.exit_code,
-        "output": output,
+        "output": outcome.output,
         **summary(outcome.report, night),
     }
     if night is not None:
         _warn(notify.publish(job.notify, night), progress)
     _warn(notify.send(job.notify, event, record), progress)
-    if json_logs:
-        progress.note(**record)
-    elif night is not None:
-        for line in filter(None, (against_random(night), sentence)):
-            typer.echo(line)
+    return record
+
+
+def failed_rows(outcome: Outcome) -> str:
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in outcome.report.failures.items())
+    verdict = "above" if outcome.exit_code != EXIT_OK else "within"
+    return f"{outcome.manifest.counts['failed']:,} rows failed ({kinds}), {verdict} max_failed"
+
+
+def _nothing(outcome: Outcome) -> str:
+    return f"nothing to do: run {outcome.manifest.run_id} was committed at {outcome.manifest.committed_at}"
 
 
 @dataclass
-class _Reporter:
+class Reporter:
     """Reports a failed run, once.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import yaml
@@ -14,6 +14,8 @@ from batchroute import yaml_files
 from batchroute.config.job import Job
 from batchroute.errors import InputError
 from batchroute.policy.settings import RULES
+
+JobFile = str | os.PathLike[str] | Mapping[str, Any]
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Job:
@@ -30,6 +32,39 @@ def load(path: str, overrides: Sequence[str] = ()) -> Job:
     for override in overrides:
         _override(tree, override)
     return yaml_files.check(Job, _expand(tree, path, ()), path)
+
+
+def load_from_python(job: JobFile, changes: Mapping[str, Any] | None = None) -> Job:
+    """Read and check a job that Python code gives, which is left as it is.
+
+    Args:
+        job: path of a YAML file, or what such a file holds; `${VAR}` is replaced in both.
+        changes: settings by their dotted keys, such as `{"policy.threshold": 0.4}`.
+
+    Raises:
+        InputError: as `load`.
+    """
+    if isinstance(job, Mapping):
+        tree, place = _plain(job), "job"
+    elif isinstance(job, str | os.PathLike):
+        place = os.fspath(job)
+        tree = yaml_files.read(place, "job file", Job)
+    else:
+        raise InputError(f"a job is the path of a job file, or a dict of its sections, not {type(job).__name__}")
+    if not isinstance(changes, Mapping | None):
+        raise InputError("set is a dict of settings by their keys, such as {'policy.threshold': 0.4}")
+    for key, value in (changes or {}).items():
+        _set(tree, str(key), _plain(value), f"set {key}")
+    return yaml_files.check(Job, _expand(tree, place, ()), place)
+
+
+def _plain(value: Any) -> Any:
+    """A copy in which all containers are dicts and lists, and paths are text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def options_of(pairs: Sequence[str], option: str = "--storage") -> dict[str, Any]:
@@ -63,6 +98,15 @@ def _override(tree: dict[str, Any], override: str, option: str = "--set") -> Non
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise InputError(f"{option} {override}: write it as key=value, for example {_EXAMPLES[option]}")
+    try:
+        parsed = yaml_files.value(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{option} {override}: the value is not valid YAML, or has a key twice") from error
+    _set(tree, key, parsed, f"{option} {override}")
+
+
+def _set(tree: dict[str, Any], key: str, value: Any, what: str) -> None:
+    """Set the value at a dotted key; `what` begins an error's sentence."""
     *parents, last = key.split(".")
     # A policy has one rule: a rule on the command line replaces the job file's.
     if parents == ["policy"] and last in RULES:
@@ -75,11 +119,8 @@ def _override(tree: dict[str, Any], override: str, option: str = "--set") -> Non
             branch[parent] = {}
         branch = branch[parent]
         if not isinstance(branch, dict):
-            raise InputError(f"{option} {override}: '{parent}' is not a section")
-    try:
-        branch[last] = yaml_files.value(value)
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{option} {override}: the value is not valid YAML, or has a key twice") from error
+            raise InputError(f"{what}: '{parent}' is not a section")
+    branch[last] = value
 
 
 _EXAMPLES = {"--set": "policy.threshold=0.4", "--storage": "anon=true", "--catalog": "type=sql"}

@@ -34,8 +34,14 @@ _CLAIMS_PER_THREAD = 4
 class LocalEngine:
     """Does units in order. SIGTERM drops the running unit: it has no receipt, so the next run does it again."""
 
-    def __init__(self, progress: Progress, ranks: Ranks | None = None) -> None:
+    def __init__(self, progress: Progress, ranks: Ranks | None = None, own_process: bool = True) -> None:
+        """
+        Args:
+            own_process: whether the process is the run's alone. If not, a handler of SIGTERM that its program has set
+                stays in place.
+        """
         self.progress = progress
+        self.own_process = own_process
         self.ranks = ranks or Ranks(World())
         self.stopped_by: BaseException | None = None
 
@@ -86,6 +92,10 @@ class LocalEngine:
 
     @contextmanager
     def terminable(self) -> Iterator[None]:
+        if not self._may_handle_sigterm():
+            yield
+            return
+
         def stop(signum: int, frame: FrameType | None) -> None:
             # `check` raises it again: Python swallows an exception raised inside a destructor or a callback.
             self.stopped_by = self.ranks.reason_of_sigterm()
@@ -110,6 +120,13 @@ class LocalEngine:
             self.ranks.interruptible = False
             sys.unraisablehook = hook
             signal.signal(signal.SIGTERM, handler)
+
+    def _may_handle_sigterm(self) -> bool:
+        """Python lets the main thread alone set handlers."""
+        if self.own_process:
+            return True
+        in_main = threading.current_thread() is threading.main_thread()
+        return in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 class _LocalWorkers:

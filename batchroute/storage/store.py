@@ -54,6 +54,11 @@ def _store(protocol: str, options: str) -> Store:
     return Store(protocol, json.loads(options))
 
 
+def forget() -> None:
+    """Connect to every store anew, with the keys that the environment has then."""
+    _store.cache_clear()
+
+
 class Store:
     """A remote filesystem. Paths are whole URIs."""
 

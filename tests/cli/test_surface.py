@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import subprocess
 import sys
 from types import NoneType, UnionType
@@ -11,6 +13,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
+import batchroute
 from batchroute import cli, errors
 from batchroute.config.job import Job
 from batchroute.costs.report import COLUMNS, ESCALATED, CostReport, Escalated
@@ -499,6 +502,24 @@ EXIT_CODES: dict[str, int] = {
     "EXIT_CLOSED": 141,
     "EXIT_TERMINATED": 143,
 }
+
+
+FUNCTIONS: dict[str, list[str]] = {
+    "run": ["job", "set", "fresh", "retry_failed", "wait", "engine", "processes", "progress"],
+    "validate": ["job", "set"],
+    "plan": ["job", "set", "sample", "progress"],
+    "read": ["output", "storage_options", "into"],
+}
+ERRORS = ["BatchrouteError", "FailedRowsError", "InputError", "StoppedError", "Terminated", "WaitingError"]
+
+
+def test_the_library_has_these_functions() -> None:
+    assert sorted(batchroute.__all__) == sorted([*FUNCTIONS, *ERRORS, "Plan", "Result", "__version__"])
+    assert {name: list(inspect.signature(getattr(batchroute, name)).parameters) for name in FUNCTIONS} == FUNCTIONS
+    assert [field.name for field in dataclasses.fields(batchroute.Result) if field.repr] == [
+        "output", "run_id", "was_done", "rows", "counts", "cost", "savings", "sentence", "figures", "data", "report",
+        "manifest",
+    ]  # fmt: skip
 
 
 def commands() -> dict[str, list[str]]:

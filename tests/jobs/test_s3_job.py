@@ -87,7 +87,10 @@ def test_a_job_in_a_versioned_bucket_of_another_server(
 
 
 def test_the_answers_are_those_of_a_local_run(folder: JobFolder) -> None:
-    remote = batchroute.read(folder.run().output).collect()
+    output = folder.run().output
+    remote = batchroute.read(output).collect()
+    assert pl.DataFrame(batchroute.read(output, into="arrow")).equals(remote)
+    assert pl.concat(map(pl.DataFrame, batchroute.read(output, into="batches"))).equals(remote)
     folder.settings["input"]["uri"], folder.settings["output"] = str(folder.input), {"uri": str(folder.output)}
     folder.run()
     assert folder.answers().equals(remote)

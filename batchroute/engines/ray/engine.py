@@ -43,11 +43,11 @@ _SECONDS_TO_ANSWER = 10.0
 class RayEngine(LocalEngine):
     """Two threads may use it: one for the current stage, one for the overlapped stage. Connects at the first unit."""
 
-    def __init__(self, progress: Progress, spec: RaySpec) -> None:
+    def __init__(self, progress: Progress, spec: RaySpec, own_process: bool = True) -> None:
         """Raises:
         InputError: Ray is not installed.
         """
-        super().__init__(progress)
+        super().__init__(progress, own_process=own_process)
         if importlib.util.find_spec("ray") is None:
             raise InputError("--engine ray needs a package: pip install 'batchroute[ray]'")
         self._spec = spec

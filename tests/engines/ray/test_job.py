@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+import batchroute
 from batchroute.commands.run import Options
 from batchroute.commands.run import run as run_command
 from batchroute.engines.local import LocalEngine
@@ -84,7 +85,7 @@ def begun_here(folder: JobFolder) -> JobFolder:
 ONE = PoolSpec(max=1, num_cpus=0.5)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("rows", [1, 5])
 def test_a_small_job_that_began_here_is_the_same_bytes(tmp_path: Path, two_cpus: Any, rows: int) -> None:
     folder = JobFolder(tmp_path, table(rows), units={"score": 2, "generate": 2, "merge": 2})
     folder.run()
@@ -93,6 +94,16 @@ def test_a_small_job_that_began_here_is_the_same_bytes(tmp_path: Path, two_cpus:
     log = run_with(begun_here(new_output(folder)), two_cpus.address)
     assert hashes(folder.output) == here
     assert "loading the router" not in log
+
+
+def test_python_code_runs_it_too(tmp_path: Path, two_cpus: Any) -> None:
+    folder = JobFolder(tmp_path, table(2), units={"score": 2, "generate": 2, "merge": 2})
+    folder.run()
+    here, before = hashes(folder.output), signal.getsignal(signal.SIGTERM)
+    begun_here(new_output(folder))
+    assert batchroute.run(folder.settings, {"ray.address": two_cpus.address}, engine="ray").rows == 2
+    assert hashes(folder.output) == here
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_large_job_is_the_same_bytes(tmp_path: Path, two_cpus: Any) -> None:
