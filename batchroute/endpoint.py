@@ -69,6 +69,7 @@ class Endpoint:
         openai: the `openai` package.
         key: where it is from, and its value now.
         passwords: in the URL, in every form in which they may be repeated.
+        url: the base URL.
         host: without user and password.
     """
 
@@ -84,6 +85,7 @@ class Endpoint:
         hint: str = "",
         headers: Mapping[str, str | None] | None = None,
         query: Mapping[str, str] | None = None,
+        key_header: str | None = None,
         **client: str | None,
     ) -> None:
         """Args:
@@ -95,6 +97,7 @@ class Endpoint:
             hint: ends the message about a missing key.
             headers: of every request; None leaves out one that the client would send.
             query: parameters of every request's URL.
+            key_header: the header with the key; `Authorization`, after the word Bearer, unless set.
             client: further arguments of the client.
 
         Raises:
@@ -117,9 +120,10 @@ class Endpoint:
                 "in a user and a password before the host, characters such as / # @ are written %2F %23 %40"
             )
         self.passwords = passwords(used_url)
-        self.host = host(used_url)
+        self.url, self.host = used_url.rstrip("/"), host(used_url)
         self._given = {**(headers or {}), **(query or {})}
         self._unwanted = [name for name, value in (headers or {}).items() if value is None]
+        self._key_header = key_header
         self._options: dict[str, Any] = {
             "base_url": url,
             "timeout": timeout,
@@ -155,6 +159,10 @@ class Endpoint:
 
     def _strip(self, request: Any) -> None:
         # The client itself refuses to leave out the header with the key.
+        if self._key_header is not None:
+            request.headers.pop("Authorization", None)
+            if self.key.value:
+                request.headers.setdefault(self._key_header, self.key.value)
         for name in self._unwanted:
             request.headers.pop(name, None)
 

@@ -32,8 +32,24 @@ def _never(spec: Spec) -> bool:
     return False
 
 
+def _no_home(spec: Spec) -> Home | None:
+    return None
+
+
+def _no_problem(spec: Spec) -> str | None:
+    return None
+
+
 def _no_extras(spec: Spec) -> Mapping[str, str]:
     return {}
+
+
+@dataclass(frozen=True)
+class Home:
+    """A provider's own endpoint: its base URL, and the environment variable of its key."""
+
+    url: str
+    key: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +74,9 @@ class Backend:
         behind_api: the model is behind an endpoint. One process asks it, since all processes share its rate limit.
         batches: opens the provider's batch API, whose answers may come in a later run; None: rows are answered at once.
             Takes the settings and, as `patience`, for how many seconds a call is retried.
+        home: the endpoint that is asked unless the settings name one; None: OpenAI's.
+        problem: what is wrong with the settings, in a sentence that names the key; None: nothing. It reads nothing but
+            the settings.
         price_list: which of a provider's published prices apply; None: no provider publishes any.
         auto_dtype: the precision, as the key `dtype` names it, that `dtype: auto` takes on a device; raises
             `InputError`. None: it does not depend on the device.
@@ -81,6 +100,8 @@ class Backend:
     holds_weights: bool = False
     behind_api: bool = False
     batches: Callable[..., Any] | None = None
+    home: Callable[[Spec], Home | None] = _no_home
+    problem: Callable[[Spec], str | None] = _no_problem
     price_list: Literal["standard", "batch"] | None = None
     auto_dtype: Callable[[Spec, torch.device], str] | None = None
     gpus: Callable[[Spec], int | None] = _one_gpu

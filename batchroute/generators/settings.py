@@ -113,10 +113,13 @@ class WeightsSettings(BaseModel):
 
 
 class ApiSettings(BaseModel):
-    """Settings of a model behind an OpenAI-compatible endpoint."""
+    """Settings of a model behind an endpoint."""
 
-    endpoint: str | None = Field(default=None, description="base URL; OpenAI's own unless set")
-    api_key_env: str = Field(default="OPENAI_API_KEY", description="environment variable with the key")
+    provider: Literal["openai"] | None = Field(default=None, description="whose Batch API the backend batch asks")
+    endpoint: str | None = Field(default=None, description="base URL; the provider's own unless set")
+    api_key_env: str = Field(
+        default="OPENAI_API_KEY", description="environment variable with the key; the provider's own unless set"
+    )
     api_key_file: str | None = Field(default=None, description="file with the key, read again when it is refused")
     api_key_command: str | list[str] | None = Field(
         default=None, description="program that prints the key, run again when it is refused"
@@ -217,6 +220,18 @@ class ModelSpec(WeightsSettings, ApiSettings):
         return backends.backend_of(self.backend)
 
     @property
+    def url(self) -> str | None:
+        """The base URL of the endpoint; None for the choice of the `openai` package."""
+        home = self.record.home(self) if self.endpoint is None else None
+        return self.endpoint if home is None else home.url
+
+    @property
+    def key_variable(self) -> str:
+        """The environment variable with the key."""
+        home = self.record.home(self)
+        return self.api_key_env if home is None or "api_key_env" in self.model_fields_set else home.key
+
+    @property
     def gpus_of_a_copy(self) -> int | None:
         """The GPUs that each rank or worker with the model needs; None for all of its machine."""
         return self.record.gpus(self)
@@ -283,6 +298,8 @@ class ModelSpec(WeightsSettings, ApiSettings):
             readers = [one for one in backends.own_backends().values() if key in one.settings and not one.any_settings]
             names = " and ".join(one.name for one in readers)
             raise ValueError(f"{key} is a setting of the backend {names}, and this one is {self.backend}")
+        if (problem := self.record.problem(self)) is not None:
+            raise ValueError(problem)
         return self
 
 

@@ -14,8 +14,8 @@ import polars as pl
 import pytest
 
 from batchroute.errors import InputError, StoppedError, WaitingError
-from batchroute.generators.openai.batch_api import BatchApi
-from batchroute.generators.openai.batches import ENDED, ProviderBatch
+from batchroute.generators.batch.states import ENDED, ProviderBatch
+from batchroute.generators.openai.batch_api import OpenAIBatches
 from batchroute.pipeline.batches.abandon import abandon
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir, run_ids
@@ -234,7 +234,7 @@ def test_a_batch_whose_requests_all_fail_alike_stops_the_run_before_others_pay_f
     job = batch_job(tmp_path, server, rows=120, length_key="max_completion_tokens")
     server.faults = {"": [Fault("400", message="Unsupported parameter: 'max_completion_tokens'.", repeat=True)]}
     # As if the chat API took the field.
-    monkeypatch.setattr(BatchApi, "preflight", lambda *arguments: None)
+    monkeypatch.setattr(OpenAIBatches, "preflight", lambda *arguments: None)
     with pytest.raises(
         StoppedError, match=r"all 120 requests of the batch .* failed alike on the model 'large' at 127"
     ):
@@ -369,7 +369,8 @@ def job_prompts(job: JobFolder) -> list[str]:
 def later(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
     """Let provider batches be that much older than they are."""
     clock = SimpleNamespace(time=lambda: time.time() + 3600 * hours, sleep=time.sleep)
-    monkeypatch.setattr("batchroute.pipeline.batches.provider.time", clock)
+    for module in ("endings", "submission"):
+        monkeypatch.setattr(f"batchroute.pipeline.batches.{module}.time", clock)
 
 
 def test_a_batch_that_the_provider_never_ends_is_given_up_and_the_rest_submitted_again(
@@ -402,13 +403,13 @@ def test_a_batch_that_the_provider_never_ends_is_given_up_and_the_rest_submitted
 def test_a_state_that_nobody_knows_is_waited_for_with_a_note(
     tmp_path: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def odd(self: BatchApi, batch_id: str) -> ProviderBatch:
+    def odd(self: OpenAIBatches, batch_id: str) -> ProviderBatch:
         batch = real(self, batch_id)
         return batch if batch.status in ENDED or len(seen) > 2 else seen.append(1) or replace(batch, status="on_hold")
 
     seen: list[int] = []
-    real = BatchApi.retrieve
-    monkeypatch.setattr(BatchApi, "retrieve", odd)
+    real = OpenAIBatches.retrieve
+    monkeypatch.setattr(OpenAIBatches, "retrieve", odd)
     server.settings.batch_polls = 3
     job = batch_job(tmp_path, server)
     assert job.run().exit_code == 0

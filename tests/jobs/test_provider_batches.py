@@ -307,11 +307,11 @@ class TestProcesses:
         def die(*anything: Any) -> None:
             raise KeyboardInterrupt
 
-        create = openai_batch.BatchApi.create
-        monkeypatch.setattr(openai_batch.BatchApi, "create", die)
+        create = openai_batch.OpenAIBatches.create
+        monkeypatch.setattr(openai_batch.OpenAIBatches, "create", die)
         with pytest.raises(KeyboardInterrupt):
             job.run()
-        monkeypatch.setattr(openai_batch.BatchApi, "create", create)
+        monkeypatch.setattr(openai_batch.OpenAIBatches, "create", create)
         assert not server.batches()
         begun = time.monotonic()
         job.run()

@@ -167,8 +167,8 @@ class Pair:
     def _behind_api(self, side: Side, spec: ModelSpec) -> Finding:
         if any(missing(extra) for extra in spec.record.extras(spec)):
             return note(side, f"{spec.model}: not checked before the extra is installed")
-        place, url = generators.check(spec), base_url(spec.endpoint)
-        found = Key(spec.api_key_env, spec.api_key_file, spec.api_key_command)
+        place, url = generators.check(spec), base_url(spec.url)
+        found = Key(spec.key_variable, spec.api_key_file, spec.api_key_command)
         key = f"key in {found.source}" if found.value else "no key"
         return _answering(side, f"{place}, {key}", f"{url.partition('://')[0]}://{host(url)}")
 

@@ -39,11 +39,11 @@ def _of_job(job: Job, environment: Mapping[str, str]) -> Iterator[str]:
     for side in SIDES:
         spec = job.models.of(side)
         yield from _in_url(spec.endpoint or "")
-        yield environment.get(spec.api_key_env, "").strip()
+        yield environment.get(spec.key_variable, "").strip()
         yield from (value for value in (spec.headers or {}).values() if value is not None)
         if spec.api_key_file is not None:
             with contextlib.suppress(InputError):
-                yield Key(spec.api_key_env, spec.api_key_file).value
+                yield Key(spec.key_variable, spec.api_key_file).value
     audit = job.report.audit
     if audit is not None and audit.metric is not None:
         yield from _in_url(audit.metric.endpoint or "")

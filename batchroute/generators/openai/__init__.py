@@ -10,7 +10,7 @@ from batchroute.generators.backend import Backend
 
 if TYPE_CHECKING:
     from batchroute.generators.base import Generator
-    from batchroute.generators.openai.batch_api import BatchApi
+    from batchroute.generators.openai.batch_api import OpenAIBatches
     from batchroute.generators.settings import ModelSpec
 
 
@@ -33,10 +33,10 @@ def _load_batch(spec: ModelSpec, device: object, gpus: object) -> NoReturn:
     raise InputError("a provider batch does not answer single rows, as this command needs: use the backend openai")
 
 
-def _batches(spec: ModelSpec, **patience: float) -> BatchApi:
-    from batchroute.generators.openai.batch_api import BatchApi
+def _batches(spec: ModelSpec, patience: float | None = None) -> OpenAIBatches:
+    from batchroute.generators.openai.batch_api import OpenAIBatches
 
-    return BatchApi(spec, **patience)
+    return OpenAIBatches(spec, patience)
 
 
 def _extras(spec: ModelSpec) -> Mapping[str, str]:

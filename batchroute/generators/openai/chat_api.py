@@ -33,8 +33,12 @@ class ChatApi:
     """Makes requests from prompts and responses from answers, for one model.
 
     Attributes:
+        path: of the endpoint, where requests go.
         notes: one sentence each for the operator.
     """
+
+    path = "/chat/completions"
+    _seed = "seed"
 
     def __init__(self, spec: ModelSpec, endpoint: ModelEndpoint | None = None) -> None:
         self._spec, self._endpoint = spec, endpoint or ModelEndpoint(spec)

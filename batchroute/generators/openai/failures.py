@@ -85,21 +85,30 @@ class Failure:
 class ModelEndpoint(Endpoint):
     """The endpoint of a model, and what its errors mean for the row that was sent."""
 
-    def __init__(self, spec: ModelSpec) -> None:
-        """Raises:
-        InputError: as `Endpoint`. A key is needed for OpenAI's own endpoint, and if the job file names its variable.
+    def __init__(
+        self, spec: ModelSpec, headers: Mapping[str, str] | None = None, key_header: str | None = None
+    ) -> None:
+        """
+        Args:
+            headers: of every request; those of the job file count more.
+            key_header: as of `Endpoint`.
+
+        Raises:
+            InputError: as `Endpoint`. A key is needed for the provider's own endpoint, and if the job file names its
+                variable.
         """
         names_key = not spec.model_fields_set.isdisjoint(("api_key_env", "api_key_file", "api_key_command"))
         super().__init__(
             f"the model '{spec.model}'",
-            spec.endpoint,
-            Key(spec.api_key_env, spec.api_key_file, spec.api_key_command),
+            spec.url,
+            Key(spec.key_variable, spec.api_key_file, spec.api_key_command),
             needs_key=spec.endpoint is None or names_key,
             # The client does not retry: retries are counted and paced in `generator`.
             timeout=spec.timeout,
             hint="" if names_key else ", or name another as api_key_env",
-            headers=spec.headers,
+            headers=_merged(headers or {}, spec.headers or {}),
             query=spec.query,
+            key_header=key_header,
             organization=spec.organization,
             project=spec.project,
         )
@@ -117,6 +126,14 @@ class ModelEndpoint(Endpoint):
         if isinstance(error, openai.APITimeoutError) or isinstance(words, TimeoutError):
             return Failure("transient", "api_error", f"no answer within {self._spec.timeout:g} s")
         return Failure("transient", "api_error", f"{type(words).__name__}: {self._line(words)}")
+
+    def is_refusal(self, error: Exception) -> bool:
+        """Whether an exception of the client says that the endpoint did nothing of what it was asked for."""
+        return (
+            isinstance(error, self.openai.APIStatusError)
+            and 400 <= error.status_code < 500
+            and (error.status_code not in (408, 409))
+        )
 
     def status_failure(self, status: int, body: Mapping[str, Any], message: str, prefix: str = "HTTP ") -> Failure:
         """The failure that a status with an error's body stands for.
@@ -192,6 +209,12 @@ class ModelEndpoint(Endpoint):
             return "refuses the user and the password in the endpoint"
         key = self.key
         return f"refuses the key in {key.source}" if key.value else f"wants a key, and {key.source} {key.lack}"
+
+
+def _merged(ours: Mapping[str, str], given: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Both headers, whose names know no case."""
+    names = {name.lower() for name in given}
+    return {**{name: value for name, value in ours.items() if name.lower() not in names}, **given}
 
 
 def error_body(body: Any) -> Mapping[str, Any]:

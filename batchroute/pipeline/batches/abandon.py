@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 
 from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError, StoppedError
-from batchroute.generators.openai.batches import ENDED
+from batchroute.generators.batch.api import InDoubtError
+from batchroute.generators.batch.states import ENDED
 from batchroute.pipeline.batches.ledger import Intent, Ledger
 from batchroute.pipeline.shards.writer import SHARDS, side_of
 from batchroute.storage.workdir import Workdir
@@ -29,9 +30,9 @@ def _abandon(model: JobModel, ledger: Ledger, patience: float) -> Iterator[str]:
         try:
             if down is not None:
                 raise down
-            was = _cancel(model, name, intent, patience)
+            was = _cancel(model, name, intent, ledger.batch_ids, patience)
         except (InputError, StoppedError) as error:
-            down = error if isinstance(error, StoppedError) else None
+            down = error if isinstance(error, StoppedError) and not isinstance(error, InDoubtError) else None
             yield f"could not cancel {what}, which may go on and be billed; cancel it there by hand: {error}"
             continue
         if was == "running":
@@ -40,14 +41,19 @@ def _abandon(model: JobModel, ledger: Ledger, patience: float) -> Iterator[str]:
             yield f"gave up {what}, which has ended there and may be billed"
 
 
-def _cancel(model: JobModel, batch_id: str | None, intent: Intent, patience: float) -> str | None:
+def _cancel(
+    model: JobModel, batch_id: str | None, intent: Intent, known: Callable[[], Collection[str]], patience: float
+) -> str | None:
     """Cancel a batch; returns its state before: running or ended; None when it was never submitted."""
     if model.record.batches is None:
         raise InputError(f"the backend is {model.backend} now")
     with closing(model.record.batches(model, patience=patience)) as api:
         if api.host != intent.host:
             raise InputError(f"the endpoint is {api.host} now")
-        batch = api.find(intent.file_id, intent.created) if batch_id is None else api.retrieve(batch_id)
+        if batch_id is None:
+            batch = api.find(intent.file_id, intent.created, requests=intent.requests, known=known)
+        else:
+            batch = api.retrieve(batch_id)
         if batch is None or batch.status in ENDED:
             return None if batch is None else "ended"
         api.cancel(batch.id)

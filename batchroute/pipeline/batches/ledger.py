@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.generators.base import Response
-from batchroute.generators.openai.batch_outcomes import RowOutcome
+from batchroute.generators.batch.outcomes import RowOutcome
 from batchroute.pipeline import layout
 from batchroute.pipeline.shards import answers
 from batchroute.pipeline.shards.writer import Shard
@@ -37,6 +37,7 @@ class Intent(BaseModel):
 
     Attributes:
         rows: the positions of its rows, by unit.
+        file_id: what the provider knows the batch by, as `BatchApi.prepare` gave it.
         created: Unix time.
     """
 
@@ -120,6 +121,10 @@ class Ledger:
             except FileNotFoundError:
                 return None
         return self._batch_ids[intent.name]
+
+    def batch_ids(self) -> list[str]:
+        """The ids of all batches that are known."""
+        return [name for intent in self.intents.values() if (name := self.batch_id(intent)) is not None]
 
     def submitted(self, intent: Intent, batch_id: str) -> str:
         """Put the id of the provider's batch; returns the id that stands there, which another process may have put."""

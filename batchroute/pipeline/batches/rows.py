@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 
 from batchroute.errors import StoppedError
 from batchroute.generators.base import Response
-from batchroute.generators.openai.batch_api import BatchApi
+from batchroute.generators.batch.api import BatchApi
 from batchroute.generators.validation import Check, checked
-from batchroute.pipeline.batches.ledger import Ledger, Tries
+from batchroute.pipeline.batches.ledger import Intent, Ledger, Tries
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.limits import JobLimits
 from batchroute.pipeline.shards.pieces import Piece, Pieces
 from batchroute.pipeline.shards.writer import SHARDS, shard_stage
 from batchroute.prompt import Prompt
+from batchroute.redaction import without_quotes
 from batchroute.storage.receipts import Receipt
 from batchroute.tables.prompts import of_shard
 
@@ -64,6 +65,22 @@ class Rows:
             seeds = self._pieces.seeds(positions)
             for i in asked:
                 yield (piece.unit, positions[i]), api.line(custom_id(positions[i]), prompts[i], seeds[i])
+
+    def lines_of(self, api: BatchApi, intent: Intent) -> bytes:
+        """The requests of an intent, as they were when it was put."""
+        rows = [(unit, position) for unit, positions in intent.rows.items() for position in positions]
+        seeds = self._pieces.seeds([position for _, position in rows])
+        return b"".join(
+            api.line(custom_id(position), self.prompt(unit, position), seed)
+            for (unit, position), seed in zip(rows, seeds, strict=True)
+        )
+
+    def unquoted(self, intent: Intent, words: str) -> str:
+        """A provider's words, cut where they quote any of the intent's prompts."""
+        for unit, positions in intent.rows.items():
+            for position in positions:
+                words = without_quotes(words, self.prompt(unit, position))
+        return words
 
     def answered(self) -> Iterator[tuple[Piece, list[Response]]]:
         """The pieces whose rows all have a final answer, with the answers."""

@@ -41,7 +41,7 @@ def attributes(model: ModelSpec) -> Callable[[Receipt], dict[str, Any]]:
     """
     of_all: dict[str, Any] = {"gen_ai.request.model": model.model, "gen_ai.provider.name": model.backend}
     if model.record.behind_api:
-        server = urlsplit(base_url(model.endpoint)).hostname or ""
+        server = urlsplit(base_url(model.url)).hostname or ""
         of_all |= {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": _provider(server),

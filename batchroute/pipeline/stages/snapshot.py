@@ -96,7 +96,7 @@ def _prices(job: Job) -> dict[str, Resolved]:
         model = job.models.of(side)
         tier = model.extra_body.get("service_tier")
         resolved[side] = resolve(
-            job.prices, model.model, model.record.price_list, model.endpoint, model.price, service_tier=tier
+            job.prices, model.model, model.record.price_list, model.url, model.price, service_tier=tier
         )
     _check_limited(job, resolved, "set {keys} in the job file, or name a list under prices that has what is missing")
     return resolved

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from batchroute.errors import InputError, StoppedError
-from batchroute.generators.openai.batch_api import BatchApi
-from batchroute.generators.openai.batch_files import files
-from batchroute.generators.openai.batch_outcomes import RowOutcome
-from batchroute.generators.openai.batches import ENDED, ProviderBatch, batch_of
+from batchroute.generators.batch.files import files
+from batchroute.generators.batch.outcomes import RowOutcome
+from batchroute.generators.batch.states import ENDED, ProviderBatch, batch_of
+from batchroute.generators.openai.batch_api import OpenAIBatches
 from batchroute.generators.settings import ModelSpec
 from tests.support.openai_server import OpenAIServer
 
@@ -32,29 +32,29 @@ def server() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture
-def api(server: OpenAIServer) -> Iterator[BatchApi]:
+def api(server: OpenAIServer) -> Iterator[OpenAIBatches]:
     found = api_of(server)
     yield found
     found.close()
 
 
-def api_of(server: OpenAIServer, patience: float = 10.0, **settings: Any) -> BatchApi:
+def api_of(server: OpenAIServer, patience: float = 10.0, **settings: Any) -> OpenAIBatches:
     spec = {"backend": "openai_batch", "model": "small", "endpoint": server.url, "timeout": 5, **settings}
-    return BatchApi(ModelSpec.model_validate(spec), patience)
+    return OpenAIBatches(ModelSpec.model_validate(spec), patience)
 
 
-def upload(api: BatchApi, prompts: list[str] = PROMPTS) -> str:
+def upload(api: OpenAIBatches, prompts: list[str] = PROMPTS) -> str:
     lines = [api.line(f"row-{number}", prompt, 0) for number, prompt in enumerate(prompts)]
-    return api.upload("in.jsonl", b"".join(lines))
+    return api.prepare("in.jsonl", b"".join(lines))
 
 
-def end(api: BatchApi, batch: ProviderBatch) -> ProviderBatch:
+def end(api: OpenAIBatches, batch: ProviderBatch) -> ProviderBatch:
     while batch.status not in ENDED:
         batch = api.retrieve(batch.id)
     return batch
 
 
-def outcomes(api: BatchApi, batch: ProviderBatch) -> dict[str, RowOutcome]:
+def outcomes(api: OpenAIBatches, batch: ProviderBatch) -> dict[str, RowOutcome]:
     known = {f"row-{number}" for number in range(len(PROMPTS))}
     return dict(api.outcomes(end(api, batch), lambda name: PROMPTS[int(name.removeprefix("row-"))], known))
 
@@ -72,7 +72,7 @@ def test_a_line_is_a_whole_request_on_one_line(server: OpenAIServer) -> None:
     assert (found["body"]["model"], found["body"]["max_tokens"], found["body"]["seed"]) == ("small", 7, 42)
 
 
-def test_answers_are_matched_by_id_in_whatever_order_they_come(server: OpenAIServer, api: BatchApi) -> None:
+def test_answers_are_matched_by_id_in_whatever_order_they_come(server: OpenAIServer, api: OpenAIBatches) -> None:
     found = outcomes(api, api.create(upload(api), {"run": "7"}))
     assert list(found) != sorted(found), "the server shuffles its lines"
     for number, prompt in enumerate(PROMPTS):
@@ -97,7 +97,7 @@ def test_answers_are_matched_by_id_in_whatever_order_they_come(server: OpenAISer
     ],
 )
 def test_what_a_line_says_tells_whether_another_batch_may_bring_better(
-    server: OpenAIServer, api: BatchApi, fault: str, error_type: str, again: bool, fatal: type[Exception] | None
+    server: OpenAIServer, api: OpenAIBatches, fault: str, error_type: str, again: bool, fatal: type[Exception] | None
 ) -> None:
     server.faults = {"prompt 3": [fault]}
     found = outcomes(api, api.create(upload(api), {}))
@@ -108,7 +108,7 @@ def test_what_a_line_says_tells_whether_another_batch_may_bring_better(
     assert sum(other.response.text is not None for other in found.values()) == 9
 
 
-def test_lines_that_cannot_be_read_say_nothing(server: OpenAIServer, api: BatchApi) -> None:
+def test_lines_that_cannot_be_read_say_nothing(server: OpenAIServer, api: OpenAIBatches) -> None:
     server.batch_faults = ["malformed_line", "no_output_file", {"kind": "line_error", "status": None}]
     assert len(outcomes(api, api.create(upload(api), {}))) == 9
     assert outcomes(api, api.create(upload(api), {})) == {}
@@ -116,7 +116,7 @@ def test_lines_that_cannot_be_read_say_nothing(server: OpenAIServer, api: BatchA
     assert failed.response.error == "the batch says server_error"
 
 
-def test_junk_instead_of_lines_says_nothing_either(api: BatchApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_junk_instead_of_lines_says_nothing_either(api: OpenAIBatches, monkeypatch: pytest.MonkeyPatch) -> None:
     junk = [b"\xff\xfe", b"[]", b"7", b'{"custom_id": 7}', b"[" * 100_000, b'{"custom_id": "row-1"}', b""]
     junk.append(b'{"custom_id": "row-2", "response": {"status_code": "x", "body": "<html>"}}')
     junk.append(
@@ -135,11 +135,11 @@ def test_junk_instead_of_lines_says_nothing_either(api: BatchApi, monkeypatch: p
 @pytest.mark.parametrize(
     "fault", ["upload_cut", "upload_500", "poll_500", "poll_429", "download_cut", "download_half", "list_500"]
 )
-def test_a_free_call_is_repeated(server: OpenAIServer, api: BatchApi, fault: str) -> None:
+def test_a_free_call_is_repeated(server: OpenAIServer, api: OpenAIBatches, fault: str) -> None:
     server.http_faults = {fault: 2}
     begun = time.time()
     batch = api.create(upload(api), {})
-    found = api.find(batch.input_file_id, begun)
+    found = api.find(batch.key, begun)
     assert found is not None
     assert found.id == batch.id
     assert len(outcomes(api, batch)) == 10
@@ -157,7 +157,9 @@ def test_a_batch_is_created_once_whatever_becomes_of_the_call(server: OpenAIServ
     assert set(server.submitted.values()) == {1}
 
 
-def test_a_batch_is_found_by_its_file_and_what_is_there_twice_is_cancelled(server: OpenAIServer, api: BatchApi) -> None:
+def test_a_batch_is_found_by_its_file_and_what_is_there_twice_is_cancelled(
+    server: OpenAIServer, api: OpenAIBatches
+) -> None:
     begun, mine, other = time.time(), upload(api), upload(api)
     assert api.find(mine, begun) is None
     first, _ = api.create(mine, {}), api.create(other, {})
@@ -170,7 +172,7 @@ def test_a_batch_is_found_by_its_file_and_what_is_there_twice_is_cancelled(serve
     assert api.find(mine, begun + 10_000) is None, "older than it can be, whatever the clocks say"
 
 
-def test_a_batch_that_has_ended_meanwhile_is_cancelled_without_a_word(server: OpenAIServer, api: BatchApi) -> None:
+def test_a_batch_that_has_ended_meanwhile_is_cancelled_without_a_word(server: OpenAIServer, api: OpenAIBatches) -> None:
     batch = end(api, api.create(upload(api), {}))
     api.cancel(batch.id)
     assert server.batch(batch.id)["status"] == "completed"
@@ -180,15 +182,15 @@ def test_a_batch_that_has_ended_meanwhile_is_cancelled_without_a_word(server: Op
     assert end(api, running).status == "cancelled"
 
 
-def test_two_runs_of_one_job_do_not_share_an_idempotency_key(server: OpenAIServer, api: BatchApi) -> None:
+def test_two_runs_of_one_job_do_not_share_an_idempotency_key(server: OpenAIServer, api: OpenAIBatches) -> None:
     for _ in range(2):
         api.create(upload(api), {})
     keys = [seen.headers["idempotency-key"] for seen in server.requests if seen.path == "/v1/batches"]
     assert len(set(keys)) == 2
 
 
-def test_why_a_batch_was_refused_is_told_with_its_line(server: OpenAIServer, api: BatchApi) -> None:
-    twice = api.upload("in.jsonl", api.line("row-1", "a", 0) * 2)
+def test_why_a_batch_was_refused_is_told_with_its_line(server: OpenAIServer, api: OpenAIBatches) -> None:
+    twice = api.prepare("in.jsonl", api.line("row-1", "a", 0) * 2)
     batch = end(api, api.create(twice, {}))
     assert batch.status == "failed"
     assert api.refusal(batch) == (
@@ -200,7 +202,7 @@ def test_why_a_batch_was_refused_is_told_with_its_line(server: OpenAIServer, api
 def test_an_endpoint_that_does_not_answer_stops_the_run_after_a_while() -> None:
     spec = ModelSpec(backend="openai_batch", model="small", endpoint="http://127.0.0.1:9/v1")
     with pytest.raises(StoppedError, match=r"127.0.0.1:9 does not answer: ConnectError: .*; run again to go on"):
-        BatchApi(spec, 0.5).upload("in.jsonl", b"{}\n")
+        OpenAIBatches(spec, 0.5).prepare("in.jsonl", b"{}\n")
 
 
 def test_a_wrong_key_is_the_users_to_fix_and_not_repeated(
@@ -213,14 +215,14 @@ def test_a_wrong_key_is_the_users_to_fix_and_not_repeated(
     assert len(server.requests) == 1
 
 
-def test_what_is_not_there_is_named(server: OpenAIServer, api: BatchApi) -> None:
+def test_what_is_not_there_is_named(server: OpenAIServer, api: OpenAIBatches) -> None:
     with pytest.raises(InputError, match="knows no batch batch_x any more, or not with this key: HTTP 404"):
         api.retrieve("batch_x")
     with pytest.raises(InputError, match="knows no file file-x any more"):
         api.create("file-x", {})
     spec = {"backend": "openai_batch", "model": "small", "endpoint": server.url.removesuffix("/v1")}
     with pytest.raises(InputError, match="has no Batch API, or the endpoint is not its base URL"):
-        upload(BatchApi(ModelSpec.model_validate(spec)))
+        upload(OpenAIBatches(ModelSpec.model_validate(spec)))
 
 
 def test_lines_are_gathered_to_files_of_so_many_requests_and_bytes() -> None:

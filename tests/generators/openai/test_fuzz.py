@@ -18,9 +18,9 @@ from batchroute.config.job import JobModel
 from batchroute.costs.prices import Price
 from batchroute.errors import BatchrouteError, InputError, StoppedError
 from batchroute.generators.base import Response
-from batchroute.generators.openai.batch_api import BatchApi
-from batchroute.generators.openai.batch_outcomes import RowOutcome
-from batchroute.generators.openai.batches import batch_of
+from batchroute.generators.batch.outcomes import RowOutcome
+from batchroute.generators.batch.states import batch_of
+from batchroute.generators.openai.batch_api import OpenAIBatches
 from batchroute.generators.openai.chat_api import ChatApi
 from batchroute.generators.openai.failures import Failure
 from batchroute.generators.openai.generator import OpenAIGenerator
@@ -155,9 +155,9 @@ def asked(server: Server) -> Iterator[OpenAIGenerator]:
 
 
 @pytest.fixture(scope="module")
-def api(server: Server) -> Iterator[BatchApi]:
+def api(server: Server) -> Iterator[OpenAIBatches]:
     given = {"backend": "openai_batch", "model": "small", "endpoint": server.url, "timeout": 5}
-    found = BatchApi(ModelSpec.model_validate(given), patience=0.0)
+    found = OpenAIBatches(ModelSpec.model_validate(given), patience=0.0)
     yield found
     found.close()
 
@@ -199,7 +199,9 @@ LINE = st.one_of(
 
 @FEW
 @given(lines=st.lists(LINE, max_size=5))
-def test_any_file_of_answers_gives_outcomes_of_known_rows(server: Server, api: BatchApi, lines: list[bytes]) -> None:
+def test_any_file_of_answers_gives_outcomes_of_known_rows(
+    server: Server, api: OpenAIBatches, lines: list[bytes]
+) -> None:
     server.reply = 200, {}, b"\n".join(lines), 1.0
     batch = batch_of({"id": "b", "status": "completed", "output_file_id": "f", "error_file_id": ""})
     found: dict[str, RowOutcome] = dict(api.outcomes(batch, lambda name: "a prompt", {"row-0", "row-1"}))
@@ -213,11 +215,11 @@ def test_any_file_of_answers_gives_outcomes_of_known_rows(server: Server, api: B
 @FEW
 @given(status=STATUS, headers=HEADERS, body=BODY, sent=st.sampled_from([1.0, 0.5]))
 def test_any_reply_to_a_call_of_the_batch_api_is_a_batch_or_an_error(
-    server: Server, api: BatchApi, status: int, headers: dict[str, str], body: bytes, sent: float
+    server: Server, api: OpenAIBatches, status: int, headers: dict[str, str], body: bytes, sent: float
 ) -> None:
     server.reply, server.seen = (status, headers, body, sent), 0
     calls = (
-        lambda: api.upload("in.jsonl", b"{}"),
+        lambda: api.prepare("in.jsonl", b"{}"),
         lambda: api.create("file-1", {}),
         lambda: api.retrieve("b"),
         lambda: api.find("file-1", 0.0),

@@ -26,6 +26,7 @@ _WRAPPERS = ("job_state_", "batch_state_", "batch_")
 class ProviderBatch:
     """
     Attributes:
+        key: what the batch was made of, as `BatchApi.prepare` gave it; None: the provider does not say.
         status: in lower case, in OpenAI's words if it is known.
         created, ended: seconds since 1970; None: the provider does not say.
         answered: requests that have an answer so far.
@@ -34,7 +35,7 @@ class ProviderBatch:
 
     id: str
     status: str
-    input_file_id: str | None
+    key: str | None
     output_file_id: str | None
     error_file_id: str | None
     created: float | None
@@ -59,7 +60,7 @@ def batch_of(body: Any) -> ProviderBatch:
     return ProviderBatch(
         id=name,
         status=_status(body["status"]),
-        input_file_id=_name(body.get("input_file_id")),
+        key=_name(body.get("input_file_id")),
         output_file_id=_name(body.get("output_file_id")),
         error_file_id=_name(body.get("error_file_id")),
         created=_time(body.get("created_at")),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchroute.generators.openai.batches import ENDED, RUNNING, batch_of
+from batchroute.generators.batch.states import ENDED, RUNNING, batch_of
 
 
 def body(**more: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def test_what_is_left_out_or_of_another_type_is_unknown() -> None:
         request_counts=[3], errors="no room",
     )  # fmt: skip
     batch = batch_of([odd])
-    assert (batch.input_file_id, batch.output_file_id, batch.error_file_id) == (None, None, None)
+    assert (batch.key, batch.output_file_id, batch.error_file_id) == (None, None, None)
     assert (batch.created, batch.ended, batch.answered) == (None, None, 0)
     assert batch.errors == [("", "no room", None)]
 
