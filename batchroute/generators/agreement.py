@@ -10,7 +10,6 @@ A model that is sure of an answer gives it again when it is sampled. Two answers
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -93,8 +92,7 @@ class AgreeingGenerator:
     def _with_agreement(self, response: Response, samples: Sequence[Response]) -> Response:
         texts = [sample.text or "" for sample in samples if _comparable(sample)]
         paid = [sample for sample in samples if sample.answered]
-        return dataclasses.replace(
-            response,
+        return response._replace(
             agreement=float(np.mean(self._rule(response.text or "", texts))) if texts else None,
             sample_input_tokens=sum(sample.input_tokens for sample in paid),
             sample_output_tokens=sum(sample.output_tokens for sample in paid),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -104,7 +103,7 @@ def checked(response: Response) -> Response:
     if response.reasoning is None or response.error_type is not None or response.text or response.tool_calls:
         return response
     why = _CUT if response.finish_reason == "length" else _LOST
-    return dataclasses.replace(response, text=None, error_type="unfinished", error=why)
+    return response._replace(text=None, error_type="unfinished", error=why)
 
 
 class Dropped:

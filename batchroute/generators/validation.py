@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -160,5 +159,5 @@ def checked(response: Response, check: Check) -> Response:
     text = response.text or ""
     problem = check.problem(text)
     if problem is None:
-        return dataclasses.replace(response, text=check.unfenced(text))
-    return dataclasses.replace(response, error_type="invalid_response", error=shortened(problem, _LONGEST))
+        return response._replace(text=check.unfenced(text))
+    return response._replace(error_type="invalid_response", error=shortened(problem, _LONGEST))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 
@@ -67,16 +66,16 @@ class EchoGenerator:
         return Response(text, "length" if cut else "stop", input_tokens, output_tokens)
 
     def _sample(self, prompt: str, seed: int) -> Response:
-        answer = dataclasses.replace(self._answer(prompt), input_tokens=0)
+        answer = self._answer(prompt)._replace(input_tokens=0)
         if _share(prompt, seed) <= _share(prompt, None):
             return answer
-        return dataclasses.replace(answer, text=(answer.text or "")[::-1])
+        return answer._replace(text=(answer.text or "")[::-1])
 
 
 def _with_signals(answer: Response, share: float) -> Response:
     if not answer.output_tokens:
         return answer
-    # Written out, since `dataclasses.replace` would take most of the time of an echoed row.
+    # Written out, since `_replace` would take most of the time of an echoed row.
     return Response(
         answer.text,
         answer.finish_reason,

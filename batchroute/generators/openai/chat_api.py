@@ -4,7 +4,6 @@ for a prompt, and what an answer means for its row.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -203,7 +202,7 @@ class ChatApi:
 def _counted(response: Response) -> Response:
     """The response of a further choice: the server counts its tokens with the first one's."""
     written = response.output_tokens if response.estimated else 0
-    return dataclasses.replace(response, input_tokens=0, output_tokens=written, cached_tokens=0, reasoning_tokens=0)
+    return response._replace(input_tokens=0, output_tokens=written, cached_tokens=0, reasoning_tokens=0)
 
 
 def _fixed(spec: ModelSpec) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 from batchroute.errors import InputError, StoppedError
@@ -124,7 +123,7 @@ class Endings:
         if hopeless is not None:
             # Count no attempt: the batch never began.
             outcomes = {
-                position: RowOutcome(dataclasses.replace(outcome.response, attempts=0), again=True)
+                position: RowOutcome(outcome.response._replace(attempts=0), again=True)
                 for position, outcome in outcomes.items()
             }
         created = batch.created or intent.created

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -113,7 +112,7 @@ class Rows:
 
     def _final(self, row: Tries) -> Response:
         assert row.response is not None
-        response = dataclasses.replace(row.response, attempts=row.asked)
+        response = row.response._replace(attempts=row.asked)
         return response if self._check is None else checked(response, self._check)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,13 +54,10 @@ Answer = tuple[Response, int | None]
 """A response and its cost in pico-dollars, None where no price is set."""
 
 # Field of Response → column of SCHEMA.
-_OF_RESPONSES = {
-    "text": "response",
-    **{field.name: field.name for field in dataclasses.fields(Response) if field.name != "text"},
-}
+_OF_RESPONSES = {name: "response" if name == "text" else name for name in Response._fields}
+_NO_RESPONSE = (None,) * len(_OF_RESPONSES)
 _SAMPLE_TOKENS = ("sample_input_tokens", "sample_output_tokens")
 _SUMMED = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "estimated")
-_COUNTED = operator.attrgetter("finish_reason", *_SUMMED, *_SAMPLE_TOKENS)
 
 
 def model_of(job: Job, side: Side) -> JobModel:
@@ -124,11 +119,9 @@ def answers_table(
     """Args:
     schema: as `schema_of` gives it.
     """
-    names = {name: column for name, column in _OF_RESPONSES.items() if column in schema.names}
-    columns_of, no_response = operator.attrgetter(*names), (None,) * len(names)
-    rows = [no_response if answer is None else columns_of(answer[0]) for answer in answers]
-    columns = dict(zip(names.values(), zip(*rows, strict=True), strict=True)) if rows else {}
-    arrays = {name: pa.array(columns.get(name, []), schema.field(name).type) for name in names.values()}
+    rows = [_NO_RESPONSE if answer is None else answer[0] for answer in answers]
+    columns = zip(_OF_RESPONSES.values(), zip(*rows, strict=True) if rows else [()] * len(_OF_RESPONSES), strict=True)
+    arrays = {name: pa.array(column, schema.field(name).type) for name, column in columns if name in schema.names}
     arrays["cost"] = prices.usd_column([None if answer is None else answer[1] for answer in answers])
     arrays |= {"position": pa.array(positions, pa.int64()), "copy_of": copy_of}
     return pa.table([arrays[name] for name in schema.names], schema=schema)
@@ -140,15 +133,15 @@ def counts(answers: Sequence[Answer | None]) -> dict[str, int]:
     failed = [response for response in responses if response.error_type is not None]
     answered = [response for response in responses if response.answered] if failed else responses
     # A column at a time: a pass over the responses for each count would take longer than writing them.
-    columns = list(zip(*map(_COUNTED, answered), strict=True)) or [()] * (1 + len(_SUMMED) + len(_SAMPLE_TOKENS))
-    endings, *numbers = columns
-    sums = dict(zip((*_SUMMED, *_SAMPLE_TOKENS), map(sum, numbers), strict=True))
+    columns = zip(*answered, strict=True) if answered else [()] * len(_OF_RESPONSES)
+    of = dict(zip(Response._fields, columns, strict=True))
+    sums = {name: sum(of[name]) for name in (*_SUMMED, *_SAMPLE_TOKENS)}
     return {
         "generated": len(responses),
         "copies": len(answers) - len(responses),
         "failed": len(failed),
         "answered": len(answered),
-        "cut": endings.count("length"),
+        "cut": of["finish_reason"].count("length"),
         **{name: sums[name] for name in _SUMMED},
         "cost_pico": sum(answer[1] for answer in answers if answer is not None and answer[1] is not None),
         **{name: sums[name] for name in _SAMPLE_TOKENS if sums[name]},

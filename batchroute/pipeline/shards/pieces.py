@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -175,5 +174,5 @@ def _with_earlier(earlier: Answer | None, answer: Answer) -> Answer:
     if earlier is None:
         return answer
     (old, spent), (response, cost) = earlier, answer
-    response = dataclasses.replace(response, attempts=old.attempts + response.attempts)
+    response = response._replace(attempts=old.attempts + response.attempts)
     return response, None if cost is None else cost + (spent or 0)
