@@ -172,7 +172,7 @@ class JsonProgress:
 Callback = Callable[[dict[str, Any]], object]
 _LOG = logging.getLogger("batchroute")
 # Of what is noted, what somebody should look at.
-_WARNINGS = ("storage", "notify", "failed_rows", "lost", "drift")
+_WARNINGS = ("storage", "notify", "lineage", "failed_rows", "lost", "drift")
 
 
 class CallbackProgress(JsonProgress):

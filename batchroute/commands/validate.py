@@ -11,6 +11,7 @@ from batchroute.pipeline.stages import results, snapshot
 from batchroute.pipeline.stages.constraints import check_constraints
 from batchroute.pipeline.stages.decide import check_budget
 from batchroute.pipeline.stored_confidence import check_limits
+from batchroute.reports.export import lineage
 from batchroute.storage.workdir import run_ids
 from batchroute.tables.files import Files
 from batchroute.tables.parquet import PromptTable
@@ -39,6 +40,9 @@ def validate(job: Job) -> list[str]:
     lines += [f"policy   {line}" for line in calibrated_limits(job)]
     for side in SIDES:
         lines.append(f"{side:<8} {generators.check(job.models.of(side))}")
+    if job.lineage is not None:
+        lineage.check(job.lineage)
+        lines.append(f"lineage  {job.lineage.place}")
     found = snapshot.committed(output, identity)
     snapshot.refuse_others(output, identity)
     output.check_writable()

@@ -16,6 +16,7 @@ from batchroute.generators.validation import Check
 from batchroute.hardware.devices import Precision
 from batchroute.policy.settings import Policy
 from batchroute.quality.audit import AuditSpec
+from batchroute.reports.export.lineage import LineageSpec
 from batchroute.reports.export.notify import NotifySpec
 from batchroute.tables.sources.base import InputSpec
 from batchroute.tables.targets.base import TableSpec
@@ -132,6 +133,7 @@ class Job(BaseModel):
     units: Units = Field(default_factory=Units)
     ray: RaySpec = Field(default_factory=RaySpec, description="what --engine ray uses")
     notify: NotifySpec | None = Field(default=None, description="who is told that a run has ended")
+    lineage: LineageSpec | None = Field(default=None, description="where events of OpenLineage go")
 
     @model_validator(mode="after")
     def _sections_go_together(self) -> Self:

@@ -43,6 +43,7 @@ _NOT_RESULTS = {
     "prices": True,
     "models": True,
     "notify": True,
+    "lineage": True,
     "ray": True,
 }
 

@@ -12,6 +12,7 @@
     <output>.work/<run id>/batches/<shard>/             provider batches: what was submitted, and what came back
     <output>.work/<run id>/precision/<side>.json        what `dtype: auto` took for a model
     <output>.work/<run id>/sharing/<model>.json         how rows of a model (a side, or `router`) share batches
+    <output>.work/<run id>/lineage.json                 COMPLETE was sent, where the job sends events of lineage
     <output>.work/<run id>/merge/<part>.json            receipts of the output's parts, which lie in <output>/data/
 
 A unit is `<unit>.parquet` and its receipt `<unit>.json`.
@@ -37,3 +38,4 @@ PRECISION = "precision/{side}.json"
 SHARING = "sharing/{model}.json"
 MERGE = "merge"
 RETRY = "retry.json"
+LINEAGE = "lineage.json"

@@ -17,6 +17,7 @@ from batchroute.pipeline.stages.fetch import fetch
 from batchroute.pipeline.stored_confidence import check_limits
 from batchroute.progress import Progress
 from batchroute.reports import night as nights
+from batchroute.reports.export import lineage
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import Manifest
@@ -95,6 +96,7 @@ def open_run(job: Job, output: Folder, identity: Identity, engine: Engine, retry
             `output.table`.
     """
     progress = engine.progress
+    lineage.check(job.lineage)
     check_limits(job)
     if retry_failed:
         _refuse_lost_work(job, output, identity)

@@ -16,6 +16,7 @@ from batchroute.pipeline.batches.provider import submit_batches
 from batchroute.pipeline.commit import Outcome, commit, outcome_of
 from batchroute.pipeline.context import Context, join, output_folder
 from batchroute.pipeline.identity import identify
+from batchroute.pipeline.lineage.emitting import catch_up, traced
 from batchroute.pipeline.stages.defer import defer
 from batchroute.pipeline.stages.escalate import escalate
 from batchroute.pipeline.stages.generate import generate, generate_ahead
@@ -66,12 +67,15 @@ def run(
         committed = opening.finished(job, output, identity, retry_failed)
         if committed is not None:
             load(job, output, committed, progress)
+            catch_up(job, output, committed, engine)
             return outcome_of(job, output, committed, was_done=True)
         context = opening.open_run(job, output, identity, engine, retry_failed)
-        engine.broadcast(lambda: context.snapshot.run_id)
-        _stages(context, wait)
-        committed = commit(context, write_report(context))
-        load(job, output, committed, progress)
+        with traced(context) as complete:
+            engine.broadcast(lambda: context.snapshot.run_id)
+            _stages(context, wait)
+            committed = commit(context, write_report(context))
+            load(job, output, committed, progress)
+            complete(committed)
         if not job.output.keep_work:
             work_root(output).remove_all()
         return outcome_of(job, output, committed, was_done=False)

@@ -342,6 +342,11 @@ JOB_KEYS: list[str] = [
     "notify.on",
     "notify.metrics",
     "notify.pushgateway",
+    "lineage.url",
+    "lineage.file",
+    "lineage.api_key_env",
+    "lineage.namespace",
+    "lineage.nominal_time",
 ]
 RESULT_COLUMNS: dict[str, str] = {
     "route": "string",

@@ -423,7 +423,7 @@ def test_every_yaml_block_is_taken(block: Block, tmp_path: Path, monkeypatch: py
 def check_yaml(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job file, or sections of one, or a list of prices, or steps of a workflow with batchroute's command."""
     for name in re.findall(r"(?<!\$)\$\{(\w+)\}", text):
-        monkeypatch.setenv(name, "https://example.com/2026-11-24")
+        monkeypatch.setenv(name, "2026-11-24" if name == "RUN_DATE" else "https://example.com/2026-11-24")
     tree = yaml.safe_load(text)
     if isinstance(tree, list):
         for step in tree:

@@ -123,6 +123,8 @@ class Pair:
         metric = None if self.job.report.audit is None else self.job.report.audit.metric
         if metric is not None and metric.record.extra is not None:
             why.setdefault(metric.record.extra, f"report.audit.metric {metric.name}")
+        if self.job.lineage is not None:
+            why["lineage"] = "lineage"
         if "ray" in self.job.model_fields_set:
             why["ray"] = "ray"
         return why
