@@ -225,7 +225,10 @@ def gc(
     older_than: Annotated[float, typer.Option("--older-than", min=0, help="Hours; younger files are left.")] = 24,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
 ) -> None:
-    """Remove what runs left behind: work folders of committed runs, files of no run, uploads that never ended."""
+    """Remove what runs left behind: work folders of committed runs, files of no run, uploads that never ended.
+
+    Given the uri of a cache, remove the answers that are older than the days that its jobs keep them.
+    """
     from batchroute.commands.gc import collect
     from batchroute.config import loading
 

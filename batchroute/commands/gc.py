@@ -1,10 +1,13 @@
-"""`batchroute gc`: remove work folders of committed runs, files of no run, and uploads that never ended."""
+"""`batchroute gc`: remove work folders of committed runs, files of no run, and uploads that never ended; of a cache the
+answers that no job reads any more.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from batchroute.cache.files import expired, marked_days, today
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import Manifest
@@ -19,7 +22,9 @@ def collect(
     """Remove what no run needs any more; returns one line for each removed thing.
 
     A committed output is its manifest and the files that the manifest names; everything else of the run is removed. A
-    run that is not committed keeps everything that it can resume from; only parts of unfinished puts are removed.
+    run that is not committed keeps everything that it can resume from; only parts of unfinished puts are removed. A
+    cache keeps the days that the job with the most `cache.days` may read; a run that reads a file which is removed
+    asks for its answers again.
 
     Args:
         older_than: seconds; a younger file may belong to a put that is still running.
@@ -31,6 +36,9 @@ def collect(
         lines += [f"{name}: a put that never ended" for name in folder.leftovers(older_than)]
         if not dry_run:
             folder.remove_leftovers(older_than)
+    days = marked_days(output)
+    if days is not None:
+        return lines + _expired(output, days, dry_run)
     committed = manifest.read(output)
     if committed is None:
         return lines
@@ -45,6 +53,13 @@ def collect(
         if not dry_run:
             work.remove_all()
     return lines
+
+
+def _expired(cache: Folder, days: int, dry_run: bool) -> list[str]:
+    gone = expired(cache, days, today())
+    for day in () if dry_run else gone:
+        cache.folder(day).remove_all()
+    return [f"{cache}/{day}: older than the {days} days of its jobs" for day in gone]
 
 
 def _unlisted(data: Folder, committed: Manifest, older_than: float) -> list[str]:

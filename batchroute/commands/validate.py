@@ -5,6 +5,7 @@ from __future__ import annotations
 from batchroute import generators, models
 from batchroute.config.job import Job
 from batchroute.fields import SIDES
+from batchroute.pipeline.cache.place import cache_folder
 from batchroute.pipeline.context import output_folder
 from batchroute.pipeline.identity import Identity, calibrated_limits, identify
 from batchroute.pipeline.stages import results, snapshot
@@ -53,6 +54,10 @@ def validate(job: Job) -> list[str]:
         lines += [
             f"table    {line}" for line in (*target.check(schema), *check_constraints(job, target, schema, table))
         ]
+    cache = cache_folder(job)
+    if cache is not None:
+        cache.check_writable()
+        lines.append(f"cache    {cache}: writable")
     state = "committed already" if found else "to resume" if identity.run_id in run_ids(output) else "new"
     return [*lines, f"output   {output}: {state}", f"units    {units}"]
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from batchroute.cache.settings import CacheSpec
 from batchroute.costs.price_lists import PricesSpec
 from batchroute.costs.prices import Money, Price
 from batchroute.costs.report import COLUMNS
@@ -126,6 +127,7 @@ class Job(BaseModel):
     policy: Policy
     models: Models
     report: ReportSpec = Field(default_factory=ReportSpec)
+    cache: CacheSpec | None = Field(default=None, description="answers of earlier runs, which are not paid again")
     prices: PricesSpec | None = None
     max_cost: Money | None = Field(default=None, description="USD; a run that would cost more stops, to be resumed")
     max_tokens: int | None = Field(default=None, ge=1, description="of both models, prompts and responses together")

@@ -198,10 +198,13 @@ def _baseline(
     on_large = [large, *again, *drawn]
     spent = sum((usage.cost for usage in on_large if usage.cost is not None), Decimal(0))
     # `spent` holds the cost of rows that went on to the large model already.
-    rest = max(0, small.generated - sum(usage.generated for usage in again))
+    # Nor would the large model have been paid for answers that the cache has.
+    rest = max(0, small.generated - sum(usage.generated + usage.hits for usage in again))
     tokens = max(0, small.router_tokens - sum(usage.router_tokens for usage in again))
     if rest == 0:
-        return Baseline(cost=spent, assumption="every row was sent to the large model")
+        cached = small.hits or any(usage.hits for usage in on_large)
+        left_out = "answers from the cache left out, " if cached else ""
+        return Baseline(cost=spent, assumption=f"{left_out}every row was sent to the large model")
     answered = sum(usage.answered for usage in on_large)
     if price.by_token:
         return _baseline_by_token(small, on_large, answered, rest, tokens, spent, price)

@@ -37,6 +37,9 @@ class ModelUsage(BaseModel):
         output_tokens: by the model's tokenizer; `reasoning_tokens` of them are reasoning.
         estimated: rows whose tokens batchroute counted because the endpoint did not report them.
         sample_input_tokens, sample_output_tokens: of extra sampled answers, which only tell how sure the model is.
+        hits: rows with an answer of an earlier run, from the cache. They are none of `generated`, and cost nothing.
+        hit_input_tokens, hit_output_tokens: of these answers, extra samples included; part of no other figure.
+        hit_cost: what they would have cost by the run's price; None without a price by token, and without hits.
         router_tokens: of the generated rows' prompts by the router's tokenizer, a measure common to both shards.
         cost: of the rows, and of loading the model if its price is by time.
         price: where the price is from.
@@ -63,6 +66,10 @@ class ModelUsage(BaseModel):
     load_seconds: float
     cost: Decimal | None
     price: str = ""
+    hits: int = 0
+    hit_input_tokens: int = 0
+    hit_output_tokens: int = 0
+    hit_cost: Decimal | None = None
 
     @property
     def tokens_read(self) -> int:
@@ -106,15 +113,18 @@ def model_usage(
         *("generated", "copies", "answered", "failed", "cut"),
         *("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "estimated"),
         *("sample_input_tokens", "sample_output_tokens"),
+        *("hits", "hit_input_tokens", "hit_output_tokens"),
     )
+    known = price is not None and price.by_token and _total(generated, "hits") > 0
     return ModelUsage(
         model=model,
         rows=sum(receipt.rows for receipt in generated),
-        router_tokens=_total(shard, "tokens"),
+        router_tokens=_total(shard, "tokens") - _total(generated, "hit_prompt_tokens"),
         busy_seconds=sum(receipt.seconds for receipt in generated),
         load_seconds=load,
         cost=cost,
         price=source,
+        hit_cost=usd(_total(generated, "hit_cost_pico")) if known else None,
         **{name: _total(generated, name) for name in names},
     )
 

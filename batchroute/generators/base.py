@@ -33,6 +33,7 @@ class Response(NamedTuple):
         sample_output_tokens: the tokens that the model wrote in extra samples.
         tool_calls: the calls of tools that the model answers with, as JSON in OpenAI's form.
         reasoning: what the model thought before its answer, which is no part of `text`; None: it showed no thoughts.
+        from_cache: the answer is an earlier run's, so that nothing is paid for it; its tokens are those of that run.
     """
 
     text: str | None = None
@@ -52,6 +53,7 @@ class Response(NamedTuple):
     sample_output_tokens: int = 0
     tool_calls: str | None = None
     reasoning: str | None = None
+    from_cache: bool = False
 
     @property
     def answered(self) -> bool:

@@ -45,6 +45,7 @@ _NOT_RESULTS = {
     "notify": True,
     "lineage": True,
     "ray": True,
+    "cache": True,
 }
 
 
@@ -137,6 +138,9 @@ def _settings(job: Job, version: Literal[1, 2]) -> dict[str, Any]:
     if job.report.signals:
         # Unlike the rest of the section it adds columns to the output.
         settings["report"] = {"signals": True}
+    if job.cache is not None:
+        # It adds a column to the output. Where answers are kept, and how long, changes none of them.
+        settings["cache"] = True
     settings["models"] = {side: model_settings(job.models.of(side), version) for side in SIDES}
     return settings
 

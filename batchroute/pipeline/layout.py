@@ -6,6 +6,8 @@
     <output>.work/<run id>/shards/*.json                what was decided: which row goes where
     <output>.work/<run id>/shards/<shard>/<unit>        the prompts of a shard, a unit of generation a file
     <output>.work/<run id>/<shard>/<unit>               their answers
+    <output>.work/<run id>/cached/<shard>/*.json        which files of the cache are read, what is kept in it
+    <output>.work/<run id>/cached/<shard>/<unit>        the cache's answers to rows of the shard's unit
     <output>.work/<run id>/calibrated/<unit>            what tonight's calibration measured
     <output>.work/<run id>/confidence/<chunk>           confidences of the small model's answers, in input order
     <output>.work/<run id>/audit/<unit>                 what the audit measured
@@ -30,6 +32,10 @@ WAY = "shards/way.json"
 DEFERRAL = "shards/deferral.json"
 AUDIT = "shards/audit.json"
 SHARDS = "shards"
+CACHED = "cached"
+CACHE_FILES = "cached/{shard}/files.json"
+RECALLED = "cached/{shard}/recalled.json"
+KEPT = "kept-"
 CALIBRATED = "calibrated"
 CONFIDENCE = "confidence"
 MEASURED = "audit"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from batchroute.cache.files import CacheFiles
 from batchroute.config.job import Job
 from batchroute.engines.base import Engine
 from batchroute.errors import InputError
 from batchroute.pipeline.batches.abandon import abandon
+from batchroute.pipeline.cache.place import cache_folder
+from batchroute.pipeline.cache.remember import remember
 from batchroute.pipeline.context import Context, output_folder
 from batchroute.pipeline.identity import Identity, calibrated_limits, identify
 from batchroute.pipeline.stages import results, retry, snapshot
@@ -67,8 +70,11 @@ def start_over(job: Job, output: Folder, identity: Identity, progress: Progress)
     if target is not None and job.input.in_place:
         is_loaded(target, sys.maxsize, target.loads(identity.run_id))
     for run_id in run_ids(output):
-        for line in abandon(job, Workdir(output, run_id)):
+        work = Workdir(output, run_id)
+        for line in abandon(job, work):
             progress.note("fresh", line)
+        # What it has paid for need not be paid again.
+        remember(job, work, progress)
     discard(output)
 
 
@@ -98,6 +104,9 @@ def open_run(job: Job, output: Folder, identity: Identity, engine: Engine, retry
     progress = engine.progress
     lineage.check(job.lineage)
     check_limits(job)
+    if cache_folder(job) is not None and job.cache is not None:
+        # A put shows that the cache can be written, before anything is paid for.
+        CacheFiles(job.cache).mark(job.cache.days)
     if retry_failed:
         _refuse_lost_work(job, output, identity)
     if job.input.in_place:

@@ -13,6 +13,8 @@ from batchroute.pipeline.audit.measure import measure_audit
 from batchroute.pipeline.audit.metric import check_metric
 from batchroute.pipeline.audit.sample import draw_audit
 from batchroute.pipeline.batches.provider import submit_batches
+from batchroute.pipeline.cache.recall import recall
+from batchroute.pipeline.cache.remember import remember
 from batchroute.pipeline.commit import Outcome, commit, outcome_of
 from batchroute.pipeline.context import Context, join, output_folder
 from batchroute.pipeline.identity import identify
@@ -103,6 +105,7 @@ def _stages(context: Context, wait: bool) -> None:
     engine.on_rank_zero(lambda: partition(context))
     if context.job.policy.decide == "auto" and engine.broadcast(lambda: _decides_before(context)):
         context = dataclasses.replace(context, job=without_samples(context.job))
+    engine.on_rank_zero(lambda: recall(context, ("small", "large")))
     # The provider works on its batches while the other model answers here.
     engine.on_rank_zero(lambda: submit_batches(context))
     with engine.overlapped(lambda: generate_ahead(context, "large")):
@@ -113,10 +116,12 @@ def _stages(context: Context, wait: bool) -> None:
         if context.job.policy.looks_after:
             engine.on_rank_zero(lambda: defer(context))
         engine.on_rank_zero(lambda: draw_audit(context))
+        engine.on_rank_zero(lambda: recall(context, ("escalated", "deferred", "audited")))
     large_answered = generate(context, "large", wait)
     engine.barrier()
     if not (small_answered and large_answered):
         raise WaitingError(_WAITING)
+    engine.on_rank_zero(lambda: remember(context.job, context.work, engine.progress))
     merge(context)
     engine.barrier()
     measure_audit(context)
@@ -140,6 +145,7 @@ def _calibrate_tonight(context: Context, wait: bool) -> None:
     if engine.broadcast(lambda: read_tonight(context.work) is not None):
         return
     engine.on_rank_zero(lambda: draw(context))
+    engine.on_rank_zero(lambda: recall(context, ("calibration_small", "calibration_large")))
     engine.on_rank_zero(lambda: submit_batches(context))
     small_answered, large_answered = generate(context, "small", wait), generate(context, "large", wait)
     engine.barrier()

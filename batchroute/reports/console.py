@@ -11,7 +11,7 @@ from rich.table import Table
 from batchroute.costs.report import CostReport
 from batchroute.policy.forecast import Forecast
 from batchroute.reports import drops, tables
-from batchroute.reports.notes import copies, notes, samples
+from batchroute.reports.notes import copies, hits, notes, samples
 from batchroute.reports.tables import ModelRow
 from batchroute.words import digits, model, money, plural, share
 
@@ -24,7 +24,7 @@ def show(report: CostReport) -> None:
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
     console.print(_table(report))
-    for line in (*copies(report), *samples(report), *notes(report)):
+    for line in (*copies(report), *hits(report), *samples(report), *notes(report)):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 

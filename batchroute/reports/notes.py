@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from batchroute.costs.price_lists import GIVEN
 from batchroute.costs.report import CostReport
 from batchroute.costs.usage import ModelUsage, RouterUsage
-from batchroute.words import plural
+from batchroute.words import money, plural
 
 
 def notes(report: CostReport) -> list[str]:
@@ -26,6 +28,20 @@ def copies(report: CostReport) -> list[str]:
     """One sentence if rows shared an answer, else none."""
     copied = report.rows.get("copies", 0)
     return [f"{plural(copied, 'row')} shared the answer to an identical prompt."] if copied else []
+
+
+def hits(report: CostReport) -> list[str]:
+    """What came from the cache, and what it would have cost; empty without hits."""
+    usages = [usage for usage in report.usages.values() if usage.hits]
+    if not usages:
+        return []
+    read, written = (sum(getattr(usage, f"hit_{kind}_tokens") for usage in usages) for kind in ("input", "output"))
+    known = [usage.hit_cost for usage in usages if usage.hit_cost is not None]
+    cost = f" and {money(sum(known, Decimal(0)))}" if len(known) == len(usages) else ""
+    return [
+        f"{plural(sum(usage.hits for usage in usages), 'answer')} came from the cache and cost nothing; asked for "
+        f"again, they would have taken {read:,} tokens read, {written:,} written{cost}."
+    ]
 
 
 def _reasons(report: CostReport) -> list[str]:

@@ -6,7 +6,7 @@ from batchroute import words
 from batchroute.reports import drops, headline, tables
 from batchroute.reports.headline import audited, expected
 from batchroute.reports.night import NightReport
-from batchroute.reports.notes import copies, samples
+from batchroute.reports.notes import copies, hits, samples
 
 LIKENESS = "The large model's answer was taken for the truth: drops are of the likeness to it, not of correctness."
 _ON_DRIFT = {
@@ -48,7 +48,9 @@ def _saved(night: NightReport) -> tuple[str, str, str]:
     if saved is None:
         return "saved", words.NOT_KNOWN, "not known"
     if saved.share is None:
-        return "saved", words.money_briefly(saved.usd), "the large model is free"
+        from_cache = any(usage.hits for usage in night.cost.usages.values())
+        why = "all answers came from the cache" if from_cache else "the large model is free"
+        return "saved", words.money_briefly(saved.usd), why
     label = "saved" if saved.usd >= 0 else "more than large alone"
     return label, words.share(abs(saved.share)), words.money_briefly(abs(saved.usd))
 
@@ -80,7 +82,7 @@ def policy(night: NightReport) -> str:
     escalated = night.cost.rows.get("escalated", 0)
     if escalated:
         sentences.append(f"{words.plural(escalated, 'row')} went on from the small model to the large model.")
-    return " ".join([*sentences, *deciding(night), *copies(night.cost), *samples(night.cost)])
+    return " ".join([*sentences, *deciding(night), *copies(night.cost), *hits(night.cost), *samples(night.cost)])
 
 
 def deciding(night: NightReport) -> list[str]:

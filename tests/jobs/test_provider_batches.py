@@ -75,6 +75,19 @@ def test_copies_of_a_prompt_are_submitted_once(tmp_path: Path, server: OpenAISer
     assert once(server, 10)
 
 
+def test_a_row_that_the_cache_answers_is_not_submitted(tmp_path: Path, server: OpenAIServer) -> None:
+    job = batch_job(tmp_path, server)
+    job.settings["cache"] = {"uri": str(tmp_path / "cache")}
+    table(20).write_parquet(job.input)
+    job.run()
+    job.output = tmp_path / "again"
+    job.settings["output"] = {"uri": str(job.output)}
+    table(ROWS).write_parquet(job.input)
+    job.run()
+    assert check(job)["from_cache"].to_list() == [True] * 20 + [False] * (ROWS - 20)
+    assert once(server)
+
+
 def test_sampling_sends_each_row_a_seed_of_its_own(tmp_path: Path, server: OpenAIServer) -> None:
     seen: list[Any] = []
     server.settings.answer = lambda body: seen.append(body["seed"])

@@ -134,6 +134,10 @@ def _of_job(job: Job, pair: Pair) -> Iterator[Checkup]:
         bounded=True,
     )
     yield Checkup("job", "output", lambda: storage.output_of(job), "name a writable folder as output.uri", bounded=True)
+    if job.cache is not None:
+        yield Checkup(
+            "job", "cache", lambda: storage.cache_of(job), "name a writable folder as cache.uri", bounded=True
+        )
     yield Checkup(
         "job",
         "table",

@@ -28,7 +28,9 @@ def redactor(environment: Mapping[str, str], job: Job | None) -> Redactor:
 
 def _of_job(job: Job, environment: Mapping[str, str]) -> Iterator[str]:
     table = job.output.table
-    for options in (job.input.storage_options, job.output.storage_options, table.storage_options if table else {}):
+    cache = {} if job.cache is None else job.cache.storage_options
+    of_files = (job.input.storage_options, job.output.storage_options, cache)
+    for options in (*of_files, table.storage_options if table else {}):
         yield from _of_mapping(options)
     for catalog in (job.input.catalog, table.catalog if table else {}):
         yield from _of_mapping(catalog)

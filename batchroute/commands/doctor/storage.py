@@ -15,6 +15,7 @@ from batchroute.commands.doctor.network import unreached_url
 from batchroute.commands.doctor.pair import router_is_there
 from batchroute.config.job import Job
 from batchroute.errors import InputError
+from batchroute.pipeline.cache.place import cache_folder
 from batchroute.pipeline.stages import snapshot
 from batchroute.redaction import host
 from batchroute.storage.local import LocalFolder
@@ -104,6 +105,18 @@ def _local(output: LocalFolder) -> Finding:
         if free < _LITTLE_DISK
         else ok("output", words)
     )
+
+
+def cache_of(job: Job) -> Iterator[Finding]:
+    """Raises:
+    InputError, StoppedError: the cache is not writable, or lies in the input or the output.
+    """
+    if job.cache is not None:
+        _reach(job.cache.uri, job.cache.storage_options)
+        folder = cache_folder(job)
+        assert folder is not None
+        folder.check_writable()
+        yield ok("cache", f"{folder} is writable; its files hold answers in clear")
 
 
 def table_of(job: Job) -> Iterator[Finding]:

@@ -127,4 +127,6 @@ def _strata(plan: AuditPlan, positions: Positions, scores: Scores, measured: pa.
 
 def _answered_by_large(work: Workdir) -> int:
     receipts = [receipt for shard in OF_LARGE for receipt in work.stage(shard).receipts().values()]
-    return sum(receipt.counts["generated"] - receipt.counts["failed"] for receipt in receipts)
+    return sum(
+        receipt.counts["generated"] + receipt.counts.get("hits", 0) - receipt.counts["failed"] for receipt in receipts
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from batchroute.config.job import Job, JobModel
 from batchroute.costs import prices
@@ -50,6 +52,9 @@ TOOL_CALLS = pa.field("tool_calls", pa.large_string())
 REASONING = pa.field("reasoning", pa.large_string())
 """A further column of the answers of a model whose thoughts are kept."""
 
+FROM_CACHE = pa.field("from_cache", pa.bool_())
+"""A further column of the answers of a job with a cache."""
+
 Answer = tuple[Response, int | None]
 """A response and its cost in pico-dollars, None where no price is set."""
 
@@ -75,10 +80,14 @@ def with_confidence(model: JobModel) -> JobModel:
     return model if model.confidence is not None else model.model_copy(update={"confidence": Confidence()})
 
 
-def schema_of(model: JobModel) -> pa.Schema:
-    """The columns of the model's answers."""
+def schema_of(model: JobModel, cache: bool = False) -> pa.Schema:
+    """The columns of the model's answers.
+
+    Args:
+        cache: whether the job has one.
+    """
     signals = [] if model.confidence is None else [*SIGNALS]
-    return pa.schema([*SCHEMA, *signals, *of_texts([model])])
+    return pa.schema([*SCHEMA, *signals, *of_texts([model]), *([FROM_CACHE] if cache else [])])
 
 
 def of_texts(models: Sequence[JobModel]) -> list[pa.Field]:
@@ -127,9 +136,45 @@ def answers_table(
     return pa.table([arrays[name] for name in schema.names], schema=schema)
 
 
-def counts(answers: Sequence[Answer | None]) -> dict[str, int]:
-    """The counts of a receipt. An entry that is None is a copy."""
-    responses = [answer[0] for answer in answers if answer is not None]
+def hits_of(table: pa.Table, price: Price | None) -> dict[int, Answer]:
+    """The answers that a cache has, by position: no model was asked, and nothing is paid.
+
+    Args:
+        table: rows as `recall` puts them.
+    """
+    fields = {name: table[column].to_pylist() for name, column in _OF_RESPONSES.items() if column in table.column_names}
+    rows = [dict(zip(fields, row, strict=True)) for row in zip(*fields.values(), strict=True)]
+    responses = [Response(**{**row, "attempts": 0, "from_cache": True}) for row in rows]
+    cost = None if price is None else 0
+    return {position: (one, cost) for position, one in zip(table["position"].to_pylist(), responses, strict=True)}
+
+
+def full_costs(answers: pa.Table, price: Price | None) -> NDArray[np.float64]:
+    """The cost of each row's answer in pico-dollars, as if none were from a cache; 0 without a price.
+
+    What a hit would have cost by time is not known: the mean of the other rows stands for it.
+    """
+    costs = prices.picos_of(answers["cost"]).astype(np.float64)
+    if price is None or FROM_CACHE.name not in answers.column_names:
+        return costs
+    hit = answers[FROM_CACHE.name].fill_null(False).to_numpy()
+    if price.by_token:
+        rows = answers.filter(answers[FROM_CACHE.name].fill_null(False)).to_pylist()
+        costs[hit] = [_by_token(price, answer_of(row)[0]) for row in rows]
+    elif hit.any() and not hit.all():
+        costs[hit] = costs[~hit].mean()
+    return costs
+
+
+def counts(answers: Sequence[Answer | None], price: Price | None = None) -> dict[str, int]:
+    """The counts of a receipt. An entry that is None is a copy. Hits of the cache are counted by themselves.
+
+    Args:
+        price: tells what the hits would have cost.
+    """
+    every = [answer[0] for answer in answers if answer is not None]
+    hits = [response for response in every if response.from_cache]
+    responses = [response for response in every if not response.from_cache] if hits else every
     failed = [response for response in responses if response.error_type is not None]
     answered = [response for response in responses if response.answered] if failed else responses
     # A column at a time: a pass over the responses for each count would take longer than writing them.
@@ -138,11 +183,21 @@ def counts(answers: Sequence[Answer | None]) -> dict[str, int]:
     sums = {name: sum(of[name]) for name in (*_SUMMED, *_SAMPLE_TOKENS)}
     return {
         "generated": len(responses),
-        "copies": len(answers) - len(responses),
+        "copies": len(answers) - len(every),
         "failed": len(failed),
         "answered": len(answered),
         "cut": of["finish_reason"].count("length"),
         **{name: sums[name] for name in _SUMMED},
         "cost_pico": sum(answer[1] for answer in answers if answer is not None and answer[1] is not None),
         **{name: sums[name] for name in _SAMPLE_TOKENS if sums[name]},
+        **(_of_hits(hits, price) if hits else {}),
+    }
+
+
+def _of_hits(hits: Sequence[Response], price: Price | None) -> dict[str, int]:
+    return {
+        "hits": len(hits),
+        "hit_input_tokens": sum(hit.input_tokens + hit.sample_input_tokens for hit in hits),
+        "hit_output_tokens": sum(hit.output_tokens + hit.sample_output_tokens for hit in hits),
+        "hit_cost_pico": sum(_by_token(price, hit) for hit in hits) if price is not None and price.by_token else 0,
     }

@@ -296,7 +296,7 @@ class Allowance:
 
 def _begun(answers: Sequence[Answer]) -> tuple[int, int, int]:
     """Cost, tokens and number of the answers of a unit that is not whole."""
-    tokens = [_tokens(response) for response, _ in answers if response.answered]
+    tokens = [_tokens(response) for response, _ in answers if response.answered and not response.from_cache]
     return sum(cost or 0 for _, cost in answers), sum(tokens), len(tokens)
 
 

@@ -11,6 +11,7 @@ from batchroute.config.job import JobModel
 from batchroute.generators.base import Response, row_seed
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.answers import Answer, answer_of, answers_table, counts, model_of, priced, schema_of
+from batchroute.pipeline.shards.hits import Hits
 from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
 from batchroute.prompt import Prompt, as_text
 from batchroute.storage.receipts import Facts, Receipt
@@ -30,6 +31,7 @@ class Piece:
         answers: one for each of `positions`; None where a model still has to answer, and for copies.
         todo: the rows that a model still has to answer: position and prompt, in the order of the piece.
         indices: where the rows of `todo` stand in `positions`.
+        hit_tokens: of the prompts whose answer is from the cache, by the router's tokenizer.
     """
 
     receipt: Receipt
@@ -38,6 +40,7 @@ class Piece:
     answers: list[Answer | None]
     indices: list[int]
     todo: pa.Table
+    hit_tokens: int = 0
 
     @property
     def unit(self) -> str:
@@ -54,6 +57,9 @@ class Pieces:
         self._prompts, self._stage = shard_stage(context.work, shard), context.work.stage(shard)
         self._price = context.snapshot.price(self.side)
         self._begun = self._stage.begun_units()
+        self._cache = context.job.cache is not None
+        self._schema = schema_of(self.model, self._cache)
+        self._hits = Hits(context.work, shard, self._price)
 
     def done(self) -> list[Receipt]:
         return list(self._stage.receipts().values())
@@ -71,6 +77,8 @@ class Pieces:
         rows = self._prompts.read(receipt.unit)
         positions, copies = rows["position"].to_pylist(), rows["copy_of"].to_pylist()
         kept, begun = self._kept(receipt.unit), self._answered_before_a_stop(receipt.unit)
+        if self._cache:
+            kept = {**self._hits.of(receipt.unit), **kept}
         answers: list[Answer | None] = [None] * len(positions)
         to_answer = rows.select(["position", "prompt"])
         if not (kept or begun or rows["copy_of"].null_count < len(positions)):
@@ -81,7 +89,8 @@ class Pieces:
             if copies[i] is None and position not in begun and not _ok(answers[i])
         ]  # fmt: skip
         to_answer = to_answer.take(pa.array(todo, pa.int64()))
-        return Piece(receipt, positions, rows["copy_of"], answers, todo, to_answer)
+        hit_tokens = _hit_tokens(rows["tokens"], answers) if self._cache else 0
+        return Piece(receipt, positions, rows["copy_of"], answers, todo, to_answer, hit_tokens)
 
     def extremes(self) -> tuple[Prompt, Prompt] | None:
         """The longest and the shortest prompt that are still to be asked; None if there are too few rows to care."""
@@ -123,11 +132,10 @@ class Pieces:
             last=piece.receipt.last,
             seconds=seconds,
             load_seconds=load_seconds,
-            counts=counts(answers),
+            counts=counts(answers, self._price) | ({"hit_prompt_tokens": piece.hit_tokens} if piece.hit_tokens else {}),
         )
-        schema = schema_of(self.model)
-        table = answers_table(piece.positions, piece.copy_of, answers, schema)
-        receipt = self._stage.commit(facts, schema, table.sort_by("position").to_batches())
+        table = answers_table(piece.positions, piece.copy_of, answers, self._schema)
+        receipt = self._stage.commit(facts, self._schema, table.sort_by("position").to_batches())
         if piece.unit in self._begun:
             self._stage.drop_begun(piece.unit)
         return receipt
@@ -145,7 +153,7 @@ class Pieces:
         answers = priced(self._price, [response for _, response in answered], seconds)
         whole = [_with_earlier(piece.answers[i], answer) for (i, _), answer in zip(answered, answers, strict=True)]
         positions = [piece.positions[i] for i, _ in answered]
-        table = answers_table(positions, pa.nulls(len(positions), pa.int64()), whole, schema_of(self.model))
+        table = answers_table(positions, pa.nulls(len(positions), pa.int64()), whole, self._schema)
         self._stage.put_begun(piece.unit, table)
 
     def _answered_before_a_stop(self, unit: str) -> dict[int, Answer]:
@@ -163,6 +171,11 @@ class Pieces:
 def _longest(piece: Receipt) -> float:
     """The tokens of the longest prompt of a piece; pieces of an earlier version tell the mean only."""
     return piece.counts.get("longest", piece.counts["tokens"] / max(1, piece.rows))
+
+
+def _hit_tokens(tokens: pa.ChunkedArray, answers: Sequence[Answer | None]) -> int:
+    hits = [answer is not None and answer[0].from_cache for answer in answers]
+    return sum(count or 0 for count, hit in zip(tokens.to_pylist(), hits, strict=True) if hit)
 
 
 def _ok(answer: Answer | None) -> bool:

@@ -27,7 +27,7 @@ from batchroute.tables.parquet import RowReader
 from batchroute.tables.types import converted
 
 _SHARD = pa.field("shard", pa.string())
-_TEXTS = (answers.TOOL_CALLS, answers.REASONING)
+_FURTHER = (answers.TOOL_CALLS, answers.REASONING, answers.FROM_CACHE)
 _PIECES_IN_MEMORY = 2
 _THREADS = 4
 _LATER: dict[Shard, tuple[Shard, ...]] = {"small": ("deferred",), "calibration_small": ("calibration_large",)}
@@ -176,7 +176,7 @@ class _ShardAnswers:
         self._signals = SIGNALS if context.job.report.signals else ()
         # What the large model tells of its answers is in no output.
         told = {field.name for field in self._signals} if side_of(shard) == "small" else set()
-        self._wanted = {*answers.SCHEMA.names, *(field.name for field in _TEXTS), *told}
+        self._wanted = {*answers.SCHEMA.names, *(field.name for field in _FURTHER), *told}
         # An escalated row's copies share its new answer. The other shards hold the rows that they are for, one by one.
         self._escalated = _again(context, "escalated") if shard == "small" else None
         later = _LATER.get(shard, ())
@@ -238,7 +238,7 @@ class _ShardAnswers:
         """The columns of every shard's table, whatever columns the pieces have."""
         rows = table.num_rows
         known = table.select(answers.SCHEMA.names)
-        for field in (*_TEXTS, *self._signals):
+        for field in (*_FURTHER, *self._signals):
             has = field.name in table.column_names
             known = known.append_column(field, table[field.name] if has else pa.nulls(rows, field.type))
         for name, value in (("route", self._route), ("model", self._model), (_SHARD.name, self._shard)):

@@ -38,10 +38,11 @@ SIGNALS = tuple(pa.field(name, pa.float32()) for name in ("logprob", "logprob_lo
 def results_of(job: Job) -> pa.Schema:
     """The columns that the output adds to those of the input, without the prefix."""
     texts = answers.of_texts([job.models.of(side) for side in SIDES])
+    cache = [answers.FROM_CACHE] if job.cache is not None else []
     confidence = [CONFIDENCE] if job.policy.looks_after else []
     spread = [SPREAD] if job.router is not None and models.has_heads(job.router.model) else []
     signals = SIGNALS if job.report.signals else ()
-    return pa.schema([*RESULTS, *texts, *confidence, *signals, *spread, *job.json_columns])
+    return pa.schema([*RESULTS, *texts, *cache, *confidence, *signals, *spread, *job.json_columns])
 
 
 def result_names(job: Job) -> list[str]:

@@ -216,8 +216,8 @@ def _check_output_place(job: Job, files: list[InputFile]) -> None:
     """Raises:
     InputError: a later search for the input would find what this run writes.
     """
-    output = _place(job.output.uri, job.output.storage_options)
-    source = _place(job.input.uri, job.input.storage_options)
+    output = place(job.output.uri, job.output.storage_options)
+    source = place(job.input.uri, job.input.storage_options)
     inside = files[0].path != source and f"{output}/".startswith(f"{source}/")
     if inside or any(file.path.startswith((f"{output}/", f"{output}{WORK_SUFFIX}/")) for file in files):
         raise InputError(f"output.uri {output} and the input {source} lie in one another; choose another output folder")
@@ -225,7 +225,7 @@ def _check_output_place(job: Job, files: list[InputFile]) -> None:
         raise InputError(f"the input {source} matches files of output.uri {output}; choose another, or a narrower glob")
 
 
-def _place(uri: str, options: Mapping[str, Any]) -> str:
+def place(uri: str, options: Mapping[str, Any]) -> str:
     """The place in one spelling, whatever links and account names are in it."""
     if is_local(uri):
         return os.path.realpath(local_path(uri))

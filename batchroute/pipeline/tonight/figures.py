@@ -16,14 +16,14 @@ from batchroute.confidence.model import ConfidenceModel, cross_fitted
 from batchroute.confidence.plans import SKIPPED
 from batchroute.confidence.rows import PricedRows
 from batchroute.confidence.signals import Signals
-from batchroute.costs.prices import PICO, picos_of
+from batchroute.costs.prices import PICO
 from batchroute.costs.usage import router_usage
 from batchroute.fields import SIDES, Side
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.rows import Positions, scores_of
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.groups import groups_of
-from batchroute.pipeline.shards.answers import model_of
+from batchroute.pipeline.shards.answers import FROM_CACHE, full_costs, model_of
 from batchroute.pipeline.stages.confidence import signals_at
 from batchroute.pipeline.tonight.draw import SHARDS, read_drawn
 from batchroute.pipeline.tonight.measure import measured
@@ -187,7 +187,7 @@ class _Rows:
         signals, answered = signals_at(context, positions, scores)
         known = ~np.isnan(small) & ~np.isnan(large) & answered
         lengths = {side: found for side in SIDES if (found := _lengths(context, side, positions, tokens)) is not None}
-        costs = {side: picos_of(_answers(context, side, ["cost"])["cost"]).astype(np.float64) for side in SIDES}
+        costs = {side: full_costs(_answers(context, side), context.snapshot.price(side)) for side in SIDES}
         samples = _of_samples(context) * costs["small"]
         return cls(scores, tokens, prompts, small, large, known, signals, lengths, costs, samples)
 
@@ -255,13 +255,17 @@ def _quality(column: pa.ChunkedArray) -> Floats:
 
 
 def _lengths(context: Context, side: Side, positions: Positions, router_tokens: NDArray[np.int32]) -> Lengths | None:
-    table = _answers(context, side, ["input_tokens", "output_tokens", "error_type"])
+    table = _answers(context, side)
     answered = table["error_type"].is_null().to_numpy()
     read, written = (
         np.where(answered, table[name].fill_null(0).to_numpy(), np.nan) for name in ("input_tokens", "output_tokens")
     )
     seconds = sum(receipt.seconds for receipt in context.work.stage(SHARDS[side]).receipts().values())
-    total = float(np.nansum(read) + np.nansum(written))
+    # No seconds are known of the answers that a cache has.
+    asked = np.ones(len(read), np.bool_)
+    if FROM_CACHE.name in table.column_names:
+        asked = ~table[FROM_CACHE.name].fill_null(False).to_numpy()
+    total = float(np.nansum(read[asked]) + np.nansum(written[asked]))
     return Lengths.fit(router_tokens, read, written, seconds / total if total and seconds else None)
 
 
@@ -280,10 +284,11 @@ def _of_samples(context: Context) -> Floats:
     return part
 
 
-def _answers(context: Context, side: Side, columns: list[str]) -> pa.Table:
-    """A model's answers to the drawn rows, by position."""
+def _answers(context: Context, side: Side, columns: list[str] | None = None) -> pa.Table:
+    """A model's answers to the drawn rows, by position; all columns unless some are named."""
     stage = context.work.stage(SHARDS[side])
-    tables = [stage.read(unit, ["position", *columns]) for unit in stage.receipts()]
+    wanted = None if columns is None else ["position", *columns]
+    tables = [stage.read(unit, wanted) for unit in stage.receipts()]
     return pa.concat_tables(tables).sort_by("position")
 
 

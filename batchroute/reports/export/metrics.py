@@ -111,6 +111,21 @@ def _work(gauges: _Gauges, night: NightReport) -> None:
         tokens.append(({"side": side, "direction": "output"}, usage.tokens_written))
     gauges.many("tokens", "Tokens by side and direction.", tokens)
     gauges.many(
+        "cached_tokens",
+        "Input tokens that the provider, or the engine, read from its cache, by side.",
+        [({"side": side}, usage.cached_tokens) for side, usage in night.cost.usages.items() if usage.cached_tokens],
+    )
+    gauges.many(
+        "cache_hit_rows",
+        "Rows with an answer of an earlier run, by side.",
+        [({"side": side}, usage.hits) for side, usage in night.cost.usages.items() if usage.hits],
+    )
+    gauges.many(
+        "cache_hit_saved_usd",
+        "What these answers would have cost, by side.",
+        [({"side": side}, usage.hit_cost) for side, usage in night.cost.usages.items()],
+    )
+    gauges.many(
         "stage_seconds",
         "Seconds of work by stage, over all processes, without loading models.",
         [({"stage": stage.name}, stage.seconds) for stage in night.stages],

@@ -44,4 +44,9 @@ def _totals(usage: ModelUsage) -> dict[str, Any]:
         "rows": usage.rows,
         "failed": usage.failed,
         "cost": None if usage.cost is None else str(usage.cost),
+        **(_hits(usage) if usage.hits else {}),
     }
+
+
+def _hits(usage: ModelUsage) -> dict[str, Any]:
+    return {"hits": usage.hits, "hit_cost": None if usage.hit_cost is None else str(usage.hit_cost)}

@@ -1,0 +1,1 @@
+"""The cache: answers of earlier runs, which are not paid again."""
