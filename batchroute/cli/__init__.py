@@ -135,12 +135,16 @@ def run(
 
 
 @app.command()
-def validate(job_file: JobFile, overrides: Overrides = None) -> None:
+def validate(
+    job_file: JobFile,
+    overrides: Overrides = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also try a load of no rows into output.table.")] = False,
+) -> None:
     """Check a job's file, input, columns, models and output without running it."""
     from batchroute.commands.validate import validate as check
     from batchroute.config import loading
 
-    for line in check(loading.load(job_file, overrides or ())):
+    for line in check(loading.load(job_file, overrides or ()), deep):
         typer.echo(line)
 
 

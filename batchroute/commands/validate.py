@@ -24,8 +24,11 @@ from batchroute.tables.targets import target_of
 from batchroute.tables.types import portable_schema
 
 
-def validate(job: Job) -> list[str]:
+def validate(job: Job, deep: bool = False) -> list[str]:
     """Check everything that can be checked without running: one line for each thing that is well.
+
+    Args:
+        deep: also try what a load into `output.table` does, with no rows.
 
     Raises:
         InputError: the first thing that is not.
@@ -54,6 +57,9 @@ def validate(job: Job) -> list[str]:
         lines += [
             f"table    {line}" for line in (*target.check(schema), *check_constraints(job, target, schema, table))
         ]
+        if deep:
+            tried = target.rehearse(schema)
+            lines.append(f"table    a load of no rows {'went through' if tried else 'cannot be tried there'}")
     cache = cache_folder(job)
     if cache is not None:
         cache.check_writable()

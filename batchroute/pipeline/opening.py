@@ -124,6 +124,7 @@ def open_run(job: Job, output: Folder, identity: Identity, engine: Engine, retry
         schema = results.output_schema(job, table)
         for line in target.prepare(schema):
             progress.note("table", line)
+        target.rehearse(schema)
         loads = target.loads(manifest.load_id(frozen.run_id, frozen.source))
         # The table is asked before the manifest: a faster attempt at this run commits first and loads second.
         try:

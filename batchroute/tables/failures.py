@@ -19,6 +19,7 @@ _PASSING_STATES = ("08", "40", "53", "55P03", "57")
 # States whose messages are about the connection and the SQL. Those of other states may quote a row.
 _ABOUT_SQL = ("08", "0A", "25", "28", "34", "3D", "3F", "40", "42", "53", "54", "55", "57", "58")
 _STATES = {
+    "22000": "a value that its column does not take, such as a null",
     "22001": "a text is too long for the column",
     "22003": "a number is out of the column's range",
     "22007": "a text is no date or time",
@@ -80,6 +81,10 @@ _STORE_PASSING = re.compile(
 )
 # Rust's chain of causes as deltalake draws it.
 _DELTA_CAUSE = re.compile(r"\s*\x1b\[31m↳\x1b\[0m\s*")
+# The driver of Snowflake has no code for this one, and quotes the value.
+_SNOWFLAKE_RANGE = re.compile(
+    r"(?:[A-Z_]+: )?(?:\[Snowflake\] )?timestamp [\d :+.UTC-]+ overflows when converted to nano"
+)
 _SQLITE_BUSY, _SQLITE_LOCK, _SQLITE_ERROR = 5, 6, 1
 
 
@@ -115,6 +120,8 @@ def driver_message(scheme: str, error: Exception) -> str:
     whole = " ".join(
         line.strip() for line in text.splitlines()[:2] if line.strip() and not line.startswith(("DETAIL:", "CONTEXT:"))
     )
+    if scheme == "snowflake" and _SNOWFLAKE_RANGE.match(text):
+        return "a timestamp is before 1677 or after 2262, which the driver cannot carry: cast it to text in the query"
     if state:
         return whole if state.startswith(_ABOUT_SQL) else _named(error, state)
     if scheme == "sqlite" and not isinstance(error, pa.ArrowException):

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from batchroute.errors import BatchrouteError, InputError, StoppedError
 from batchroute.redaction import Redactor, is_secret, secret_parameters
+from batchroute.tables import snowflake
 from batchroute.tables.failures import driver_message, warehouse_may_pass
 from batchroute.tables.queries import bare, statement_of
 
@@ -131,7 +132,9 @@ class Warehouse:
             if self._rest and not os.path.exists(needed):
                 raise InputError(f"{self._key}: no such file: {needed}")
             return driver.connect(self._rest or ":memory:")
-        return driver.connect(self._rest if self.scheme == "snowflake" else self._uri)
+        if self.scheme == "snowflake":
+            return snowflake.connect(driver, self._rest)
+        return driver.connect(self._uri)
 
     def _explained(self, error: Exception) -> BatchrouteError:
         message = self._redactor.text(driver_message(self.scheme, error))

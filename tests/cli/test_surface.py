@@ -114,7 +114,7 @@ COMMANDS: dict[str, list[str]] = {
         "--allow-pickle",
         "--overwrite",
     ],
-    "batchroute validate": ["JOB_FILE", "--set"],
+    "batchroute validate": ["JOB_FILE", "--set", "--deep"],
     "batchroute what-if": ["OUTPUT", "--policy", "--storage"],
     "batchroute verify": ["OUTPUT", "--storage"],
     "batchroute report": ["OUTPUTS", "--output", "--storage"],

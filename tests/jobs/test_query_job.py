@@ -138,7 +138,7 @@ def test_validate_asks_for_the_columns_alone(server: str, tmp_path: Path) -> Non
         ("sqlite:///nowhere.db", "select 1", "no such file: /nowhere.db"),
         ("nothing", "select 1", "not a URI"),
         ("foo://x", "select 1", "no driver for foo://"),
-        ("snowflake://u:p@x/db", "select 1", r"pip install 'batchroute\[snowflake\]'"),
+        ("bigquery://project/set", "select 1", r"pip install 'batchroute\[bigquery\]'"),
     ],
 )
 def test_what_will_never_work_is_one_sentence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchroute.errors import InputError
 from batchroute.tables.targets.base import TableSpec, Target
 
 
@@ -14,9 +15,7 @@ def target_of(spec: TableSpec | None, key: str | None) -> Target | None:
     if spec is None:
         return None
     if spec.warehouse:
-        from batchroute.tables.targets.sql import SqlTarget
-
-        return SqlTarget(spec, key)
+        return _of_warehouse(spec, key)
     if spec.delta:
         from batchroute.tables.targets.delta import DeltaTarget
 
@@ -24,3 +23,23 @@ def target_of(spec: TableSpec | None, key: str | None) -> Target | None:
     from batchroute.tables.targets.iceberg import IcebergTarget
 
     return IcebergTarget(spec)
+
+
+def _of_warehouse(spec: TableSpec, key: str | None) -> Target:
+    """Raises:
+    InputError: the warehouse is not a URI, or its tables are not loaded.
+    """
+    from batchroute.tables.targets.snowflake import SnowflakeTarget
+    from batchroute.tables.targets.sql import HOLDS, SqlTarget
+    from batchroute.tables.warehouse import Warehouse
+
+    scheme = Warehouse(spec.warehouse, "output.table.warehouse").scheme
+    if scheme == "snowflake":
+        return SnowflakeTarget(spec, key)
+    if scheme in HOLDS:
+        return SqlTarget(spec, key, scheme)
+    why = "no transactions, so that rows could be loaded twice" if scheme == "bigquery" else "never been tried here"
+    raise InputError(
+        f"output.table.warehouse: tables of {scheme}:// are not loaded, since its driver has {why}; load the committed "
+        f"files of output.uri with its own tools, or name one of {', '.join([*HOLDS, 'snowflake'])}, delta and iceberg"
+    )

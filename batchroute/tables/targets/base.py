@@ -112,6 +112,11 @@ class Target(Protocol):
     def prepare(self, schema: pa.Schema) -> list[str]:
         """Create the table where it is missing; otherwise as `check`."""
 
+    def rehearse(self, schema: pa.Schema) -> bool:
+        """Do all that a load does, with no rows and without a trace: what it needs shows before a night's work. Call
+        `check` or `prepare` first. False where that cannot be tried.
+        """
+
     def goes_in(self, schema: pa.Schema) -> tuple[Holds, list[str]]:
         """Which types the table holds, and the columns of the answers that go into it. Call `check` first."""
 

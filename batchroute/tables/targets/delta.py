@@ -47,6 +47,9 @@ class DeltaTarget:
                 table = open_delta(self._spec.delta, self._options)
             return self._plan(table, schema)[0].notes(self.public)
 
+    def rehearse(self, schema: pa.Schema) -> bool:
+        return False  # a load is one version, which would stay
+
     def _plan(self, table: Any, schema: pa.Schema) -> tuple[Match, pa.Schema]:
         there = pa.schema(table.schema().to_arrow())
         columns = self._holds.schema(portable_schema(there))
