@@ -199,6 +199,13 @@ def test_small_batches_become_one_row_group_and_large_ones_several() -> None:
     assert groups([heavy] * 3) == [2, 1]
 
 
+def test_short_words_have_a_dictionary_and_long_texts_none() -> None:
+    batches = [rows(0, 10, "short"), rows(10, 10, "short")], [rows(0, 10, "long " * 20), rows(10, 10, "long " * 20)]
+    files = [pq.read_metadata(pa.BufferReader(parquet_bytes(SCHEMA, some, facts())[0])) for some in batches]
+    columns = [file.row_group(0).column(1) for file in files]
+    assert [column.has_dictionary_page for column in columns] == [True, False]
+
+
 def test_json_state_is_create_only(tmp_path: Path) -> None:
     work = Workdir(LocalFolder(str(tmp_path / "out")), "run")
     assert work.read_json("run.json") is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Literal
 
 from batchroute.generators.base import Response
 from batchroute.generators.settings import PLACEHOLDER, ModelSpec
@@ -32,13 +33,12 @@ class EchoGenerator:
         self._logprobs = spec.logprobs
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
-        texts = [as_text(prompt) for prompt in prompts]
-        answers = [self._answer(text) for text in texts]
+        texts = map(as_text, prompts)
         if not self._logprobs:
-            return answers
+            return [self._answer(text) for text in texts]
         return [
-            _with_signals(answer, _share(text, seed if self._sampled else None))
-            for answer, text, seed in zip(answers, texts, seeds, strict=True)
+            self._answer(text, _share(text, seed if self._sampled else None))
+            for text, seed in zip(texts, seeds, strict=True)
         ]
 
     def sample(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> list[list[Response]]:
@@ -51,7 +51,10 @@ class EchoGenerator:
     def close(self) -> None:
         pass
 
-    def _answer(self, prompt: str) -> Response:
+    def _answer(self, prompt: str, share: float | None = None) -> Response:
+        """Args:
+        share: makes the signals, unless the answer is empty; None: there are none.
+        """
         text = prompt if self._template is None else self._template.replace(PLACEHOLDER, prompt)
         words = text.split()
         input_tokens = len(words)
@@ -63,27 +66,17 @@ class EchoGenerator:
             if separator:
                 text, cut = before, False
         output_tokens = min(input_tokens, self._max_words) if not self._stops else len(text.split())
-        return Response(text, "length" if cut else "stop", input_tokens, output_tokens)
+        end: Literal["length", "stop"] = "length" if cut else "stop"
+        if share is None or not output_tokens:
+            return Response(text, end, input_tokens, output_tokens)
+        logprob = _LEAST * (1 - share)
+        return Response(text, end, input_tokens, output_tokens, logprob=logprob, logprob_low=2 * logprob)
 
     def _sample(self, prompt: str, seed: int) -> Response:
         answer = self._answer(prompt)._replace(input_tokens=0)
         if _share(prompt, seed) <= _share(prompt, None):
             return answer
         return answer._replace(text=(answer.text or "")[::-1])
-
-
-def _with_signals(answer: Response, share: float) -> Response:
-    if not answer.output_tokens:
-        return answer
-    # Written out, since `_replace` would take most of the time of an echoed row.
-    return Response(
-        answer.text,
-        answer.finish_reason,
-        answer.input_tokens,
-        answer.output_tokens,
-        logprob=_LEAST * (1 - share),
-        logprob_low=2 * _LEAST * (1 - share),
-    )
 
 
 def _share(text: str, seed: int | None) -> float:
