@@ -117,11 +117,14 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
         return f"{key}: unknown key; {hint}"
     if problem["type"] == "missing":
         return f"{key}: missing"
-    if problem["type"] == "model_type" and problem["input"] is None:
+    if problem["type"] == "model_type":
         section = _model_at(model, location)
         needed = [name for name, field in section.model_fields.items() if field.is_required()]
         keys = f"it needs {' and '.join(needed)}" if needed else f"its keys are {', '.join(_keys_of(section))}"
-        return f"{key}: the section is empty; {keys}"
+        given = problem["input"]
+        return f"{key}: {'the section is empty' if given is None else f'should be a section, not {given!r}'}; {keys}"
+    if problem["type"] == "too_short":
+        return f"{key}: is empty: name at least {problem['ctx']['min_length']}, or leave it out"
     if problem["type"] == "dict_type" and problem["input"] is None:
         return f"{key}: the section is empty"
     if location and location[-1] == "[key]":

@@ -48,7 +48,7 @@ class Plan:
         done: lines that say what an earlier run has done.
         scored: number of rows that the figures are based on: all rows, or a sample.
         stored: whether a run scored them before.
-        tokens: shape [usable rows], the router's token count of each usable prompt.
+        tokens: shape [usable rows], the router's token count of each usable prompt, or without a router an estimate.
         bad: number of rows without a usable prompt.
     """
 
@@ -162,7 +162,8 @@ def show(plan: Plan, job: Job) -> None:
         say(line)
     if plan.bad:
         say(f"{plan.bad:,} of the {plan.scored:,} rows have no usable prompt")
-    console.print(_tokens(plan.tokens))
+    counted = "estimated by its length" if job.router is None else "by the router's count"
+    console.print(_tokens(plan.tokens, counted))
     if len(plan.decided) > 1:
         for decided in plan.decided:
             say(f"{decided.group}: {decided.policy}: {_part(decided)} of its rows to small")
@@ -175,8 +176,8 @@ def _part(decided: Decided) -> str:
     return share(decided.small / decided.rows if decided.rows else None)
 
 
-def _tokens(tokens: NDArray[np.int32]) -> Table:
-    table = Table(title="tokens of a prompt, by the router's count", title_justify="left", box=box.SIMPLE_HEAD)
+def _tokens(tokens: NDArray[np.int32], counted: str) -> Table:
+    table = Table(title=f"tokens of a prompt, {counted}", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("tokens", justify="right")
     table.add_column("rows", justify="right")
     table.add_column("")

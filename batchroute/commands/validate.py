@@ -8,6 +8,7 @@ from batchroute.fields import SIDES
 from batchroute.pipeline.cache.place import cache_folder
 from batchroute.pipeline.context import output_folder
 from batchroute.pipeline.identity import Identity, calibrated_limits, identify
+from batchroute.pipeline.metrics import check_models
 from batchroute.pipeline.stages import results, snapshot
 from batchroute.pipeline.stages.constraints import check_constraints
 from batchroute.pipeline.stages.decide import check_budget
@@ -38,6 +39,7 @@ def validate(job: Job, deep: bool = False) -> list[str]:
     target = target_of(job.output.table, job.input.id)
     lines, units, table = _validate_files(job, identity) if job.input.in_place else _validate_source(job)
     check_limits(job)
+    check_models(job)
     if job.router is not None:
         models.check(job.router.model, router=True, allow_pickle=job.router.allow_pickle)
         lines.append(f"router   {job.router.model}")

@@ -148,8 +148,9 @@ class ConfidenceCalibration(MeasuredPoints):
         """
         calibration = cls.known(folder)
         if calibration is None:
+            what = "has no " + CONFIDENCE_FILE if Path(folder).is_dir() else "is not a folder"
             raise InputError(
-                f"'{folder}' has no {CONFIDENCE_FILE}: run 'batchroute calibrate --quality-table TABLE' on a table "
-                "with signals, as 'batchroute label' makes it"
+                f"'{folder}' {what}: 'batchroute calibrate --quality-table TABLE --output {folder}' makes it of a "
+                "table with signals, as 'batchroute label' makes one"
             )
         return calibration

@@ -73,7 +73,11 @@ class Confidence(BaseModel):
         if self.agree is not None and not self.samples:
             raise ValueError("agree compares extra samples with the answer: set samples, 3 for example")
         if (self.agree == "embedding") != (self.model is not None):
-            raise ValueError("agree: embedding and model, an encoder, go together: set both or neither")
+            raise ValueError(
+                "agree: embedding needs an encoder: name one as model"
+                if self.model is None
+                else "model is the encoder of agree: embedding: set agree: embedding, or leave model out"
+            )
         return self
 
 
@@ -284,9 +288,14 @@ class ModelSpec(WeightsSettings, ApiSettings):
         if self.samples and not self.record.samples:
             raise ValueError(f"confidence.samples: the backend {self.backend} takes no extra samples: leave it out")
         if self.confidence is not None and not self.logprobs and not self.samples:
+            gives = [
+                what
+                for what, can in (("logprobs: true", self.record.logprobs), ("samples: 3", self.record.samples))
+                if can
+            ]
+            remedy = f"set {' or '.join(gives)}, or leave" if gives else "leave"
             raise ValueError(
-                f"confidence asks for no signal that the backend {self.backend} gives: set logprobs or samples, as far "
-                "as it can, or leave confidence out"
+                f"confidence asks for no signal that the backend {self.backend} gives: {remedy} confidence out"
             )
         return self
 

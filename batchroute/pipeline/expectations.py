@@ -119,8 +119,11 @@ def assumptions(job: Job, calibration: Calibration | None, tonight: bool = False
         lines.append("A forecast reckons with an answer to every row, also to those that repeat a prompt.")
     if calibration is None or calibration.gain is None:
         lines.append(
-            "The router is not calibrated for gains: no quality drop can be expected, and a budget takes what a row "
-            "gains on the large model to be 1 − its score."
+            "No calibration rows show yet what the large model gains: no quality drop can be expected, and a budget "
+            "takes what a row gains on the large model to be 1 − its confidence."
+            if job.policy.looks_after
+            else "The router is not calibrated for gains: no quality drop can be expected, and a budget takes what a "
+            "row gains on the large model to be 1 − its score."
         )
     elif tonight:
         lines.append(f"Expected drops are those of {calibration.rows:,} rows of the night itself, drawn evenly.")

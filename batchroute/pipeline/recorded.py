@@ -19,7 +19,10 @@ def check_recorded(job: Job, table: PromptTable) -> None:
     """Raises:
     InputError: a column of `policy.signals` is not in the input, or holds no numbers.
     """
-    for column in job.policy.signals or ():
+    named = job.policy.signals or []
+    for number, column in enumerate(named):
+        if column in named[:number]:
+            raise InputError(f"{KEY}: '{column}' is there twice: leave one out")
         table.check_column(column, KEY)
         kind = table.schema.field(column).type
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):

@@ -10,7 +10,6 @@ from batchroute.engines.local import LocalEngine
 from batchroute.errors import WaitingError
 from batchroute.pipeline import opening
 from batchroute.pipeline.audit.measure import measure_audit
-from batchroute.pipeline.audit.metric import check_metric
 from batchroute.pipeline.audit.sample import draw_audit
 from batchroute.pipeline.batches.provider import submit_batches
 from batchroute.pipeline.cache.recall import recall
@@ -19,6 +18,7 @@ from batchroute.pipeline.commit import Outcome, commit, outcome_of
 from batchroute.pipeline.context import Context, join, output_folder
 from batchroute.pipeline.identity import identify
 from batchroute.pipeline.lineage.emitting import catch_up, traced
+from batchroute.pipeline.metrics import check_metrics
 from batchroute.pipeline.stages.defer import defer
 from batchroute.pipeline.stages.escalate import escalate
 from batchroute.pipeline.stages.generate import generate, generate_ahead
@@ -97,7 +97,7 @@ def _stages(context: Context, wait: bool) -> None:
         WaitingError: provider batches have not ended, and the run does not wait for them.
     """
     engine = context.engine
-    engine.on_rank_zero(lambda: check_metric(context))
+    engine.on_rank_zero(lambda: check_metrics(context))
     score(context)
     engine.barrier()
     if context.job.policy.calibrate is not None:

@@ -31,7 +31,11 @@ def stored_confidence(job: Job) -> ConfidenceCalibration | None:
     if not policy.looks_after or policy.calibrate is not None:
         return None
     if policy.calibration is not None:
-        found, where = ConfidenceCalibration.of(policy.calibration), f"policy.calibration '{policy.calibration}'"
+        where = f"policy.calibration '{policy.calibration}'"
+        try:
+            found = ConfidenceCalibration.of(policy.calibration)
+        except InputError as error:
+            raise InputError(f"policy.calibration: {error}") from error
     elif job.router is not None:
         known = ConfidenceCalibration.known(Path(models.resolve(job.router.model)))
         if known is None:

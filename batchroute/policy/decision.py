@@ -73,6 +73,7 @@ class Decided(BaseModel):
         rows: number of rows with a usable prompt.
         small: number of rows sent to the small model.
         cutoff: None for a budget, which has no single cut-off.
+        overspent: the small model's answers, once they are there, have cost more than the budget.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -82,6 +83,7 @@ class Decided(BaseModel):
     rows: int
     small: int
     cutoff: Cutoff | None
+    overspent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +121,25 @@ def decide(
     for group, rule in policy.rules():
         members = rows.routable if group is None else rows.routable & _members(rows, policy, group)
         at = np.flatnonzero(members)
-        cutoff = None
+        cutoff, overspent = None, False
         if rule.budget is not None:
-            chosen = _by_budget(rule, rows, at, group, spent if group is None else 0, part)
+            chosen, overspent = _by_budget(rule, rows, at, group, spent if group is None else 0, part)
         else:
             known = calibration.get(group) if isinstance(calibration, Mapping) else calibration
             cutoff = rule.cutoff(rows.scores[at], len(at), known)
             chosen = cutoff.small(rows.scores[at], np.arange(len(at)))
             cutoff = _over_all_rows(cutoff, at)
         small[at] = chosen
-        decided.append(Decided(group=group, policy=rule.words, rows=len(at), small=int(chosen.sum()), cutoff=cutoff))
+        decided.append(
+            Decided(
+                group=group,
+                policy=rule.words,
+                rows=len(at),
+                small=int(chosen.sum()),
+                cutoff=cutoff,
+                overspent=overspent,
+            )
+        )
     return Decision(small, decided)
 
 
@@ -156,7 +167,10 @@ def _members(rows: RowsToRoute, policy: Policy, group: str) -> Mask:
     return members_of(rows.groups, policy, group)
 
 
-def _by_budget(rule: Rule, rows: RowsToRoute, at: NDArray[np.intp], group: str | None, spent: int, part: float) -> Mask:
+def _by_budget(
+    rule: Rule, rows: RowsToRoute, at: NDArray[np.intp], group: str | None, spent: int, part: float
+) -> tuple[Mask, bool]:
+    """The rows for the small model, and whether it has cost more than the budget already."""
     assert rule.budget is not None
     assert rows.gains is not None
     assert rows.small is not None
@@ -171,7 +185,7 @@ def _by_budget(rule: Rule, rows: RowsToRoute, at: NDArray[np.intp], group: str |
     if rows.paid is not None:
         left = money - int(rows.paid[at].sum())
         chosen[scored] = True if left < 0 else _bought(priced, left, int((~scored).sum()), rows)
-        return chosen
+        return chosen, left < 0
     to_small = spend(priced, money, rows.known)
     if to_small is None:
         needed = (priced.least + unscored) / part / PICO + spent / PICO
@@ -181,7 +195,7 @@ def _by_budget(rule: Rule, rows: RowsToRoute, at: NDArray[np.intp], group: str |
             f"expected to cost {needed:,.6f} USD; raise it, or choose another policy"
         )
     chosen[scored] = to_small
-    return chosen
+    return chosen, False
 
 
 def _bought(priced: Priced, money: int, others: int, rows: RowsToRoute) -> Mask:

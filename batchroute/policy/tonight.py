@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-
-from batchroute.quality.base import LARGE, MetricSpec
-
-
-def _by_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
+from batchroute.quality.base import LARGE, MetricSpec, by_name
 
 
 class CalibrateSpec(BaseModel):
@@ -22,13 +16,15 @@ class CalibrateSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     rows: int = Field(default=500, ge=50, description="drawn evenly over the night; they keep the large model's answer")
-    metric: Annotated[MetricSpec, BeforeValidator(_by_name)] = Field(description="compares the two answers")
+    metric: MetricSpec = Field(description="compares the two answers")
     reference: str | None = Field(
         default=None,
         description="input column with references; large: the large model's answer is the reference, which measures "
         "likeness to it; default: 'reference' where the input has it",
     )
     seed: int = Field(default=0, ge=0, description="of the drawn rows")
+
+    _metric_by_name = field_validator("metric", mode="before")(by_name)
 
     @property
     def by_likeness(self) -> bool:

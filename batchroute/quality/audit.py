@@ -5,10 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from batchroute.fields import Share
-from batchroute.quality.base import MetricSpec
+from batchroute.quality.base import MetricSpec, by_name
 
 
 class AuditSpec(BaseModel):
@@ -26,6 +26,8 @@ class AuditSpec(BaseModel):
         description="input column; large: the large model's answers; default: 'reference' where the input has it",
     )
     seed: int = Field(default=0, ge=0, description="of the sample")
+
+    _metric_by_name = field_validator("metric", mode="before")(by_name)
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -76,6 +76,11 @@ class MetricSpec(BaseModel):
                 # Frozen for callers only: a setting that was not given gets its default.
                 object.__setattr__(self, key, default)
         return self
+
+
+def by_name(value: Any) -> Any:
+    """Reads `metric: rouge` as `metric: {name: rouge}`."""
+    return {"name": value} if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,11 @@ class Extract:
         self.rule = rule
         self._keys = rule.removeprefix(_JSON).split(".") if rule.startswith(_JSON) else None
         if self._keys is not None and not all(self._keys):
-            raise ValueError(f"extract: '{rule}' names no key: write json:KEY")
+            raise ValueError(f"'{rule}' names no key: write json:KEY")
         try:
             self._pattern = re.compile(rule if self._keys is None else "")
         except re.error as error:
-            raise ValueError(f"extract: '{rule}' is no regular expression: {error}") from error
+            raise ValueError(f"'{rule}' is no regular expression: {error}") from error
 
     def __call__(self, text: str) -> str | None:
         """The part, without white space around it; None if the text has none."""

@@ -33,9 +33,11 @@ def against_random(night: NightReport) -> str:
     random = forecast.small_share * curve.drop[-1]
     gain = random - forecast.drop.value
     than = "less" if gain >= 0 else "more"
+    what = "likeness to the large model" if _by_likeness(night) else "quality"
+    chosen = "by the confidence of their answers" if night.after else "as the router chose them"
     return (
         f"By the calibration, {words.plural(forecast.small, 'row')} on the small model lose {words.percent(random)} of "
-        f"quality if drawn at random, and {drops.with_interval(forecast.drop)} as the router chose them: "
+        f"{what} if drawn at random, and {drops.with_interval(forecast.drop)} {chosen}: "
         f"{words.number(abs(gain))} points {than}."
     )
 
@@ -55,8 +57,11 @@ def expected(night: NightReport) -> Range | None:
 
 def expected_how(night: NightReport) -> str:
     """How the expected drop was made, in one word or two."""
-    likeness = night.deciding is not None and night.deciding.by_likeness
-    return "expected likeness" if likeness else "expected"
+    return "expected likeness" if _by_likeness(night) else "expected"
+
+
+def _by_likeness(night: NightReport) -> bool:
+    return night.deciding is not None and night.deciding.by_likeness
 
 
 def _cost(cost: CostReport) -> str:

@@ -323,6 +323,29 @@ def test_an_empty_section_that_the_job_needs_is_one_sentence(tmp_path: Path, sec
 
 
 @pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("policy.calibrate=true", "policy.calibrate: should be a section, not True; it needs metric"),
+        (
+            "report.audit={share: 1%, metric: [rouge]}",
+            "report.audit.metric: should be a section, not ['rouge']; it needs",
+        ),
+        ("report.audit={share: 1%, metric: {nmae: x}}", "report.audit.metric.nmae: unknown key; did you mean 'name'?"),
+        ("policy={threshold: 1, decide: after, signals: []}", "policy.signals: is empty: name at least 1, or leave it"),
+    ],
+)
+def test_a_setting_of_another_kind_is_one_sentence(tmp_path: Path, override: str, sentence: str) -> None:
+    assert any(problem.startswith(sentence) for problem in problems(tmp_path, GOOD, override))
+
+
+def test_a_metric_without_settings_may_be_its_name_alone(tmp_path: Path) -> None:
+    audit = load(tmp_path, GOOD, "report.audit={share: 1%, metric: rouge}").report.audit
+    assert audit is not None
+    assert audit.metric is not None
+    assert audit.metric.name == "rouge"
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [
         (GOOD + "policy: {threshold: 0.5}\n", " line 9: the key 'policy' is there already, on line 5"),

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from batchroute import generators
 from batchroute.commands import status
+from batchroute.commands.validate import validate
 from batchroute.commands.verify import verify
 from batchroute.config import loading
 from batchroute.config.job import Job
@@ -166,6 +167,9 @@ def test_a_budget_that_the_small_model_has_spent_buys_nothing_more(tmp_path: Pat
     outcome = job.run()
     assert outcome.report.rows["small"] == ROWS
     assert outcome.report.rows["deferred"] == 0
+    assert "budget 0.00001 USD was spent before a row could be deferred" in job.log
+    assert outcome.night is not None
+    assert any("was spent before a row could be deferred" in line for line in outcome.night.assumptions)
 
 
 def test_the_samples_of_the_small_model_are_paid_before_the_budget_buys(tmp_path: Path) -> None:
@@ -475,25 +479,48 @@ def test_what_a_policy_needs_is_said_in_one_sentence(changes: dict[str, Any], wo
         ({"rows": 500}, r"policy.calibrate.rows is 500, but the input has 200 rows"),
         ({"reference": None}, r"needs a reference: .* reference: large; the input has id, prompt, team"),
         ({"reference": "answer"}, r"policy.calibrate.reference"),
+        ({"reference": "few"}, r"calibrate.reference: \d of the 60 drawn rows have a reference in the column 'few'"),
+        ({"metric": {"name": "embedding", "model": "/no/such"}}, r"calibrate.metric: .*'/no/such' does not exist"),
+        ({"rows": 190}, r"policy.calibrate.rows is 190, but only 180 of 200 rows have a prompt that both"),
     ],
 )
-def test_a_calibration_that_cannot_be_made_is_refused_at_once(
-    tmp_path: Path, tonight: dict[str, Any], words: str
+def test_a_calibration_that_cannot_be_made_is_refused_before_a_model_answers(
+    tmp_path: Path, tonight: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = job_of(tmp_path, {"max_quality_drop": "1%", "calibrate": {**TONIGHT, **tonight}})
+    monkeypatch.setattr(generators, "load", lambda spec, device, gpus: pytest.fail("a model was loaded"))
+    frame = table(ROWS).with_columns(
+        prompt=pl.when(pl.int_range(ROWS) % 10 > 0).then("prompt"),
+        few=pl.when(pl.int_range(ROWS) % 40 == 1).then(pl.lit("a word")),
+    )
+    job = job_of(tmp_path, {"max_quality_drop": "1%", "calibrate": {**TONIGHT, **tonight}}, frame)
     with pytest.raises(InputError, match=words):
         job.run()
 
 
-def test_answers_without_any_signal_are_not_decided_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_metric_needs_is_looked_for_without_running(tmp_path: Path) -> None:
+    metric = {"name": "embedding", "model": "/no/such"}
+    job = job_of(tmp_path, {"max_quality_drop": "1%", "calibrate": {**TONIGHT, "metric": metric}})
+    with pytest.raises(InputError, match=r"policy.calibrate.metric: .*'/no/such' does not exist"):
+        validate(job.load())
+
+
+@pytest.mark.parametrize(("rows", "asked"), [(ROWS, 40), (19, 19)])
+def test_answers_without_any_signal_are_not_decided_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, asked: int
+) -> None:
+    """As many answers as tell that there are no signals are paid for, and no more than a unit."""
+    seen: list[Prompt] = []
+
     class Silent(EchoGenerator):
         def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
+            seen.extend(prompts)
             return [Response(answer.text, "stop", 1, 1) for answer in super().generate(prompts, seeds)]
 
     monkeypatch.setattr(generators, "load", lambda spec, device, gpus: Silent(spec))
-    job = job_of(tmp_path, {"small_share": "50%"})
+    job = job_of(tmp_path, {"small_share": "50%"}, table(rows))
     with pytest.raises(InputError, match="the small model's answers tell nothing"):
         job.run()
+    assert len(seen) == asked
 
 
 def test_ranks_of_the_confidence_are_even(tmp_path: Path) -> None:

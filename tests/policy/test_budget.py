@@ -40,7 +40,7 @@ def best(gains: Floats, small: Picos, large: Picos, budget: int) -> float | None
     return max(affordable, default=None)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(ROWS, st.integers(0, 60))
 def test_it_is_within_the_gain_of_one_row_of_the_best_choice_and_never_above_the_budget(
     rows: list[tuple[float, int, int]], budget: int
@@ -54,7 +54,7 @@ def test_it_is_within_the_gain_of_one_row_of_the_best_choice_and_never_above_the
     assert quality(gains, to_small) >= optimum - np.abs(gains).max(initial=0.0) - 1e-9
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(ROWS, st.integers(0, 60), st.integers(1, 5))
 def test_it_is_the_best_choice_where_all_rows_cost_the_same(
     rows: list[tuple[float, int, int]], budget: int, dearer: int
@@ -66,7 +66,7 @@ def test_it_is_the_best_choice_where_all_rows_cost_the_same(
         assert quality(gains, to_small) == pytest.approx(optimum)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(ROWS, st.integers(0, 60))
 def test_no_row_is_left_that_would_do_good_and_still_fits(rows: list[tuple[float, int, int]], budget: int) -> None:
     gains, small, large = arrays(rows)
@@ -78,7 +78,7 @@ def test_no_row_is_left_that_would_do_good_and_still_fits(rows: list[tuple[float
         assert large[i] - small[i] > left
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(ROWS, st.integers(0, 60))
 def test_it_is_never_worse_than_the_order_of_the_score_alone(rows: list[tuple[float, int, int]], budget: int) -> None:
     """Gains fall with the score: in its order, the rows of the largest gain go to large first, while money is left."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from batchroute.reports.headline import against_random, headline
-from batchroute.reports.night import NightReport
+from batchroute.reports.night import Deciding, NightReport
 from tests.reports import nights
 
 
@@ -68,6 +68,14 @@ def test_the_routers_choice_is_held_against_random_rows() -> None:
     assert against_random(nights.calibrated()) == (
         "By the calibration, 600 rows on the small model lose 4.1 % of quality if drawn at random, and "
         "0.6 % (0.1 to 1.2 %) as the router chose them: 3.5 points less."
+    )
+
+
+def test_a_choice_by_the_answers_is_held_against_random_rows_too() -> None:
+    after = nights.calibrated().model_copy(update={"deciding": Deciding(way="after", by_likeness=True)})
+    assert against_random(after) == (
+        "By the calibration, 600 rows on the small model lose 4.1 % of likeness to the large model if drawn at random, "
+        "and 0.6 % (0.1 to 1.2 %) by the confidence of their answers: 3.5 points less."
     )
 
 

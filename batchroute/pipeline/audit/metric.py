@@ -8,7 +8,6 @@ from batchroute import models, quality
 from batchroute.config.job import Job
 from batchroute.errors import InputError
 from batchroute.pipeline.audit.plan import AuditPlan
-from batchroute.pipeline.context import Context
 from batchroute.quality.audit import AuditSpec
 from batchroute.quality.base import LARGE, MetricSpec
 from batchroute.router.notes import CALIBRATION_FILE, ROUTER_FILE, read_json
@@ -21,16 +20,6 @@ def check_audit(job: Job, table: PromptTable) -> None:
     """
     if job.report.audit is not None:
         reference_column(job.report.audit, metric_of(job), table)
-
-
-def check_metric(context: Context) -> None:
-    """Try the audit's metric, unless the small model has answers already.
-
-    Raises:
-        InputError: as `quality.check`.
-    """
-    if context.job.report.audit is not None and not context.work.stage("small").receipts():
-        quality.check(metric_of(context.job), lambda: context.engine.device)
 
 
 def metric_of(job: Job) -> MetricSpec:

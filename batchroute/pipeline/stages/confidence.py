@@ -25,6 +25,11 @@ SCHEMA = pa.schema([pa.field("position", pa.int64()), pa.field("confidence", pa.
 _SIGNALS = ("logprob", "logprob_low", "agreement")
 _COLUMNS = ("position", "copy_of", "error_type", "finish_reason", "output_tokens", "cost", *_SIGNALS)
 
+NOTHING_TOLD = (
+    "policy.decide: the small model's answers tell nothing: they came without log-probabilities, and no samples were "
+    "taken; set models.small.confidence.samples, or decide before, and start again with --fresh"
+)
+
 Mask = NDArray[np.bool_]
 
 

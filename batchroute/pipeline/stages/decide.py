@@ -133,10 +133,23 @@ def decide_and_record(
         scores=histogram(scored, decision.small),
         drift=drift,
         on_drift=on_drift,
-        assumptions=assumptions(context.job, view.calibration, tonight=policy.calibrate is not None),
+        assumptions=[
+            *overspent(decision.decided),
+            *assumptions(context.job, view.calibration, tonight=policy.calibrate is not None),
+        ],
     )
     context.work.put_json(layout.DECISION, record.model_dump(mode="json"))
     return decision
+
+
+def overspent(decided: list[Decided]) -> list[str]:
+    """A sentence for each budget that the small model's answers have broken."""
+    return [
+        f"{'' if one.group is None else f'{one.group}: '}{one.policy} was spent before a row could be deferred: the "
+        "small model's answers to all rows, and a calibration, cost more"
+        for one in decided
+        if one.overspent
+    ]
 
 
 def _rows_to_show(context: Context, rows: int) -> npt.NDArray[np.intp]:

@@ -15,8 +15,8 @@ from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.copies import NO_COPIES, find_copies
 from batchroute.pipeline.shards.writer import ShardWriter, shard_stage
-from batchroute.pipeline.stages.confidence import Told, put_confidences, read_told
-from batchroute.pipeline.stages.decide import decide_and_record, read_decision
+from batchroute.pipeline.stages.confidence import NOTHING_TOLD, Told, put_confidences, read_told
+from batchroute.pipeline.stages.decide import decide_and_record, overspent, read_decision
 from batchroute.pipeline.stages.drift import drift_of
 from batchroute.pipeline.stages.partition import read_partition
 from batchroute.pipeline.stages.scores import stored
@@ -95,6 +95,8 @@ def defer(context: Context) -> Deferral | None:
         rows=result.rows,
         kept=kept,
     )
+    for line in overspent(result.decided):
+        context.engine.progress.note("defer", line)
     return result
 
 
@@ -105,10 +107,7 @@ def _decide(context: Context) -> tuple[Told, Mask]:
     confidence, taken = told.confidence.copy(), taken_rows(context)
     confidence[told.gone_on | taken] = np.nan
     if told.answered and not told.tells:
-        raise InputError(
-            "policy.decide: the small model's answers tell nothing: they came without log-probabilities, and no "
-            "samples were taken; set models.small.confidence.samples, or decide before, and start again with --fresh"
-        )
+        raise InputError(NOTHING_TOLD)
     put_confidences(context, told.confidence)
     scored = dataclasses.replace(scored, scores=confidence, spent=scored.spent + _spent(context))
     drift, on_drift = drift_of(context)

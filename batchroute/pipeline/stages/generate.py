@@ -12,7 +12,7 @@ import pyarrow as pa
 from batchroute import generators
 from batchroute.config.job import JobModel
 from batchroute.engines.base import Pool
-from batchroute.errors import StoppedError
+from batchroute.errors import InputError, StoppedError
 from batchroute.fields import Side
 from batchroute.generators.base import Generator, PartlyAnsweredError, Response
 from batchroute.generators.prompting import TEMPLATE_REFUSED
@@ -26,6 +26,7 @@ from batchroute.pipeline.shards.limits import Allowance
 from batchroute.pipeline.shards.pieces import Piece, Pieces
 from batchroute.pipeline.shards.telemetry import attributes
 from batchroute.pipeline.shards.writer import Shard, shards_of
+from batchroute.pipeline.stages.confidence import NOTHING_TOLD
 from batchroute.prompt import Prompt
 from batchroute.redaction import without_quotes
 from batchroute.storage.receipts import Receipt
@@ -34,6 +35,8 @@ from batchroute.tables.prompts import of_shard
 # After this many rows with one and the same error, the other rows would only burn money; and after as many if the model
 # has not answered any row yet.
 _HOPELESS, _HOPELESS_AT_FIRST = 100, 20
+# So many answers without a signal are no accident.
+_SILENT = 20
 _MODELS_FAULT = ("model_error", "api_error", "bad_request")
 
 
@@ -117,6 +120,7 @@ class GenerateWorker:
             pieces.keep(piece, [*responses, *last], seconds + self._loading())
             raise
         whole = [one for one in responses if one is not None]
+        self._stop_if_nothing_told(pieces, whole)
         self._stop_if_hopeless(pieces, piece.todo, whole)
         return pieces.commit(piece, whole, self._working(started, loading), self._loading())
 
@@ -180,6 +184,19 @@ class GenerateWorker:
             lambda: of_shard(rows["prompt"].slice(0, 1), kind)[0],
             lambda: self._answered or _has_answered(pieces.context, pieces.shard),
         )
+
+    def _stop_if_nothing_told(self, pieces: Pieces, responses: Sequence[Response]) -> None:
+        """Before all other rows are paid for: an endpoint may ignore that it was asked for log-probabilities.
+
+        Raises:
+            InputError: the policy looks at the small model's answers, and they come without signals.
+        """
+        policy = pieces.context.job.policy
+        if pieces.side != "small" or not policy.looks_after or policy.signals is not None:
+            return
+        texts = [one for one in responses if one.answered and one.text]
+        if len(texts) >= _SILENT and all(one.logprob_low is None and one.agreement is None for one in texts):
+            raise InputError(NOTHING_TOLD)
 
     def _log_notes(self, pieces: Pieces) -> None:
         with self._lock:

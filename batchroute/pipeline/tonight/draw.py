@@ -20,13 +20,18 @@ from batchroute.pipeline.stages.scores import stored
 from batchroute.pipeline.stages.unsupported import unsupported_rows
 from batchroute.policy.decision import Groups, members_of
 from batchroute.quality.base import LARGE
+from batchroute.quality.measuring.responses import reference_text
 from batchroute.storage.units import Span, spans
 from batchroute.storage.workdir import Workdir
+from batchroute.tables.parquet import PickedTable
 from batchroute.words import plural
 
 SHARDS: dict[Side, Shard] = {"small": "calibration_small", "large": "calibration_large"}
 LEAST_ROWS_OF_A_GROUP = 50
 """Rows of each group of a policy, or all that it has."""
+
+FEWEST_ROWS = 12
+"""With fewer measured prompts no bound is worth a name."""
 
 # Two responses each: a crash repeats the ratings of no more rows than that.
 _ROWS_A_UNIT = 128
@@ -74,13 +79,14 @@ def draw(context: Context) -> None:
     """Draw the rows and write their shards. Deterministic: a second attempt draws the same, and writes what is missing.
 
     Raises:
-        InputError: no row has a usable prompt that both models can read.
+        InputError: fewer rows have a usable prompt than are to be drawn, or too few of the drawn ones a reference.
     """
     spec = context.job.policy.calibrate
     assert spec is not None
     drawn = read_drawn(context.work)
     if drawn is None:
         positions, of = _choose(context)
+        _check_references(context, positions)
         drawn = Drawn(
             of=of,
             metric=quality.describe(spec.metric),
@@ -118,6 +124,11 @@ def _choose(context: Context) -> tuple[Positions, int]:
         eligible &= ~np.isnan(scored.scores)
     rng = random_generator(spec.seed, context, "calibration")
     of = int(eligible.sum())
+    if 0 < of < spec.rows:
+        raise InputError(
+            f"policy.calibrate.rows is {spec.rows:,}, but only {of:,} of {plural(len(eligible), 'row')} have a prompt "
+            "that both models can answer: lower it, or leave calibrate out"
+        )
     if policy.by is None:
         rows = np.flatnonzero(eligible)
         return np.sort(rng.choice(rows, min(spec.rows, of), replace=False)).astype(np.int64), of
@@ -137,6 +148,23 @@ def _of_group(
     wanted = max(LEAST_ROWS_OF_A_GROUP, round(spec.rows * len(rows) / max(1, int(eligible.sum()))))
     chosen: Positions = rng.choice(rows, min(wanted, len(rows)), replace=False).astype(np.int64)
     return chosen
+
+
+def _check_references(context: Context, positions: Positions) -> None:
+    """Before both models are paid for answers that nothing can be compared with."""
+    spec, column = context.job.policy.calibrate, reference_of(context)
+    assert spec is not None
+    if not len(positions) or column is None or spec.by_likeness or not spec.metric.record.needs_reference:
+        return
+    batches = PickedTable.of(context.table, positions).reader([column]).read(0, len(positions))
+    texts = [reference_text(value) for batch in batches for value in batch.column(column)]
+    known = sum(bool(text and text.strip()) for text in texts)
+    if known < min(FEWEST_ROWS, len(positions)):
+        raise InputError(
+            f"policy.calibrate.reference: {known:,} of the {len(positions):,} drawn rows have a reference in the "
+            f"column '{column}', and {FEWEST_ROWS} are needed: name another column, or take the large model's answer "
+            f"by reference: {LARGE}"
+        )
 
 
 def _write_shards(context: Context, positions: Positions) -> None:

@@ -25,7 +25,7 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.groups import groups_of
 from batchroute.pipeline.shards.answers import FROM_CACHE, full_costs, model_of
 from batchroute.pipeline.stages.confidence import signals_at
-from batchroute.pipeline.tonight.draw import SHARDS, read_drawn
+from batchroute.pipeline.tonight.draw import FEWEST_ROWS, SHARDS, read_drawn
 from batchroute.pipeline.tonight.measure import measured
 from batchroute.pipeline.tonight.way import choose, put_way, ways_of
 from batchroute.policy.decision import members_of
@@ -35,12 +35,10 @@ from batchroute.router.calibration.gain import Gain
 from batchroute.router.calibration.lengths import Lengths
 from batchroute.router.calibration.points import Calibration
 from batchroute.storage.workdir import Workdir
+from batchroute.words import plural
 
 ALL = ""
 """The name of all rows, next to the names of groups."""
-
-FEWEST_ROWS = 12
-"""With fewer measured prompts no bound is worth a name."""
 
 Floats = NDArray[np.float64]
 
@@ -112,12 +110,16 @@ def conclude(context: Context) -> Tonight:
         model=model,
     )
     context.work.put_json(layout.TONIGHT, tonight.model_dump(mode="json"))
-    for name in groups:
-        if name not in before and name not in after:
+    rules = {ALL if group is None else group: rule for group, rule in policy.rules()}
+    for name, mask in groups.items():
+        if name in rules and name not in before and name not in after:
             where = "" if name == ALL else f"{name}: "
+            effect = "its limit lets no row stay" if rules[name].max_quality_drop is not None else "no drop is known"
+            prompts = plural(len(np.unique(rows.prompts[mask])), "different prompt")
             context.engine.progress.note(
                 "calibrate",
-                f"{where}too few rows have a quality of both models' answers to keep within a limit by them",
+                f"{where}the calibration measured {prompts}, and {FEWEST_ROWS} are needed, so {effect}: raise "
+                "policy.calibrate.rows",
             )
     return tonight
 

@@ -68,7 +68,8 @@ def choose(job: Job, rows: PricedRows | None, whole: int) -> Way:
     """
     policy = job.policy
     if job.router is None:
-        return Way(way="after")
+        why = "after: without a router no score decides before" if policy.decide == "auto" else None
+        return Way(way="after", why=why)
     rule = _rule(job)
     if rule.threshold is not None:
         return Way(way="after", why="after: a threshold is one on the confidence" if policy.decide == "auto" else None)

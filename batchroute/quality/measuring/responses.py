@@ -136,7 +136,7 @@ class AnsweredRows:
             if self._reference is None:
                 yield from ((prompt, None) for prompt in prompts)
             else:
-                yield from zip(prompts, map(_reference, batch.column(self._reference)), strict=True)
+                yield from zip(prompts, map(reference_text, batch.column(self._reference)), strict=True)
 
     def _row(self, prompt: Any, reference: str | None, responses: dict[Side, Responses]) -> AnsweredRow:
         if isinstance(prompt, BadPrompt):
@@ -149,7 +149,7 @@ class AnsweredRows:
         return AnsweredRow(as_text(prompt), reference, texts, errors, bad, self._likeness, self._peer)
 
 
-def _reference(value: pa.Scalar) -> str | None:
+def reference_text(value: pa.Scalar) -> str | None:
     """Text that is not valid UTF-8 counts as no reference."""
     try:
         reference = value.as_py()
