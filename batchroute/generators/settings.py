@@ -119,7 +119,9 @@ class WeightsSettings(BaseModel):
 class ApiSettings(BaseModel):
     """Settings of a model behind an endpoint."""
 
-    provider: Literal["openai"] | None = Field(default=None, description="whose Batch API the backend batch asks")
+    provider: Literal["openai", "anthropic"] | None = Field(
+        default=None, description="whose Batch API the backend batch asks"
+    )
     endpoint: str | None = Field(default=None, description="base URL; the provider's own unless set")
     api_key_env: str = Field(
         default="OPENAI_API_KEY", description="environment variable with the key; the provider's own unless set"

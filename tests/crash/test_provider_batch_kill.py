@@ -22,7 +22,9 @@ from tests.crash import forking
 from tests.crash.forking import CRASHED, Crash
 from tests.crash.places import Place
 from tests.support.openai_server import ServerProcess
-from tests.support.provider_batches import batch_job
+from tests.support.provider_batches import KEYS, batch_job
+from tests.support.vendor_server import VendorProcess
+from tests.support.vendor_server.server import VENDORS
 
 KILLS = 20
 ROWS = 24
@@ -63,7 +65,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerPro
 def place_of(folder: Path, server: ServerProcess, batch_requests: int = 9) -> tuple[BatchPlace, pl.DataFrame]:
     """The job, and what an undisturbed run writes. Its pieces are of 8 rows, so that some are in two batches."""
     job = batch_job(folder, server, rows=ROWS, batch_requests=batch_requests, timeout=0.7, poll_seconds=0.05)
-    where = BatchPlace(job, str(folder / "outputs"), {"OPENAI_API_KEY": "sk-test"})
+    keys = dict.fromkeys((*KEYS.values(), "OPENAI_API_KEY"), "sk-test")
+    where = BatchPlace(job, str(folder / "outputs"), keys)
     where.new_output()
     assert where.run() == 0, forking.lines(where.log, "error")
     return where, where.rows()
@@ -94,6 +97,24 @@ def test_kills_at_random_moments_submit_nothing_twice_and_lose_no_row(tmp_path: 
     assert tally.kills >= KILLS
     assert len(tally.states) >= 6, tally.states
     assert problems(server, tally.outputs) == []
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_crash_around_a_vendors_paid_call_is_made_good(tmp_path: Path, vendor: str) -> None:
+    with VendorProcess(vendor, tmp_path / "server", batch_seconds=0.05) as server:
+        where, calm = place_of(tmp_path, server, batch_requests=24)
+        puts = forking.lines(where.log, "put")
+        intent, submitted = (
+            next(number for number, name in enumerate(puts) if f"/{kind}/" in name) for kind in ("intents", "submitted")
+        )
+        crashes = (Crash(intent, "after"), Crash(submitted, "before"))
+        for crash in crashes:
+            where.new_output()
+            assert where.run(crash) == CRASHED, crash
+            assert where.run() == 0, (crash, forking.lines(where.log, "error"))
+            where.check_answers(calm)
+        assert problems(server, outputs=1 + len(crashes)) == []
 
 
 @dataclass
@@ -154,15 +175,18 @@ def problems(server: ServerProcess, outputs: int) -> list[str]:
 
 
 def main() -> None:
-    """python -m tests.crash.test_provider_batch_kill --kills 200: many more of them, and what they did."""
+    """python -m tests.crash.test_provider_batch_kill --kills 200 --vendor anthropic: many more, and what they did."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--vendor", choices=VENDORS, help="OpenAI unless given")
     arguments = parser.parse_args()
     started = time.time()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with ServerProcess(folder / "server", batch_seconds=0.1) as server:
+        state, vendor = folder / "server", arguments.vendor
+        process = VendorProcess(vendor, state, batch_seconds=0.1) if vendor else ServerProcess(state, batch_seconds=0.1)
+        with process as server:
             where, calm = place_of(folder, server)
             tally = kill_often(where, calm, arguments.kills, arguments.seed)
             wrong = problems(server, tally.outputs)

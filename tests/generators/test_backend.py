@@ -83,7 +83,7 @@ def test_settings_of_other_backends_are_refused_and_left_alone_in_a_dry_run() ->
         ({"backend": "vllm", "batch_size": 8}, "batch_size is a setting of the backend transformers"),
         (
             {"backend": "transformers", "timeout": 8},
-            "timeout is a setting of the backend batch and openai and openai_batch",
+            "timeout is a setting of the backend anthropic and batch and openai and openai_batch",
         ),
         ({"backend": "openai", "dtype": "float16"}, "dtype is a setting of the backend transformers and vllm"),
         ({"backend": "openai", "poll_seconds": 1}, "poll_seconds is a setting of the backend batch and openai_batch"),
@@ -98,7 +98,7 @@ def test_an_unknown_backend_is_refused_with_the_known_ones(name: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         ModelSpec.model_validate({"backend": name, "model": "m"})
     assert [problem["msg"] for problem in caught.value.errors()] == [
-        "Input should be 'batch', 'echo', 'openai', 'openai_batch', 'transformers' or 'vllm'"
+        "Input should be 'anthropic', 'batch', 'echo', 'openai', 'openai_batch', 'transformers' or 'vllm'"
     ]
 
 
@@ -181,7 +181,9 @@ def test_settings_of_a_backend_of_another_package_are_its_records() -> None:
     settings = model_settings(model)
     assert settings["engine"] == {"mark": "?"}
     assert "batch_size" not in settings
-    with pytest.raises(ValidationError, match="timeout is a setting of the backend batch and openai and openai_batch"):
+    with pytest.raises(
+        ValidationError, match="timeout is a setting of the backend anthropic and batch and openai and openai_batch"
+    ):
         JobModel.model_validate({"backend": "shout", "timeout": 3})
 
 

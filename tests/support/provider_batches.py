@@ -9,13 +9,19 @@ import polars as pl
 
 from tests.support.jobs import JobFolder, table
 from tests.support.openai_server import OpenAIServer, ServerProcess
+from tests.support.vendor_server import VendorProcess, VendorServer
 
 ROWS = 30
+KEYS = {"anthropic": "ANTHROPIC_API_KEY", "gemini": "GEMINI_API_KEY", "mistral": "MISTRAL_API_KEY"}
+"""The environment variables of the vendors' keys."""
 
 
 def batch_model(server: OpenAIServer | ServerProcess, name: str = "large", **settings: Any) -> dict[str, Any]:
+    """Behind the backend `batch` where the server is a vendor's, else `openai_batch`."""
+    vendor = server.name if isinstance(server, VendorServer | VendorProcess) else None
+    backend = {"backend": "openai_batch"} if vendor is None else {"backend": "batch", "provider": vendor}
     return {
-        "backend": "openai_batch", "model": name, "endpoint": server.url, "poll_seconds": 0.02, "timeout": 2,
+        **backend, "model": name, "endpoint": server.url, "poll_seconds": 0.02, "timeout": 2,
         "price": {"input": 1, "output": 2, "batch_discount": "50%"}, **settings,
     }  # fmt: skip
 

@@ -6,16 +6,21 @@ The folder has a file for each provider's API, and what they share; OpenAI's is 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from batchroute.errors import InputError
+from batchroute.generators.anthropic import version as anthropic
 from batchroute.generators.backend import Backend, Home
 
 if TYPE_CHECKING:
     from batchroute.generators.batch.api import BatchApi
     from batchroute.generators.settings import ModelSpec
+
+
+def _takes_all(spec: ModelSpec) -> str | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -24,14 +29,17 @@ class _Provider:
     Attributes:
         api: the module and the class of its `BatchApi`, which is imported when it is asked.
         home: its own endpoint; None: OpenAI's.
+        problem: what its API does not take, as `Backend.problem`.
     """
 
     api: str
-    home: Home | None
+    home: Home | None = None
+    problem: Callable[[ModelSpec], str | None] = _takes_all
 
 
 _PROVIDERS = {
-    "openai": _Provider("batchroute.generators.openai.batch_api:OpenAIBatches", None),
+    "openai": _Provider("batchroute.generators.openai.batch_api:OpenAIBatches"),
+    "anthropic": _Provider("batchroute.generators.batch.anthropic:AnthropicBatches", anthropic.HOME, anthropic.problem),
 }
 
 
@@ -63,7 +71,9 @@ def _home(spec: ModelSpec) -> Home | None:
 def _problem(spec: ModelSpec) -> str | None:
     if spec.provider is None:
         return f"provider is missing: the backend batch asks the Batch API of one of {', '.join(_PROVIDERS)}"
-    return None
+    if spec.provider != "openai" and spec.logprobs:
+        return f"confidence.logprobs: batches of {spec.provider} bring no log-probabilities: leave it out"
+    return _provider(spec).problem(spec)
 
 
 def _extras(spec: ModelSpec) -> Mapping[str, str]:

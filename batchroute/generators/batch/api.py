@@ -6,6 +6,7 @@ created once, and what its end means for its rows.
 
 from __future__ import annotations
 
+import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
@@ -58,9 +59,14 @@ class BatchApi(ABC):
 
     Attributes:
         most_bytes: of the lines of one batch.
+        keyless: the provider shows the key of a batch only when it has ended. So the paid call of an intent is made by
+            one process and once; where it got no answer, `find` is asked, and an intent that `find` does not find after
+            its `lease` was never submitted.
+        lease: the seconds after an intent was put in which its paid call ends, whatever becomes of it.
     """
 
     most_bytes: ClassVar[int] = 200_000_000
+    keyless: ClassVar[bool] = False
 
     def __init__(
         self, spec: ModelSpec, endpoint: ModelEndpoint, protocol: ChatApi, patience: float | None = None
@@ -76,7 +82,7 @@ class BatchApi(ABC):
         self._protocol.check()
         self._reader = OutcomeReader(endpoint, protocol)
         self._client = endpoint.client()
-        self.host = endpoint.host
+        self.host, self.lease = endpoint.host, spec.timeout
         self.notes = protocol.notes
 
     @abstractmethod
@@ -139,8 +145,7 @@ class BatchApi(ABC):
         metadata: Mapping[str, str],
         data: Callable[[], bytes] = bytes,
         *,
-        requests: int = 0,
-        known: Callable[[], Collection[str]] = tuple,
+        since: float | None = None,
     ) -> ProviderBatch:
         """Create a batch, from which on the provider bills it.
 
@@ -149,18 +154,18 @@ class BatchApi(ABC):
         Args:
             key: as `prepare` gave it.
             data: gives the lines again, for a provider that takes them with this call.
-            requests, known: as of `find`.
+            since: when the intent was put, seconds since 1970.
 
         Raises:
-            InDoubtError: as `find`.
+            InDoubtError: the provider gave no answer, and does not show whether it has the batch.
         """
-        begun = time.time()
+        begun = time.time() if since is None else since
 
         def attempt() -> ProviderBatch:
-            created = self.find(key, begun, requests=requests, known=known) if unanswered else None
+            created = self.find(key, begun) if unanswered else None
             if created is not None:
                 return created
-            unanswered.append(time.time())
+            unanswered.append(None)
             try:
                 return self._create(key, metadata, data)
             except self._endpoint.errors as error:
@@ -168,7 +173,7 @@ class BatchApi(ABC):
                     unanswered.pop()
                 raise
 
-        unanswered: list[float] = []
+        unanswered: list[None] = []
         return self._patiently(attempt, f"file {key}")
 
     def find(
@@ -244,8 +249,14 @@ class BatchApi(ABC):
     def close(self) -> None:
         self._client.close()
 
-    def _post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        answer: Any = self._client.post(path, cast_to=object, body=body, options=_options())
+    def _post(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> Any:
+        options = _options()
+        # The client sends bytes as they are; older ones take them as a body, and newer ones by a name of their own.
+        raw = isinstance(body, bytes) and "content" in inspect.signature(self._client.post).parameters
+        if isinstance(body, bytes):
+            options["headers"]["Content-Type"] = "application/json"
+        given: dict[str, Any] = {"content" if raw else "body": body}
+        answer: Any = self._client.post(path, cast_to=object, options=options, **given)
         return read_json(answer.content)
 
     def _read(self, path: str, parameters: Mapping[str, Any] | None = None) -> Any:

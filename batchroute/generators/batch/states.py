@@ -30,6 +30,7 @@ class ProviderBatch:
         status: in lower case, in OpenAI's words if it is known.
         created, ended: seconds since 1970; None: the provider does not say.
         answered: requests that have an answer so far.
+        requests: how many it has, if the provider says so.
         errors: code, message and line (None: of no line) of each reason why the provider refused the batch.
     """
 
@@ -42,6 +43,7 @@ class ProviderBatch:
     ended: float | None
     answered: int
     errors: list[tuple[str, str, int | None]]
+    requests: int = 0
 
 
 def batch_of(body: Any) -> ProviderBatch:

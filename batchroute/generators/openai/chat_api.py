@@ -18,8 +18,8 @@ from batchroute.generators.openai.logprobs import signals_of
 from batchroute.generators.openai.refusals import Refusals
 from batchroute.generators.openai.usage import counts_of
 from batchroute.generators.prompting import chat
-from batchroute.generators.settings import ModelSpec
-from batchroute.prompt import Prompt
+from batchroute.generators.settings import ModelSpec, Sampling
+from batchroute.prompt import Message, Prompt
 
 _SEEDS = 1 << 31
 _LONGEST_WORD = 100
@@ -33,6 +33,7 @@ class ChatApi:
 
     Attributes:
         path: of the endpoint, where requests go.
+        endpoint: that they go to.
         notes: one sentence each for the operator.
     """
 
@@ -40,12 +41,11 @@ class ChatApi:
     _seed = "seed"
 
     def __init__(self, spec: ModelSpec, endpoint: ModelEndpoint | None = None) -> None:
-        self._spec, self._endpoint = spec, endpoint or ModelEndpoint(spec)
+        self._spec, self.endpoint = spec, endpoint or ModelEndpoint(spec)
         self._refusals = Refusals(spec)
         self.notes = self._refusals.notes
         self._dropped = thoughts.Dropped(spec.model, spec.reasoning)
-        self._fixed = _fixed(spec)
-        self._fixed_of_samples = _fixed(spec.model_copy(update={"generation": spec.sampled}))
+        self._fixed, self._fixed_of_samples = map(self._fixed_fields, (spec.generation, spec.sampled))
         self._counter = TokenCounter(spec.tokenizer)
 
     def check(self) -> None:
@@ -53,6 +53,10 @@ class ChatApi:
         InputError: the named tokenizer is not there.
         """
         self._counter.check()
+
+    def said(self, request: Mapping[str, Any]) -> list[Message]:
+        """The messages of a request."""
+        return list(request["messages"])
 
     def request(self, prompt: Prompt, seed: int) -> dict[str, Any]:
         """The body of the request."""
@@ -65,7 +69,7 @@ class ChatApi:
             body["logprobs"] = True
         if not self._spec.generation.greedy:
             # Some servers do not accept integers beyond 32 bits.
-            body["seed"] = seed % _SEEDS
+            body[self._seed] = seed % _SEEDS
         return self._with_extras(body)
 
     def request_of_samples(self, prompt: Prompt, seed: int, number: int) -> dict[str, Any]:
@@ -79,6 +83,27 @@ class ChatApi:
             body["n"] = number
         return self._refusals.applied(self._with_extras(body))
 
+    def _fixed_fields(self, sampling: Sampling) -> dict[str, Any]:
+        """The fields that are the same in all requests."""
+        spec = self._spec
+        length = spec.length_key or ("max_completion_tokens" if spec.url is None else "max_tokens")
+        body: dict[str, Any] = {
+            "model": spec.model,
+            length: sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+        }
+        if sampling.greedy and "seed" in sampling.model_fields_set:
+            body[self._seed] = sampling.seed % _SEEDS
+        if sampling.top_p < 1.0:
+            body["top_p"] = sampling.top_p
+        if sampling.top_k:
+            body["top_k"] = sampling.top_k
+        if sampling.stop:
+            body["stop"] = sampling.stop
+        if spec.response_format is not None:
+            body["response_format"] = spec.response_format
+        return body
+
     def _with_extras(self, body: dict[str, Any]) -> dict[str, Any]:
         """The request with the job file's own fields, of which null leaves one out."""
         extra = self._spec.extra_body
@@ -89,7 +114,7 @@ class ChatApi:
 
         Later requests are made so from the start, and `notes` tells it.
         """
-        return self._refusals.adapted(failure.without(request["messages"]), request)
+        return self._refusals.adapted(failure.without(self.said(request)), request)
 
     def was_refused(self, failure: Failure, prompt: Prompt) -> bool:
         """Whether a request of an earlier hour failed for a parameter that later ones go without.
@@ -102,12 +127,13 @@ class ChatApi:
     def tokens(self, request: Mapping[str, Any]) -> int:
         """An estimate of the most tokens that the request takes, for limits of tokens per minute."""
         written = self._spec.generation.max_new_tokens * int(request.get("n", 1))
-        return self._counter.roughly(request["messages"]) + written
+        return self._counter.roughly(self.said(request)) + written
 
     def responses(self, answer: Any, request: Mapping[str, Any], attempts: int) -> list[Response] | Failure:
         """The responses of all choices in the body of an answer, of which the first has the tokens of all; a failure if
         the body is no chat completion.
         """
+        answer = self._completion(answer)
         first = self.response(answer, request, attempts)
         if isinstance(first, Failure):
             return first
@@ -117,6 +143,7 @@ class ChatApi:
 
     def response(self, answer: Any, request: Mapping[str, Any], attempts: int) -> Response | Failure:
         """The response in the body of an answer; a failure if the body is no chat completion."""
+        answer = self._completion(answer)
         if isinstance(answer, list) and len(answer) == 1:
             answer = answer[0]
         if not isinstance(answer, Mapping):
@@ -128,7 +155,7 @@ class ChatApi:
         message, reason = choice.get("message"), choice.get("finish_reason")
         ending = ending_of(reason)
         if choice.get("error") and (ending in _NO_ANSWER or not isinstance(message, Mapping)):
-            return self._endpoint.error_inside(choice["error"])
+            return self.endpoint.error_inside(choice["error"])
         if not isinstance(message, Mapping):
             return Failure("transient", "api_error", "the answer has no message")
         parts, calls = thoughts.parted(valid_text(_text(message.get("content"))), closing_tells=True), _calls(message)
@@ -161,10 +188,14 @@ class ChatApi:
         self.notes += self._dropped.note([response])
         return thoughts.checked(response)
 
+    def _completion(self, answer: Any) -> Any:
+        """An answer in the form of a chat completion; one in this form stays as it is."""
+        return answer
+
     def _without_choices(self, answer: Mapping[str, Any]) -> Failure:
         """The failure that an answer without choices stands for; many gateways put their errors there."""
         if any(answer.get(name) for name in ("error", "message", "detail", "base_resp", "error_msg", "msg")):
-            return self._endpoint.error_inside(answer.get("error") or answer)
+            return self.endpoint.error_inside(answer.get("error") or answer)
         return Failure("transient", "api_error", "the answer has no choices")
 
     def _tool_call(self, text: str, calls: str | None, given: dict[str, Any]) -> Response:
@@ -186,7 +217,7 @@ class ChatApi:
             wrote: all that the model wrote and showed.
         """
         counts = counts_of(usage)
-        read = counts.read or self._counter.messages(request["messages"])
+        read = counts.read or self._counter.messages(self.said(request))
         written = counts.written
         if written is None or (written == 0 and wrote):
             written = self._counter.text(wrote)
@@ -203,24 +234,6 @@ def _counted(response: Response) -> Response:
     """The response of a further choice: the server counts its tokens with the first one's."""
     written = response.output_tokens if response.estimated else 0
     return response._replace(input_tokens=0, output_tokens=written, cached_tokens=0, reasoning_tokens=0)
-
-
-def _fixed(spec: ModelSpec) -> dict[str, Any]:
-    """The fields that are the same in all requests."""
-    sampling = spec.generation
-    length = spec.length_key or ("max_completion_tokens" if spec.endpoint is None else "max_tokens")
-    body: dict[str, Any] = {"model": spec.model, length: sampling.max_new_tokens, "temperature": sampling.temperature}
-    if sampling.greedy and "seed" in sampling.model_fields_set:
-        body["seed"] = sampling.seed % _SEEDS
-    if sampling.top_p < 1.0:
-        body["top_p"] = sampling.top_p
-    if sampling.top_k:
-        body["top_k"] = sampling.top_k
-    if sampling.stop:
-        body["stop"] = sampling.stop
-    if spec.response_format is not None:
-        body["response_format"] = spec.response_format
-    return body
 
 
 def _text(content: Any) -> str:

@@ -129,6 +129,8 @@ class ModelEndpoint(Endpoint):
 
     def is_refusal(self, error: Exception) -> bool:
         """Whether an exception of the client says that the endpoint did nothing of what it was asked for."""
+        if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
+            return True
         return (
             isinstance(error, self.openai.APIStatusError)
             and 400 <= error.status_code < 500

@@ -1,4 +1,4 @@
-"""The generator of the `openai` backend: a request for each row to an OpenAI-compatible endpoint, many at a time."""
+"""The generator of the `openai` backend: a request for each row to its endpoint, many at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchroute.errors import BatchrouteError, InputError, StoppedError
 from batchroute.generators.base import PartlyAnsweredError, Response
 from batchroute.generators.openai.breaker import Breaker
 from batchroute.generators.openai.chat_api import ChatApi
-from batchroute.generators.openai.failures import MOST_RETRY_AFTER, Failure, ModelEndpoint
+from batchroute.generators.openai.failures import MOST_RETRY_AFTER, Failure
 from batchroute.generators.openai.pacing import Pacer, Turn
 from batchroute.generators.openai.preflight import HARMLESS, is_about_the_limit, preflight, smallest
 from batchroute.generators.settings import ModelSpec
@@ -35,18 +35,19 @@ class OpenAIGenerator:
 
     load_seconds = 0.0
 
-    def __init__(self, spec: ModelSpec, waits: tuple[float, float] = _WAITS) -> None:
+    def __init__(self, spec: ModelSpec, waits: tuple[float, float] = _WAITS, protocol: ChatApi | None = None) -> None:
         """
         Args:
             waits: the seconds before the first retry of a request, and the most before a later one.
+            protocol: what the endpoint speaks; OpenAI's chat completions unless given.
 
         Raises:
             InputError: the package, the key or the tokenizer is missing.
         """
         self._spec, self._waits = spec, waits
         self._takes_n = True
-        self._endpoint = ModelEndpoint(spec)
-        self._protocol = ChatApi(spec, self._endpoint)
+        self._protocol = protocol or ChatApi(spec)
+        self._endpoint = self._protocol.endpoint
         self._protocol.check()
         self.notes = self._protocol.notes
         self.rows_at_a_time, self.units_at_once = max(256, 8 * spec.concurrency), 2 + spec.concurrency // 32
@@ -233,7 +234,7 @@ class OpenAIGenerator:
         result: list[Response] | Failure
         try:
             async with asyncio.timeout(self._spec.timeout):
-                answer: Any = await self._client.post("/chat/completions", cast_to=object, body=request, options=_RAW)
+                answer: Any = await self._client.post(self._protocol.path, cast_to=object, body=request, options=_RAW)
             result = self._protocol.responses(read_json(answer.content), request, attempts)
         except ValueError:
             result = Failure("transient", "api_error", "the answer is not JSON")
@@ -254,7 +255,7 @@ class OpenAIGenerator:
         Raises:
             InputError, StoppedError: further requests would fail alike.
         """
-        shown = failure.without(request["messages"])
+        shown = failure.without(self._protocol.said(request))
         fatal = self._endpoint.fatal(shown, self._breaker.answers > 0)
         if fatal is None:
             async with self._probing:

@@ -11,6 +11,7 @@ from batchroute.generators.settings import ModelSpec
 
 _REFUSAL = re.compile(
     r"unsupported|not supported|(does not|doesn't|cannot|can't) (support|accept|allow)|not permitted|not allowed"
+    r"|deprecated for this model"
     r"|un(known|recogni[sz]ed|expected) (name|field|parameter|argument|property|keyword|key)|extra (inputs|fields)"
     r"|only the default|cannot find field",
     re.IGNORECASE,

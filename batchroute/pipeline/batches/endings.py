@@ -52,6 +52,9 @@ class Endings:
         """How many requests are answered so far; None once the batch has ended and its answers are in the ledger."""
         given_up = time.time() - intent.created > self._model.give_up_after
         batch_id = self._submission.batch_id(intent)
+        if batch_id is None and self._ledger.is_done(intent):
+            # It was never submitted.
+            return None
         if batch_id is None:
             if given_up:
                 self._overdue = self._give_up_doubt(intent)

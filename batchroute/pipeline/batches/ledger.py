@@ -105,6 +105,10 @@ class Ledger:
         """The intents whose batches have no outcome yet."""
         return [intent for name, intent in sorted(self.intents.items()) if name not in self._done]
 
+    def is_done(self, intent: Intent) -> bool:
+        """Whether the batch of the intent has an outcome."""
+        return intent.name in self._done
+
     def intend(self, rows: Mapping[str, list[int]], file_id: str, host: str, now: float) -> Intent | None:
         """Put the intent to submit these rows; None when another process has put one since `load`, perhaps of them."""
         intent = Intent(number=len(self.intents), rows=dict(rows), file_id=file_id, host=host, created=now)

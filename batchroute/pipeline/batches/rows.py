@@ -65,15 +65,6 @@ class Rows:
             for i in asked:
                 yield (piece.unit, positions[i]), api.line(custom_id(positions[i]), prompts[i], seeds[i])
 
-    def lines_of(self, api: BatchApi, intent: Intent) -> bytes:
-        """The requests of an intent, as they were when it was put."""
-        rows = [(unit, position) for unit, positions in intent.rows.items() for position in positions]
-        seeds = self._pieces.seeds([position for _, position in rows])
-        return b"".join(
-            api.line(custom_id(position), self.prompt(unit, position), seed)
-            for (unit, position), seed in zip(rows, seeds, strict=True)
-        )
-
     def unquoted(self, intent: Intent, words: str) -> str:
         """A provider's words, cut where they quote any of the intent's prompts."""
         for unit, positions in intent.rows.items():

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from batchroute.errors import InputError
+from batchroute.errors import InputError, StoppedError
+from batchroute.generators.base import Response
 from batchroute.generators.batch.api import BatchApi, InDoubtError
 from batchroute.generators.batch.files import files
+from batchroute.generators.batch.outcomes import RowOutcome
 from batchroute.pipeline.batches.ledger import Intent, Ledger
 from batchroute.pipeline.batches.rows import Rows
 from batchroute.pipeline.context import Context
+from batchroute.pipeline.shards.answers import schema_of
 from batchroute.pipeline.shards.pieces import Pieces
 from batchroute.pipeline.shards.writer import SHARDS
 
@@ -23,6 +26,7 @@ class Submission:
         # Intents whose paid call this process is about to make.
         self._mine: set[str] = set()
         self._checked = False
+        # Intents of which it was told that their paid call may have been made.
         self._doubts: set[str] = set()
 
     def submit(self) -> None:
@@ -52,17 +56,17 @@ class Submission:
         """The id of the intent's batch, which is created unless it exists: this is the paid call.
 
         Args:
-            data: its lines; they are made again unless given.
+            data: its lines, which the process that put the intent has.
 
         Returns:
-            None while it shows only later whether the batch exists.
+            None while it shows only later whether the batch exists, and once it shows that it never did.
         """
         if self._api.host != intent.host:
             raise InputError(
                 f"a batch of {intent.requests:,} requests was submitted to {intent.host}, but the endpoint is "
                 f"{self._api.host} now; set it back, or start again with --fresh"
             )
-        if intent.name not in self._mine:
+        if intent.name not in self._mine and intent.name not in self._doubts:
             self._leave_to_others(intent)
         batch_id = self._ledger.batch_id(intent)
         if batch_id is not None:
@@ -70,9 +74,10 @@ class Submission:
         try:
             created = self._created(intent, data)
         except InDoubtError as doubt:
-            # Whether this process has made the paid call is asked from here on.
-            self._mine.discard(intent.name)
             self._note_doubt(intent, doubt)
+            return None
+        if created is None:
+            self._close(intent)
             return None
         batch_id = self._ledger.submitted(intent, created)
         if batch_id != created:
@@ -86,23 +91,39 @@ class Submission:
         )
         return batch_id
 
-    def _created(self, intent: Intent, data: bytes | None) -> str:
-        """The id of the intent's batch: one that is there, or a new one."""
+    def _created(self, intent: Intent, data: bytes | None) -> str | None:
+        """The id of the intent's batch: one that is there, or a new one; None: it was never submitted.
 
-        def lines() -> bytes:
-            return self._rows.lines_of(self._api, intent) if data is None else data
+        Raises:
+            InDoubtError: it shows only later.
+            InputError, StoppedError: as `BatchApi.create`, without words that quote a prompt.
+        """
+        if intent.name not in self._mine:
+            # An earlier attempt may have made the paid call and ended before it put the id.
+            batch = self._api.find(intent.file_id, intent.created, requests=intent.requests, known=self._known)
+            if batch is not None:
+                return str(batch.id)
+            if self._api.keyless and time.time() < intent.created + self._api.lease:
+                raise InDoubtError(f"{self._api.host} may still be at it")
+            if self._api.keyless:
+                return None
+        # Whether it was made is asked from here on.
+        self._mine.discard(intent.name)
+        name = f"{self._shard}/{intent.name}"
+        metadata = {"batchroute_run": self._context.snapshot.run_id, "batchroute_batch": name}
+        try:
+            lines = bytes if data is None else lambda: data
+            return str(self._api.create(intent.file_id, metadata, lines, since=intent.created).id)
+        except InDoubtError:
+            raise
+        except (InputError, StoppedError) as error:
+            raise type(error)(self._rows.unquoted(intent, str(error))) from error
 
-        # An earlier attempt may have made the paid call and ended before it put the id.
-        batch = (
-            None
-            if intent.name in self._mine
-            else self._api.find(intent.file_id, intent.created, requests=intent.requests, known=self._known)
-        )
-        if batch is None:
-            name = f"{self._shard}/{intent.name}"
-            metadata = {"batchroute_run": self._context.snapshot.run_id, "batchroute_batch": name}
-            batch = self._api.create(intent.file_id, metadata, lines, requests=intent.requests, known=self._known)
-        return str(batch.id)
+    def _close(self, intent: Intent) -> None:
+        """The intent was never submitted: its rows go into another."""
+        outcome = RowOutcome(Response(error_type="api_error", error="it was never submitted", attempts=0), again=True)
+        outcomes = {position: outcome for positions in intent.rows.values() for position in positions}
+        self._ledger.conclude(intent, outcomes, 0.0, schema_of(self._model))
 
     def _known(self) -> Collection[str]:
         """The ids of all batches of this run that are known to be of one intent."""
@@ -112,7 +133,7 @@ class Submission:
     def _leave_to_others(self, intent: Intent) -> None:
         """Wait while the process that put the intent may still be at the paid call."""
         now = time.time()
-        until = min(intent.created, now) + self._model.timeout
+        until = min(intent.created, now) + self._api.lease
         if self._ledger.batch_id(intent) is None and now < until:
             self._progress.note(
                 "waiting_for_another",

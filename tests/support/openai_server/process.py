@@ -25,6 +25,8 @@ class ServerProcess:
     of `Settings` that JSON can carry.
     """
 
+    module = "tests.support.openai_server"
+
     def __init__(self, state: Path, port: int = 0, **settings: Any) -> None:
         self.state, self.port = state, port or _free_port()
         self._settings = {"key": "sk-test", **settings}
@@ -36,7 +38,7 @@ class ServerProcess:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "tests.support.openai_server"]
+        command = [sys.executable, "-m", self.module]
         command += [f"--state={self.state}", f"--port={self.port}", f"--faults={self.state / 'faults.json'}"]
         command += [f"--{name.replace('_', '-')}={_argument(value)}" for name, value in self._settings.items()]
         with open(self.state / "log", "ab") as log:

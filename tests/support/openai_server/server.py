@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from tests.support.openai_server import wire
 from tests.support.openai_server.api import Api
@@ -127,7 +127,7 @@ class OpenAIServer:
         """Ends a batch now: completed, expired or cancelled."""
         return self._batches.finish(batch, status)
 
-    def __enter__(self) -> OpenAIServer:
+    def __enter__(self) -> Self:
         ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self.run(ready.set)), daemon=True)
         self._thread.start()
