@@ -95,8 +95,12 @@ def _sorted(pairs: list[tuple[Positions, Positions]]) -> Copies:
 
 
 def _same(digests: Any, positions: Positions) -> tuple[Positions, Positions]:
-    """The rows that repeat an earlier digest, and for each of them the first row with that digest."""
-    order = np.lexsort((positions, digests[:, 1], digests[:, 0]))
+    """The rows that repeat an earlier digest, and for each of them the first row with that digest.
+
+    Args:
+        positions: ascending, and sorting keeps their order.
+    """
+    order = np.lexsort((digests[:, 1], digests[:, 0]))
     digests, positions = digests[order], positions[order]
     repeats = np.flatnonzero((digests[1:] == digests[:-1]).all(axis=1)) + 1
     starts = np.ones(len(positions), bool)

@@ -23,7 +23,6 @@ from batchroute.pipeline.stages.score import SPREAD
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Span
 from batchroute.tables.json_columns import columns_of as json_columns
-from batchroute.tables.parquet import RowReader
 from batchroute.tables.types import converted
 
 _SHARD = pa.field("shard", pa.string())
@@ -63,7 +62,9 @@ class Merger:
         self._context, self._stage = context, context.work.stage(layout.MERGE)
         self._reader = context.table.reader()
         self._sides = answered_shards(context)
-        self._schema, self._results = output_schema(context.job, context.table), results_of(context.job)
+        self._schema, self._added = output_schema(context.job, context.table), results_of(context.job)
+        self._scores, self._confidences = context.work.stage(layout.SCORE), context.work.stage(layout.CONFIDENCE)
+        self._confident = self._confidences.receipts()
 
     def do(self, stage: str, part: Span) -> Receipt:
         started = time.perf_counter()
@@ -73,74 +74,58 @@ class Merger:
         def finish(facts: Facts) -> Facts:
             return facts.model_copy(update={"seconds": time.perf_counter() - started, "counts": counts})
 
-        batches = _merge_part(self._context, part, self._reader, self._sides, self._schema, self._results, counts)
-        return self._stage.commit(facts, self._schema, batches, finish)
+        return self._stage.commit(facts, self._schema, self._rows(part, counts), finish)
 
     def close(self) -> None:
         for side in self._sides:
             side.close()
 
+    def _rows(self, part: Span, counts: dict[str, int]) -> Iterator[pa.RecordBatch]:
+        for chunk in self._context.snapshot.chunks_within(part):
+            results, shards = self._results(chunk)
+            _count(results, shards, counts)
+            at = 0
+            for rows in self._reader.read(chunk.start, chunk.stop):
+                columns = [
+                    converted(column, field.type) for column, field in zip(rows.columns, self._schema, strict=False)
+                ]
+                columns += results.slice(at, rows.num_rows).columns
+                at += rows.num_rows
+                yield pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
-def _merge_part(
-    context: Context,
-    part: Span,
-    reader: RowReader,
-    sides: list[_ShardAnswers],
-    schema: pa.Schema,
-    added: pa.Schema,
-    counts: dict[str, int],
-) -> Iterator[pa.RecordBatch]:
-    for chunk in context.snapshot.chunks_within(part):
-        results, shards = _results(context, chunk, sides, added)
-        _count(results, shards, counts)
-        at = 0
-        for rows in reader.read(chunk.start, chunk.stop):
-            columns = [converted(column, field.type) for column, field in zip(rows.columns, schema, strict=False)]
-            columns += results.slice(at, rows.num_rows).columns
-            at += rows.num_rows
-            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+    def _results(self, chunk: Span) -> tuple[pa.RecordBatch, pa.ChunkedArray]:
+        """The result columns of a chunk's rows, in row order, and the shard that each answer is from."""
+        names, job = self._added.names, self._context.job
+        spread = [SPREAD.name] if SPREAD.name in names else []
+        scored = self._scores.read(chunk.unit, ["score", "error_type", "error", *spread])
+        answered = pa.concat_tables([side.within(chunk.start, chunk.stop) for side in self._sides])
+        # Rows without a usable prompt were sent to no model: their index stays null. A row's last answer counts.
+        index = np.full(chunk.rows, -1, np.int64)
+        index[answered["position"].to_numpy() - chunk.start] = np.arange(answered.num_rows)
+        taken = answered.take(pa.array(index, mask=index < 0))
+        error_type = pc.coalesce(scored["error_type"], taken["error_type"])
+        columns = {
+            **{name: taken[name] for name in names if name in taken.column_names},
+            **{name: scored[name] for name in ("score", *spread)},
+            "error_type": error_type,
+            "error": pc.coalesce(scored["error"], taken["error"]),
+            "status": pc.if_else(error_type.is_null(), "ok", "failed"),
+            "cost": pc.if_else(scored["error_type"].is_null(), taken["cost"], _NOTHING),
+            "attempts": pc.fill_null(taken["attempts"], 0),
+        }
+        if CONFIDENCE.name in names:
+            columns[CONFIDENCE.name] = self._confidence(chunk)
+        if fields := job.json_columns:
+            texts = pc.if_else(pc.equal(columns["status"], "ok"), taken["response"], None).to_pylist()
+            arrays = json_columns(texts, fields, whole=job.output.columns == "struct")
+            columns |= dict(zip([field.name for field in fields], arrays, strict=True))
+        table = pa.table([columns[field.name].cast(field.type) for field in self._added], schema=self._added)
+        return table.combine_chunks().to_batches()[0], taken[_SHARD.name]
 
-
-def _results(
-    context: Context, chunk: Span, sides: list[_ShardAnswers], schema: pa.Schema
-) -> tuple[pa.RecordBatch, pa.ChunkedArray]:
-    """The result columns of a chunk's rows, in row order, and the shard that each answer is from.
-
-    Args:
-        schema: of the result columns, as `results_of` gives it.
-    """
-    spread = [SPREAD.name] if SPREAD.name in schema.names else []
-    scored = context.work.stage(layout.SCORE).read(chunk.unit, ["score", "error_type", "error", *spread])
-    answered = pa.concat_tables([side.within(chunk.start, chunk.stop) for side in sides])
-    # Rows without a usable prompt were sent to no model: their index stays null. A row's last answer counts.
-    index = np.full(chunk.rows, -1, np.int64)
-    index[answered["position"].to_numpy() - chunk.start] = np.arange(answered.num_rows)
-    taken = answered.take(pa.array(index, mask=index < 0))
-    error_type = pc.coalesce(scored["error_type"], taken["error_type"])
-    columns = {
-        **{name: taken[name] for name in schema.names if name in taken.column_names},
-        **{name: scored[name] for name in ("score", *spread)},
-        "error_type": error_type,
-        "error": pc.coalesce(scored["error"], taken["error"]),
-        "status": pc.if_else(error_type.is_null(), "ok", "failed"),
-        "cost": pc.if_else(scored["error_type"].is_null(), taken["cost"], _NOTHING),
-        "attempts": pc.fill_null(taken["attempts"], 0),
-    }
-    if CONFIDENCE.name in schema.names:
-        columns[CONFIDENCE.name] = _confidence(context, chunk)
-    if fields := context.job.json_columns:
-        answered = pc.if_else(pc.equal(columns["status"], "ok"), taken["response"], None).to_pylist()
-        arrays = json_columns(answered, fields, whole=context.job.output.columns == "struct")
-        columns |= dict(zip([field.name for field in fields], arrays, strict=True))
-    table = pa.table([columns[field.name].cast(field.type) for field in schema], schema=schema)
-    return table.combine_chunks().to_batches()[0], taken[_SHARD.name]
-
-
-def _confidence(context: Context, chunk: Span) -> pa.ChunkedArray:
-    stage = context.work.stage(layout.CONFIDENCE)
-    if chunk.unit in stage.receipts():
-        return stage.read(chunk.unit, [CONFIDENCE.name])[CONFIDENCE.name]
-    return pa.chunked_array([pa.nulls(chunk.rows, CONFIDENCE.type)])
+    def _confidence(self, chunk: Span) -> pa.ChunkedArray:
+        if chunk.unit in self._confident:
+            return self._confidences.read(chunk.unit, [CONFIDENCE.name])[CONFIDENCE.name]
+        return pa.chunked_array([pa.nulls(chunk.rows, CONFIDENCE.type)])
 
 
 def _count(results: pa.RecordBatch, shards: pa.ChunkedArray, counts: dict[str, int]) -> None:
