@@ -12,6 +12,8 @@ from batchroute.errors import InputError, first_line
 from batchroute.storage.places import BUCKETS
 
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
+# What a server answers that gives the part that it was asked for.
+_PARTIAL = 206
 _LOGGERS = {"s3": ("aiobotocore",), "gs": ("gcsfs", "google.auth"), "abfs": ("adlfs", "azure")}
 
 
@@ -31,12 +33,15 @@ def filesystem_of(protocol: str, options: Mapping[str, Any]) -> Any:
             return fsspec.filesystem(protocol, **common, **_s3_options(options))
         if protocol == "gs":
             return _google(**common, **options)
+        if protocol in ("http", "https"):
+            return _http(**common, **options)
         filesystem = fsspec.filesystem(protocol, **common, **options)
         if protocol == "abfs":
             _try_once(filesystem)
         return filesystem
     except ImportError as error:
-        extra = f"'batchroute[{BUCKETS[protocol]}]'" if protocol in BUCKETS else f"the fsspec package of {protocol}"
+        others = {"http": "aiohttp", "https": "aiohttp"}.get(protocol, f"the fsspec package of {protocol}")
+        extra = f"'batchroute[{BUCKETS[protocol]}]'" if protocol in BUCKETS else others
         raise InputError(f"{protocol}:// needs a package: pip install {extra}") from error
     except ValueError as error:
         if protocol == "abfs":
@@ -57,6 +62,9 @@ CREDENTIALS = {
     "storage_options: {token: …}",
     "abfs": "set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or "
     "AZURE_STORAGE_SAS_TOKEN, or log in by `az login`",
+    "hf": "set HF_TOKEN to a token that may read it, or log in by `hf auth login`",
+    "http": "set storage_options: {headers: {Authorization: …}}",
+    "https": "set storage_options: {headers: {Authorization: …}}",
 }
 """What to set where a storage refuses, by protocol."""
 
@@ -76,6 +84,36 @@ def _google(**options: Any) -> Any:
         _request = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)
 
     return Once(**options)
+
+
+def _http(**options: Any) -> Any:
+    from aiohttp import ClientTimeout
+    from fsspec.implementations.http import HTTPFileSystem
+
+    class Parts(HTTPFileSystem):  # type: ignore[misc]
+        async def _cat_file(self, url: str, start: int | None = None, end: int | None = None, **more: Any) -> bytes:
+            """As its parent, but for a server that gives the whole file where a part is asked for."""
+            if start is None and end is None:
+                return bytes(await super()._cat_file(url, **more))
+            settings = {**self.kwargs, **more}
+            headers = {**settings.pop("headers", {}), "Range": await self._process_limits(url, start or 0, end)}
+            session = await self.set_session()
+            async with session.get(self.encode_url(url), headers=headers, **settings) as answer:
+                self._raise_not_found_for_status(answer, url)
+                if answer.status == _PARTIAL or end is None:
+                    return bytes(await answer.read())
+                if start:
+                    raise InputError(
+                        f"{url} cannot be read: its server gives no parts of a file (no answer to Range), and files of "
+                        "more than 1 MiB are read in parts; download it, and name the copy"
+                    )
+                data = bytearray()
+                while len(data) < end and (more_data := await answer.content.read(end - len(data))):
+                    data += more_data
+                return bytes(data)
+
+    timeout = ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
+    return Parts(**{**options, "client_kwargs": {"timeout": timeout, **options.get("client_kwargs", {})}})
 
 
 def _try_once(filesystem: Any) -> None:

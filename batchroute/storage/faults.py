@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
+import importlib
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -53,9 +55,10 @@ def _response(error: BaseException) -> dict[str, Any]:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The status of an answer, as S3's, Azure's, Google's and aiohttp's errors hold it."""
+    """The status of an answer, as the errors of S3, Azure, Google, aiohttp and the model hub hold it."""
     known = [_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")]
     for cause in _causes(error):
+        known.append(getattr(getattr(cause, "response", None), "status_code", None))
         known += [getattr(cause, name, None) for name in ("status_code", "code", "status")]
     status = next((int(number) for number in known if str(number).isdigit()), None)
     # Google's client raises these two without their status.
@@ -94,7 +97,7 @@ def is_transient(error: BaseException) -> bool:
         return False
     if code_of(error) in ("SlowDown", "RequestTimeout"):
         return True
-    if _lacks_credentials(error):
+    if _lacks_credentials(error) or _is_offline(error):
         return False
     status = status_of(error)
     if status is not None:
@@ -102,6 +105,11 @@ def is_transient(error: BaseException) -> bool:
     return any(isinstance(cause, _lost_connections()) for cause in _causes(error)) or (
         isinstance(error, OSError) and error.errno in _TRANSIENT
     )
+
+
+def _is_offline(error: BaseException) -> bool:
+    """Whether the model hub's client was told to make no request."""
+    return any(type(cause).__name__ == "OfflineModeIsEnabled" for cause in _causes(error))
 
 
 def _is_skewed(error: BaseException, now: float) -> bool:
@@ -122,6 +130,9 @@ def _lost_connections() -> tuple[type[BaseException], ...]:
         kinds += [aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError]
     except ImportError:
         pass
+    for name in ("httpx", "httpx2"):  # which of them the model hub's client uses depends on its version
+        with contextlib.suppress(ImportError):
+            kinds.append(importlib.import_module(name).TransportError)
     try:
         from azure.core import exceptions as azure
 
@@ -151,6 +162,8 @@ def explained(what: str, uri: str, error: Exception, now: float) -> BatchrouteEr
     if is_transient(error):
         reason = f"answers {status}" if status else "does not answer"
         return StoppedError(f"{place}: the storage {reason}; look at it, and run again")
+    if _is_offline(error):
+        return InputError(f"{place}: HF_HUB_OFFLINE is set; unset it where there is a network, or name a copy")
     if code == "ExpiredToken":
         return StoppedError(f"{place}: the session token has expired; renew it, and run again")
     if code == "RequestTimeTooSkewed" or (status == 403 and _is_skewed(error, now)):

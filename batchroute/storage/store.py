@@ -22,6 +22,7 @@ _FIRST_PATIENCE, _PATIENCE = 15.0, 150.0
 _MOST_WAIT = 10.0
 # A wait is at most this share of the patience, so that nearly all of it is used, and none of it is overrun.
 _LONGEST_WAIT = 0.1
+_REFUSALS = (401, 403)
 Result = TypeVar("Result")
 
 
@@ -73,7 +74,8 @@ class Store:
         # `call` retries, for a bounded time.
         self._fs.retries = 1
         self.protocol = protocol
-        self._first_patience, self._clock, self._reached = first_patience, clock, False
+        self._first_patience, self._clock = first_patience, clock
+        self._reached: set[str] = set()
         self._buckets: set[str] = set()
 
     def call(self, what: str, uri: str, do: Callable[[Any], Result]) -> Result:
@@ -84,7 +86,9 @@ class Store:
             InputError: the call can never succeed.
             StoppedError: the error did not pass in time; run again.
         """
-        patience = _PATIENCE if self._reached else self._first_patience
+        # Of addresses each server is met for the first time.
+        server = uri.partition("://")[2].partition("/")[0] if self.protocol in ("http", "https") else ""
+        patience = _PATIENCE if server in self._reached else self._first_patience
         retrying = Retrying(
             retry=retry_if_exception(is_transient),
             wait=wait_random_exponential(multiplier=0.1, max=min(_MOST_WAIT, patience * _LONGEST_WAIT)),
@@ -96,13 +100,13 @@ class Store:
         except (FileNotFoundError, FileExistsError) as error:
             if is_missing_bucket(error) or (isinstance(error, FileNotFoundError) and self._has_no_bucket(uri)):
                 raise missing_bucket(what, uri) from error
-            self._reached = True
+            self._reached.add(server)
             raise
         except BatchrouteError:
             raise
         except Exception as error:
             raise explained(what, uri, error, self._clock()) from error
-        self._reached = True
+        self._reached.add(server)
         return result
 
     def _has_no_bucket(self, uri: str) -> bool:
@@ -141,6 +145,8 @@ class Store:
         """Raises:
         FileNotFoundError: there is nothing.
         """
+        if self.protocol == "hf":
+            self._fs.invalidate_cache()  # it caches listings whatever it is told
         return dict(self.call("read", uri, lambda fs: fs.info(self.path(uri))))
 
     def entries(self, uri: str) -> list[dict[str, Any]]:
@@ -244,7 +250,11 @@ class RangeFile(io.RawIOBase):
 def _exclusive(do: Callable[[Any], Result], fs: Any) -> Result:
     try:
         return do(fs)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        # Clients of addresses say so of every failure, a lost connection among them.
+        cause = error.__cause__
+        if isinstance(cause, Exception) and (is_transient(cause) or status_of(cause) in _REFUSALS):
+            raise cause from None
         raise
     except OSError as error:
         # Some servers do not name the failed condition in their answer.

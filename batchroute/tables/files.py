@@ -25,8 +25,8 @@ from batchroute.tables.small_files import MOST_BYTES, SmallFile, small_files_of
 
 _AT_ONCE = 16
 _FOOTER_BYTES_KEPT = 32 << 20
-_VERSIONS = ("ETag", "etag", "md5Hash")
-_TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
+_VERSIONS = ("ETag", "etag", "md5Hash", "blob_id")
+_TIMES = ("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created")
 
 
 class InputFile(BaseModel):
@@ -173,8 +173,11 @@ class Files:
             return False
         key = (file.path, f"{now['mtime_ns']} {now['etag']} {file.content}")
         if key not in self._copies:
-            if self._content(file) != file.content:
-                return False
+            try:
+                if self._content(file) != file.content:
+                    return False
+            except pa.ArrowException:
+                return False  # it is no parquet any more
             self._copies.add(key)
         return True
 

@@ -27,6 +27,8 @@ _LEAST_BYTES = 12
 _OTHERS = "; of JSON lines or CSV say so: input.format"
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _REQUESTS_AT_ONCE = 16
+# Where what is asked for by its name is there, or is not; a bucket has no folders.
+_ADDRESSES = ("http", "https", "hf")
 
 
 class Listing(NamedTuple):
@@ -97,6 +99,8 @@ def list_remote(store: Store, uri: str) -> Listing:
         seen = list(entries)
         pattern = store.path(uri)
         entries = {file: entry for file, entry in entries.items() if matches(pattern, entry["name"])}
+    elif kind is None and store.protocol in _ADDRESSES:
+        raise InputError(f"input.uri: no such file: {uri}")
     else:
         entries = _listed(store, uri)
         seen = list(entries)
