@@ -119,7 +119,7 @@ class WeightsSettings(BaseModel):
 class ApiSettings(BaseModel):
     """Settings of a model behind an endpoint."""
 
-    provider: Literal["openai", "anthropic"] | None = Field(
+    provider: Literal["openai", "anthropic", "gemini", "mistral"] | None = Field(
         default=None, description="whose Batch API the backend batch asks"
     )
     endpoint: str | None = Field(default=None, description="base URL; the provider's own unless set")

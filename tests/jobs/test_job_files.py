@@ -13,7 +13,7 @@ from tests.support.tiny_models import tiny_router
 
 _JOBS = Path(__file__).parents[2] / "jobs"
 _KEYS = ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "MISTRAL_API_KEY")
-_FILES = ("azure", "anthropic", "anthropic-batch")
+_FILES = ("azure", "anthropic", "anthropic-batch", "gemini-batch", "mistral-batch")
 
 
 @pytest.fixture(scope="module")

@@ -317,7 +317,7 @@ class TestProcesses:
     ) -> None:
         job = batch_job(tmp_path, server, timeout=1)
 
-        def die(*anything: Any) -> None:
+        def die(*anything: Any, **named: Any) -> None:
             raise KeyboardInterrupt
 
         create = openai_batch.OpenAIBatches.create

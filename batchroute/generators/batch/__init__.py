@@ -37,9 +37,29 @@ class _Provider:
     problem: Callable[[ModelSpec], str | None] = _takes_all
 
 
+def _max_tokens_alone(spec: ModelSpec) -> str | None:
+    if spec.length_key == "max_completion_tokens":
+        return f"length_key: the API of {spec.provider} has no max_completion_tokens: leave it out"
+    return None
+
+
+def _gemini(spec: ModelSpec) -> str | None:
+    if len(spec.generation.stop) > _MOST_STOPS:
+        return f"generation.stop: Gemini's API takes {_MOST_STOPS} strings, and there are {len(spec.generation.stop)}"
+    if spec.length_key is not None:
+        return "length_key: Gemini's API calls the limit maxOutputTokens and nothing else: leave it out"
+    return None
+
+
+_MOST_STOPS = 5
+_OWN = "batchroute.generators.batch"
+_GOOGLE = Home("https://generativelanguage.googleapis.com/v1beta", "GEMINI_API_KEY")
+_MISTRAL = Home("https://api.mistral.ai/v1", "MISTRAL_API_KEY")
 _PROVIDERS = {
     "openai": _Provider("batchroute.generators.openai.batch_api:OpenAIBatches"),
-    "anthropic": _Provider("batchroute.generators.batch.anthropic:AnthropicBatches", anthropic.HOME, anthropic.problem),
+    "anthropic": _Provider(f"{_OWN}.anthropic:AnthropicBatches", anthropic.HOME, anthropic.problem),
+    "gemini": _Provider(f"{_OWN}.gemini:GeminiBatches", _GOOGLE, _gemini),
+    "mistral": _Provider(f"{_OWN}.mistral:MistralBatches", _MISTRAL, _max_tokens_alone),
 }
 
 

@@ -250,14 +250,18 @@ class BatchApi(ABC):
         self._client.close()
 
     def _post(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> Any:
+        return read_json(self._call(path, body).content)
+
+    def _call(self, path: str, body: Mapping[str, Any] | bytes | None, headers: Mapping[str, str] | None = None) -> Any:
+        """The answer to a POST, with its headers."""
         options = _options()
         # The client sends bytes as they are; older ones take them as a body, and newer ones by a name of their own.
         raw = isinstance(body, bytes) and "content" in inspect.signature(self._client.post).parameters
         if isinstance(body, bytes):
             options["headers"]["Content-Type"] = "application/json"
+        options["headers"] |= headers or {}
         given: dict[str, Any] = {"content" if raw else "body": body}
-        answer: Any = self._client.post(path, cast_to=object, options=options, **given)
-        return read_json(answer.content)
+        return self._client.post(path, cast_to=object, options=options, **given)
 
     def _read(self, path: str, parameters: Mapping[str, Any] | None = None) -> Any:
         return read_json(self._bytes(path, parameters))

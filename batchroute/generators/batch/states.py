@@ -61,7 +61,7 @@ def batch_of(body: Any) -> ProviderBatch:
     ends = (_time(body.get(key)) for key in ("completed_at", "expired_at", "cancelled_at", "failed_at"))
     return ProviderBatch(
         id=name,
-        status=_status(body["status"]),
+        status=status_of(body["status"]),
         key=_name(body.get("input_file_id")),
         output_file_id=_name(body.get("output_file_id")),
         error_file_id=_name(body.get("error_file_id")),
@@ -72,7 +72,8 @@ def batch_of(body: Any) -> ProviderBatch:
     )
 
 
-def _status(word: str) -> str:
+def status_of(word: str) -> str:
+    """A provider's word for a state in OpenAI's words, as far as it is known."""
     word = valid_text(word).strip().lower().replace(" ", "_").replace("-", "_")
     for wrapper in _WRAPPERS:
         word = word.removeprefix(wrapper)

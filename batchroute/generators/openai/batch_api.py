@@ -24,7 +24,10 @@ class OpenAIBatches(BatchApi):
 
     def __init__(self, spec: ModelSpec, patience: float | None = None) -> None:
         endpoint = ModelEndpoint(spec)
-        super().__init__(spec, endpoint, ChatApi(spec, endpoint), patience)
+        super().__init__(spec, endpoint, self._chat_api(spec, endpoint), patience)
+
+    def _chat_api(self, spec: ModelSpec, endpoint: ModelEndpoint) -> ChatApi:
+        return ChatApi(spec, endpoint)
 
     def line(self, custom_id: str, prompt: Prompt, seed: int) -> bytes:
         request = {

@@ -54,6 +54,10 @@ class ChatApi:
         """
         self._counter.check()
 
+    def _short(self, seed: int) -> int:
+        # Some servers do not accept integers beyond 32 bits.
+        return seed % _SEEDS
+
     def said(self, request: Mapping[str, Any]) -> list[Message]:
         """The messages of a request."""
         return list(request["messages"])
@@ -68,8 +72,7 @@ class ChatApi:
         if self._spec.logprobs:
             body["logprobs"] = True
         if not self._spec.generation.greedy:
-            # Some servers do not accept integers beyond 32 bits.
-            body[self._seed] = seed % _SEEDS
+            body[self._seed] = self._short(seed)
         return self._with_extras(body)
 
     def request_of_samples(self, prompt: Prompt, seed: int, number: int) -> dict[str, Any]:
@@ -93,7 +96,7 @@ class ChatApi:
             "temperature": sampling.temperature,
         }
         if sampling.greedy and "seed" in sampling.model_fields_set:
-            body[self._seed] = sampling.seed % _SEEDS
+            body[self._seed] = self._short(sampling.seed)
         if sampling.top_p < 1.0:
             body["top_p"] = sampling.top_p
         if sampling.top_k:

@@ -146,7 +146,7 @@ class ModelEndpoint(Endpoint):
         code, words = code_of(body), f"{prefix}{status}: {self._line(message)}"
         if is_out_of_money(status, code, message):
             return Failure("quota", "api_error", words)
-        if status == 401:
+        if status == 401 or _is_about_the_key(body):
             return Failure("key", "api_error", words)
         if status == 429 and _TOO_LARGE_AT_ANY_TIME.search(message):
             return Failure("row", "too_long", words)
@@ -211,6 +211,13 @@ class ModelEndpoint(Endpoint):
             return "refuses the user and the password in the endpoint"
         key = self.key
         return f"refuses the key in {key.source}" if key.value else f"wants a key, and {key.source} {key.lack}"
+
+
+def _is_about_the_key(body: Mapping[str, Any]) -> bool:
+    """Whether an error's details name a wrong key, as Google's do, whose status is 400."""
+    details = body.get("details")
+    found = [one for one in details if isinstance(one, Mapping)] if isinstance(details, list) else []
+    return any(one.get("reason") in ("API_KEY_INVALID", "API_KEY_EXPIRED") for one in found)
 
 
 def _merged(ours: Mapping[str, str], given: Mapping[str, str | None]) -> dict[str, str | None]:

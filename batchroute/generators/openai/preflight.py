@@ -22,7 +22,10 @@ _NAMES = ("max_tokens", "max_completion_tokens", "max_new_tokens", "max_output_t
 
 def smallest(request: dict[str, Any]) -> dict[str, Any]:
     """The request with the least output that can be asked for."""
-    return {name: 1 if name in _NAMES else value for name, value in request.items()}
+    least = {name: 1 if name in _NAMES else value for name, value in request.items()}
+    if isinstance(config := least.get("generationConfig"), dict):
+        least["generationConfig"] = {**config, "maxOutputTokens": 1}
+    return least
 
 
 def is_about_the_limit(result: Response | Failure) -> bool:

@@ -214,7 +214,7 @@ def _last_user_text(body: dict[str, Any]) -> str:
     for message in reversed(messages if isinstance(messages, list) else []):
         if isinstance(message, dict) and message.get("role") == "user":
             content = message.get("content")
-            return content if isinstance(content, str) else "".join(block.get("text", "") for block in content)
+            return content if isinstance(content, str) else "".join(block.get("text", "") for block in content or ())
     return ""
 
 

@@ -18,7 +18,7 @@ from tests.support.openai_server.wire import ApiError, Reply, Request, json_repl
 from tests.support.vendor_server.store import Row, Store
 from tests.support.vendor_server.vendor import Answer, Vendor
 
-VENDORS = ("anthropic",)
+VENDORS = ("anthropic", "gemini", "mistral")
 
 
 class VendorServer(OpenAIServer):
@@ -32,7 +32,7 @@ class VendorServer(OpenAIServer):
         folder = state or Path(tempfile.mkdtemp(dir=None if self._temporary is None else self._temporary.name))
         self._store = Store(folder / "batches", self._faults, self.records, self.settings)
         module = importlib.import_module(f"tests.support.vendor_server.{vendor}")
-        self.vendor: Vendor = module.VENDOR(self.settings, self._store)
+        self.vendor: Vendor = module.VENDOR(self.settings, self._store, folder)
         self._api.close()
         self._api = _Api(self.settings, self.vendor, self._store, self._faults, self.records)
 
@@ -135,8 +135,9 @@ class _Api(Api):
             self._vendor.check(row)
         except ApiError as error:
             return Answer(status=error.status, words=error.args[0])
-        if fault is not None and (error := fault.error()) is not None:
-            return Answer(status=error.status, words=error.args[0])
+        met = None if fault is None else fault.error()
+        if met is not None:
+            return Answer(status=met.status, words=met.args[0])
         limit, stops = self._vendor.limits(row.body)
         text = f"echo: {row.message}"
         if self._settings.answer is not None:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar
 
 from tests.support.openai_server.settings import Settings
@@ -36,7 +37,10 @@ class Vendor(ABC):
 
     prefix: ClassVar[str]
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, folder: Path) -> None:
+        """Args:
+        folder: where its files are.
+        """
         self.settings, self.store = settings, store
 
     @abstractmethod
