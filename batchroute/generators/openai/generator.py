@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import threading
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
@@ -11,11 +12,13 @@ from typing import Any, TypeVar
 from batchroute.endpoint import read_json
 from batchroute.errors import BatchrouteError, InputError, StoppedError
 from batchroute.generators.base import PartlyAnsweredError, Response
+from batchroute.generators.beginnings import cached_beginnings, groups
 from batchroute.generators.openai.breaker import Breaker
 from batchroute.generators.openai.chat_api import ChatApi
 from batchroute.generators.openai.failures import MOST_RETRY_AFTER, Failure
 from batchroute.generators.openai.pacing import Pacer, Turn
 from batchroute.generators.openai.preflight import HARMLESS, is_about_the_limit, preflight, smallest
+from batchroute.generators.openai.warming import Warming
 from batchroute.generators.settings import ModelSpec
 from batchroute.prompt import Prompt
 
@@ -29,8 +32,9 @@ _RAW: Any = {"headers": {"X-Stainless-Raw-Response": "true"}}
 class OpenAIGenerator:
     """Sends requests with a concurrency that adapts, and retries errors that may pass.
 
-    Several units run at the same time, so that the last answers of one do not delay the others. Their requests start in
-    the order of the units, so a crash loses little more than one unit.
+    Rows that begin alike are asked one after another, and of those that share as much as a provider caches the first is
+    asked alone. Several units run at the same time, so that the last answers of one do not delay the others. Their
+    requests start in the order of the units, so a crash loses little more than one unit.
     """
 
     load_seconds = 0.0
@@ -54,6 +58,7 @@ class OpenAIGenerator:
         self._pacer = Pacer(spec.concurrency, spec.requests_per_minute, spec.tokens_per_minute)
         self._breaker, self._probing = Breaker(self._endpoint.host), asyncio.Lock()
         self._client = self._endpoint.async_client()
+        self._warming = Warming()
         self._lock, self._closed = threading.Lock(), False
         self._calls: set[asyncio.Task[Any]] = set()
         # Of all calls: the rows that are not answered, and those of them that are under way.
@@ -66,7 +71,11 @@ class OpenAIGenerator:
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
         requests = [self._protocol.request(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        found, error = self._run(self._all(self._answer(request) for request in requests))
+        texts = [json.dumps(request["messages"], ensure_ascii=False) for request in requests]
+        order, beginnings = [row for group in groups(texts) for row in group], cached_beginnings(texts)
+        answered, error = self._run(self._all(self._in_turn(requests[row], beginnings[row]) for row in order))
+        at = dict(zip(order, answered, strict=True))
+        found = [at[row] for row in range(len(requests))]
         if isinstance(error, StoppedError):
             raise PartlyAnsweredError(str(error), [None if one is None else one[0] for one in found]) from error
         if error is not None:
@@ -168,6 +177,10 @@ class OpenAIGenerator:
             for row in self._rows - self._sent - {asyncio.current_task()}:
                 row.cancel()
         return self._fatal
+
+    async def _in_turn(self, request: dict[str, Any], beginnings: Sequence[bytes]) -> list[Response]:
+        async with self._warming.turn(beginnings):
+            return await self._answer(request)
 
     async def _answer(self, request: dict[str, Any], refusable: bool = False) -> list[Response]:
         """The responses to one request: one, or as many as `n` asks for.

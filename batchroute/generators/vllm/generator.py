@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from batchroute.generators.base import Response, read_once
+from batchroute.generators.beginnings import groups
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.thoughts import Dropped
 from batchroute.generators.vllm.arguments import adapter_of, arguments_of
@@ -80,9 +82,7 @@ class VllmGenerator:
         return [read_once(list(itertools.islice(responses, len(of_prompt)))) for of_prompt in seeds]
 
     def _answer(self, rows: list[Row]) -> list[Response]:
-        # Each copy gets every n-th row by length, so that all copies have about the same work.
-        by_length = sorted(rows, key=lambda row: len(as_text(row.prompt)))
-        shares = [by_length[number :: len(self._copies)] for number in range(len(self._copies))]
+        shares = shares_of(rows, len(self._copies))
         answering = [self._pool.submit(copy.answer, share) for copy, share in zip(self._copies, shares, strict=True)]
         responses: dict[int, Response] = {}
         for answered in as_completed(answering):
@@ -98,3 +98,24 @@ class VllmGenerator:
         for thread in closing:
             thread.join()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def shares_of(rows: Sequence[Row], copies: int) -> list[list[Row]]:
+    """The rows of each copy, in the order in which it answers them: short prompts first, and rows that begin alike one
+    after another and on one copy, as far as all copies then have about the same work.
+    """
+    by_length = sorted(rows, key=lambda row: len(as_text(row.prompt)))
+    most = -(-len(rows) // copies)
+    shares: list[list[Row]] = [[] for _ in range(copies)]
+    work = [0] * copies
+    for group in groups([_text(row.prompt) for row in by_length]):
+        for start in range(0, len(group), most):
+            part = [by_length[number] for number in group[start : start + most]]
+            least = work.index(min(work))
+            shares[least] += part
+            work[least] += sum(1 + len(as_text(row.prompt)) for row in part)
+    return shares
+
+
+def _text(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)

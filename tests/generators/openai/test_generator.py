@@ -21,6 +21,7 @@ from batchroute.generators.openai.pacing import Rate
 from tests.generators.openai.openai_generators import KEY, generator, spec
 from tests.support.openai_server import OpenAIServer
 from tests.support.tiny_models import tiny_tokenizer
+from tests.support.waiting import wait_for
 
 ROWS = [f"row {number}" for number in range(100)]
 
@@ -49,6 +50,27 @@ def test_answers_come_in_the_order_of_the_prompts_whatever_they_take(server: Ope
     assert texts(found) == [f"echo: {prompt}" for prompt in ROWS]
     assert {response.attempts for response in found} == {1}
     assert server.served == dict.fromkeys(ROWS, 1)
+
+
+def test_of_rows_with_one_long_beginning_the_first_is_asked_alone(server: OpenAIServer) -> None:
+    documents = ["a river " * 700, "the stone " * 700]
+    rows = [f"{documents[number % 2]}{number}" for number in range(8)] + ["another"]
+    # The row that is asked first of a document waits for its answer until the test lets it go.
+    server.settings.held = {rows[0]}
+    with generator(server, generation={"max_new_tokens": 9_000}) as asked, ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(asked.generate, rows, range(9))
+        wait_for(lambda: len(server.requests) == 6)
+        arrived = [one.body["messages"][0]["content"] for one in server.requests]
+        assert sorted(arrived) == sorted([rows[0], *rows[1::2], "another"])
+        server.settings.held = ()
+        assert texts(answering.result()) == [f"echo: {row}" for row in rows]
+        assert server.served == dict.fromkeys(rows, 1)
+        # The provider still has them.
+        server.settings.held = {rows[2]}
+        answering = pool.submit(asked.generate, [rows[2], rows[4], rows[6]], range(3))
+        wait_for(lambda: len(server.requests) == 12)
+        server.settings.held = ()
+        answering.result()
 
 
 def test_nothing_is_asked_for_no_prompts(server: OpenAIServer) -> None:

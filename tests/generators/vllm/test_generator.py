@@ -19,7 +19,8 @@ from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.vllm import process
-from batchroute.generators.vllm.generator import VllmGenerator
+from batchroute.generators.vllm.generator import VllmGenerator, shares_of
+from batchroute.generators.vllm.messages import Row
 from batchroute.prompt import Prompt
 
 STAND_IN = Path(__file__).parent / "stand_in"
@@ -329,6 +330,21 @@ def test_copies_have_gpus_of_their_own_and_share_the_work(
     lengths = [sum(len(text) for text in call["texts"]) for call in calls[:2]]
     assert abs(lengths[0] - lengths[1]) <= 9
     assert ask(generator, ["one"])[0].error_type is None
+
+
+def test_rows_that_begin_alike_are_answered_by_one_copy_one_after_another() -> None:
+    documents = ["a river " * 50, "the stone " * 40]
+    prompts: list[Prompt] = [documents[number % 2] + str(number) for number in range(6)]
+    chat: list[Prompt] = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    for asked in (prompts, chat):
+        rows = [Row(number, prompt, 0) for number, prompt in enumerate([*asked, "a", "bc", "def"])]
+        one, other = ([row.index for row in share] for share in shares_of(rows, 2))
+        assert sorted([*one, *other]) == [*range(9)]
+        assert [number for number in one if number < 6] == [1, 3, 5]
+        assert [number for number in other if number < 6] == [0, 2, 4]
+    # One document for all is what all share: the work is dealt out as it is without.
+    same = [Row(number, documents[0] + str(number), 0) for number in range(7)]
+    assert [len(share) for share in shares_of(same, 2)] == [4, 3]
 
 
 def test_too_few_gpus(load: Callable[..., VllmGenerator], monkeypatch: pytest.MonkeyPatch) -> None:

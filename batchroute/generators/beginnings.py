@@ -1,0 +1,67 @@
+"""Beginnings: rows whose prompts begin alike are asked one after another, so that a cache of prefixes has it for them.
+
+The order changes when rows are asked, never where their answers go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+
+# Of characters beyond what all prompts share: some blocks of a cache of prefixes. Fewer are not worth another order.
+LEAST_SHARED = 256
+# About 1,024 tokens, from which on providers cache. Longer beginnings are told apart at each doubling.
+LEAST_CACHED = 4_000
+_DOUBLINGS = 12
+
+
+def groups(texts: Sequence[str]) -> list[list[int]]:
+    """The numbers of the texts, those together that begin alike for longer than all of them do.
+
+    A group stands where its first text stood, and its texts follow one another so that neighbours share most. Texts
+    that share nothing stay where they were, each as a group of its own. Sorts the texts, and compares neighbours.
+    """
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    if not order:
+        return []
+    least = shared(texts[order[0]], texts[order[-1]]) + LEAST_SHARED
+    found = [[order[0]]]
+    for one, other in itertools.pairwise(order):
+        if shared(texts[one], texts[other]) >= least:
+            found[-1].append(other)
+        else:
+            found.append([other])
+    return sorted(found, key=min)
+
+
+def shared(one: str, other: str) -> int:
+    """The number of characters with which both texts begin."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def cached_beginnings(texts: Sequence[str]) -> list[list[bytes]]:
+    """For each text the digests of its beginnings that are long enough for a provider's cache and that another one of
+    the texts has too, the shortest first.
+    """
+    every = [_digests(text) for text in texts]
+    counts = Counter(itertools.chain.from_iterable(every))
+    return [[digest for digest in digests if counts[digest] > 1] for digests in every]
+
+
+def _digests(text: str) -> list[bytes]:
+    lengths = [LEAST_CACHED << doubling for doubling in range(_DOUBLINGS)]
+    digest, found, start = hashlib.blake2b(digest_size=16), list[bytes](), 0
+    for length in itertools.takewhile(lambda length: length <= len(text), lengths):
+        digest.update(text[start:length].encode(errors="surrogatepass"))
+        found.append(digest.digest())
+        start = length
+    return found
