@@ -10,23 +10,26 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 
-# Of characters beyond what all prompts share: some blocks of a cache of prefixes. Fewer are not worth another order.
+# Some blocks of an engine's cache of prefixes, in characters. Fewer are not worth another order.
 LEAST_SHARED = 256
-# About 1,024 tokens, from which on providers cache. Longer beginnings are told apart at each doubling.
+# About 1,024 tokens, from which on providers cache, in bytes of UTF-8.
 LEAST_CACHED = 4_000
-_DOUBLINGS = 12
+_MOST_STEPS = 64
 
 
-def groups(texts: Sequence[str]) -> list[list[int]]:
-    """The numbers of the texts, those together that begin alike for longer than all of them do.
+def groups(texts: Sequence[str], least: int = LEAST_SHARED) -> list[list[int]]:
+    """The numbers of the texts, those together that begin alike.
 
     A group stands where its first text stood, and its texts follow one another so that neighbours share most. Texts
     that share nothing stay where they were, each as a group of its own. Sorts the texts, and compares neighbours.
+
+    Args:
+        least: characters that a group shares beyond what all texts share.
     """
     order = sorted(range(len(texts)), key=texts.__getitem__)
     if not order:
         return []
-    least = shared(texts[order[0]], texts[order[-1]]) + LEAST_SHARED
+    least += shared(texts[order[0]], texts[order[-1]])
     found = [[order[0]]]
     for one, other in itertools.pairwise(order):
         if shared(texts[one], texts[other]) >= least:
@@ -49,8 +52,8 @@ def shared(one: str, other: str) -> int:
 
 
 def cached_beginnings(texts: Sequence[str]) -> list[list[bytes]]:
-    """For each text the digests of its beginnings that are long enough for a provider's cache and that another one of
-    the texts has too, the shortest first.
+    """For each text the digests of its beginnings of 4,000 bytes, 8,000 and so on that another one of the texts has
+    too, the shortest first.
     """
     every = [_digests(text) for text in texts]
     counts = Counter(itertools.chain.from_iterable(every))
@@ -58,10 +61,8 @@ def cached_beginnings(texts: Sequence[str]) -> list[list[bytes]]:
 
 
 def _digests(text: str) -> list[bytes]:
-    lengths = [LEAST_CACHED << doubling for doubling in range(_DOUBLINGS)]
-    digest, found, start = hashlib.blake2b(digest_size=16), list[bytes](), 0
-    for length in itertools.takewhile(lambda length: length <= len(text), lengths):
-        digest.update(text[start:length].encode(errors="surrogatepass"))
+    data, digest, found = text.encode(errors="surrogatepass"), hashlib.blake2b(digest_size=16), list[bytes]()
+    for start in range(0, min(len(data) // LEAST_CACHED, _MOST_STEPS) * LEAST_CACHED, LEAST_CACHED):
+        digest.update(data[start : start + LEAST_CACHED])
         found.append(digest.digest())
-        start = length
     return found

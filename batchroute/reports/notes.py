@@ -59,13 +59,16 @@ def _unsupported(report: CostReport) -> list[str]:
 
 
 def _tokens(report: CostReport) -> list[str]:
-    usages = [*report.models.values(), *([] if report.escalated is None else [report.escalated.usage])]
+    usages = [*report.usages.values()]
     cached, reasoning, estimated = (
         sum(getattr(usage, name) for usage in usages) for name in ("cached_tokens", "reasoning_tokens", "estimated")
     )
     sentences = []
     if cached:
-        sentences.append(f"{plural(cached, 'input token')} came from a provider's cache.")
+        read = sum(usage.input_tokens for usage in usages)
+        sentences.append(
+            f"{cached:,} of {plural(read, 'input token')} came from a cache of the provider or the engine."
+        )
     if reasoning:
         sentences.append(f"{plural(reasoning, 'output token')} {'was' if reasoning == 1 else 'were'} reasoning.")
     if estimated:

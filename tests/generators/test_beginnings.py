@@ -49,9 +49,17 @@ def test_each_row_is_asked_once() -> None:
     assert groups(["same"] * 3) == [[0], [1], [2]]
 
 
-def test_only_beginnings_as_long_as_providers_cache_count_and_each_doubling_by_itself() -> None:
-    long = "x" * (2 * LEAST_CACHED)
-    texts = [long[:LEAST_CACHED] + "a", long + "b", long + "c", "y" * 9_000, long[: LEAST_CACHED - 1]]
+def test_groups_of_less_than_is_asked_for_are_none() -> None:
+    texts = [DOCUMENTS[0] + "2", "another", DOCUMENTS[0] + "1"]
+    # All of them share a letter.
+    assert groups(texts, len(DOCUMENTS[0]) - 1) == [[2, 0], [1]]
+    assert groups(texts, len(DOCUMENTS[0])) == [[0], [1], [2]]
+
+
+def test_only_beginnings_as_long_as_providers_cache_count_and_each_step_by_itself() -> None:
+    # In bytes: an accented letter has two.
+    long = "é" * LEAST_CACHED
+    texts = [long[: LEAST_CACHED // 2] + "a", long + "b", long + "c", "y" * 9_000, long[: LEAST_CACHED // 2 - 1]]
     first, second, third, alone, short = cached_beginnings(texts)
     assert second == third
     assert len(second) == 2

@@ -56,7 +56,7 @@ def test_a_note_below_the_table_names_cached_reasoning_and_estimated_tokens() ->
     small = usage(FREE, 9, 9000, 900, cached_tokens=4000, estimated=1)
     large = usage(BY_TOKEN, 1, 100, 1000, reasoning_tokens=800)
     assert notes(build(small, large, BY_TOKEN)) == [
-        "4,000 input tokens came from a provider's cache.",
+        "4,000 of 9,100 input tokens came from a cache of the provider or the engine.",
         "800 output tokens were reasoning.",
         "The endpoint reported no tokens for 1 row: batchroute estimated them.",
     ]
