@@ -71,7 +71,7 @@ class OpenAIGenerator:
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
         requests = [self._protocol.request(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        texts = [json.dumps(request["messages"], ensure_ascii=False) for request in requests]
+        texts = [json.dumps(self._protocol.said(request), ensure_ascii=False) for request in requests]
         order, beginnings = [row for group in groups(texts, LEAST_CACHED) for row in group], cached_beginnings(texts)
         answered, error = self._run(self._all(self._in_turn(requests[row], beginnings[row]) for row in order))
         at = dict(zip(order, answered, strict=True))

@@ -37,7 +37,8 @@ def folder_of(model: JobModel, kind: PromptKind) -> str:
     """
     settings = {name: value for name, value in model_settings(model).items() if name not in _NOT_ANSWERS}
     if model.record.behind_api:
-        url = urlsplit(base_url(model.endpoint))
+        home = model.record.home(model)
+        url = urlsplit(model.endpoint or (base_url(None) if home is None else home.url))
         settings["endpoint"] = f"{url.scheme}://{url.hostname}:{url.port}{url.path.rstrip('/')}"
     # A text may read like the JSON of a chat, and both then have the same digest.
     settings |= {"format": _FORMAT, "text": kind == "text"}

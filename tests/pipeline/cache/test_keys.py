@@ -60,6 +60,15 @@ def test_settings_that_change_answers_have_a_folder_of_their_own(settings: dict[
     assert folder(**settings) != folder()
 
 
+def test_a_providers_own_endpoint_is_the_one_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    anthropic = {"backend": "anthropic", "endpoint": None}
+    before = [folder(**anthropic), folder(endpoint=None)]
+    assert before[0] == folder(backend="anthropic", endpoint="https://api.anthropic.com/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.example.com/v1")
+    assert folder(**anthropic) == before[0]
+    assert folder(endpoint=None) != before[1]
+
+
 def test_a_folder_can_be_read_and_holds_no_slash_and_no_password() -> None:
     assert folder().startswith("big.model-")
     assert folder(model="../..").startswith("-")
