@@ -153,13 +153,20 @@ def plan(
     job_file: JobFile,
     overrides: Overrides = None,
     sample: Annotated[int, typer.Option("--sample", min=1, help="Rows to score, unless all are scored.")] = 1000,
+    simulated: Annotated[
+        bool, typer.Option("--simulate", help="Time and cost on more rows and workers, by a run's units.")
+    ] = False,
 ) -> None:
     """Show what a run would do, cost and lose, without generating anything."""
+    from batchroute.commands import simulate
     from batchroute.commands.plan import make_plan, show
     from batchroute.config import loading
     from batchroute.progress import for_this_terminal
 
     job = loading.load(job_file, overrides or ())
+    if simulated:
+        simulate.show(*simulate.simulate(job))
+        return
     show(make_plan(job, for_this_terminal(False), sample), job)
 
 

@@ -59,6 +59,9 @@ def report_end(error: BaseException) -> int:
         return EXIT_INTERRUPTED
     if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):
         return EXIT_CLOSED
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        # A console of rich makes this of a reader that is gone.
+        return EXIT_CLOSED
     if isinstance(error, BatchrouteError) and not isinstance(error, CrashedError):
         typer.echo(f"{'waiting' if error.exit_code == EXIT_WAITING else 'error'}: {error}", err=True)
         return error.exit_code

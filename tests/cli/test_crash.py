@@ -127,12 +127,13 @@ def test_a_thread_that_ends_by_an_error_does_not_quote_a_row(
     assert PROMPT not in said
 
 
-def test_a_reader_that_closes_the_output_ends_it_without_a_word() -> None:
+@pytest.mark.parametrize("command", [["--version"], ["models", "list"]], ids=["plain", "rich"])
+def test_a_reader_that_closes_the_output_ends_it_without_a_word(command: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
     script = "from batchroute import cli; cli.main()"
     with os.fdopen(write, "wb") as out:
         done = subprocess.run(
-            [sys.executable, "-c", script, "--version"], stdout=out, stderr=subprocess.PIPE, env=os.environ, check=False
+            [sys.executable, "-c", script, *command], stdout=out, stderr=subprocess.PIPE, env=os.environ, check=False
         )
     assert (done.returncode, done.stderr) == (EXIT_CLOSED, b"")

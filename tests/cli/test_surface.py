@@ -78,7 +78,7 @@ COMMANDS: dict[str, list[str]] = {
     "batchroute models": [],
     "batchroute models fetch": ["BUNDLE"],
     "batchroute models list": [],
-    "batchroute plan": ["JOB_FILE", "--set", "--sample"],
+    "batchroute plan": ["JOB_FILE", "--set", "--sample", "--simulate"],
     "batchroute run": [
         "JOB_FILE",
         "--set",

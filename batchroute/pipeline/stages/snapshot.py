@@ -68,7 +68,8 @@ def inspect(job: Job, identity: Identity, fetched: Fetched | None = None) -> tup
         _check_output_place(job, identity.files)
     if job.policy.calibrate is not None:
         check_rows(job.policy.calibrate.rows, table.rows)
-    chunk_rows, unit_rows, part_rows = _bounds(job, files, table.rows)
+    row_bytes = sum(file.bytes for file in files) // max(1, table.rows)
+    chunk_rows, unit_rows, part_rows = unit_bounds(job, row_bytes, table.rows)
     snapshot = Snapshot(
         run_id=identity.run_id,
         fingerprint=identity.fingerprint,
@@ -233,8 +234,9 @@ def place(uri: str, options: Mapping[str, Any]) -> str:
     return store.uri(store.path(uri))
 
 
-def _bounds(job: Job, files: list[InputFile], rows: int) -> tuple[int, int, int]:
-    row_bytes = max(1, sum(file.bytes for file in files) // max(1, rows))
+def unit_bounds(job: Job, row_bytes: int, rows: int) -> tuple[int, int, int]:
+    """The most rows of a chunk to score, of a unit to generate, and of a file of the output."""
+    row_bytes = max(1, row_bytes)
     large = math.ceil(rows / _UNITS_A_RUN)
     chunk = job.units.score or max(1, min(max(_CHUNK_ROWS, large), _CHUNK_BYTES // row_bytes))
     fewest = max(_UNIT_ROWS, *(job.models.of(side).record.fewest_rows for side in SIDES))
