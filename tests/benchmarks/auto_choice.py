@@ -1,16 +1,20 @@
 """How much `policy.decide: auto` loses to the better of deciding before and after, when few rows choose.
 
-    python -m tests.benchmarks.auto_choice --quality-table TABLE.parquet --score COLUMN [--signal COLUMN ...]
+    python -m tests.benchmarks.auto_choice --quality-table TABLE.parquet [--score COLUMN] [--signal COLUMN ...]
 
 Draws prompts of a quality table without replacement, chooses on them as a run does, and decides on all other prompts of
 the table. For each cost advantage it prints the mean drop of each way at equal total cost, and how far that of `auto`
 is above the lower of the two means.
+
+Without --score the score is a TF-IDF ridge of the gap, out of fold. --made-signal W takes, for tables without answers,
+W times the quality of the small model's answer plus noise of a standard deviation of 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,22 +24,32 @@ from batchroute.confidence.choice import choose_at
 from batchroute.confidence.evaluate import SHARES
 from batchroute.confidence.plans import Plan, curve
 from batchroute.tables import quality_table
+from tests.benchmarks.embedded_ways import out_of_fold
 from tests.benchmarks.tonights_calibration import Night
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quality-table", required=True)
-    parser.add_argument("--score", required=True, help="a column with a router's scores, in [0, 1]")
+    parser.add_argument("--score", help="a column with a router's scores, in [0, 1]")
     parser.add_argument("--signal", action="append", default=[])
+    parser.add_argument("--made-signal", type=float, help="how much a made signal knows of the answer")
     parser.add_argument("--rows", type=int, nargs="+", default=[200, 500], help="to calibrate on")
     parser.add_argument("--draws", type=int, default=24)
     parser.add_argument("--small-cost", type=float, default=0.1, help="of an answer, as a share of the large model's")
     options = parser.parse_args()
 
-    scored = quality_table.read(options.quality_table, [options.score])
-    scores = np.array([values[0] for values in scored.recorded[options.score]], np.float32)
-    answers = Answers.of(quality_table.read(options.quality_table, options.signal), scores)
+    table = quality_table.read(options.quality_table, options.signal)
+    if options.score is None:
+        scores = out_of_fold(table.prompts, table.small_mean - table.large_mean)
+    else:
+        scored = quality_table.read(options.quality_table, [options.score])
+        scores = np.array([values[0] for values in scored.recorded[options.score]], np.float32)
+    answers = Answers.of(table, scores)
+    if options.made_signal is not None:
+        noise = np.random.default_rng(0).normal(size=len(answers))
+        made = {"made": options.made_signal * answers.small + noise}
+        answers = replace(answers, signals=replace(answers.signals, extra={**answers.signals.extra, **made}))
     night = Night(answers, options.small_cost)
     summary = []
     for rows in options.rows:

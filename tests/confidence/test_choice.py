@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batchroute.confidence.choice import bounds_among, choose_at, choose_within
+from batchroute.confidence.choice import bounds_among, choose_at, choose_within, shrunk
 from batchroute.confidence.plans import Plan, curve, points_by, surely_reaches
 from batchroute.confidence.rows import PricedRows
 
@@ -145,6 +145,27 @@ def test_the_choice_is_hardly_worse_than_the_better_way_on_other_rows() -> None:
         worse.append(drops[0] - min(drops[1:]))
     assert max(worse) < 1.5
     assert np.mean(worse) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("noisy", "steady", "error", "estimate"),
+    [(3.0, 1.0, 2.0, 1.0), (3.0, 1.0, 5.0, 1.0), (3.0, 1.0, 1.0, 2.5), (-3.0, 1.0, 1.0, -2.75), (2.0, 2.0, 0.0, 2.0)],
+)
+def test_a_noisy_estimate_counts_as_far_as_chance_does_not_explain_it(
+    noisy: float, steady: float, error: float, estimate: float
+) -> None:
+    assert shrunk(noisy, steady, error) == pytest.approx(estimate)
+
+
+def test_what_the_confidence_does_not_see_of_the_score_is_seen_with_many_rows() -> None:
+    """The smoothed rows say that both ways lose alike."""
+    rows = _rows(count=2_000, by_score=2.0, by_confidence=0.0)
+    smoothed, cost = rows.smoothed(), rows.cost_of_share(0.4)
+    before, after = (curve(smoothed, Plan(way)).drop_at(cost)[0] for way in ("before", "after"))
+    assert before == pytest.approx(after, abs=5.0)
+    choice = choose_at(rows, cost)
+    assert choice.plan == Plan("before")
+    assert choice.figures["after"] - choice.figures["before"] > 5.0
 
 
 def test_a_resample_counts_a_prompt_that_is_drawn_twice_twice() -> None:
