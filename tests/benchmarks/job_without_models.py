@@ -1,7 +1,7 @@
 """The job without models: everything but scoring and generation, on many rows.
 
     python tests/benchmarks/job_without_models.py --rows 1000000 5000000
-    python tests/benchmarks/job_without_models.py --rows 1000000 --decide after
+    python tests/benchmarks/job_without_models.py --rows 1000000 --decide before after --small-share 80%
 
 Scores are drawn at random and committed as the scoring stage would, before the clock starts; both models are `echo`.
 Prints rows per second and peak memory of the run that does the rest, for each number of rows (the peak must not grow
@@ -11,12 +11,14 @@ with them), and the time in which polars copies the same file by `scan_parquet` 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ import pyarrow.parquet as pq
 import yaml
 
 CHARACTERS = 200
+_HALF = {"small_share": "50%"}
 COPY = "import polars, sys; polars.scan_parquet(sys.argv[1]).sink_parquet(sys.argv[2])"
 
 
@@ -32,17 +35,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 5_000_000])
     parser.add_argument("--folder", help="where to work; a temporary folder that is removed afterwards")
-    parser.add_argument("--decide", choices=["before", "after"], default="before", help="when the policy decides")
+    parser.add_argument("--decide", nargs="+", choices=["before", "after"], default=["before"], help="when to decide")
+    parser.add_argument("--small-share", default="50%", help="of the rows, to the small model")
     parser.add_argument("--quick", action="store_true", help="20,000 rows")
     arguments = parser.parse_args()
     sizes = [20_000] if arguments.quick else arguments.rows
     results = []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        for rows in sizes:
-            results.append(measure(Path(folder) / str(rows), rows, arguments.decide))
+        for rows, decide in itertools.product(sizes, arguments.decide):
+            policy = {"small_share": arguments.small_share, "decide": decide}
+            results.append(measure(Path(folder) / f"{rows}-{decide}", rows, policy))
             found = results[-1]
             print(
-                f"{rows:>10,} rows  {found['seconds']:6.1f} s  {found['cpu_seconds']:6.1f} s of CPU  "
+                f"{decide:>6} {rows:>10,} rows  {found['seconds']:6.1f} s  {found['cpu_seconds']:6.1f} s of CPU  "
                 f"{found['rows_per_second']:9,.0f} rows/s  peak {found['peak_mb']:6,.0f} MB  "
                 f"polars {found['polars_seconds']:.1f} s  {found['ratio']:.1f} times",
                 flush=True,
@@ -50,11 +55,11 @@ def main() -> None:
     print(json.dumps(results))
 
 
-def measure(folder: Path, rows: int, decide: str) -> dict[str, float]:
+def measure(folder: Path, rows: int, policy: dict[str, str]) -> dict[str, float]:
     folder.mkdir()
     # By a process of its own: one that is started from a large process counts that one's memory as its own peak.
     child([sys.executable, __file__, "--write-input", str(folder / "in.parquet"), str(rows)])
-    job = write_job(folder, decide)
+    job = write_job(folder, policy)
     child([sys.executable, __file__, "--score-only", job])
     before = seconds_of([sys.executable, "-c", COPY, str(folder / "in.parquet"), str(folder / "copy.parquet")])[0]
     seconds, (peak, cpu) = seconds_of([sys.executable, "-m", "batchroute", "run", job, "--json-logs"])
@@ -114,14 +119,14 @@ def write_router(folder: Path) -> None:
     BertForSequenceClassification(config).save_pretrained(folder)
 
 
-def write_job(folder: Path, decide: str) -> str:
+def write_job(folder: Path, policy: Mapping[str, str] = _HALF) -> str:
     write_router(folder / "router")
     price = {"input": 0.5, "output": 1.5}
     settings = {
         "input": {"uri": str(folder / "in.parquet"), "id": "id", "prompt": "prompt"},
         "output": {"uri": str(folder / "out")},
         "router": {"model": str(folder / "router"), "max_length": 8, "price": {"gpu_hour": 1}},
-        "policy": {"small_share": "50%", "decide": decide},
+        "policy": dict(policy),
         "models": {
             "small": {"backend": "echo", "price": price},
             "large": {"backend": "echo", "model": "echo-2", "price": price},
