@@ -2,10 +2,12 @@
 
     python tests/benchmarks/job_without_models.py --rows 1000000 5000000
     python tests/benchmarks/job_without_models.py --rows 1000000 --decide before after --small-share 80%
+    python tests/benchmarks/job_without_models.py --rows 1000000 --against ray
 
 Scores are drawn at random and committed as the scoring stage would, before the clock starts; both models are `echo`.
 Prints rows per second and peak memory of the run that does the rest, for each number of rows (the peak must not grow
-with them), and the time in which polars copies the same file by `scan_parquet` and `sink_parquet`, before and after.
+with them), and the time in which polars copies the same file by `scan_parquet` and `sink_parquet`, before and after;
+with `--against ray` also the time in which Ray Data writes the same columns, the start of its cluster included.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,31 @@ import yaml
 
 CHARACTERS = 200
 _HALF = {"small_share": "50%"}
+# The output's columns by Ray Data, which proves nothing, resumes nothing and counts nothing.
+RAY = """
+import sys
+import pyarrow as pa
+import ray
+
+def answered(rows):
+    prompts, small = rows["prompt"].to_pylist(), [position % 2 == 0 for position in rows["id"].to_pylist()]
+    tokens = [len(prompt.split()) for prompt in prompts]
+    columns = {
+        "route": ["small" if one else "large" for one in small], "score": pa.array([0.5] * len(small), pa.float32()),
+        "model": ["echo" if one else "echo-2" for one in small], "response": prompts,
+        "finish_reason": ["stop"] * len(small), "input_tokens": pa.array(tokens, pa.int32()),
+        "output_tokens": pa.array(tokens, pa.int32()), "cost": [2e-6 * count for count in tokens],
+        "status": ["ok"] * len(small), "error_type": pa.nulls(len(small), pa.string()),
+        "error": pa.nulls(len(small), pa.string()), "attempts": pa.array([1] * len(small), pa.int32()),
+    }
+    for name, column in columns.items():
+        rows = rows.append_column(name, pa.array(column))
+    return rows
+
+ray.init(address="local", log_to_driver=False)
+rows = ray.data.read_parquet(sys.argv[1])
+rows.map_batches(answered, batch_format="pyarrow", batch_size=2048).write_parquet(sys.argv[2])
+"""
 COPY = "import polars, sys; polars.scan_parquet(sys.argv[1]).sink_parquet(sys.argv[2])"
 
 
@@ -37,6 +64,7 @@ def main() -> None:
     parser.add_argument("--folder", help="where to work; a temporary folder that is removed afterwards")
     parser.add_argument("--decide", nargs="+", choices=["before", "after"], default=["before"], help="when to decide")
     parser.add_argument("--small-share", default="50%", help="of the rows, to the small model")
+    parser.add_argument("--against", nargs="+", choices=["ray"], default=[], help="the same columns by Ray Data")
     parser.add_argument("--quick", action="store_true", help="20,000 rows")
     arguments = parser.parse_args()
     sizes = [20_000] if arguments.quick else arguments.rows
@@ -44,18 +72,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for rows, decide in itertools.product(sizes, arguments.decide):
             policy = {"small_share": arguments.small_share, "decide": decide}
-            results.append(measure(Path(folder) / f"{rows}-{decide}", rows, policy))
+            results.append(measure(Path(folder) / f"{rows}-{decide}", rows, policy, arguments.against))
             found = results[-1]
             print(
                 f"{decide:>6} {rows:>10,} rows  {found['seconds']:6.1f} s  {found['cpu_seconds']:6.1f} s of CPU  "
                 f"{found['rows_per_second']:9,.0f} rows/s  peak {found['peak_mb']:6,.0f} MB  "
-                f"polars {found['polars_seconds']:.1f} s  {found['ratio']:.1f} times",
+                f"polars {found['polars_seconds']:.1f} s  {found['ratio']:.1f} times"
+                + (f"  Ray Data {found['ray_seconds']:.1f} s" if "ray_seconds" in found else ""),
                 flush=True,
             )
     print(json.dumps(results))
 
 
-def measure(folder: Path, rows: int, policy: dict[str, str]) -> dict[str, float]:
+def measure(folder: Path, rows: int, policy: dict[str, str], against: Sequence[str]) -> dict[str, float]:
     folder.mkdir()
     # By a process of its own: one that is started from a large process counts that one's memory as its own peak.
     child([sys.executable, __file__, "--write-input", str(folder / "in.parquet"), str(rows)])
@@ -67,9 +96,13 @@ def measure(folder: Path, rows: int, policy: dict[str, str]) -> dict[str, float]
     counted = json.loads((folder / "out" / "manifest.json").read_text())["counts"]
     assert counted["ok"] == rows, counted
     polars = (before + after) / 2
+    rivals = {}
+    if "ray" in against:
+        paths = str(folder / "in.parquet"), str(folder / "ray")
+        rivals["ray_seconds"] = seconds_of([sys.executable, "-c", RAY, *paths])[0]
     return {
         "rows": rows, "seconds": seconds, "cpu_seconds": cpu, "rows_per_second": rows / seconds, "peak_mb": peak / 1024,
-        "polars_seconds": polars, "ratio": seconds / polars,
+        "polars_seconds": polars, "ratio": seconds / polars, **rivals,
     }  # fmt: skip
 
 
