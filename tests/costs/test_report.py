@@ -352,3 +352,19 @@ class TestGroups:
         groups = reports.by_group(output(tmp_path), "", [])
         report = build(usage(CHEAP, 1, 1, 10), usage(BY_TOKEN, 4, 4, 40), BY_TOKEN, scored(None))
         assert reports.to_frame(report, groups)["cost"].to_list()[-1] is None
+
+
+def test_answers_from_the_cache_cost_nothing_and_are_no_part_of_the_baseline() -> None:
+    hits = {"hits": 3, "hit_input_tokens": 30, "hit_output_tokens": 6, "hit_cost_pico": 90, "hit_prompt_tokens": 25}
+    small = usage(CHEAP, 6, 60, 12, tokens=85, **hits)
+    assert (small.hits, small.hit_input_tokens, small.hit_output_tokens, small.router_tokens) == (3, 30, 6, 60)
+    assert small.hit_cost == Decimal("0.000000000090")
+    assert usage(BY_HOUR, 6, 60, 12, **hits).hit_cost is usage(None, 6, 60, 12, **hits).hit_cost is None
+    assert usage(CHEAP, 6, 60, 12).hit_cost is None
+    without = usage(CHEAP, 6, 60, 12, tokens=60)
+    large = usage(BY_TOKEN, 4, 40, 8, tokens=40)
+    assert build(small, large, BY_TOKEN).baseline == build(without, large, BY_TOKEN).baseline
+    none_asked = usage(CHEAP, 1, 0, 0, **hits).model_copy(update={"generated": 0})
+    assert build(none_asked, large, BY_TOKEN).baseline.assumption == (
+        "answers from the cache left out, every row was sent to the large model"
+    )

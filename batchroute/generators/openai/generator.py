@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import threading
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from batchroute.endpoint import read_json
@@ -179,14 +179,17 @@ class OpenAIGenerator:
         return self._fatal
 
     async def _in_turn(self, request: dict[str, Any], beginnings: Sequence[bytes]) -> list[Response]:
-        async with self._warming.turn(beginnings):
-            return await self._answer(request)
+        async with self._warming.turn(beginnings) as tried:
+            return await self._answer(request, tried=tried)
 
-    async def _answer(self, request: dict[str, Any], refusable: bool = False) -> list[Response]:
+    async def _answer(
+        self, request: dict[str, Any], refusable: bool = False, tried: Callable[[], object] = lambda: None
+    ) -> list[Response]:
         """The responses to one request: one, or as many as `n` asks for.
 
         Args:
             refusable: an endpoint that refuses the request, perhaps for its `n`, gives none.
+            tried: called when the first attempt has ended.
         """
         tokens = self._protocol.tokens(request)
         attempts = failed = 0
@@ -201,6 +204,7 @@ class OpenAIGenerator:
                 attempts -= 1
                 async with self._probing:
                     continue
+            tried()
             if not isinstance(result, Failure):
                 self._breaker.answered()
                 return result

@@ -18,7 +18,7 @@ _MANY = 4_096
 @dataclass
 class _Beginning:
     """Attributes:
-    answered: set once the row that was asked first has its answer, or has failed.
+    answered: set once the first attempt at the row that was asked first has ended.
     used: when a row with it was asked last.
     """
 
@@ -34,9 +34,9 @@ class Warming:
         self._known: dict[bytes, _Beginning] = {}
 
     @asynccontextmanager
-    async def turn(self, beginnings: Sequence[bytes]) -> AsyncIterator[None]:
+    async def turn(self, beginnings: Sequence[bytes]) -> AsyncIterator[Callable[[], None]]:
         """A context to ask a row in. It is entered at once by the first row with a beginning, and by the others once
-        that row has left it.
+        that row has left it, or has called what the context gives: nobody waits for its retries.
 
         Args:
             beginnings: of the row, as `cached_beginnings` gives them; rows without any wait for nobody.
@@ -54,7 +54,7 @@ class Warming:
             for one in known:
                 # Whoever asks a longer one uses the shorter ones in it too: they stay known for as long.
                 one.used = self._clock()
-            yield
+            yield first.answered.set
         finally:
             first.used = self._clock()
             first.answered.set()

@@ -21,22 +21,30 @@ class Rows:
         self.warming = Warming(lambda: self.now)
         self.asked: list[str] = []
         self._answers: dict[str, asyncio.Event] = {}
+        self._tries: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def ask(self, **rows: Sequence[bytes]) -> None:
         for name, beginnings in rows.items():
-            self._answers[name] = asyncio.Event()
+            self._answers[name], self._tries[name] = asyncio.Event(), asyncio.Event()
             self._tasks[name] = asyncio.create_task(self._row(name, beginnings))
         await settle()
 
     async def _row(self, name: str, beginnings: Sequence[bytes]) -> None:
-        async with self.warming.turn(beginnings):
+        async with self.warming.turn(beginnings) as tried:
             self.asked.append(name)
+            await self._tries[name].wait()
+            tried()
             await self._answers[name].wait()
 
     async def answer(self, *names: str) -> None:
         for name in names:
             self._answers[name].set()
+        await self.try_once(*names)
+
+    async def try_once(self, *names: str) -> None:
+        for name in names:
+            self._tries[name].set()
         await settle()
 
     async def cancel(self, name: str) -> None:
@@ -83,6 +91,16 @@ def test_a_first_row_that_ends_without_an_answer_holds_nobody(ends: str) -> None
         await (rows.cancel("b") if ends == "answered" else rows.cancel("a"))
         await rows.answer("a")
         assert rows.asked == (["a", "c"] if ends == "answered" else ["a", "b", "c"])
+
+    asyncio.run(scenario())
+
+
+def test_nobody_waits_for_the_retries_of_the_first_row() -> None:
+    async def scenario() -> None:
+        rows = Rows()
+        await rows.ask(a=[SYSTEM], b=[SYSTEM])
+        await rows.try_once("a")
+        assert rows.asked == ["a", "b"]
 
     asyncio.run(scenario())
 

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchroute.config.job import JobModel
+from batchroute.costs.prices import Price
 from batchroute.generators.base import Response
 from batchroute.pipeline.shards import answers
 from tests.support.jobs import JobFolder, table
@@ -65,3 +67,41 @@ def test_an_answer_is_read_back_as_it_was_and_an_earlier_versions_without_signal
     (row,) = answers.answers_table([7], pa.chunked_array([copies]), [(response, 12)]).to_pylist()
     earlier, cost = answers.answer_of(row)
     assert (earlier.text, earlier.logprob, earlier.sample_output_tokens, cost) == ("a", None, 0, 12)
+
+
+def test_a_hit_is_the_same_answer_and_counted_and_priced_by_itself() -> None:
+    price = Price.model_validate({"input": 1, "output": 10})
+    fresh = Response(
+        "a", "tool_calls", 3, 2, cached_tokens=1, reasoning_tokens=1, logprob=-0.5, agreement=0.5,
+        sample_input_tokens=2, sample_output_tokens=4, tool_calls="[]", reasoning="hm",
+    )  # fmt: skip
+    schema = pa.schema([*answers.SCHEMA, *answers.SIGNALS, answers.TOOL_CALLS, answers.REASONING, answers.FROM_CACHE])
+    (paid,) = answers.priced(price, [fresh], 0.0)
+    written = answers.answers_table([7], pa.nulls(1, pa.int64()), [paid], schema)
+    kept = written.select([name for name in schema.names if name not in ("copy_of", "cost", "attempts", "from_cache")])
+    assert answers.hits_of(kept, None)[7][1] is None
+    ((hit, cost),) = answers.hits_of(kept, price).values()
+    assert (cost, hit.attempts, hit.from_cache) == (0, 0, True)
+    assert hit._replace(attempts=1, from_cache=False) == fresh
+    counts = answers.counts([paid, (hit, cost), None], price)
+    assert counts == {
+        **answers.counts([paid, None]), "hits": 1, "hit_input_tokens": 5, "hit_output_tokens": 6,
+        "hit_cost_pico": paid[1],
+    }  # fmt: skip
+    assert answers.counts([(hit, None)])["hit_cost_pico"] == 0
+
+
+@pytest.mark.parametrize(
+    ("price", "costs"),
+    [({"input": 1, "output": 10}, [4.2e7, 2.1e7]), ({"gpu_hour": 1}, [4.2e7, 4.2e7]), (None, [4.2e7, 0])],
+)
+def test_the_full_cost_of_a_hit_is_what_its_tokens_or_other_rows_cost(
+    price: dict[str, float] | None, costs: list[float]
+) -> None:
+    rows = [(Response("a", "stop", 2, 4), 42_000_000), (Response("b", "stop", 1, 2, from_cache=True), 0)]
+    schema = answers.schema_of(JobModel.model_validate({"backend": "echo"}), cache=True)
+    table = answers.answers_table([0, 1], pa.nulls(2, pa.int64()), rows, schema)
+    full = answers.full_costs(table, None if price is None else Price.model_validate(price))
+    assert full.tolist() == costs
+    without = table.drop_columns(["from_cache"])
+    assert answers.full_costs(without, None).tolist() == [42_000_000, 0]
