@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from batchroute.costs.prices import Price, usd
+from batchroute.costs.baseline import Baseline, baseline_of
+from batchroute.costs.prices import Price
 from batchroute.costs.usage import ModelUsage, RouterUsage
 from batchroute.tables.types import plain
 
@@ -25,15 +26,6 @@ _SUMMED = ("input_tokens", "output_tokens", "cost")
 
 # The columns of cost.parquet that are not columns of the input.
 COLUMNS = ("name", "run_id", "route", "model", "rows", "failed", "input_tokens", "output_tokens", "cost")
-
-
-class Baseline(BaseModel):
-    """The cost of sending every row to the large model, None if unknown, and the assumption behind it in words."""
-
-    model_config = ConfigDict(frozen=True)
-
-    cost: Decimal | None
-    assumption: str
 
 
 class Savings(BaseModel):
@@ -160,7 +152,7 @@ def build(
     total = None if missing else sum((cost for cost in parts.values() if cost is not None), Decimal(0))
     again = [part.usage for part in (escalated, deferred) if part is not None]
     drawn = [] if calibration is None else [calibration["large"]]
-    baseline = _baseline(small, large, again, drawn, large_price)
+    baseline = baseline_of(small, large, again, drawn, large_price)
     savings = None
     if total is not None and baseline.cost is not None:
         saved = baseline.cost - total
@@ -184,66 +176,6 @@ def build(
         failures=failures,
     )
     return report.model_copy(update={"cost_advantage": report.kept / report.routed if report.routed else None})
-
-
-def _baseline(
-    small: ModelUsage, large: ModelUsage, again: list[ModelUsage], drawn: list[ModelUsage], price: Price | None
-) -> Baseline:
-    """Args:
-    again: of the large model for rows of the small shard.
-    drawn: of the large model for the rows of tonight's calibration.
-    """
-    if price is None:
-        return Baseline(cost=None, assumption=f"not known: models.large.price is missing{_why(large.price)}")
-    on_large = [large, *again, *drawn]
-    spent = sum((usage.cost for usage in on_large if usage.cost is not None), Decimal(0))
-    # `spent` holds the cost of rows that went on to the large model already.
-    # Nor would the large model have been paid for answers that the cache has.
-    rest = max(0, small.generated - sum(usage.generated + usage.hits for usage in again))
-    tokens = max(0, small.router_tokens - sum(usage.router_tokens for usage in again))
-    if rest == 0:
-        cached = small.hits or any(usage.hits for usage in on_large)
-        left_out = "answers from the cache left out, " if cached else ""
-        return Baseline(cost=spent, assumption=f"{left_out}every row was sent to the large model")
-    answered = sum(usage.answered for usage in on_large)
-    if price.by_token:
-        return _baseline_by_token(small, on_large, answered, rest, tokens, spent, price)
-    if answered == 0:
-        return Baseline(cost=None, assumption="not known: no row ran on the large model, so its speed is unknown")
-    seconds = sum(usage.busy_seconds for usage in on_large) / answered * rest
-    return Baseline(
-        cost=spent + usd(price.of_seconds(seconds)),
-        assumption="the large model would have spent as long on a row of the small shard as on its own on average",
-    )
-
-
-def _baseline_by_token(
-    small: ModelUsage, on_large: list[ModelUsage], answered: int, rest: int, tokens: int, spent: Decimal, price: Price
-) -> Baseline:
-    """Args:
-    on_large: usages of the large model, `answered` rows in all.
-    rest: rows that did not run on the large model, with `tokens` prompt tokens by the router's tokenizer.
-    """
-    router_tokens = sum(usage.router_tokens for usage in on_large)
-    if answered == 0 or router_tokens == 0:
-        added = price.of_tokens(small.input_tokens, small.output_tokens)
-        assumption = "the large model would have read and written as many tokens as the small model did"
-    else:
-        read, cached = (
-            round(tokens * sum(getattr(usage, name) for usage in on_large) / router_tokens)
-            for name in ("input_tokens", "cached_tokens")
-        )
-        a_row = sum(usage.output_tokens for usage in on_large) / answered
-        added = price.of_tokens(read, round(rest * a_row), min(cached, read))
-        assumption = (
-            "on the small shard the large model would have read as many tokens per prompt token, and written as many "
-            f"tokens per row ({a_row:.1f}), as on its own shard"
-        )
-    return Baseline(cost=spent + usd(added), assumption=assumption)
-
-
-def _why(source: str) -> str:
-    return f" ({source})" if source else ""
 
 
 def by_group(

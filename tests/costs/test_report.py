@@ -363,8 +363,18 @@ def test_answers_from_the_cache_cost_nothing_and_are_no_part_of_the_baseline() -
     assert usage(CHEAP, 6, 60, 12).hit_cost is None
     without = usage(CHEAP, 6, 60, 12, tokens=60)
     large = usage(BY_TOKEN, 4, 40, 8, tokens=40)
-    assert build(small, large, BY_TOKEN).baseline == build(without, large, BY_TOKEN).baseline
+    found, expected = build(small, large, BY_TOKEN).baseline, build(without, large, BY_TOKEN).baseline
+    assert found.cost == expected.cost
+    assert found.assumption == f"{expected.assumption}; answers from the cache are left out"
     none_asked = usage(CHEAP, 1, 0, 0, **hits).model_copy(update={"generated": 0})
     assert build(none_asked, large, BY_TOKEN).baseline.assumption == (
-        "answers from the cache left out, every row was sent to the large model"
+        "every row was sent to the large model; answers from the cache are left out"
     )
+
+
+def test_of_rows_that_went_on_as_many_were_asked_as_of_the_others() -> None:
+    """8 rows, 4 of them hits; 4 went on, 2 of them hits: 2 of the 4 that were asked are on the small model alone."""
+    small = usage(CHEAP, 4, 40, 8, tokens=80, hits=4, hit_prompt_tokens=40)
+    again = gone_on(usage(BY_TOKEN, 2, 20, 4, tokens=40, hits=2, hit_prompt_tokens=20))
+    report = build(small, usage(BY_TOKEN, 0, 0, 0), BY_TOKEN, escalated=again)
+    assert report.baseline.cost == 2 * (again.usage.cost or 0)
