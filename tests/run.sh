@@ -50,6 +50,11 @@ if [ -z "$quick" ]; then
     batchroute models fetch smollm2-135m-instruct all-minilm-l6-v2
 fi
 
+if [ -z "$quick" ]; then
+    step "servers"
+    python -m tests.support.servers
+fi
+
 step "types"
 ended=0
 wait "$mypy" || ended=$?

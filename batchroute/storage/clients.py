@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,7 +84,15 @@ def _google(**options: Any) -> Any:
         # Without the decorator that tries six times, for a minute.
         _request = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)
 
-    return Once(**options)
+    if "token" in options or options.get("endpoint_url") or os.environ.get("STORAGE_EMULATOR_HOST"):
+        return Once(**options)
+    from google.auth.exceptions import DefaultCredentialsError
+
+    try:
+        return Once(token="google_default", **options)
+    except DefaultCredentialsError:
+        # Public buckets need none. Unless told, the client would first wait 15 s for a machine of Google's.
+        return Once(token="anon", **options)
 
 
 def _http(**options: Any) -> Any:

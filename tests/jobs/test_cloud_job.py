@@ -17,7 +17,7 @@ from tests.support.faults import FaultyProxy
 from tests.support.google import GoogleStorage
 from tests.support.jobs import JobFolder, table
 
-ROWS = 200
+ROWS, FEW = 200, 20
 FAULTS = ("slow down", "dropped before", "dropped after")
 
 
@@ -73,6 +73,21 @@ def test_a_bad_night_ends_with_every_row_once(cloud: Cloud, tmp_path: Path, monk
     assert rows["id"].to_list() == [*(f"row-{n}" for n in range(0, ROWS, 2)), *(f"row-{n}" for n in range(1, ROWS, 2))]
     assert rows["day"].unique(maintain_order=True).to_list() == [0, 1]
     assert verify(f"{base}/out", direct).wrong == []
+
+
+def test_of_two_runs_at_once_one_commits(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in cloud.environment(cloud.server.endpoint).items():
+        monkeypatch.setenv(name, value)
+    options = cloud.server.options if cloud.protocol == "gcs" else {}
+    folder = JobFolder(tmp_path, table(FEW), report={})
+    output = f"{cloud.protocol}://bucket/{tmp_path.name}/out"
+    folder.settings["output"] = {"uri": output, "storage_options": options}
+    path = folder.path
+    runs = [command.Command("run", path, "--json-logs") for _ in range(2)]
+    ended = [run.end() for run in runs]
+    assert [one.code for one in ended] == [0, 0], [one.err for one in ended]
+    assert batchroute.read(output, options).collect()["id"].to_list() == table(FEW)["id"].to_list()
+    assert verify(output, options).wrong == []
 
 
 @pytest.mark.parametrize("kind", FAULTS)

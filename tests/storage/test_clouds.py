@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from azure.storage.blob.aio import ContainerClient
+from gcsfs.core import GCSFileSystem
+from google.auth.exceptions import DefaultCredentialsError
 
 from batchroute.errors import InputError
 from batchroute.storage.folder import Folder
 from batchroute.storage.objects import folder_at
 from batchroute.storage.store import Store, store_of
 from batchroute.tables.files import Files
+from batchroute.tables.text_files import TextFiles
 from tests.storage.every_folder import EveryFolder
 from tests.support.azurite import Azurite
+from tests.support.faults import REFUSALS, FaultyProxy
 from tests.support.google import GoogleStorage
 from tests.support.jobs import table
 
@@ -105,6 +111,69 @@ def test_a_wrong_key_is_a_sentence(azure: Azurite) -> None:
         # The emulator says that this key may not do it, Azure itself that it is refused.
         with pytest.raises(InputError, match=r"permission denied; .* set AZURE_STORAGE_CONNECTION_STRING"):
             use()
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("cloud", SPELLINGS)
+def test_a_refusal_is_a_sentence_with_what_to_set(cloud: str, refusal: str, request: pytest.FixtureRequest) -> None:
+    """The emulator of Google refuses nobody, so a proxy in front of it does."""
+    server: GoogleStorage | Azurite = request.getfixturevalue(cloud)
+    uri = f"{SPELLINGS[cloud][0]}/a"
+    with FaultyProxy(server.endpoint, rate=1.0, kinds=[refusal]) as proxy:
+        options = (
+            {**server.options, "endpoint_url": proxy.endpoint}
+            if isinstance(server, GoogleStorage)
+            else {"connection_string": server.connection(proxy.endpoint)}
+        )
+        said = "the storage refuses them" if refusal == "unauthorized" else "permission denied"
+        variable = "GOOGLE_APPLICATION_CREDENTIALS" if cloud == "google" else "AZURE_STORAGE_CONNECTION_STRING"
+        for use in (
+            lambda: Files(f"{uri}/*.parquet", options).find(),
+            lambda: Files(f"{uri}/x.parquet", options).find(),
+            lambda: folder_at(uri, options).read("x"),
+            lambda: folder_at(uri, options).put_new("x", b"1"),
+            lambda: folder_at(uri, options).check_create_only(),
+        ):
+            with pytest.raises(InputError, match=f"{said}; .*{variable}"):
+                use()
+
+
+@pytest.mark.parametrize("cloud", SPELLINGS)
+def test_a_listing_of_many_pages_is_read_to_its_end(
+    cloud: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Pages are of 10 here: of 1,000 or 5,000 they would take a minute to fill."""
+    monkeypatch.setattr(
+        GCSFileSystem,
+        "_sequential_list_objects_helper",
+        functools.partialmethod(GCSFileSystem._sequential_list_objects_helper, items_per_call=10),
+    )
+    for name in ("walk_blobs", "list_blobs"):
+        of_ten = functools.partialmethod(getattr(ContainerClient, name), results_per_page=10)
+        monkeypatch.setattr(ContainerClient, name, of_ten)
+    server: GoogleStorage | Azurite = request.getfixturevalue(cloud)
+    keys = [f"bucket/{tmp_path.name}/day={number % 2}/{number:04}.jsonl" for number in range(45)]
+    server.filesystem().pipe(dict.fromkeys(keys, b'{"prompt": "x"}\n'))
+    uri = f"{SPELLINGS[cloud][0]}/{tmp_path.name}"
+    found = TextFiles(uri, "jsonl", server.options).find()
+    assert len({file.path for file in found}) == len(found) == 45
+    assert {file.hive["day"] for file in found} == set("01")
+    folder = folder_at(uri, server.options)
+    assert len(folder.folder("day=0").names(".jsonl")) == 23
+    folder.remove_all()
+    assert folder.is_empty()
+
+
+def test_without_credentials_google_is_asked_as_anybody_and_not_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client would try to be a machine of Google's, for a quarter of a minute."""
+
+    def none(**options: object) -> None:
+        raise DefaultCredentialsError("none")
+
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr("google.auth.default", none)
+    monkeypatch.setattr("time.sleep", pytest.fail)
+    assert Store("gs", {}).filesystem.credentials.method == "anon"
 
 
 def test_another_account_than_that_in_the_uri_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import random
 import threading
 import time
@@ -13,6 +14,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 KINDS = ("slow down", "dropped before", "dropped after", "delayed")
+REFUSALS = {"unauthorized": 401, "forbidden": 403}
 _DELAY_SECONDS = 0.3
 _SLOW_DOWN = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>'
 _HOP = {"connection", "transfer-encoding", "keep-alive", "content-length"}
@@ -20,7 +22,8 @@ _HOP = {"connection", "transfer-encoding", "keep-alive", "content-length"}
 
 class FaultyProxy:
     """Meets a share of the requests with a fault: a 503, a connection dropped before or after the server has acted, or
-    a delay. `counts` has the requests, their faults by kind, and the bytes of bodies in and out.
+    a delay; or, by the kinds of `REFUSALS`, a refusal. `counts` has the requests, their faults by kind, and the bytes
+    of bodies in and out.
     """
 
     def __init__(self, target: str, rate: float, kinds: Sequence[str] = KINDS, seed: int = 0) -> None:
@@ -37,6 +40,9 @@ class FaultyProxy:
                     counts.update({"requests": 1, fault: 1, "bytes in": len(body)})
                 if fault == "slow down":
                     return self.reply(503, [("Content-Type", "application/xml")], _SLOW_DOWN)
+                if fault in REFUSALS:
+                    body = json.dumps({"error": {"code": REFUSALS[fault], "message": "not for you"}}).encode()
+                    return self.reply(REFUSALS[fault], [("Content-Type", "application/json")], body)
                 if fault == "dropped before":
                     return self.drop()
                 if fault == "delayed":
