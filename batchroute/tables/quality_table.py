@@ -188,7 +188,7 @@ def read(path: str, signals: Sequence[str] = ()) -> QualityTable:
         numbers=numbers,
         tokens=_tokens(path, table),
         signals=signal_columns.by_answers(path, table, measured, counts),
-        recorded=signal_columns.by_answers(path, table, recorded, counts),
+        recorded=signal_columns.by_answers(path, table, recorded, counts, signals),
         sample_tokens=_sample_tokens(path, table, counts),
         weights=_weights(path, table, at) if _WEIGHT in present else None,
     )

@@ -59,10 +59,24 @@ def recorded(metadata: Mapping[str, str], named: Sequence[str]) -> list[str]:
 
 
 def by_answers(
-    path: str, table: pa.Table, columns: Mapping[str, str], counts: Sequence[int]
+    path: str, table: pa.Table, columns: Mapping[str, str], counts: Sequence[int], named: Sequence[str] = ()
 ) -> dict[str, list[Floats]]:
-    """`by_answer` of several columns, by signal."""
-    return {name: by_answer(path, table, column, counts) for name, column in columns.items()}
+    """`by_answer` of several columns, by signal.
+
+    Args:
+        named: columns that the user names.
+
+    Raises:
+        InputError: as `by_answer`; or a named column says nothing of any answer.
+    """
+    found = {name: by_answer(path, table, column, counts) for name, column in columns.items()}
+    for name in named:
+        if not any(np.isfinite(values).any() for values in found[name]):
+            raise InputError(
+                f"the column '{name}' of the quality table '{path}' says nothing of any answer: a signal is a number "
+                "for each row, or a list of numbers, as long as the row's qualities"
+            )
+    return found
 
 
 def by_answer(path: str, table: pa.Table, column: str, counts: Sequence[int]) -> list[Floats]:

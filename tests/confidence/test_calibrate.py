@@ -115,6 +115,7 @@ def test_a_table_without_signals_still_calibrates_its_router(tmp_path: Path) -> 
         ({"small_logprob_low": [None] * 300}, [], "has no signals of the small model's answers"),
         ({}, ["--signal", "agrees"], "has no column 'agrees' to take as a signal"),
         ({"helper": ["yes"] * 300}, ["--signal", "helper"], "a signal is a number, true or false"),
+        ({"helper": [None] * 300}, ["--signal", "helper"], "'helper' of the quality table"),
         ({"prompt": ["same"] * 300}, [], "has 1 different prompts: at least 50"),
     ],
 )

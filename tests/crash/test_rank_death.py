@@ -22,6 +22,7 @@ from batchroute.commands.verify import verify
 from batchroute.engines.ranks import engine, rendezvous
 from batchroute.errors import EXIT_CRASHED, EXIT_STOPPED, EXIT_TERMINATED
 from batchroute.pipeline import run as pipeline_run
+from batchroute.pipeline.shards.pieces import Pieces
 from batchroute.pipeline.stages.score import Scorer
 from tests.crash.ranks import PROMISED, Ranks, World, hashes, hold, receipts
 from tests.support.jobs import JobFolder, table
@@ -125,6 +126,49 @@ def _kill(world: World, which: int, output: Path, damage: Damage) -> bool:
 def _look_at(world: World, before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
     wrong = [f"{name} has changed" for name, receipt in before.items() if after.get(name) != receipt]
     return wrong + [f"{unit} was done again" for unit in world.units if unit in before]
+
+
+def _die_in(shard: str, begun: Path) -> None:
+    """The rank kills itself when it has answers to a unit of this shard, before they are put."""
+    commit = Pieces.commit
+
+    def die(pieces: Pieces, *arguments: Any) -> Any:
+        if pieces.shard == shard:
+            begun.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return commit(pieces, *arguments)
+
+    Pieces.commit = die  # type: ignore[method-assign]
+
+
+def _wait_in(shard: str, begun: Path) -> None:
+    """The rank puts its answers to the shard once another rank has had some too."""
+    commit = Pieces.commit
+
+    def wait(pieces: Pieces, *arguments: Any) -> Any:
+        if pieces.shard == shard:
+            wait_for(begun.exists)
+        return commit(pieces, *arguments)
+
+    Pieces.commit = wait  # type: ignore[method-assign]
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("shard", ["calibration_large", "deferred"])
+def test_what_two_ranks_began_one_process_ends_when_answers_decide(ranks: Ranks, begun: Path, shard: str) -> None:
+    ranks.job.use_every_stage()
+    # More rows are left to be deferred.
+    del ranks.job.settings["models"]["small"]["escalate"]
+    calm = ranks.new_output()
+    ranks.run(1)
+    output = ranks.new_output()
+    faults = {0: functools.partial(_wait_in, shard, begun), 1: functools.partial(_die_in, shard, begun)}
+    world = ranks.start(2, faults=faults)
+    assert world.join() == [EXIT_STOPPED, -signal.SIGKILL], world.said()
+    before = receipts(output)
+    assert any(f"/{shard}/" in name for name in before)
+    assert _look_at(ranks.run(1), before, receipts(output)) == []
+    assert hashes(output) == hashes(calm)
 
 
 def _stand_still() -> None:
