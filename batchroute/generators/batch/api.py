@@ -299,12 +299,12 @@ class BatchApi(ABC):
             raise self._fatal(failure, thing) from error
 
     def _fatal(self, failure: Failure, thing: str) -> InputError | StoppedError:
-        if failure.kind == "absent" and thing:
+        if failure.kind == "absent" and thing and self._spec.model not in failure.words:
             return InputError(
                 f"{self.host} knows no {thing} any more, or not with this key: {failure.words}; set the key back to "
                 "that of the project that it belongs to, or start again with --fresh"
             )
-        if failure.kind == "absent":
+        if failure.kind == "absent" and not thing:
             return InputError(
                 f"{self.host} has no Batch API, or the endpoint is not its base URL, which mostly ends in /v1: "
                 f"{failure.words}; fix the endpoint, or use the backend openai"
