@@ -17,9 +17,8 @@ from batchroute.storage.faults import is_transient
 # Connection, rolled back for another transaction, no resources, lock not available, ended by an operator.
 _PASSING_STATES = ("08", "40", "53", "55P03", "57")
 # States whose messages are about the connection and the SQL. Those of other states may quote a row.
-_ABOUT_SQL = ("08", "0A", "25", "28", "34", "3D", "3F", "40", "42", "53", "54", "55", "57", "58")
+_ABOUT_SQL = ("02", "08", "0A", "25", "28", "34", "3D", "3F", "40", "42", "53", "54", "55", "57", "58")
 _STATES = {
-    "22000": "a value that its column does not take, such as a null",
     "22001": "a text is too long for the column",
     "22003": "a number is out of the column's range",
     "22007": "a text is no date or time",
@@ -30,6 +29,8 @@ _STATES = {
     "23505": "a value that is there already violates a unique constraint",
     "23514": "a row violates check constraint",
 }
+# Snowflake's codes where its states say less.
+_CODES = {100072: "a null in a column that takes none", 100078: "a text is too long for the column"}
 _NAMES = {"COLUMN": "column", "CONSTRAINT": "constraint", "DATATYPE": "type"}
 _COPIED_COLUMN = re.compile(r"COPY [^,]+, line \d+, column ([^:\n]+)")
 # Snowflake's for a refused login.
@@ -145,8 +146,12 @@ def _named(error: Exception, state: str) -> str:
     copied = _COPIED_COLUMN.match(details.get("PG_DIAG_CONTEXT", ""))
     if copied:
         named.append(f"column {copied[1]}")
-    meaning = f": {_STATES[state]}" if state in _STATES else ""
-    return f"{type(error).__name__} {state}{meaning}" + (f" ({', '.join(named)})" if named else "")
+    known = _CODES.get(getattr(error, "vendor_code", None) or 0) or _STATES.get(state)
+    return (
+        f"{type(error).__name__} {state}"
+        + (f": {known}" if known else "")
+        + (f" ({', '.join(named)})" if named else "")
+    )
 
 
 def _details(error: Exception) -> list[tuple[str, bytes]]:

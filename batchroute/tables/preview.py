@@ -48,7 +48,7 @@ class Preview:
         able = [
             field.name
             for field in self.sample.schema
-            if (is_text(field.type) or pa.types.is_integer(field.type))
+            if (is_text(field.type) or _is_whole(field.type))
             and not self.sample[field.name].null_count
             and len(pc.unique(self.sample[field.name])) == self.sample.num_rows
         ]
@@ -144,6 +144,11 @@ def _is_remote_delta(uri: str, options: Mapping[str, Any]) -> bool:
         # Options with deltalake's own names.
         with delta_errors(uri):
             return open_delta(uri, {name: str(value) for name, value in options.items()}) is not None
+
+
+def _is_whole(kind: pa.DataType) -> bool:
+    """Whether its values are whole numbers, such as Snowflake's."""
+    return bool(pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0))
 
 
 def _short(value: Any) -> str:

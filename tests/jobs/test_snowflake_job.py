@@ -23,6 +23,7 @@ from batchroute.progress import NoProgress
 from batchroute.storage import manifest
 from batchroute.storage.objects import folder_at
 from batchroute.tables import snowflake
+from batchroute.tables.preview import preview
 from batchroute.tables.targets import target_of
 from batchroute.tables.warehouse import Warehouse
 from tests.jobs.accepted import ARROW
@@ -182,6 +183,18 @@ def test_a_table_that_is_there_is_compared_before_the_work(server: Snowflake, tm
     assert first["answer"] == night.answers().sort("id")["response"][0]
 
 
+def test_a_value_that_the_table_refuses_is_not_shown(server: Snowflake, tmp_path: Path) -> None:
+    night = Night(server, tmp_path / "one", table(2).with_columns(note=pl.Series(["a", None])))
+    night.execute("create table answers (id varchar, response varchar, note varchar not null)")
+    night.run("output.table=null")
+    output = folder_at(str(night.output))
+    committed = manifest.read(output)
+    assert committed is not None
+    with pytest.raises(InputError, match=r"not loaded into the table: .* 22000: a null in a column that takes none$"):
+        load(night.load(), output, committed, NoProgress(), attempts=1)
+    assert night.rows() == []
+
+
 def test_a_schema_that_is_missing_is_known_before_the_night(server: Snowflake, tmp_path: Path) -> None:
     night = Night(server, tmp_path / "one", table(3), name="nowhere.answers")
     for use in (lambda: validate(night.load(), deep=True), night.run):
@@ -204,6 +217,8 @@ def test_prompts_come_from_a_query_in_the_case_that_it_gives_them(server: Snowfl
     assert answers.columns[:5] == ["ID", "PROMPT", "SEEN", "CENTS", "MORE"]
     assert answers.schema["CENTS"] == pl.Decimal(10, 2)
     assert answers["MORE"][0] == "[1]"
+    seen = preview(uri, "", "backlog", {}, {})
+    assert (seen.id_column(), seen.prompt_column()) == ("ID", "PROMPT")
     night.settings["input"] |= {"id": "id", "prompt": "prompt"}
     with pytest.raises(InputError, match="no column 'prompt' in the input; it has ID, PROMPT"):
         night.run(fresh=True)

@@ -25,7 +25,8 @@ _STAGING = "BATCHROUTE_STAGING"
 _MOST_PARTS = 3
 # The line that a load locks; no load has this id.
 _LOCK = "lock"
-_NO_TABLE = "42S02"
+# Codes of an object that does not exist; its state differs from statement to statement.
+_NO_TABLE = (2003, 2043)
 
 
 class SnowflakeTarget(WarehouseTarget):
@@ -152,7 +153,7 @@ class SnowflakeTarget(WarehouseTarget):
             cursor.execute(f"describe table {self._table}")
             rows = cursor.fetch_arrow_table().to_pylist()
         except connection.Error as error:
-            if getattr(error, "sqlstate", None) != _NO_TABLE:
+            if getattr(error, "vendor_code", None) not in _NO_TABLE:
                 raise
             return []
         found = [row for row in rows if row["kind"] in ("COLUMN", "VIRTUAL_COLUMN", "VIRTUAL")]
