@@ -1,12 +1,17 @@
 """What an attempt at a job imports and compiles, so that it need not: no thread is started, no filesystem opened."""
 
+import os
+
+# As the command line sets it before it imports torch, which reads it then.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 import accelerate  # noqa: F401
 import matplotlib.backends.backend_svg
 import matplotlib.figure
 import matplotlib.ticker  # noqa: F401
 import rouge_score.rouge_scorer  # noqa: F401
 import s3fs  # noqa: F401
-import torch  # noqa: F401
+import torch.distributed.launcher.api  # noqa: F401
 import transformers.models.bert.modeling_bert
 import transformers.models.bert.tokenization_bert
 import transformers.models.llama.modeling_llama  # noqa: F401

@@ -91,8 +91,6 @@ def launch(plan: LaunchPlan, words: list[str], max_restarts: int, log: Callable[
     Raises:
         StoppedError: a rank died, and rank 0 has not reported it.
     """
-    # Only errors are logged there, and this launcher reports them in one line.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ |= thread_limits(plan.per_machine, os.environ)
     if plan.nodes > 1:
         assert plan.master is not None
@@ -124,6 +122,10 @@ def _launch(plan: LaunchPlan, words: list[str]) -> tuple[int, str]:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # Signals and deaths are logged there, which this launcher reports in one line. Each logger has a level of its own.
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     # Each machine's agent starts that machine's ranks only; rank 0 connects the ranks of all machines. If agents had a
     # rendezvous, a restarted agent could join one that is about to end, and would wait for it until a time-out.
     config = LaunchConfig(

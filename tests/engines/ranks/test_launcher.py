@@ -113,7 +113,7 @@ def test_a_signal_to_the_launcher_terminates_all(job: JobFolder, tmp_path: Path)
         wait_for(lambda: len(receipts(job.output)) > 20)
         rank, pid = launched.rank(1), launched.process.pid
         assert rank is not None
-        assert rank.environ()["OMP_NUM_THREADS"] == str(max(1, cores() // 2))
+        assert launched.variables(rank)["OMP_NUM_THREADS"] == str(max(1, cores() // 2))
         assert pid is not None
         os.kill(pid, signal.SIGTERM)
         ended = launched.end()
