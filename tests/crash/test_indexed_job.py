@@ -132,6 +132,14 @@ def _of_three(word: str, port: int) -> str:
     return word.replace("--nodes=4", f"--nodes={PODS}").replace(":29500", f":{port}")
 
 
+def kinds_of_events(file: Path, output: str) -> list[str]:
+    """Of the one run that wrote to this output."""
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    of_run = [event for event in events if event["outputs"][0]["name"].endswith(f"/{output}")]
+    assert len({event["run"]["runId"] for event in of_run}) == 1
+    return [event["eventType"] for event in of_run]
+
+
 @pytest.mark.crash
 def test_pods_that_come_late_and_die_come_back_and_all_succeed(tmp_path: Path) -> None:
     (cache := tmp_path / "cache").mkdir()
@@ -142,6 +150,7 @@ def test_pods_that_come_late_and_die_come_back_and_all_succeed(tmp_path: Path) -
     places = {"input": ("uri", "in.parquet"), "output": ("uri", "by-pods"), "router": ("model", "router")}
     for section, (key, name) in places.items():
         job.settings[section][key] = f"{controller.shared}/{name}"
+    job.settings["lineage"] = {"file": f"{controller.shared}/events.jsonl"}
     (tmp_path / "config" / "nightly.yaml").write_text(yaml.safe_dump(job.settings))
     assert controller.run_alone("alone").code == EXIT_OK
     alone = hashes(cache / "alone")
@@ -169,6 +178,10 @@ def test_pods_that_come_late_and_die_come_back_and_all_succeed(tmp_path: Path) -
         assert all(json.loads(line)["time"] for line in controller.said.splitlines())
         after = receipts(job.output)
         assert {name: after[name] for name in before} == before
+        # Rank 0 alone sends events of lineage; when it was killed, it sent no end.
+        events = kinds_of_events(cache / "events.jsonl", str(job.output.name))
+        assert events.index("ABORT") < events.index("FAIL") < events.index("COMPLETE") == len(events) - 1
+        assert events.count("START") >= 4
         # Kubernetes starts a pod once more: it must not wait ten minutes for pods that have ended.
         controller.start(2)
         del controller.ended[2]
