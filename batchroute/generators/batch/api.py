@@ -6,17 +6,15 @@ created once, and what its end means for its rows.
 
 from __future__ import annotations
 
-import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
-
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from typing import Any, ClassVar
 
 from batchroute.endpoint import read_json
 from batchroute.errors import InputError, StoppedError
 from batchroute.generators.base import Response
+from batchroute.generators.batch.calls import Calls
 from batchroute.generators.batch.outcomes import OutcomeReader, RowOutcome
 from batchroute.generators.batch.states import ENDED, ProviderBatch
 from batchroute.generators.openai.chat_api import ChatApi
@@ -27,34 +25,20 @@ from batchroute.prompt import Prompt
 
 TOKEN_LIMIT = "token_limit_exceeded"
 
-# Seconds for which a call is retried while its error may pass, and between two tries.
-_PATIENCE, _MOST_WAIT = 600.0, 60.0
 # If this many requests of a batch fail with the same error of the model, others would fail too.
 _HOPELESS = 100
 SKEW_SECONDS = 3600.0
 """The provider's clock may differ from this machine's by this much."""
-# The client gives the answer as it came, and does not fill in what a provider leaves out.
-_RAW = {"X-Stainless-Raw-Response": "true"}
-
-Result = TypeVar("Result")
-
-
-class _PassingError(Exception):
-    """A failure that may pass."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.words)
-        self.failure = failure
 
 
 class InDoubtError(StoppedError):
     """Whether a batch was created shows only when other batches end."""
 
 
-class BatchApi(ABC):
+class BatchApi(Calls, ABC):
     """Batches of one model at one provider.
 
-    Calls are retried while their error may pass. All but `create` cost nothing. `notes` has one sentence each for the
+    Calls are repeated while their error may pass. All but `create` cost nothing. `notes` has one sentence each for the
     operator; `outcomes` may add some.
 
     Attributes:
@@ -77,12 +61,10 @@ class BatchApi(ABC):
         Raises:
             InputError: the key, the endpoint or the model is wrong.
         """
-        self._spec, self._patience = spec, _PATIENCE if patience is None else patience
-        self._endpoint, self._protocol = endpoint, protocol
-        self._protocol.check()
-        self._reader = OutcomeReader(endpoint, protocol)
-        self._client = endpoint.client()
-        self.host, self.lease = endpoint.host, spec.timeout
+        protocol.check()
+        super().__init__(spec, endpoint, patience)
+        self._protocol, self._reader = protocol, OutcomeReader(endpoint, protocol)
+        self.lease = spec.timeout
         self.notes = protocol.notes
 
     @abstractmethod
@@ -246,72 +228,6 @@ class BatchApi(ABC):
             f"{self.host}: {words}; fix it and run again"
         )
 
-    def close(self) -> None:
-        self._client.close()
-
-    def _post(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> Any:
-        return read_json(self._call(path, body).content)
-
-    def _call(self, path: str, body: Mapping[str, Any] | bytes | None, headers: Mapping[str, str] | None = None) -> Any:
-        """The answer to a POST, with its headers."""
-        options = _options()
-        # The client sends bytes as they are; older ones take them as a body, and newer ones by a name of their own.
-        raw = isinstance(body, bytes) and "content" in inspect.signature(self._client.post).parameters
-        if isinstance(body, bytes):
-            options["headers"]["Content-Type"] = "application/json"
-        options["headers"] |= headers or {}
-        given: dict[str, Any] = {"content" if raw else "body": body}
-        return self._client.post(path, cast_to=object, options=options, **given)
-
-    def _read(self, path: str, parameters: Mapping[str, Any] | None = None) -> Any:
-        return read_json(self._bytes(path, parameters))
-
-    def _bytes(self, path: str, parameters: Mapping[str, Any] | None = None) -> bytes:
-        answer: Any = self._client.get(path, cast_to=object, options=_options(parameters))
-        return bytes(answer.content)
-
-    def _patiently(self, do: Callable[[], Result], thing: str = "") -> Result:
-        """Call `do`, and retry it while its error may pass.
-
-        Args:
-            thing: what the call names by an id, for messages.
-        """
-        retrying = Retrying(
-            retry=retry_if_exception_type(_PassingError),
-            wait=wait_random_exponential(multiplier=0.5, max=_MOST_WAIT),
-            stop=stop_after_delay(self._patience),
-            reraise=True,
-        )
-        try:
-            result: Result = retrying(self._once, do, thing)
-        except _PassingError as error:
-            raise StoppedError(f"{self.host} does not answer: {error.failure.words}; run again to go on") from error
-        return result
-
-    def _once(self, do: Callable[[], Result], thing: str) -> Result:
-        sent_with = self._endpoint.key.value
-        try:
-            return do()
-        except (self._endpoint.errors, ValueError, OSError) as error:
-            failure = self._endpoint.failure(error)
-            if failure.may_pass or (failure.kind == "key" and self._endpoint.key.renewed(sent_with)):
-                raise _PassingError(failure) from error
-            raise self._fatal(failure, thing) from error
-
-    def _fatal(self, failure: Failure, thing: str) -> InputError | StoppedError:
-        if failure.kind == "absent" and thing and self._spec.model not in failure.words:
-            return InputError(
-                f"{self.host} knows no {thing} any more, or not with this key: {failure.words}; set the key back to "
-                "that of the project that it belongs to, or start again with --fresh"
-            )
-        if failure.kind == "absent" and not thing:
-            return InputError(
-                f"{self.host} has no Batch API, or the endpoint is not its base URL, which mostly ends in /v1: "
-                f"{failure.words}; fix the endpoint, or use the backend openai"
-            )
-        fatal = self._endpoint.fatal(failure, has_answered=False)
-        return fatal or InputError(f"{self.host} refuses a call of the Batch API: {failure.words}")
-
 
 def entries_of(lines: bytes) -> Iterator[Any]:
     """The JSON of the lines; those that are none are skipped."""
@@ -320,7 +236,3 @@ def entries_of(lines: bytes) -> Iterator[Any]:
             yield read_json(line)
         except ValueError:
             continue
-
-
-def _options(params: Mapping[str, Any] | None = None) -> Any:
-    return {"headers": dict(_RAW), "params": dict(params or {})}

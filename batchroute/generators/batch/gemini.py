@@ -1,7 +1,8 @@
 """Gemini's Batch API: requests in a file of its Files API, and a file with the responses.
 
-Made from the package `google-genai` 3.6.1 (API version v1beta) and the pages "Batch API" of ai.google.dev. A file holds
-up to 2 GB and stays for 48 hours. A batch is meant to end within 24 hours; after 48 it expires, without any responses.
+Made from the types of the package `google-genai` 3.6.1 and the pages "Batch API" of ai.google.dev, whose paths are of
+version v1beta; the end of `endpoint` names another version. A file holds up to 2 GB and stays for 48 hours. A batch is
+meant to end within 24 hours; after 48 it expires, without any responses.
 """
 
 from __future__ import annotations
@@ -49,9 +50,7 @@ class GeminiBatches(BatchApi):
                 "X-Goog-Upload-Header-Content-Length": str(len(data)),
                 "X-Goog-Upload-Header-Content-Type": _TYPE,
             }
-            begun = self._call(
-                self._place("upload", "/files"), {"file": {"displayName": name, "mimeType": _TYPE}}, start
-            )
+            begun = self._call(self._uploads(), {"file": {"displayName": name, "mimeType": _TYPE}}, start)
             # On the same host, whichever the answer names: the key goes there.
             place = urlsplit(begun.headers.get("x-goog-upload-url") or "")
             url = urlunsplit((*urlsplit(self._endpoint.url)[:2], place.path, place.query, ""))
@@ -95,16 +94,16 @@ class GeminiBatches(BatchApi):
     def _entries(self, batch: ProviderBatch) -> Iterator[Any]:
         if batch.output_file_id is None:
             return
-        place = self._place("download", f"/{batch.output_file_id}:download")
+        place = f"/{batch.output_file_id}:download"
         lines = self._patiently(lambda: self._bytes(place, {"alt": "media"}), f"file {batch.output_file_id}")
         for entry in entries_of(lines):
             if isinstance(entry, Mapping):
                 yield {"custom_id": entry.get("key"), **_outcome(entry)}
 
-    def _place(self, kind: str, path: str) -> str:
-        """The URL by which files are up- and downloaded: the endpoint's, with a word before its path."""
+    def _uploads(self) -> str:
+        """The URL that files are uploaded to: the endpoint's, with a word before its path."""
         scheme, host, base, _, _ = urlsplit(self._endpoint.url)
-        return urlunsplit((scheme, host, f"/{kind}{base}{path}", "", ""))
+        return urlunsplit((scheme, host, f"/upload{base}/files", "", ""))
 
 
 def _batch_of(body: Any) -> ProviderBatch:

@@ -20,6 +20,8 @@ _LEAST_SECONDS, _MOST_SECONDS = 3600, 2592000
 class Files:
     """A deleted file's content stays: a batch that reads it goes on."""
 
+    fields = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,7 @@ class Files:
 
     def upload(self, request: Request) -> dict[str, Any]:
         fields, file = _form(request)
-        unknown = fields.keys() - {"purpose", "expires_after[anchor]", "expires_after[seconds]"}
+        unknown = fields.keys() - set(self.fields)
         if unknown:
             raise ApiError(400, f"Unknown parameter: '{min(unknown)}'.", "unknown_parameter", min(unknown))
         if file is None:

@@ -46,6 +46,9 @@ class Gemini(Vendor):
         self._files.mkdir(exist_ok=True)
 
     def authorize(self, request: Request) -> None:
+        if "upload_id" in request.query:
+            # The address of an upload is its own permission.
+            return
         given = request.headers.get("x-goog-api-key")
         if "authorization" in request.headers:
             raise ApiError(401, "Request had invalid authentication credentials. Expected OAuth 2 access token.")
@@ -97,7 +100,7 @@ class Gemini(Vendor):
         match request.method, *path:
             case "POST", "upload", "v1beta", "files":
                 return "upload", lambda: self._upload(request)
-            case "GET", "download", "v1beta", "files", name if name.endswith(":download"):
+            case "GET", "v1beta", "files", name if name.endswith(":download"):
                 return "download", lambda: self._download(request, name.removesuffix(":download"))
             case "POST", "v1beta", "models", name if name.endswith(":batchGenerateContent"):
                 model = name.removesuffix(":batchGenerateContent")
@@ -113,9 +116,10 @@ class Gemini(Vendor):
     def _upload(self, request: Request) -> Reply:
         headers = request.headers
         if headers.get("x-goog-upload-command") == "start":
-            file = closed(
-                closed(parse(request.body), ("file",), ("file",))["file"], ("name", "displayName", "mimeType"), ()
-            )
+            file = closed(parse(request.body), ("file",), ("file",))["file"]
+            # JSON of protocol buffers knows fields by both spellings.
+            file = {_camel(name): value for name, value in file.items()}
+            closed(file, ("name", "displayName", "mimeType", "sizeBytes"), ())
             if headers.get("x-goog-upload-protocol") != "resumable" or not file.get("mimeType"):
                 raise ApiError(400, "The upload is not resumable, or of no type.")
             size = headers["x-goog-upload-header-content-length"]
@@ -127,7 +131,8 @@ class Gemini(Vendor):
             raise ApiError(400, "The file is not as long as was said.")
         name = uuid.uuid4().hex[:12]
         (self._files / name).write_bytes(request.body)
-        return json_reply({"file": {"name": f"files/{name}", "state": "ACTIVE", "sizeBytes": str(len(request.body))}})
+        file = {"name": f"files/{name}", "state": "ACTIVE", "sizeBytes": str(len(request.body))}
+        return json_reply({"file": file}, headers={"X-Goog-Upload-Status": "final"})
 
     def _download(self, request: Request, name: str) -> Reply:
         if request.query != {"alt": "media"}:
@@ -177,6 +182,11 @@ class Gemini(Vendor):
 
     def undone(self, row: Row, status: str) -> None:
         return None
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
 
 
 def _described(batch: dict[str, Any]) -> dict[str, Any]:

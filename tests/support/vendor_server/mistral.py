@@ -33,12 +33,16 @@ _STATUSES = {
 _QUERY = {"page", "page_size", "model", "agent_id", "metadata", "created_after", "created_by_me", "status", "order_by"}
 
 
+class _Files(Files):
+    fields = ("purpose", "expiry", "visibility")
+
+
 class Mistral(Vendor):
     prefix = "/v1"
 
     def __init__(self, settings: Settings, store: Store, folder: Path) -> None:
         super().__init__(settings, store, folder)
-        self._files = Files(folder / "files")
+        self._files = _Files(folder / "files")
 
     def authorize(self, request: Request) -> None:
         if self.settings.key is not None and request.headers.get("authorization") != f"Bearer {self.settings.key}":
@@ -82,7 +86,8 @@ class Mistral(Vendor):
     def operation(self, request: Request, path: list[str]) -> tuple[str, Callable[[], Reply]] | None:
         match request.method, *path:
             case "POST", "v1", "files":
-                return "upload", lambda: json_reply(self._files.upload(request))
+                about = {"sample_type": "batch_request", "source": "upload"}
+                return "upload", lambda: json_reply({**self._files.upload(request), **about})
             case "GET", "v1", "files", name, "content":
                 return "download", lambda: self._content(name)
             case "POST", "v1", "batch", "jobs":
