@@ -7,14 +7,30 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Sequence
+
+from batchroute.prompt import Prompt
 
 # Some blocks of an engine's cache of prefixes, in characters. Fewer are not worth another order.
 LEAST_SHARED = 256
 # About 1,024 tokens, from which on providers cache, in bytes of UTF-8.
 LEAST_CACHED = 4_000
 _MOST_STEPS = 64
+_MOST = _MOST_STEPS * LEAST_CACHED
+
+
+def beginning(prompt: Prompt) -> str:
+    """The text that a prompt begins with: all of a text, and up to 256,000 characters of messages, which may hold
+    images.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    text = ""
+    for message in prompt:
+        text += json.dumps(message, ensure_ascii=False)[: _MOST - len(text)]
+    return text
 
 
 def groups(texts: Sequence[str], least: int = LEAST_SHARED) -> list[list[int]]:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from batchroute.generators.beginnings import LEAST_CACHED, LEAST_SHARED, cached_beginnings, groups, shared
+from batchroute.generators.beginnings import LEAST_CACHED, LEAST_SHARED, beginning, cached_beginnings, groups, shared
 
 DOCUMENTS = ["a river " * 100, "the stone " * 100]
 
@@ -25,6 +25,15 @@ DOCUMENTS = ["a river " * 100, "the stone " * 100]
 )
 def test_what_two_texts_share(one: str, other: str, length: int) -> None:
     assert shared(one, other) == shared(other, one) == length
+
+
+def test_a_beginning_is_of_text_and_of_messages_as_far_as_it_matters() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:" + "x" * 400_000}}
+    assert beginning("a text") == "a text"
+    chat = [{"role": "system", "content": "é"}, {"role": "user", "content": [image]}, {"role": "user", "content": "b"}]
+    found = beginning(chat)
+    assert found.startswith('{"role": "system", "content": "é"}{"role": "user", "content": [{')
+    assert len(found) == 256_000
 
 
 def test_rows_of_a_document_follow_one_another_and_others_stay_in_place() -> None:

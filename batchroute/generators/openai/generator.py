@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 from batchroute.endpoint import read_json
 from batchroute.errors import BatchrouteError, InputError, StoppedError
 from batchroute.generators.base import PartlyAnsweredError, Response
-from batchroute.generators.beginnings import LEAST_CACHED, cached_beginnings, groups
+from batchroute.generators.beginnings import LEAST_CACHED, beginning, cached_beginnings, groups
 from batchroute.generators.openai.breaker import Breaker
 from batchroute.generators.openai.chat_api import ChatApi
 from batchroute.generators.openai.failures import MOST_RETRY_AFTER, Failure
@@ -71,7 +70,7 @@ class OpenAIGenerator:
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
         requests = [self._protocol.request(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        texts = [json.dumps(self._protocol.said(request), ensure_ascii=False) for request in requests]
+        texts = [beginning(self._protocol.said(request)) for request in requests]
         order, beginnings = [row for group in groups(texts, LEAST_CACHED) for row in group], cached_beginnings(texts)
         answered, error = self._run(self._all(self._in_turn(requests[row], beginnings[row]) for row in order))
         at = dict(zip(order, answered, strict=True))

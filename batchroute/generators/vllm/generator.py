@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from batchroute.generators.base import Response, read_once
-from batchroute.generators.beginnings import groups
+from batchroute.generators.beginnings import beginning, groups
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.thoughts import Dropped
 from batchroute.generators.vllm.arguments import adapter_of, arguments_of
@@ -108,14 +107,10 @@ def shares_of(rows: Sequence[Row], copies: int) -> list[list[Row]]:
     most = -(-len(rows) // copies)
     shares: list[list[Row]] = [[] for _ in range(copies)]
     work = [0] * copies
-    for group in groups([_text(row.prompt) for row in by_length]):
+    for group in groups([beginning(row.prompt) for row in by_length]):
         for start in range(0, len(group), most):
             part = [by_length[number] for number in group[start : start + most]]
             least = work.index(min(work))
             shares[least] += part
             work[least] += sum(1 + len(as_text(row.prompt)) for row in part)
     return shares
-
-
-def _text(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
