@@ -40,6 +40,8 @@ def filesystem_of(protocol: str, options: Mapping[str, Any]) -> Any:
         if protocol == "abfs":
             _try_once(filesystem)
         return filesystem
+    except InputError:
+        raise
     except ImportError as error:
         others = {"http": "aiohttp", "https": "aiohttp"}.get(protocol, f"the fsspec package of {protocol}")
         extra = f"'batchroute[{BUCKETS[protocol]}]'" if protocol in BUCKETS else others
@@ -90,7 +92,9 @@ def _google(**options: Any) -> Any:
 
     try:
         return Once(token="google_default", **options)
-    except DefaultCredentialsError:
+    except DefaultCredentialsError as error:
+        if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+            raise InputError(f"GOOGLE_APPLICATION_CREDENTIALS: {first_line(error)}") from error
         # Public buckets need none. Unless told, the client would first wait 15 s for a machine of Google's.
         return Once(token="anon", **options)
 

@@ -25,6 +25,8 @@ from batchroute.storage.objects import folder_at
 from batchroute.tables import snowflake
 from batchroute.tables.preview import preview
 from batchroute.tables.targets import target_of
+from batchroute.tables.targets.base import Answers
+from batchroute.tables.targets.snowflake import SnowflakeTarget
 from batchroute.tables.warehouse import Warehouse
 from tests.jobs.accepted import ARROW
 from tests.support.jobs import JobFolder, table
@@ -181,6 +183,28 @@ def test_a_table_that_is_there_is_compared_before_the_work(server: Snowflake, tm
     (first, *_) = night.rows()
     assert (first["SCORE2"], json.loads(first["TAGS"])) == (None, ["a"])
     assert first["answer"] == night.answers().sort("id")["response"][0]
+
+
+def test_of_two_loaders_the_second_one_sees_the_first(server: Snowflake, tmp_path: Path) -> None:
+    """The first loads while the second one has its rows ready. The emulator cannot do both at once."""
+    night = Night(server, tmp_path / "one", table(9))
+    night.run("output.table=null")
+    schema = pq.read_schema(next((night.output / "data").glob("*.parquet")))
+    rows = pq.read_table(night.output / "data").cast(schema)
+    answers = Answers("load", 1, 9, schema, lambda: iter(rows.to_batches()))
+    first, second = (target_of(night.load().output.table, None) for _ in range(2))
+    assert isinstance(first, SnowflakeTarget)
+    assert isinstance(second, SnowflakeTarget)
+    first.prepare(schema)
+    stage = second._stage
+
+    def stage_and_wait(*arguments: Any) -> None:
+        stage(*arguments)
+        assert first.load(answers)
+
+    second._stage = stage_and_wait  # type: ignore[method-assign]
+    assert not second.load(answers)
+    assert len(night.rows()) == 9
 
 
 def test_a_value_that_the_table_refuses_is_not_shown(server: Snowflake, tmp_path: Path) -> None:

@@ -176,6 +176,13 @@ def test_without_credentials_google_is_asked_as_anybody_and_not_searched_for(mon
     assert Store("gs", {}).filesystem.credentials.method == "anon"
 
 
+def test_a_key_file_of_google_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/no/key.json")
+    with pytest.raises(InputError, match=r"^GOOGLE_APPLICATION_CREDENTIALS: File /no/key\.json was not found"):
+        Store("gs", {})
+
+
 def test_another_account_than_that_in_the_uri_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     uri = "abfss://bucket@mine.dfs.core.windows.net/a"
     for name in ("CONNECTION_STRING", "ACCOUNT_NAME", "ACCOUNT_KEY", "SAS_TOKEN"):
