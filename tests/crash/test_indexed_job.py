@@ -63,8 +63,9 @@ class Controller:
             self.pods[index] = self._launched(index, of_three, then=[Gate(Path("/cache/gate"))])
             return
         given = {"JOB_COMPLETION_INDEX": str(index), "OMP_NUM_THREADS": "1"}
-        words = ["batchroute", "run", self._job, "--nodes", str(PODS), "--master", f"127.0.0.1:{self.port}"]
+        words = ["batchroute", "run", self._job, "--json-logs", "--nodes", str(PODS)]
         ranks = self._folder / f"ranks-{index}-{self.started[index]}"
+        words += ["--master", f"127.0.0.1:{self.port}"]
         self.pods[index] = Launched(self._folder, words, given, functools.partial(_prepare, ranks, self.gate), ranks)
 
     def run_alone(self, name: str) -> Ended:
