@@ -15,7 +15,7 @@ Numbers = NDArray[np.int32]
 def match(wanted: Keys, files: Iterable[Keys | None]) -> tuple[Numbers, Numbers]:
     """For each of the wanted keys the first file that has it, and the row there; -1 where none has it.
 
-    Memory: 40 bytes for each wanted key, and 16 for each row of the one file that is looked at.
+    Memory: 40 bytes for each wanted key besides the keys, and 40 for each row of the one file that is looked at.
 
     Args:
         wanted: shape [rows, 2]; a key may be there several times.

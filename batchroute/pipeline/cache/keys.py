@@ -33,13 +33,16 @@ def folder_of(model: JobModel, kind: PromptKind) -> str:
     """The folder of a model's answers in a cache: readable, and another one for each setting that changes answers.
 
     The settings are those of a run's identity, weights by their digest, and for a model behind an API its endpoint
-    (without user and password), which a run's identity leaves out.
+    (without user and password), which a run's identity leaves out. The backends of one endpoint share answers.
     """
     settings = {name: value for name, value in model_settings(model).items() if name not in _NOT_ANSWERS}
     if model.record.behind_api:
         home = model.record.home(model)
         url = urlsplit(model.endpoint or (base_url(None) if home is None else home.url))
         settings["endpoint"] = f"{url.scheme}://{url.hostname}:{url.port}{url.path.rstrip('/')}"
+        # An endpoint answers alike row by row and in batches, but not every backend asks it for log-probabilities.
+        settings = {name: value for name, value in settings.items() if name not in ("backend", "provider")}
+        settings["logprobs"] = model.logprobs
     # A text may read like the JSON of a chat, and both then have the same digest.
     settings |= {"format": _FORMAT, "text": kind == "text"}
     name = re.sub(r"[^a-z0-9.]+", "-", model.model.rstrip("/").rpartition("/")[2].lower()).strip("-.")

@@ -3,8 +3,8 @@
 The files that a shard reads are listed once, in `files.json`, and what they answer is put into the work folder unit by
 unit. So a hit stays a hit after a crash, for every rank and machine, though files of the cache come and go meanwhile.
 
-Rank 0 does it alone. It holds 70 bytes for each row of the shard, the keys of one file of the cache, and answers of 64
-MiB. In a bucket it makes two requests for each file, and one more for each file with hits and 64 MiB of answers.
+Rank 0 does it alone. It holds 70 bytes for each row of the shard, one file of the cache, and answers of 64 MiB. In a
+bucket it makes two requests for each file, and one more for each file with hits and 64 MiB of answers.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ def folder(**settings: Any) -> str:
         {"endpoint": "https://api.example.com/v1/"},
         {"endpoint": "https://other:secret@api.example.com/v1"},
         {"concurrency": 3, "retries": 0, "timeout": 5, "api_key_env": "KEY", "headers": {"x-team": "a"}},
+        {"backend": "openai_batch", "batch_requests": 5},
+        {"backend": "batch", "provider": "openai"},
         {"price": {"input": 1, "output": 2}, "on_failure": "large", "escalate": {"regex": "x"}},
     ],
 )
@@ -44,7 +46,6 @@ def test_settings_that_change_no_answer_share_a_folder(settings: dict[str, Any])
         {"endpoint": "http://api.example.com/v1"},
         {"endpoint": "https://api.example.com:8443/v1"},
         {"model": "another/Big.Model"},
-        {"backend": "openai_batch"},
         {"system": "Be brief."},
         {"template": "Q: {prompt}"},
         {"generation": {"max_new_tokens": 9}},
@@ -54,6 +55,7 @@ def test_settings_that_change_no_answer_share_a_folder(settings: dict[str, Any])
         {"response_format": {"type": "json_object"}},
         {"reasoning": "keep"},
         {"confidence": {"samples": 3}},
+        {"confidence": {}},
     ],
 )
 def test_settings_that_change_answers_have_a_folder_of_their_own(settings: dict[str, Any]) -> None:
