@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -373,6 +374,16 @@ def test_each_group_is_decided_on_its_own_rows(tmp_path: Path, worse: type[Worse
     assert set(answers.filter(team="b")["route"]) == {"small→large"}
     # Of 150: rows less sure than each drawn row are not known to be safe.
     assert len(kept(answers.filter(team="a"))) > 110
+    found = re.findall(r"(\w+): max_quality_drop 10 % \(bounded\) lets no row stay: on (\d+) measured prompts", job.log)
+    assert [(group, int(prompts) >= 40) for group, prompts in found] == [("default", True)]
+    assert "likeness to the large model's answers is 0." in job.log
+
+
+def test_a_group_without_calibration_rows_is_said(tmp_path: Path) -> None:
+    groups = {"no such team": {"max_quality_drop": "10%"}, "default": {"max_quality_drop": "10%"}}
+    job = job_of(tmp_path, {"by": "team", **groups, "calibrate": TONIGHT})
+    job.run()
+    assert "no such team: the calibration measured 0 different prompts, and 12 are needed" in job.log
 
 
 def test_a_budget_pays_for_the_calibration_too(tmp_path: Path, worse: type[Worse]) -> None:

@@ -27,6 +27,7 @@ from batchroute.pipeline.shards.answers import FROM_CACHE, full_costs, model_of
 from batchroute.pipeline.stages.confidence import signals_at
 from batchroute.pipeline.tonight.draw import FEWEST_ROWS, SHARDS, read_drawn
 from batchroute.pipeline.tonight.measure import measured
+from batchroute.pipeline.tonight.notes import Measured, notes
 from batchroute.pipeline.tonight.way import choose, put_way, ways_of
 from batchroute.policy.decision import members_of
 from batchroute.policy.settings import Scores
@@ -35,7 +36,6 @@ from batchroute.router.calibration.gain import Gain
 from batchroute.router.calibration.lengths import Lengths
 from batchroute.router.calibration.points import Calibration
 from batchroute.storage.workdir import Workdir
-from batchroute.words import plural
 
 ALL = ""
 """The name of all rows, next to the names of groups."""
@@ -111,16 +111,10 @@ def conclude(context: Context) -> Tonight:
     )
     context.work.put_json(layout.TONIGHT, tonight.model_dump(mode="json"))
     rules = {ALL if group is None else group: rule for group, rule in policy.rules()}
-    for name, mask in groups.items():
-        if name in rules and name not in before and name not in after:
-            where = "" if name == ALL else f"{name}: "
-            effect = "its limit lets no row stay" if rules[name].max_quality_drop is not None else "no drop is known"
-            prompts = plural(len(np.unique(rows.prompts[mask])), "different prompt")
-            context.engine.progress.note(
-                "calibrate",
-                f"{where}the calibration measured {prompts}, and {FEWEST_ROWS} are needed, so {effect}: raise "
-                "policy.calibrate.rows",
-            )
+    seen = {name: rows.measured(groups[name]) for name in rules}
+    names = {name: "" if name == ALL else f"{name}: " for name in rules}
+    for line in notes(rules, seen, after or before, names, drawn.by_likeness):
+        context.engine.progress.note("calibrate", line)
     return tonight
 
 
@@ -181,6 +175,13 @@ class _Rows:
     lengths: Mapping[Side, Lengths]
     costs: Mapping[Side, Floats]
     signal_cost: Floats
+
+    def measured(self, mask: NDArray[np.bool_]) -> Measured:
+        """Of these rows, which are known."""
+        if not mask.any():
+            return Measured(0, np.nan, np.nan)
+        prompts = len(np.unique(self.prompts[mask]))
+        return Measured(prompts, float(self.small[mask].mean()), float(self.large[mask].mean()))
 
     @classmethod
     def read(cls, context: Context, positions: Positions, qualities: pa.Table) -> _Rows:
