@@ -292,6 +292,7 @@ def test_columns_of_any_type_are_loaded(place: Place, tmp_path: Path) -> None:
     [
         ({"warehouse": "postgresql://user:topsecret@127.0.0.1:1/db", "name": "t"}, "Connection refused"),
         ({"warehouse": "bigquery://project/set", "name": "t"}, "no transactions"),
+        ({"warehouse": "postgresql://u@a.b.us-east-1.redshift.amazonaws.com:5439/d", "name": "t"}, "no primary keys"),
         ({"warehouse": "oracle://x", "name": "t"}, "tables of oracle:// are not loaded"),
         ({"warehouse": "duckdb:///nowhere/at/all.db", "name": "t"}, "no such file: /nowhere/at"),
     ],

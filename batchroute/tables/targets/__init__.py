@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from batchroute.errors import InputError
 from batchroute.tables.targets.base import TableSpec, Target
+
+_REDSHIFT = re.compile(r"\.redshift(?:-serverless)?\.amazonaws\.com\b", re.IGNORECASE)
 
 
 def target_of(spec: TableSpec | None, key: str | None) -> Target | None:
@@ -34,6 +38,11 @@ def _of_warehouse(spec: TableSpec, key: str | None) -> Target:
     from batchroute.tables.warehouse import Warehouse
 
     scheme = Warehouse(spec.warehouse, "output.table.warehouse").scheme
+    if scheme == "postgresql" and _REDSHIFT.search(spec.warehouse):
+        raise InputError(
+            "output.table.warehouse: tables of Redshift are not loaded, since it enforces no primary keys and rows "
+            "could be loaded twice; load the committed files of output.uri by its COPY"
+        )
     if scheme == "snowflake":
         return SnowflakeTarget(spec, key)
     if scheme in HOLDS:

@@ -73,8 +73,6 @@ class SnowflakeTarget(WarehouseTarget):
 
     def rehearse(self, schema: pa.Schema) -> bool:
         with self._warehouse.connected() as connection, connection.cursor() as cursor:
-            if self._place:
-                cursor.execute(f"use schema {'.'.join(map(quoted, self._place))}")
             columns = self._columns(connection, cursor)
             plan = self._plan(connection, cursor, columns, schema)
             self._stage(cursor, Answers("", 0, 0, schema, lambda: iter(())), plan)
@@ -155,6 +153,9 @@ class SnowflakeTarget(WarehouseTarget):
         except connection.Error as error:
             if getattr(error, "vendor_code", None) not in _NO_TABLE:
                 raise
+            if self._place:
+                # The schema has to be there. Names without one are of this schema from now on in this connection.
+                cursor.execute(f"use schema {'.'.join(map(quoted, self._place))}")
             return []
         found = [row for row in rows if row["kind"] in ("COLUMN", "VIRTUAL_COLUMN", "VIRTUAL")]
         return [
