@@ -79,13 +79,17 @@ def test_a_row_that_the_cache_answers_is_not_submitted(tmp_path: Path, server: O
     job = batch_job(tmp_path, server)
     job.settings["cache"] = {"uri": str(tmp_path / "cache")}
     table(20).write_parquet(job.input)
+    in_batches = job.settings["models"]["large"]
+    # The first night is answered row by row.
+    job.settings["models"]["large"] = {key: in_batches[key] for key in ("model", "endpoint")} | {"backend": "openai"}
     job.run()
+    job.settings["models"]["large"] = in_batches
     job.output = tmp_path / "again"
     job.settings["output"] = {"uri": str(job.output)}
     table(ROWS).write_parquet(job.input)
     job.run()
     assert check(job)["from_cache"].to_list() == [True] * 20 + [False] * (ROWS - 20)
-    assert once(server)
+    assert once(server, ROWS - 20)
 
 
 def test_sampling_sends_each_row_a_seed_of_its_own(tmp_path: Path, server: OpenAIServer) -> None:
