@@ -63,6 +63,19 @@ def test_no_wait_submits_and_later_runs_fetch_what_has_ended_and_submit_what_was
     assert len(again(server)) in (7, 14), "those that were not answered before, where the vendor keeps answers"
 
 
+def test_a_job_is_answered_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
+    with VendorServer("anthropic") as server:
+        job = batch_job(tmp_path, server)
+        price = {"input": 1, "output": 2}
+        model = {"backend": "anthropic", "model": "large", "endpoint": server.url, "price": price}
+        job.settings["models"]["large"] = model
+        assert job.run().exit_code == 0
+        check(job)
+        # And one for the request that goes first.
+        assert sum(server.served.values()) == ROWS + 1
+
+
 def test_rows_without_an_answer_go_into_another_batch_and_only_those(tmp_path: Path, server: VendorServer) -> None:
     server.batch_faults = ["malformed_line", Fault("missing_lines", custom_ids=("row-13", "row-14")), "duplicate_lines"]
     job = batch_job(tmp_path, server, batch_requests=10)

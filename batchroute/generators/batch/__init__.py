@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from batchroute.errors import InputError
-from batchroute.generators.anthropic import version as anthropic
+from batchroute.generators.anthropic import version
 from batchroute.generators.backend import Backend, Home
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _GOOGLE = Home("https://generativelanguage.googleapis.com/v1beta", "GEMINI_API_K
 _MISTRAL = Home("https://api.mistral.ai/v1", "MISTRAL_API_KEY")
 _PROVIDERS = {
     "openai": _Provider("batchroute.generators.openai.batch_api:OpenAIBatches"),
-    "anthropic": _Provider(f"{_OWN}.anthropic:AnthropicBatches", anthropic.HOME, anthropic.problem),
+    "anthropic": _Provider(f"{_OWN}.anthropic:AnthropicBatches", version.HOME, version.problem),
     "gemini": _Provider(f"{_OWN}.gemini:GeminiBatches", _GOOGLE, _gemini),
     "mistral": _Provider(f"{_OWN}.mistral:MistralBatches", _MISTRAL, _max_tokens_alone),
 }

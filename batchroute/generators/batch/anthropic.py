@@ -23,6 +23,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 from urllib.parse import quote
 
+from batchroute.endpoint import valid_text
 from batchroute.errors import StoppedError
 from batchroute.generators.anthropic.messages import MessagesApi
 from batchroute.generators.anthropic.version import HEADER, version_of
@@ -95,7 +96,7 @@ class AnthropicBatches(BatchApi):
         batches = [
             batch
             for batch in self._patiently(lambda: list(self._since(since)))
-            if batch.requests == requests and batch.id not in others
+            if batch.requests in (0, requests) and batch.id not in others
         ]
         mine = [batch for batch in batches if batch.status in ENDED and self._token(batch) == key]
         if mine:
@@ -167,13 +168,14 @@ def _batch_of(body: Any) -> ProviderBatch:
     if not isinstance(body, Mapping) or not isinstance(body.get("id"), str):
         raise ValueError("the answer describes no batch")
     counts = body.get("request_counts")
-    numbers = {name: value for name, value in (counts or {}).items() if isinstance(value, int)}
+    counted = counts.items() if isinstance(counts, Mapping) else ()
+    numbers = {name: value for name, value in counted if isinstance(value, int)}
     status = str(body.get("processing_status"))
     if status == "ended":
         status = "cancelled" if body.get("cancel_initiated_at") else "completed"
     return ProviderBatch(
-        id=body["id"],
-        status={"canceling": "cancelling"}.get(status, status),
+        id=valid_text(body["id"]),
+        status={"canceling": "cancelling"}.get(status, valid_text(status)),
         key=None,
         output_file_id=body.get("results_url"),
         error_file_id=None,

@@ -123,7 +123,7 @@ def _batch_of(body: Any) -> ProviderBatch:
         id=valid_text(body["name"]),
         status=status_of(str(about.get("state"))),
         key=name.removeprefix(_NAME) if name.startswith(_NAME) else None,
-        output_file_id=output.get("responsesFile") or None,
+        output_file_id=_responses(output) or _responses(body.get("response")),
         error_file_id=None,
         created=_moment(about.get("createTime")),
         ended=_moment(about.get("endTime")),
@@ -131,6 +131,12 @@ def _batch_of(body: Any) -> ProviderBatch:
         errors=[("", valid_text(str(error.get("message"))), None)] if isinstance(error, Mapping) else [],
         requests=_count(stats.get("requestCount")),
     )
+
+
+def _responses(output: Any) -> str | None:
+    """The file with the responses."""
+    name = output.get("responsesFile") if isinstance(output, Mapping) else None
+    return valid_text(name) if isinstance(name, str) and name else None
 
 
 def _count(value: Any) -> int:
