@@ -13,6 +13,7 @@ import fsspec
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from batchroute.errors import BatchrouteError, InputError
+from batchroute.redaction import host, passwords
 from batchroute.storage.clients import filesystem_of
 from batchroute.storage.faults import explained, is_missing_bucket, is_transient, missing_bucket, status_of
 from batchroute.storage.places import BUCKETS, in_one_spelling, protocol_of, with_account
@@ -30,13 +31,18 @@ def store_of(uri: str, storage_options: Mapping[str, Any] | None = None) -> Stor
     """The store that holds `uri`; one per filesystem and options.
 
     Raises:
-        InputError: the filesystem is unknown, its package is not installed, or the URI chains several.
+        InputError: the filesystem is unknown, its package is not installed, or the URI chains several or has a secret.
     """
     if "::" in uri:
         raise InputError(f"{uri} chains filesystems, which is not supported; unpack the files, and name their place")
     protocol, options = protocol_of(uri), dict(storage_options or {})
     if protocol in BUCKETS and not in_one_spelling(uri).partition("://")[2].strip("/"):
         raise InputError(f"{uri} names no bucket")
+    if protocol in ("http", "https") and passwords(uri):
+        raise InputError(
+            f"an address on {host(uri)} has a password or a signature in it, which run.json and messages would repeat; "
+            "put it into storage_options: {headers: {Authorization: …}}, or download the file, and name the copy"
+        )
     options = with_account(uri, options) if protocol in BUCKETS else {**_options_in(protocol, uri), **options}
     return _store(protocol, json.dumps(options, sort_keys=True))
 

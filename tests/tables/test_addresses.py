@@ -97,6 +97,15 @@ def test_a_refusal_says_what_to_set_and_a_token_helps(server: Addresses) -> None
     assert rows(Files(f"{server.uri}/a.parquet", {"headers": {"Authorization": "Bearer secret"}})) == [50]
 
 
+@pytest.mark.parametrize(
+    "uri", ["https://me:hushhush@host/a.parquet", "http://host/a.parquet?X-Amz-Signature=hushhush"]
+)
+def test_an_address_with_a_secret_is_refused_without_repeating_it(uri: str) -> None:
+    with pytest.raises(InputError, match="an address on host has a password or a signature in it") as found:
+        Files(uri)
+    assert "hushhush" not in str(found.value)
+
+
 def test_lost_connections_are_tried_again(server: Addresses) -> None:
     server.faults = 2
     assert rows(Files(f"{server.uri}/a.parquet")) == [50]
