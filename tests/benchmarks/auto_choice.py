@@ -4,7 +4,7 @@
 
 Draws prompts of a quality table without replacement, chooses on them as a run does, and decides on all other prompts of
 the table. For each cost advantage it prints the mean drop of each way at equal total cost, and how far that of `auto`
-is above the lower of the two means.
+is above the lower of the two means, with the standard error over the draws.
 
 Without --score the score is a TF-IDF ridge of the gap, out of fold. --made-signal W takes, for tables without answers,
 W times the quality of the small model's answer plus noise of a standard deviation of 1.
@@ -55,10 +55,12 @@ def main() -> None:
     for rows in options.rows:
         for share, found in measured(night, rows, options.draws).items():
             means = {way: float(np.mean(drops)) for way, drops in found.items()}
-            lost = means["auto"] - min(means["before"], means["after"])
+            better = min(("before", "after"), key=means.__getitem__)
+            each = np.array(found["auto"]) - np.array(found[better])
+            lost, error = float(each.mean()), float(each.std(ddof=1)) / np.sqrt(len(each))
             words = ", ".join(f"{way} {mean:.2f}" for way, mean in means.items())
-            print(f"{rows} rows, {share:.0%}: {words}; auto {lost:+.2f}", flush=True)
-            summary.append({"rows": rows, "share": share, **means, "lost": lost})
+            print(f"{rows} rows, {share:.0%}: {words}; auto {lost:+.2f} ± {error:.2f}", flush=True)
+            summary.append({"rows": rows, "share": share, **means, "lost": lost, "error": error})
     print(json.dumps({"prompts": night.prompts, "draws": options.draws, "figures": summary}))
 
 
