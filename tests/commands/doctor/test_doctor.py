@@ -191,10 +191,10 @@ def test_an_endpoint_that_does_not_answer_and_a_key_that_is_missing_are_problems
     assert of(diagnosis, "large").remedy == "set the environment variable TEAM_KEY"
 
 
-def test_a_driver_that_is_missing_is_said_without_the_password(job: JobFolder) -> None:
+def test_a_warehouse_that_is_not_loaded_is_said_without_the_password(job: JobFolder) -> None:
     job.settings["output"]["table"] = {"warehouse": f"nosuch://me:{PASSWORD}@host/db", "name": "answers"}
     result = of(doctor.examine(job.path), "table")
-    assert (result.mark, "no driver for nosuch://" in result.text) == ("problem", True)
+    assert (result.mark, "tables of nosuch:// are not loaded" in result.text) == ("problem", True)
     assert PASSWORD not in repr(doctor.examine(job.path))
 
 
