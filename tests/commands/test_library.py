@@ -184,11 +184,13 @@ def terminate(record: dict[str, Any]) -> None:
 
 
 def test_a_signal_without_a_handler_is_an_error_and_leaves_no_handler(job: dict[str, Any]) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    assert before is signal.SIG_DFL
-    with pytest.raises(Terminated):
-        batchroute.run(job, progress=terminate)
-    assert signal.getsignal(signal.SIGTERM) is before
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(Terminated):
+            batchroute.run(job, progress=terminate)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_programs_own_handler_of_the_signal_stays(job: dict[str, Any]) -> None:

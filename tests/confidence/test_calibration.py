@@ -70,7 +70,7 @@ def test_the_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_folder_without_one_says_how_to_make_it(tmp_path: Path) -> None:
     assert ConfidenceCalibration.known(tmp_path) is None
-    with pytest.raises(InputError, match="run 'batchroute calibrate --quality-table TABLE'"):
+    with pytest.raises(InputError, match="'batchroute calibrate --quality-table TABLE --output"):
         ConfidenceCalibration.of(tmp_path)
 
 
