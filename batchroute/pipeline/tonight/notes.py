@@ -1,4 +1,4 @@
-"""What tonight's calibration says in the log: why a limit lets no row stay."""
+"""What tonight's calibration says in the log: how many rows a limit lets stay, and why."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from batchroute.pipeline.tonight.draw import FEWEST_ROWS
 from batchroute.policy.settings import Rule
 from batchroute.router.calibration.points import Calibration
 from batchroute.words import plural
+
+# A smaller share seldom pays for asking the small model first.
+_FEW = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ def notes(
     names: Mapping[str, str],
     by_likeness: bool,
 ) -> Iterator[str]:
-    """A sentence for each group that has too few measured rows, or whose limit lets no row stay.
+    """A sentence for each group that has too few measured rows, or a limit.
 
     Args:
         found: the calibrations that decide.
@@ -46,11 +49,14 @@ def notes(
                 f"{names[group]}the calibration measured {plural(rows.prompts, 'different prompt')}, and {FEWEST_ROWS} "
                 f"are needed, so {effect}: raise policy.calibrate.rows"
             )
-        elif limited and rule.point(calibration) is None:
+        elif limited:
+            point = rule.point(calibration)
+            stays = 0.0 if point is None else point.cost_advantage
             what = "likeness to the large model's answers" if by_likeness else "quality"
-            remedy = ", or compare by meaning (metric embedding or judge)" if by_likeness else ""
+            told = f"{'no row' if point is None else f'{stays:.0%} of the rows'} stay"
+            meaning = ", or compare by meaning (metric embedding or judge)" if by_likeness else ""
+            remedy = f"; raise the limit or policy.calibrate.rows{meaning}" if stays < _FEW else ""
             yield (
-                f"{names[group]}{rule.words} lets no row stay: on {plural(rows.prompts, 'measured prompt')} the mean "
-                f"{what} is {rows.small:.2f} for the small model and {rows.large:.2f} for the large one; raise the "
-                f"limit or policy.calibrate.rows{remedy}"
+                f"{names[group]}{rule.words} lets {told}: on {plural(rows.prompts, 'measured prompt')} the mean {what} "
+                f"is {rows.small:.2f} for the small model and {rows.large:.2f} for the large one{remedy}"
             )
