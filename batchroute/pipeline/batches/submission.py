@@ -99,11 +99,13 @@ class Submission:
             InputError, StoppedError: as `BatchApi.create`, without words that quote a prompt.
         """
         if intent.name not in self._mine:
-            # An earlier attempt may have made the paid call and ended before it put the id.
+            # An earlier attempt may have made the paid call and ended before it put the id. What is listed within the
+            # lease does not show that there will be no batch, and listing may take long.
+            settled = time.time() >= intent.created + self._api.lease
             batch = self._api.find(intent.file_id, intent.created, requests=intent.requests, known=self._known)
             if batch is not None:
                 return str(batch.id)
-            if self._api.keyless and time.time() < intent.created + self._api.lease:
+            if self._api.keyless and not settled:
                 raise InDoubtError(f"{self._api.host} may still be at it")
             if self._api.keyless:
                 return None
