@@ -72,5 +72,7 @@ if [ "$(df --output=avail -m /dev/shm 2>/dev/null | tail -n 1)" -gt 8192 ] 2>/de
     files=$(mktemp -d /dev/shm/tests.XXXX)
 fi
 trap 'rm -rf "$files"' EXIT
-# One file at a time in each process: the servers that a file starts serve all of its tests.
-pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --basetemp "$files/t" "$@"
+# One file at a time in each process: the servers that a file starts serve all of its tests. Tests wait for servers and
+# other processes a third of their time, so there is one process more than cores.
+processes=$(($(python -c 'import psutil; print(psutil.cpu_count())') + 1))
+pytest -q -n "$((processes < 4 ? processes : 4))" --dist loadfile --no-loadscope-reorder --basetemp "$files/t" "$@"

@@ -62,6 +62,11 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerPro
         yield started
 
 
+def provider(vendor: str | None, state: Path) -> ServerProcess:
+    """The server of a vendor; OpenAI's if None."""
+    return VendorProcess(vendor, state, batch_seconds=0.1) if vendor else ServerProcess(state, batch_seconds=0.1)
+
+
 def place_of(folder: Path, server: ServerProcess, batch_requests: int = 9) -> tuple[BatchPlace, pl.DataFrame]:
     """The job, and what an undisturbed run writes. Its pieces are of 8 rows, so that some are in two batches."""
     job = batch_job(folder, server, rows=ROWS, batch_requests=batch_requests, timeout=0.7, poll_seconds=0.05)
@@ -91,12 +96,14 @@ def test_a_crash_at_every_put_of_the_ledger_is_made_good(tmp_path: Path, server:
 
 
 @pytest.mark.crash
-def test_kills_at_random_moments_submit_nothing_twice_and_lose_no_row(tmp_path: Path, server: ServerProcess) -> None:
-    where, calm = place_of(tmp_path, server)
-    tally = kill_often(where, calm, KILLS, seed=1, states=6)
-    assert tally.kills >= KILLS
-    assert len(tally.states) >= 6, tally.states
-    assert problems(server, tally.outputs) == []
+@pytest.mark.parametrize("vendor", [None, *VENDORS])
+def test_kills_at_random_moments_submit_nothing_twice_and_lose_no_row(tmp_path: Path, vendor: str | None) -> None:
+    with provider(vendor, tmp_path / "server") as server:
+        where, calm = place_of(tmp_path, server)
+        tally = kill_often(where, calm, KILLS, seed=1, states=6)
+        assert tally.kills >= KILLS
+        assert len(tally.states) >= 6, tally.states
+        assert problems(server, tally.outputs) == []
 
 
 @pytest.mark.crash
@@ -184,9 +191,7 @@ def main() -> None:
     started = time.time()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        state, vendor = folder / "server", arguments.vendor
-        process = VendorProcess(vendor, state, batch_seconds=0.1) if vendor else ServerProcess(state, batch_seconds=0.1)
-        with process as server:
+        with provider(arguments.vendor, folder / "server") as server:
             where, calm = place_of(folder, server)
             tally = kill_often(where, calm, arguments.kills, arguments.seed)
             wrong = problems(server, tally.outputs)
