@@ -59,6 +59,9 @@ class SeaweedFS:
             "-master.telemetry=false",
             "-admin.ui=false",
             "-webdav=false",
+            # Catalogues on fixed ports, for which servers of several processes would race.
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
             *(f"-{service}.port={port}" for service, port in self._ports.items()),
         ]
         with open(self._folder / "log", "ab") as log:
