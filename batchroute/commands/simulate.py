@@ -94,10 +94,9 @@ def simulate(job: Job) -> tuple[list[Measured], list[Night]]:
         InputError: no run of the job has done units of every stage that it needs.
     """
     stages, snapshot = _measure(job)
-    row_bytes = sum(file.bytes for file in snapshot.files) // max(1, snapshot.rows)
     nights = []
     for rows in ROWS:
-        chunk, unit, part = unit_bounds(job, row_bytes, rows)
+        chunk, unit, part = unit_bounds(job, snapshot.row_bytes, rows)
         sizes = {stage.name: unit for stage in stages} | {layout.SCORE: chunk, layout.MERGE: part}
         nights += [night(stages, rows, workers, sizes) for workers in WORKERS]
     return stages, nights

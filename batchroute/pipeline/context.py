@@ -49,6 +49,11 @@ class Snapshot(BaseModel):
     def price(self, name: str) -> Price | None:
         return self.prices[name].price
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in the input's files, on average."""
+        return sum(file.bytes for file in self.files) // max(1, self.rows)
+
     def chunks(self) -> list[Span]:
         """The units of scoring."""
         return spans(self.rows, self.chunk_rows)

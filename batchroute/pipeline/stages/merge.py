@@ -49,8 +49,7 @@ def merge(context: Context) -> None:
 def _threads(context: Context) -> int:
     # Two threads in one row group would both read it from its beginning.
     most = min(_THREADS, os.cpu_count() or 1, max(1, context.table.row_groups()))
-    row_bytes = sum(file.bytes for file in context.snapshot.files) // max(1, context.snapshot.rows)
-    return max(1, min(most, _PAGES_BYTES // max(1, _PAGE_ROWS * row_bytes)))
+    return max(1, min(most, _PAGES_BYTES // max(1, _PAGE_ROWS * context.snapshot.row_bytes)))
 
 
 class Merger:
