@@ -1,4 +1,4 @@
-"""Field types of the job file: shares, and the two sides of a job."""
+"""Field types of the job file: shares, times, and the two sides of a job."""
 
 from __future__ import annotations
 
@@ -44,3 +44,7 @@ Side = Literal["small", "large"]
 """One of a job's two models."""
 
 SIDES: tuple[Side, Side] = ("small", "large")
+
+LARGE = "large"
+"""The value of a setting `reference` that takes the large model's answers for the truth: the qualities are then their
+likeness to these answers."""

@@ -12,22 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as RichBars
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from batchroute.costs.prices import usd
 from batchroute.storage.receipts import Receipt
 from batchroute.words import duration, money
+
+# rich is imported for a terminal alone.
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import ProgressColumn
 
 Report = Callable[[Receipt], None]
 About = Callable[[Receipt], Mapping[str, Any]]
@@ -204,6 +198,8 @@ class TerminalProgress:
     """A bar for each stage. Stages that run at the same time share one display: two would overwrite each other."""
 
     def __init__(self) -> None:
+        from rich.console import Console
+
         self._console = Console(stderr=True)
         self._lock = threading.Lock()
         self._running = 0
@@ -227,10 +223,12 @@ class TerminalProgress:
         self._console.print(message, highlight=False, markup=False)
 
     @contextmanager
-    def _shared_bars(self) -> Iterator[RichBars]:
+    def _shared_bars(self) -> Iterator[Bars]:
+        from rich.progress import Progress as Bars
+
         with self._lock:
             if self._running == 0:
-                self._bars = RichBars(*_columns(), console=self._console)
+                self._bars = Bars(*_columns(), console=self._console)
                 self._bars.start()
             self._running += 1
         try:
@@ -257,6 +255,8 @@ class NoProgress:
 
 
 def _columns() -> tuple[ProgressColumn, ...]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     return (
         TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("units · {task.fields[rows]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),

@@ -14,8 +14,9 @@ import typer
 
 from batchroute import __version__
 from batchroute.cli.ending import Commands, Ended, report_end, report_thread
+from batchroute.cli.importing import without_pandas
 from batchroute.cli.measuring import measuring_app
-from batchroute.cli.options import JobFile, JsonLogs, Output, Overrides, StorageOptions
+from batchroute.cli.options import JobFile, JsonLogs, Output, Overrides, StorageOptions, storage_options
 from batchroute.cli.router import router_app
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, Terminated
 
@@ -68,6 +69,8 @@ def command() -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # Otherwise torch prints pages about the connection to a dead rank, next to the line that names the rank.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # pydantic would read what each installed package says of itself, to find plugins.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # A container's first process ignores signals without a handler.
     signal.signal(signal.SIGTERM, _terminate)
     threading.excepthook = report_thread
@@ -125,6 +128,7 @@ def run(
     ] = "local",
 ) -> None:
     """Run a job, or go on with one that was stopped. Run it again after success: nothing is done twice."""
+    without_pandas()
     from batchroute.commands.run import Options
     from batchroute.commands.run import run as run_command
 
@@ -141,6 +145,7 @@ def validate(
     deep: Annotated[bool, typer.Option("--deep", help="Also try a load of no rows into output.table.")] = False,
 ) -> None:
     """Check a job's file, input, columns, models and output without running it."""
+    without_pandas()
     from batchroute.commands.validate import validate as check
     from batchroute.config import loading
 
@@ -158,6 +163,7 @@ def plan(
     ] = False,
 ) -> None:
     """Show what a run would do, cost and lose, without generating anything."""
+    without_pandas()
     from batchroute.commands import simulate
     from batchroute.commands.plan import make_plan, show
     from batchroute.config import loading
@@ -181,27 +187,25 @@ def what_if(
     """Show what a committed run would have cost and lost with other policies."""
     from batchroute.commands.what_if import show
     from batchroute.commands.what_if import what_if as decide
-    from batchroute.config import loading
 
-    show(decide(output, policy, loading.options_of(storage or ())))
+    show(decide(output, policy, storage_options(storage)))
 
 
 @app.command()
 def status(output: Output, storage: StorageOptions = None) -> None:
     """Show how far a run is: stages, units, failures, rate and time left."""
     from batchroute.commands.status import show
-    from batchroute.config import loading
 
-    show(output, loading.options_of(storage or ()))
+    show(output, storage_options(storage))
 
 
 @app.command()
 def verify(output: Output, storage: StorageOptions = None) -> None:
     """Check a committed output: every hash and row count, and ids, prompts and their order against the input."""
+    without_pandas()
     from batchroute.commands.verify import verify as check
-    from batchroute.config import loading
 
-    findings = check(output, loading.options_of(storage or ()))
+    findings = check(output, storage_options(storage))
     for line in findings.checked:
         typer.echo(f"ok: {line}")
     for line in findings.unchecked:
@@ -222,9 +226,8 @@ def export(
 ) -> None:
     """Write the answers of a committed output as lines of OpenAI's batch output."""
     from batchroute.commands.export import export as write
-    from batchroute.config import loading
 
-    lines = write(output, target, loading.options_of(storage or ()))
+    lines = write(output, target, storage_options(storage))
     if target is not None:
         typer.echo(f"export   {lines:,} lines in {target}")
 
@@ -241,9 +244,8 @@ def gc(
     Given the uri of a cache, remove the answers that are older than the days that its jobs keep them.
     """
     from batchroute.commands.gc import collect
-    from batchroute.config import loading
 
-    lines = collect(output, older_than * 3600, dry_run, loading.options_of(storage or ()))
+    lines = collect(output, older_than * 3600, dry_run, storage_options(storage))
     for line in lines:
         typer.echo(f"{'would remove' if dry_run else 'removed'} {line}")
     if not lines:
@@ -265,9 +267,8 @@ def report(
 ) -> None:
     """Rebuild the report of a committed output, or draw the trend over several."""
     from batchroute.commands.report import write
-    from batchroute.config import loading
 
-    for path in write(outputs, target, loading.options_of(storage or ())):
+    for path in write(outputs, target, storage_options(storage)):
         typer.echo(f"report   {path}")
 
 
@@ -305,7 +306,7 @@ def inspect(
     from batchroute.tables.preview import preview
 
     properties = {name: str(value) for name, value in loading.options_of(catalog or (), "--catalog").items()}
-    preview(uri, query, table, properties, loading.options_of(storage or ())).show(Console())
+    preview(uri, query, table, properties, storage_options(storage)).show(Console())
 
 
 @models_app.command()

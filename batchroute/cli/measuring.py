@@ -33,7 +33,7 @@ def calibrate(
 ) -> None:
     """Measure what each threshold of score and confidence costs in quality, on rows that the router never saw."""
     from batchroute.confidence.calibrate import calibrate_confidence, write
-    from batchroute.confidence.calibration import CONFIDENCE_FILE
+    from batchroute.router.notes import CONFIDENCE_FILE
     from batchroute.tables import quality_table as tables
 
     if (router is None) == (output is None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,3 +15,12 @@ StorageOptions = Annotated[
     list[str] | None, typer.Option("--storage", metavar="KEY=VALUE", help="A storage option: anon=true")
 ]
 JsonLogs = Annotated[bool, typer.Option("--json-logs", help="Progress as JSON lines, for a log collector.")]
+
+
+def storage_options(pairs: list[str] | None) -> dict[str, Any]:
+    """What `--storage` gives. Without any, the modules of the job file are not imported."""
+    if not pairs:
+        return {}
+    from batchroute.config import loading
+
+    return loading.options_of(pairs)

@@ -25,7 +25,7 @@ from batchroute.fields import SIDES
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Snapshot, output_folder
 from batchroute.pipeline.identity import identify
-from batchroute.pipeline.shards.writer import SHARDS, shard_stage, side_of
+from batchroute.pipeline.shards.names import SHARDS, shard_stage, side_of
 from batchroute.pipeline.stages.snapshot import unit_bounds
 from batchroute.storage.folder import Folder
 from batchroute.storage.receipts import Receipt

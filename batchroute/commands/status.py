@@ -1,4 +1,7 @@
-"""`batchroute status`: the progress of a run, read from its receipts; the run may be on another machine, or stopped."""
+"""`batchroute status`: the progress of a run, read from its receipts; the run may be on another machine, or stopped.
+
+It answers at once: it reads JSON alone, and imports neither the stages nor what reads tables.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,23 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
 from batchroute.pipeline import layout
-from batchroute.pipeline.audit.plan import AuditPlan, read_audit_plan
-from batchroute.pipeline.context import Snapshot
-from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage
-from batchroute.pipeline.stages.defer import read_deferral
-from batchroute.pipeline.stages.escalate import read_escalation
-from batchroute.pipeline.stages.fetch import SOURCE
-from batchroute.pipeline.stages.partition import read_partition
-from batchroute.pipeline.tonight.draw import Drawn, read_drawn
+from batchroute.pipeline.audit.plan import read_audit_plan
+from batchroute.pipeline.shards.names import SHARDS, Shard, shard_stage
+from batchroute.pipeline.tonight.drawn import read_drawn
 from batchroute.storage import manifest
 from batchroute.storage.objects import folder_at
 from batchroute.storage.receipts import Receipt
+from batchroute.storage.units import spans
 from batchroute.storage.workdir import Workdir, run_ids
 from batchroute.words import duration
+
+_FETCHING = "its rows are being fetched, or were when it stopped"
 
 
 def show(uri: str, storage_options: Mapping[str, Any] | None = None) -> None:
@@ -50,64 +50,59 @@ def show(uri: str, storage_options: Mapping[str, Any] | None = None) -> None:
 
 
 def _table(work: Workdir, committed: bool) -> Table | str:
-    tree = work.read_json(layout.RUN)
-    if tree is None:
-        state = "not begun" if work.read_json(SOURCE) is None else "its rows are being fetched, or were when it stopped"
+    snapshot = work.read_json(layout.RUN)
+    if snapshot is None:
+        state = "not begun" if work.read_json(layout.SOURCE) is None else _FETCHING
         return f"run {work.run_id}: {state}"
     try:
-        snapshot = Snapshot.model_validate(tree)
-    except ValidationError as error:
+        stages, rows = _stages(work, snapshot), f"{snapshot['rows']:,}"
+    except KeyError as error:
         raise InputError(
             f"{work.folder} holds no run of a job; `batchroute label` shows its progress itself while it runs"
         ) from error
     state = "committed" if committed else "not committed"
-    table = Table(title=f"run {work.run_id}: {snapshot.rows:,} rows, {state}", title_justify="left")
+    table = Table(title=f"run {work.run_id}: {rows} rows, {state}", title_justify="left")
     table.add_column("stage")
     for heading in ("units", "rows", "failed", "rows/s", "last unit", "left"):
         table.add_column(heading, justify="right")
-    for name, receipts, units in _stages(work, snapshot):
+    for name, receipts, units in stages:
         table.add_row(name, *_cells(receipts, units))
     return table
 
 
-def _stages(work: Workdir, snapshot: Snapshot) -> list[tuple[str, Sequence[Receipt], int | None]]:
+def _stages(work: Workdir, snapshot: Mapping[str, Any]) -> list[tuple[str, Sequence[Receipt], int | None]]:
     """Each stage's name, receipts and number of units; None while the number is not known."""
-    partitioned, escalation, audited = read_partition(work), read_escalation(work), read_audit_plan(work)
-    deferral, drawn = read_deferral(work), read_drawn(work)
-    of_drawn = None if drawn is None else -(-len(drawn.positions) // snapshot.unit_rows)
+    chunks, parts = (len(spans(snapshot["rows"], snapshot[size])) for size in ("chunk_rows", "part_rows"))
+    partitioned, drawn, audit = work.read_json(layout.PARTITION), read_drawn(work), read_audit_plan(work)
+    of_drawn = None if drawn is None else -(-len(drawn.positions) // snapshot["unit_rows"])
     units: dict[Shard, int | None] = {
         "calibration_small": of_drawn,
         "calibration_large": of_drawn,
-        "deferred": None if deferral is None else deferral.units,
-        "escalated": None if escalation is None else escalation.units,
-        "audited": None if audited is None else audited.units,
+        "deferred": (work.read_json(layout.DEFERRAL) or {}).get("units"),
+        "escalated": (work.read_json(layout.ESCALATION) or {}).get("units"),
+        "audited": None if audit is None else audit.units,
     }
     for side in SIDES:
-        units[side] = None if partitioned is None else partitioned.units[side]
+        units[side] = None if partitioned is None else partitioned["units"][side]
     # Always the two models; escalated and audited rows once there are any.
     shown = [shard for shard in SHARDS if shard in SIDES or units[shard] is not None]
-    shards = [receipt for shard in shown for receipt in shard_stage(work, shard).receipts().values()]
+    written = [receipt for shard in shown for receipt in shard_stage(work, shard).receipts().values()]
+    of_stages: list[tuple[str, int | None]] = [(shard, units[shard]) for shard in shown]
+    if drawn is not None:
+        of_stages.append((layout.CALIBRATED, len(drawn.spans())))
+    # Without any rows there is one empty part.
+    of_stages.append((layout.MERGE, parts or 1))
+    if audit is not None:
+        of_stages.append((layout.MEASURED, sum(map(len, audit.spans()))))
     return [
-        (layout.SCORE, list(work.stage(layout.SCORE).receipts().values()), len(snapshot.chunks())),
-        ("partition", shards, None if partitioned is None else sum(units[shard] or 0 for shard in shown)),
-        *((shard, list(work.stage(shard).receipts().values()), units[shard]) for shard in shown),
-        *_calibrated(work, drawn),
-        (layout.MERGE, list(work.stage(layout.MERGE).receipts().values()), len(snapshot.parts())),
-        *_audit(work, audited),
+        (layout.SCORE, _receipts(work, layout.SCORE), chunks),
+        ("partition", written, None if partitioned is None else sum(units[shard] or 0 for shard in shown)),
+        *((name, _receipts(work, name), count) for name, count in of_stages),
     ]
 
 
-def _calibrated(work: Workdir, drawn: Drawn | None) -> list[tuple[str, Sequence[Receipt], int | None]]:
-    if drawn is None:
-        return []
-    return [(layout.CALIBRATED, list(work.stage(layout.CALIBRATED).receipts().values()), len(drawn.spans()))]
-
-
-def _audit(work: Workdir, plan: AuditPlan | None) -> list[tuple[str, Sequence[Receipt], int | None]]:
-    if plan is None:
-        return []
-    units = sum(map(len, plan.spans()))
-    return [(layout.MEASURED, list(work.stage(layout.MEASURED).receipts().values()), units)]
+def _receipts(work: Workdir, stage: str) -> list[Receipt]:
+    return list(work.stage(stage).receipts().values())
 
 
 def _cells(receipts: Sequence[Receipt], units: int | None) -> list[str]:

@@ -1,19 +1,17 @@
-"""`batchroute validate`: all checks that need no model and write nothing."""
+"""`batchroute validate`: all checks that need no model and write nothing.
+
+It answers at once: what only some jobs have is imported for those jobs alone.
+"""
 
 from __future__ import annotations
 
 from batchroute import generators, models
 from batchroute.config.job import Job
 from batchroute.fields import SIDES
-from batchroute.pipeline.cache.place import cache_folder
 from batchroute.pipeline.context import output_folder
 from batchroute.pipeline.identity import Identity, calibrated_limits, identify
 from batchroute.pipeline.metrics import check_models
 from batchroute.pipeline.stages import results, snapshot
-from batchroute.pipeline.stages.constraints import check_constraints
-from batchroute.pipeline.stages.decide import check_budget
-from batchroute.pipeline.stored_confidence import check_limits
-from batchroute.reports.export import lineage
 from batchroute.storage.workdir import run_ids
 from batchroute.tables.files import Files
 from batchroute.tables.parquet import PromptTable
@@ -38,7 +36,10 @@ def validate(job: Job, deep: bool = False) -> list[str]:
     identity = identify(job)
     target = target_of(job.output.table, job.input.id)
     lines, units, table = _validate_files(job, identity) if job.input.in_place else _validate_source(job)
-    check_limits(job)
+    if job.policy.looks_after:
+        from batchroute.pipeline.stored_confidence import check_limits
+
+        check_limits(job)
     check_models(job)
     if job.router is not None:
         models.check(job.router.model, router=True, allow_pickle=job.router.allow_pickle)
@@ -47,12 +48,16 @@ def validate(job: Job, deep: bool = False) -> list[str]:
     for side in SIDES:
         lines.append(f"{side:<8} {generators.check(job.models.of(side))}")
     if job.lineage is not None:
+        from batchroute.reports.export import lineage
+
         lineage.check(job.lineage)
         lines.append(f"lineage  {job.lineage.place}")
     found = snapshot.committed(output, identity)
     snapshot.refuse_others(output, identity)
     output.check_writable()
     if target is not None:
+        from batchroute.pipeline.stages.constraints import check_constraints
+
         target.loads(identity.run_id)
         lines.append(f"table    {target.public}: can be asked")
         schema = results.output_schema(job, table)
@@ -62,8 +67,11 @@ def validate(job: Job, deep: bool = False) -> list[str]:
         if deep:
             tried = target.rehearse(schema)
             lines.append(f"table    a load of no rows {'went through' if tried else 'cannot be tried there'}")
-    cache = cache_folder(job)
-    if cache is not None:
+    if job.cache is not None:
+        from batchroute.pipeline.cache.place import cache_folder
+
+        cache = cache_folder(job)
+        assert cache is not None
         cache.check_writable()
         lines.append(f"cache    {cache}: writable")
     state = "committed already" if found else "to resume" if identity.run_id in run_ids(output) else "new"
@@ -72,7 +80,10 @@ def validate(job: Job, deep: bool = False) -> list[str]:
 
 def _validate_files(job: Job, identity: Identity) -> tuple[list[str], str, PromptTable]:
     frozen, table = snapshot.inspect(job, identity)
-    check_budget(job, frozen)
+    if any(rule.budget is not None for _, rule in job.policy.rules()):
+        from batchroute.pipeline.stages.decide import check_budget
+
+        check_budget(job, frozen)
     lines = [f"input    {frozen.rows:,} rows in {len(frozen.files):,} files, prompts are {frozen.prompt_kind}"]
     if table.drift:
         lines.append(f"columns  {table.drift}")

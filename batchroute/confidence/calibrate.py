@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchroute.confidence.answers import Answers
-from batchroute.confidence.calibration import CONFIDENCE_FILE, AnsweredRows, ConfidenceCalibration, measure
+from batchroute.confidence.calibration import AnsweredRows, ConfidenceCalibration, measure
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
-from batchroute.router.notes import put
+from batchroute.router.notes import CONFIDENCE_FILE, put
 from batchroute.tables.quality_table import QualityTable
 
 Scores = NDArray[np.float32]

@@ -16,13 +16,11 @@ from batchroute.confidence.signals import Signals
 from batchroute.errors import InputError
 from batchroute.router.calibration.drops import CONFIDENCE, points_of
 from batchroute.router.calibration.points import MeasuredPoints, Point, summary_of
-from batchroute.router.notes import read_json
+from batchroute.router.notes import CONFIDENCE_FILE, read_json
 
 Floats = NDArray[np.float64]
 Scores = NDArray[np.float32]
 
-CONFIDENCE_FILE = "confidence.json"
-"""Written by `calibrate` into the router's folder, or into a folder of its own."""
 
 _RESAMPLES = 2_000
 

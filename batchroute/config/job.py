@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from batchroute.cache.settings import CacheSpec
 from batchroute.costs.price_lists import PricesSpec
 from batchroute.costs.prices import Money, Price
-from batchroute.costs.report import COLUMNS
+from batchroute.costs.usage import COLUMNS
 from batchroute.engines.ray.pools import RaySpec
 from batchroute.fields import Share, Side
 from batchroute.generators.settings import ModelSpec
@@ -20,7 +20,7 @@ from batchroute.quality.audit import AuditSpec
 from batchroute.reports.export.lineage import LineageSpec
 from batchroute.reports.export.notify import NotifySpec
 from batchroute.tables.sources.base import InputSpec
-from batchroute.tables.targets.base import TableSpec
+from batchroute.tables.targets.settings import TableSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa

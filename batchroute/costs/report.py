@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from batchroute.costs.baseline import Baseline, baseline_of
 from batchroute.costs.prices import Price
-from batchroute.costs.usage import ModelUsage, RouterUsage
+from batchroute.costs.usage import COLUMNS, ModelUsage, RouterUsage
 from batchroute.tables.types import plain
 
 ESCALATED = "small→large"
@@ -23,9 +23,6 @@ ESCALATED = "small→large"
 JSON, TABLE = "cost.json", "cost.parquet"
 
 _SUMMED = ("input_tokens", "output_tokens", "cost")
-
-# The columns of cost.parquet that are not columns of the input.
-COLUMNS = ("name", "run_id", "route", "model", "rows", "failed", "input_tokens", "output_tokens", "cost")
 
 
 class Savings(BaseModel):

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict
 from batchroute.costs.prices import Price, usd
 from batchroute.storage.receipts import Receipt
 
+COLUMNS = ("name", "run_id", "route", "model", "rows", "failed", "input_tokens", "output_tokens", "cost")
+"""The columns of cost.parquet that are not columns of the input."""
+
 
 class RouterUsage(BaseModel):
     """What scoring took. Seconds are device time; `tokens` counts the prompts before truncation."""

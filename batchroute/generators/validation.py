@@ -7,12 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn, Self
 
-import jsonschema
-import referencing
-from jsonschema.exceptions import SchemaError
-from jsonschema.protocols import Validator
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
-from referencing.jsonschema import DRAFT202012
 
 from batchroute.errors import first_line, shortened
 from batchroute.generators.base import Generator, PartlyAnsweredError, Response
@@ -33,7 +28,7 @@ class Check(BaseModel):
 
     json_schema: dict[str, Any] | None = Field(default=None, alias="json", description="{}: any JSON")
     regex: str | None = None
-    _validator: Validator | None = PrivateAttr(default=None)
+    _validator: Any = PrivateAttr(default=None)
     _pattern: re.Pattern[str] | None = PrivateAttr(default=None)
 
     @classmethod
@@ -48,14 +43,7 @@ class Check(BaseModel):
         if (self.json_schema is None) == (self.regex is None):
             raise ValueError("give json (a JSON schema) or regex")
         if self.json_schema is not None:
-            kind = jsonschema.validators.validator_for(self.json_schema, default=jsonschema.Draft202012Validator)
-            try:
-                kind.check_schema(self.json_schema)
-            except SchemaError as error:
-                raise ValueError(f"json is no JSON schema: {error.message} at {error.json_path}") from error
-            _check_references(self.json_schema)
-            # With an empty registry, jsonschema fetches no references.
-            self._validator = kind(self.json_schema, registry=referencing.Registry())
+            self._validator = _validator_of(self.json_schema)
         elif self.regex is not None:
             try:
                 self._pattern = re.compile(self.regex, re.DOTALL)
@@ -76,9 +64,11 @@ class Check(BaseModel):
         if self._pattern is not None:
             return None if self._pattern.fullmatch(text) else "it does not match the regular expression"
         assert self._validator is not None
+        from jsonschema.exceptions import best_match
+
         try:
             value = json.loads(text, parse_constant=_no_constant)
-            mismatch = jsonschema.exceptions.best_match(self._validator.iter_errors(value))
+            mismatch = best_match(self._validator.iter_errors(value))
         except ValueError as error:
             return f"it is no JSON: {first_line(error)}"
         except RecursionError:
@@ -88,10 +78,31 @@ class Check(BaseModel):
         return f"its JSON breaks '{mismatch.validator}' of the schema at {mismatch.json_path}"
 
 
+def _validator_of(schema: dict[str, Any]) -> Any:
+    """Raises:
+    ValueError: it is no JSON schema, or refers to something that is not in it.
+    """
+    # Few jobs have a schema: the others are spared its libraries.
+    import jsonschema
+    import referencing
+
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+    except jsonschema.exceptions.SchemaError as error:
+        raise ValueError(f"json is no JSON schema: {error.message} at {error.json_path}") from error
+    _check_references(schema)
+    # With an empty registry, jsonschema fetches no references.
+    return kind(schema, registry=referencing.Registry())
+
+
 def _check_references(schema: dict[str, Any]) -> None:
     """Raises:
     ValueError: the schema refers to something that is not in it.
     """
+    import referencing
+    from referencing.jsonschema import DRAFT202012
+
     resource = referencing.Resource.from_contents(schema, default_specification=DRAFT202012)
     registry = referencing.Registry().with_resource("", resource).crawl()
     waiting: list[tuple[Any, Any]] = [(schema, registry.resolver_with_root(resource))]

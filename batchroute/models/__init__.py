@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from batchroute.errors import InputError, first_line
 
@@ -164,15 +164,13 @@ def check(
         InputError: the model is missing, is a pickle or brings code without leave, or is a router but not a classifier
             with one or two labels, or a generator but not a model that writes text.
     """
-    from transformers import AutoConfig
-
-    from batchroute.models.checkpoint import check_generator
-
     what = f"the router '{name}'" if router else f"the model '{name}'"
     path = resolve(name)
     with loading(what, path, allow_pickle, ROUTER_KEYS if router else MODEL_KEYS):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        config = _configuration(path, trust_remote_code, plain=not generator)
     if generator:
+        from batchroute.models.checkpoint import check_generator
+
         check_generator(config, what)
     if not router or has_heads(name):
         return
@@ -182,6 +180,19 @@ def check(
         )
     if config.num_labels not in (1, 2):
         raise InputError(f"the router '{name}' has {config.num_labels} labels: it must be a classifier with one or two")
+
+
+def _configuration(path: str, trust_remote_code: bool, plain: bool) -> Any:
+    """A model's configuration. With `plain`, what can be told without importing transformers, which takes seconds."""
+    if plain:
+        from batchroute.models.plain import plain_configuration
+
+        config = plain_configuration(Path(path))
+        if config is not None:
+            return config
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 
 def check_adapter(name: str, allow_pickle: bool = False) -> None:

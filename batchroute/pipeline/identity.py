@@ -10,17 +10,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from batchroute import models, quality
-from batchroute.confidence.calibration import CONFIDENCE_FILE
 from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
 from batchroute.generators.settings import BACKEND_SETTINGS
 from batchroute.pipeline import layout
-from batchroute.pipeline.stored_confidence import stored_confidence
 from batchroute.policy.settings import Rule
 from batchroute.router.calibration.points import Calibration, Point
-from batchroute.router.drift.reference import Reference
-from batchroute.router.notes import CALIBRATION_FILE, REFERENCE_FILE
+from batchroute.router.notes import CALIBRATION_FILE, CONFIDENCE_FILE, REFERENCE_FILE
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import Manifest
@@ -28,7 +25,6 @@ from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir, run_ids
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.sources import files_of
-from batchroute.tables.warehouse import Warehouse
 
 # Settings that affect speed, place or reporting but not results: they are not part of a run's identity.
 _NOT_RESULTS_OF_AN_OUTPUT = {"uri", "table", "storage_options", "single_writer", "keep_work"}
@@ -161,7 +157,11 @@ def _policy_settings(job: Job) -> dict[str, Any]:
             **tonight.model_dump(mode="json", exclude_none=True, include={"rows", "reference", "seed"}),
             "metric": quality.describe(tonight.metric),
         }
-    stored = stored_confidence(job)
+    stored = None
+    if policy.looks_after:
+        from batchroute.pipeline.stored_confidence import stored_confidence
+
+        stored = stored_confidence(job)
     if stored is not None:
         used = stored.model_dump(mode="json", include={"model", "points", "answered", "large_mean"})
         settings["confidence"] = f"sha256:{fingerprint_of(used)[:16]}"
@@ -177,6 +177,8 @@ def _policy_settings(job: Job) -> dict[str, Any]:
             used = {} if calibration is None else calibration.model_dump(mode="json", include={"gain", "lengths"})
             own["calibrated"] = f"sha256:{fingerprint_of(used)[:16]}"
     if policy.on_drift == "large" and job.router is not None:
+        from batchroute.router.drift.reference import Reference
+
         settings["on_drift"] = policy.on_drift
         reference = Reference.of(job.router.model)
         if reference is not None:
@@ -212,6 +214,8 @@ def _input_settings(job: Job) -> dict[str, Any]:
         mode="json", exclude={"uri", "storage_options", "catalog", "drift"}, exclude_defaults=True, exclude_none=True
     )
     if job.input.warehouse:
+        from batchroute.tables.warehouse import Warehouse
+
         settings["warehouse"] = Warehouse(job.input.warehouse).identity
     if job.input.only_new is not None and job.output.table is not None:
         settings["only_new"]["table"] = job.output.table.identity

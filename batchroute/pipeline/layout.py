@@ -1,7 +1,9 @@
 """Every name in the work folder.
 
     <output>.work/<run id>/run.json                     the frozen input, the settings and the unit bounds
-    <output>.work/<run id>/input/<attempt>/             the rows that a query or a table of a lake gave
+    <output>.work/<run id>/source.json                  the version of the lake's table that is fetched
+    <output>.work/<run id>/input.json                   the rows that a query or a table of a lake gave are all there
+    <output>.work/<run id>/input/<attempt>/             these rows
     <output>.work/<run id>/score/<chunk>                scores, in input order
     <output>.work/<run id>/shards/*.json                what was decided: which row goes where
     <output>.work/<run id>/shards/<shard>/<unit>        the prompts of a shard, a unit of generation a file
@@ -21,6 +23,8 @@ A unit is `<unit>.parquet` and its receipt `<unit>.json`.
 """
 
 RUN = "run.json"
+SOURCE = "source.json"
+INPUT = "input.json"
 FETCHED = "input"
 SCORE = "score"
 DECISION = "shards/decision.json"

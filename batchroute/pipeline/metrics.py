@@ -10,7 +10,7 @@ from batchroute.config.job import Job
 from batchroute.errors import InputError
 from batchroute.pipeline.audit.metric import metric_of
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.tonight.draw import SHARDS
+from batchroute.pipeline.tonight.drawn import SHARDS
 from batchroute.quality.base import MetricSpec
 
 

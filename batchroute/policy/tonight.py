@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from batchroute.quality.base import LARGE, MetricSpec, by_name
+from batchroute.fields import LARGE
+from batchroute.quality.base import MetricSpec, by_name
 
 
 class CalibrateSpec(BaseModel):

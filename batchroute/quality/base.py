@@ -14,10 +14,6 @@ from batchroute.quality.metric import MetricRecord, metric_records
 
 Direction = Literal["reference", "response", "both"]
 
-LARGE = "large"
-"""The value of a setting `reference` that takes the large model's answers for the truth: the qualities are then their
-likeness to these answers."""
-
 LIKENESS = "likeness to the large model, not truth"
 """What every figure that was measured so is called."""
 

@@ -7,18 +7,22 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from batchroute import models
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
-from batchroute.tables.quality_table import QualityTable
+
+if TYPE_CHECKING:
+    from batchroute.tables.quality_table import QualityTable
 
 ROUTER_FILE = "router.json"
 """Written by `train`: label, max_length, table, figures on validation rows."""
+
+CONFIDENCE_FILE = "confidence.json"
+"""Written by `calibrate` into the router's folder, or into a folder of its own."""
 
 CALIBRATION_FILE = "calibration.json"
 """Written by `calibrate`: thresholds with their cost advantage and drop."""
@@ -79,6 +83,8 @@ class Notes:
         """The rows whose prompts the router never saw, in their order; possibly none."""
         seen = self.trained | self.validated
         rows = [row for row, prompt in enumerate(table.prompts) if prompt_digest(prompt) not in seen]
+        import numpy as np
+
         return table.take(np.array(rows, dtype=np.intp))
 
 

@@ -6,12 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from fsspec.core import split_protocol
-
 from batchroute.errors import InputError
 from batchroute.storage.folder import Folder
 from batchroute.storage.local import LocalFolder
-from batchroute.storage.places import in_one_spelling
+from batchroute.storage.places import in_one_spelling, split_protocol
 
 
 def is_local(uri: str) -> bool:

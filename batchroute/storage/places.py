@@ -17,6 +17,15 @@ _AZURE = re.compile(r"(?:(?P<container>[^/@]*)@)?(?P<account>[^/@.]+)\.(?:dfs|bl
 _ACCOUNT_IN_CONNECTION = re.compile(r"(?:^|;)\s*AccountName=([^;]*)", re.IGNORECASE)
 
 
+def split_protocol(uri: str) -> tuple[str | None, str]:
+    """The protocol, None without one, and the rest, as fsspec splits them."""
+    protocol, separator, rest = uri.partition("://")
+    # A single letter is a drive of Windows.
+    if separator and len(protocol) > 1:
+        return protocol, rest
+    return ("data", uri[5:]) if uri.startswith("data:") else (None, uri)
+
+
 def protocol_of(uri: str) -> str:
     """The protocol in the spelling that is used here; `file` without one."""
     protocol, separator, _ = uri.partition("://")

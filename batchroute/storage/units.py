@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchroute.errors import InputError
 from batchroute.storage.folder import Folder
-from batchroute.storage.parquet import OUTPUT_PARQUET, WORK_PARQUET, parquet_bytes, read_facts
 from batchroute.storage.receipts import Facts, Receipt
+
+# pyarrow is imported where data is written or read: `batchroute status`, which looks at receipts alone, spares it.
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _TIMES = {"seconds", "load_seconds", "finished"}
 
@@ -67,6 +67,8 @@ class Stage:
         Raises:
             InputError: the unit's file exists and belongs to another run or unit.
         """
+        from batchroute.storage.parquet import OUTPUT_PARQUET, WORK_PARQUET, parquet_bytes
+
         unit, file = facts.unit, f"{self._prefix}{facts.unit}.parquet"
         # Parts of an output leave out times, so that the same rows are the same bytes whoever wrote them, and when.
         is_output = self._data is not self._receipts
@@ -113,6 +115,9 @@ class Stage:
 
     def put_begun(self, unit: str, rows: pa.Table) -> None:
         """Put rows of a unit that is not whole, in a file of their own, before the run stops."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         sink = pa.BufferOutputStream()
         pq.write_table(rows, sink)
         number = len(self._begun(unit))
@@ -136,6 +141,10 @@ class Stage:
         return [name for name in self._receipts.names(_BEGUN) if name.startswith(f"{unit}-")]
 
     def _adopt(self, file: str, data: memoryview, facts: Facts) -> Facts:
+        import pyarrow as pa
+
+        from batchroute.storage.parquet import read_facts
+
         stored = read_facts(pa.BufferReader(data))
         if stored is None or (stored.run_id, stored.unit, stored.rows) != (facts.run_id, facts.unit, facts.rows):
             raise InputError(f"{self._data}/{file} is in the way and not of this run; move it, or run with --fresh")
@@ -143,6 +152,9 @@ class Stage:
 
 
 def _read_table(folder: Folder, name: str, columns: list[str] | None = None) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         # `pq.read_table` would make a dataset of the file, which takes longer than reading a small one.
         with pq.ParquetFile(folder.parquet(name), pre_buffer=False) as file:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,10 +18,12 @@ from pydantic import BaseModel, ConfigDict
 from batchroute.errors import InputError
 from batchroute.storage.objects import is_local, local_path
 from batchroute.storage.places import in_one_spelling
-from batchroute.storage.store import RangeFile, Store, store_of
 from batchroute.tables.footers import wide_columns
 from batchroute.tables.listing import Listing, list_local, list_remote
 from batchroute.tables.small_files import MOST_BYTES, SmallFile, small_files_of
+
+if TYPE_CHECKING:
+    from batchroute.storage.store import RangeFile, Store
 
 _AT_ONCE = 16
 _FOOTER_BYTES_KEPT = 32 << 20
@@ -66,7 +68,7 @@ class Files:
         """Raises:
         InputError: the filesystem is unknown, or its package is not installed.
         """
-        self._store: Store | None = None if is_local(uri) else store_of(uri, storage_options)
+        self._store: Store | None = None if is_local(uri) else _store_of(uri, storage_options)
         self._uri = local_path(uri) if self._store is None else in_one_spelling(uri.rstrip("/"))
         self._small = None if self._store is None else small_files_of(self._store)
         self._lock = Lock()
@@ -136,7 +138,7 @@ class Files:
                 self._footer_bytes -= self._footers.popitem(last=False)[1].serialized_size
         return footer
 
-    def open(self, file: InputFile) -> str | RangeFile | pa.BufferReader:
+    def open(self, file: InputFile) -> str | io.BufferedIOBase | RangeFile | pa.BufferReader:
         """What pyarrow reads the file from.
 
         Raises:
@@ -146,7 +148,7 @@ class Files:
             return file.path
         if file.size <= MOST_BYTES:
             return pa.BufferReader(self._whole(file))
-        return RangeFile(self._store, file.path, file.size)
+        return self._store.open(file.path, file.size)
 
     def check_unchanged(self, file: InputFile) -> None:
         """Raises:
@@ -196,7 +198,7 @@ class Files:
                 return f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
         if file.size <= MOST_BYTES:
             return _digest(self._read(file))
-        return _footer_digest(pq.read_metadata(RangeFile(self._store, file.path, file.size)))
+        return _footer_digest(pq.read_metadata(self._store.open(file.path, file.size)))
 
     def _read(self, file: InputFile) -> bytes:
         assert self._small is not None
@@ -223,7 +225,7 @@ class Files:
         if file.path not in self._schemas:
             # The footer itself knows no types that other writers than Arrow's mark, such as UUIDs.
             footer = self.footer(file)
-            place = file.path if self._store is None else RangeFile(self._store, file.path, file.size)
+            place = file.path if self._store is None else self._store.open(file.path, file.size)
             schema = pq.ParquetFile(place, metadata=footer).schema_arrow
             _check_names(schema.names, file)
             for field in schema:
@@ -294,6 +296,13 @@ def _check_fields(kind: pa.DataType, place: str, file: InputFile) -> None:
 
 def _gone(file: InputFile) -> InputError:
     return InputError(f"input: {file.path} is gone since the run began")
+
+
+def _store_of(uri: str, storage_options: Mapping[str, Any] | None) -> Store:
+    # Whose input is on disk is spared fsspec and its clients.
+    from batchroute.storage.store import store_of
+
+    return store_of(uri, storage_options)
 
 
 def _changed(file: InputFile) -> InputError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -52,6 +51,8 @@ def fits(footer: pq.FileMetaData, column: str, kind: pa.DataType, wide: pa.DataT
 
 def wide_columns(source: Any) -> list[str]:
     """The columns of integers of 128 bits, whose footers polars can read, but not pyarrow; empty where it cannot."""
+    import polars as pl
+
     try:
         schema = pl.read_parquet_schema(source)
     except (pl.exceptions.PolarsError, OSError):

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,6 +16,8 @@ from batchroute.tables.types import is_text, plain, plain_type
 
 def hash_ids(ids: pa.Array, seed: int = 0) -> npt.NDArray[np.uint64]:
     """64 bits an id: equal ids have equal hashes, others hardly ever."""
+    import polars as pl
+
     ids = plain(ids)
     if pa.types.is_decimal(ids.type):
         ids = ids.cast(pa.string())  # polars knows none of more than 38 digits
@@ -84,6 +85,8 @@ def _is_numeric(kind: pa.DataType) -> bool:
 
 def _hexadecimal(ids: pa.Array) -> pa.Array:
     """UUIDs, or texts of them, as 32 digits."""
+    import polars as pl
+
     if is_text(ids.type):
         lower = pc.utf8_lower(ids.cast(pa.large_string()))
         return pc.replace_substring_regex(lower, pattern="[-{}]", replacement="")

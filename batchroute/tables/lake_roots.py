@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from batchroute.errors import InputError
-from batchroute.storage.store import Store
+
+if TYPE_CHECKING:
+    from batchroute.storage.store import Store
 
 # A folder inside a table, by the kind of table that it marks; Iceberg's counts with a file of this ending in it.
 _MARKS = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}

@@ -11,14 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
-from fsspec.utils import glob_translate
-
 from batchroute.errors import InputError
-from batchroute.storage.store import Store
 from batchroute.tables.lake_roots import refuse_lakes, refuse_remote_lakes
+
+if TYPE_CHECKING:
+    from batchroute.storage.store import Store
 
 _ENDINGS = (".parquet", ".parq", ".pq")
 # The second of files whose footer is encrypted.
@@ -57,6 +57,8 @@ def is_glob(path: str) -> bool:
 
 def matches(pattern: str, path: str) -> bool:
     """Whether a glob matches a path; two slashes in a key are as one."""
+    from fsspec.utils import glob_translate
+
     wanted = re.compile(glob_translate(pattern))
     return bool(wanted.match(path) or wanted.match(re.sub("/+", "/", path)))
 

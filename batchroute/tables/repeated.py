@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batchroute.errors import InputError
 from batchroute.tables.ids import IdSet, hash_ids
 from batchroute.tables.parquet import PromptTable
 
 _NAMED = 3
+# Rows whose values are compared themselves, and not their hashes.
+_FEW = 1 << 17
 _LONGEST = 80
 
 
@@ -52,6 +55,8 @@ def find_repeated(
     Args:
         check: raises for what is wrong with values of the first column, the first of them at this position.
     """
+    if table.rows <= _FEW and len(columns) == 1 and _all_differ(table, columns[0], check):
+        return None
     hashes, at = np.empty(table.rows, np.uint64), 0
     for batch in table.reader(columns).read(0, table.rows):
         check(batch.column(0), at)
@@ -63,6 +68,23 @@ def find_repeated(
     hashes.sort()
     repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     return _in_words(table, columns, repeated, hidden) if len(repeated) else None
+
+
+def _all_differ(table: PromptTable, column: str, check: Callable[[pa.Array, int], None]) -> bool:
+    """Whether few values differ, by pyarrow alone: hashing them would take longer to import than to do.
+
+    False, too, for types whose values pyarrow does not count.
+    """
+    arrays, at = [], 0
+    for batch in table.reader([column]).read(0, table.rows):
+        check(batch.column(0), at)
+        arrays.append(batch.column(0))
+        at += batch.num_rows
+    values = pa.chunked_array(arrays, table.schema.field(column).type)
+    try:
+        return bool(pc.count_distinct(values).as_py() == len(values) - values.null_count)
+    except pa.ArrowNotImplementedError:
+        return False
 
 
 def first_held(table: PromptTable, column: str, held: Iterable[pa.Array], hidden: Collection[str] = ()) -> str | None:

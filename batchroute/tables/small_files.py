@@ -8,9 +8,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from batchroute.storage.store import Store
+if TYPE_CHECKING:
+    from batchroute.storage.store import Store
+
 
 MOST_BYTES = 1 << 20
 _AT_ONCE = 16

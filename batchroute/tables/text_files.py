@@ -10,7 +10,6 @@ from typing import Any, Literal, cast
 
 import pyarrow as pa
 
-from batchroute.storage.store import RangeFile
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.listing import list_local, list_remote
 from batchroute.tables.small_files import MOST_BYTES
@@ -68,7 +67,7 @@ class TextFiles(Files):
         """The bytes of a file, decompressed by its ending."""
         source = self.open(file)
         stream = pa.OSFile(source) if isinstance(source, str) else source
-        if isinstance(stream, RangeFile):
+        if not isinstance(stream, pa.NativeFile):
             stream = pa.BufferedInputStream(pa.PythonFile(stream, mode="r"), MOST_BYTES)
         compression = _COMPRESSIONS.get(os.path.splitext(file.path.lower())[1])
         opened = stream if compression is None else pa.CompressedInputStream(stream, compression)

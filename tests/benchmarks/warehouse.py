@@ -32,7 +32,8 @@ from batchroute.progress import PlainProgress
 from batchroute.storage.objects import folder_at
 from batchroute.storage.workdir import Workdir
 from batchroute.tables.targets import target_of
-from batchroute.tables.targets.base import Answers, TableSpec
+from batchroute.tables.targets.base import Answers
+from batchroute.tables.targets.settings import TableSpec
 from tests.support.postgres import execute, postgres
 
 MODEL = {"backend": "echo", "model": "echo"}

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import subprocess
-import sys
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
-import pytest
 import typer
 from pydantic import BaseModel
 
@@ -19,7 +16,7 @@ from batchroute.config.job import Job
 from batchroute.costs.report import COLUMNS, ESCALATED, CostReport, Escalated
 from batchroute.costs.usage import ModelUsage, RouterUsage
 from batchroute.pipeline.context import Snapshot
-from batchroute.pipeline.shards import writer as shards
+from batchroute.pipeline.shards import names as shards
 from batchroute.pipeline.stages.results import CONFIDENCE, RESULTS, SIGNALS
 from batchroute.reports import night as nights
 from batchroute.reports.night import NightReport
@@ -624,24 +621,3 @@ def test_the_exit_codes_are_those_that_schedulers_act_on() -> None:
     assert errors.BatchrouteError.exit_code == errors.InputError.exit_code == EXIT_CODES["EXIT_BAD_INPUT"]
     assert errors.StoppedError.exit_code == EXIT_CODES["EXIT_STOPPED"]
     assert not issubclass(errors.Terminated, Exception)
-
-
-@pytest.mark.parametrize(
-    "package", ["torch", "transformers", "accelerate", "polars", "pyarrow", "numpy", "pydantic", "yaml", "fsspec"]
-)
-def test_help_loads_nothing_heavy(package: str, imported_for_help: set[str]) -> None:
-    assert "batchroute.cli" in imported_for_help
-    assert package not in imported_for_help
-
-
-@pytest.fixture(scope="module")
-def imported_for_help() -> set[str]:
-    """The modules that are loaded when `--help` has answered."""
-    script = (
-        "import sys\nsys.argv = ['batchroute', '--help']\nfrom batchroute import cli\n"
-        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code\n"
-        "print('\\n' + ' '.join(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "Usage: batchroute" in done.stdout
-    return set(done.stdout.splitlines()[-1].split())

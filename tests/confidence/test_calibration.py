@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batchroute.confidence.calibration import CONFIDENCE_FILE, ConfidenceCalibration, Measured, measure
+from batchroute.confidence.calibration import ConfidenceCalibration, Measured, measure
 from batchroute.confidence.model import ConfidenceModel
 from batchroute.confidence.signals import Floats, Signals
 from batchroute.errors import InputError
 from batchroute.router.calibration.points import within
+from batchroute.router.notes import CONFIDENCE_FILE
 
 
 def _rows(count: int, seed: int = 0) -> tuple[Signals, Floats, Floats]:

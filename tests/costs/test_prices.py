@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from batchroute.costs.prices import COST, PICO, Price, split, usd, usd_column
+from batchroute.costs.columns import COST, usd_column
+from batchroute.costs.prices import PICO, Price, split, usd
 
 TOKENS = st.integers(0, 10**10)
 MICROS = st.integers(0, 10**9)

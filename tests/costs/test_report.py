@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from batchroute.costs import report as reports
-from batchroute.costs.prices import COST, Price
+from batchroute.costs.columns import COST
+from batchroute.costs.prices import Price
 from batchroute.costs.report import CostReport, Escalated
 from batchroute.costs.usage import ModelUsage, RouterUsage, model_usage, router_usage
 from batchroute.storage.receipts import Receipt

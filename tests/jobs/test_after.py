@@ -24,7 +24,7 @@ from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.generators.settings import ModelSpec
 from batchroute.pipeline import run as pipeline
 from batchroute.pipeline.stages import partition
-from batchroute.pipeline.tonight.draw import read_drawn
+from batchroute.pipeline.tonight.drawn import read_drawn
 from batchroute.pipeline.tonight.way import Way
 from batchroute.progress import NoProgress
 from batchroute.prompt import Prompt

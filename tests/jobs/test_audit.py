@@ -29,7 +29,7 @@ from batchroute.pipeline.audit.metric import metric_of
 from batchroute.pipeline.audit.plan import AuditPlan, read_audit_plan
 from batchroute.pipeline.audit.results import audit_table, read_audit
 from batchroute.pipeline.context import Context, Snapshot
-from batchroute.pipeline.shards.writer import shard_stage
+from batchroute.pipeline.shards.names import shard_stage
 from batchroute.progress import PlainProgress
 from batchroute.prompt import Prompt
 from batchroute.quality.audit import Audit

@@ -19,7 +19,7 @@ from batchroute.generators.base import Response
 from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.pipeline.context import Context, Snapshot
 from batchroute.pipeline.shards.limits import JobLimits
-from batchroute.pipeline.shards.writer import shard_stage
+from batchroute.pipeline.shards.names import shard_stage
 from batchroute.progress import PlainProgress
 from batchroute.prompt import Prompt
 from batchroute.storage.objects import folder_at

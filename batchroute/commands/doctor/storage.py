@@ -8,8 +8,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fsspec.core import split_protocol
-
 from batchroute.commands.doctor.finding import Finding, note, ok, problem, size
 from batchroute.commands.doctor.network import unreached_url
 from batchroute.commands.doctor.pair import router_is_there
@@ -20,6 +18,7 @@ from batchroute.pipeline.stages import snapshot
 from batchroute.redaction import host
 from batchroute.storage.local import LocalFolder
 from batchroute.storage.objects import folder_at
+from batchroute.storage.places import split_protocol
 from batchroute.tables.files import Files
 from batchroute.tables.parquet import PromptTable
 from batchroute.tables.sources import source_of

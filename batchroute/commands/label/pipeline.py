@@ -22,13 +22,13 @@ from batchroute.costs.usage import ModelUsage, model_usage
 from batchroute.engines.local import LocalEngine
 from batchroute.engines.ranks.world import World
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
-from batchroute.fields import SIDES, Side
+from batchroute.fields import LARGE, SIDES, Side
 from batchroute.pipeline.identity import Identity, begun_on_the_same, difference, model_settings
 from batchroute.pipeline.precision import fixed
 from batchroute.pipeline.shards.answers import with_confidence
 from batchroute.pipeline.shards.limits import tokens_of
 from batchroute.progress import Progress
-from batchroute.quality.base import LARGE, LIKENESS
+from batchroute.quality.base import LIKENESS
 from batchroute.quality.measuring.columns import (
     HELPER_AGREEMENT,
     input_columns,

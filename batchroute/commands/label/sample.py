@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from batchroute.config.job import JobModel
-from batchroute.costs.prices import COST, usd
+from batchroute.costs.columns import COST
+from batchroute.costs.prices import usd
 from batchroute.fields import Side
 from batchroute.generators.base import Generator, row_seed
 from batchroute.pipeline.shards.answers import SIGNALS, counts, priced

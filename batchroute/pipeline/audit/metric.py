@@ -7,9 +7,10 @@ from pathlib import Path
 from batchroute import models, quality
 from batchroute.config.job import Job
 from batchroute.errors import InputError
+from batchroute.fields import LARGE
 from batchroute.pipeline.audit.plan import AuditPlan
 from batchroute.quality.audit import AuditSpec
-from batchroute.quality.base import LARGE, MetricSpec
+from batchroute.quality.base import MetricSpec
 from batchroute.router.notes import CALIBRATION_FILE, ROUTER_FILE, read_json
 from batchroute.tables.parquet import PromptTable
 

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict
 
+from batchroute.fields import LARGE
 from batchroute.pipeline import layout
-from batchroute.quality.base import LARGE, LIKENESS
 from batchroute.storage.units import Span, spans
 from batchroute.storage.workdir import Workdir
 
@@ -55,6 +55,8 @@ class AuditPlan(BaseModel):
     @property
     def words(self) -> str:
         """The metric, and whether it measures likeness."""
+        from batchroute.quality.base import LIKENESS
+
         return f"{self.metric}, {LIKENESS}" if self.by_likeness else self.metric
 
     @property

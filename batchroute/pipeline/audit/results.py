@@ -11,16 +11,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from batchroute.costs.usage import model_usage
-from batchroute.fields import SIDES
+from batchroute.fields import LARGE, SIDES
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.measure import audited_rows
 from batchroute.pipeline.audit.plan import AuditPlan, read_audit_plan
 from batchroute.pipeline.audit.rows import OF_LARGE, Positions, Scores, scores_of, shard_positions, strata_scores
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.shards.writer import shard_stage
+from batchroute.pipeline.shards.names import shard_stage
 from batchroute.quality import drop
 from batchroute.quality.audit import Audit
-from batchroute.quality.base import LARGE
 from batchroute.quality.measuring.columns import input_columns, with_qualities, with_responses
 from batchroute.quality.measuring.measurer import SCHEMA
 from batchroute.storage.units import Span

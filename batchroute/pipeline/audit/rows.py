@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from batchroute.fields import Side
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.shards.writer import Shard, shard_stage
+from batchroute.pipeline.shards.names import Shard, shard_stage
 from batchroute.pipeline.stages.scores import floats
 from batchroute.quality.measuring.responses import Responses
 from batchroute.storage.units import Span, Stage

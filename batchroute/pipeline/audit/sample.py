@@ -16,7 +16,8 @@ from batchroute.pipeline.audit.plan import AuditPlan, Stratum, read_audit_plan
 from batchroute.pipeline.audit.rows import OF_LARGE, Positions, shard_positions, small_alone, strata_scores
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.copies import NO_COPIES
-from batchroute.pipeline.shards.writer import ShardWriter, shard_stage
+from batchroute.pipeline.shards.names import shard_stage
+from batchroute.pipeline.shards.writer import ShardWriter
 from batchroute.quality import drop
 from batchroute.quality.audit import AuditSpec
 

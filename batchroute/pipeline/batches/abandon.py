@@ -10,7 +10,7 @@ from batchroute.errors import InputError, StoppedError
 from batchroute.generators.batch.api import InDoubtError
 from batchroute.generators.batch.states import ENDED
 from batchroute.pipeline.batches.ledger import Intent, Ledger
-from batchroute.pipeline.shards.writer import SHARDS, side_of
+from batchroute.pipeline.shards.names import SHARDS, side_of
 from batchroute.storage.workdir import Workdir
 
 # Seconds for which a call to cancel a batch is retried.

@@ -22,7 +22,7 @@ from batchroute.generators.base import Response
 from batchroute.generators.batch.outcomes import RowOutcome
 from batchroute.pipeline import layout
 from batchroute.pipeline.shards import answers
-from batchroute.pipeline.shards.writer import Shard
+from batchroute.pipeline.shards.names import Shard
 from batchroute.storage.folder import Folder
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import is_unit

@@ -17,9 +17,9 @@ from batchroute.pipeline.batches.ledger import Intent
 from batchroute.pipeline.batches.rows import Rows
 from batchroute.pipeline.batches.submission import Submission
 from batchroute.pipeline.context import Context
+from batchroute.pipeline.shards.names import shards_of
 from batchroute.pipeline.shards.pieces import Pieces
 from batchroute.pipeline.shards.telemetry import attributes
-from batchroute.pipeline.shards.writer import shards_of
 from batchroute.progress import Pace, Report
 
 _FIRST_LOOK_SECONDS, _GROWTH = 1.0, 1.5

@@ -12,8 +12,8 @@ from batchroute.generators.validation import Check, checked
 from batchroute.pipeline.batches.ledger import Intent, Ledger, Tries
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.limits import JobLimits
+from batchroute.pipeline.shards.names import SHARDS, shard_stage
 from batchroute.pipeline.shards.pieces import Piece, Pieces
-from batchroute.pipeline.shards.writer import SHARDS, shard_stage
 from batchroute.prompt import Prompt
 from batchroute.redaction import without_quotes
 from batchroute.storage.receipts import Receipt

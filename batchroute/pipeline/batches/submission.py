@@ -14,8 +14,8 @@ from batchroute.pipeline.batches.ledger import Intent, Ledger
 from batchroute.pipeline.batches.rows import Rows
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.answers import schema_of
+from batchroute.pipeline.shards.names import SHARDS
 from batchroute.pipeline.shards.pieces import Pieces
-from batchroute.pipeline.shards.writer import SHARDS
 
 
 class Submission:

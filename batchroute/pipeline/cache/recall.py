@@ -25,8 +25,8 @@ from batchroute.pipeline.cache.keys import RowKeys, folder_of
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.answers import SCHEMA, model_of, schema_of
 from batchroute.pipeline.shards.hits import Hits, hit_stage
+from batchroute.pipeline.shards.names import Shard, shard_stage, side_of
 from batchroute.pipeline.shards.pieces import Pieces
-from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Stage
 from batchroute.storage.workdir import Workdir

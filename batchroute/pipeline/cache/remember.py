@@ -19,7 +19,7 @@ from batchroute.pipeline.cache.keys import RowKeys
 from batchroute.pipeline.cache.recall import answer_fields, read_plan
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards.answers import FROM_CACHE
-from batchroute.pipeline.shards.writer import SHARDS, Shard
+from batchroute.pipeline.shards.names import SHARDS, Shard
 from batchroute.progress import Progress
 from batchroute.storage.receipts import Receipt
 from batchroute.storage.workdir import Workdir

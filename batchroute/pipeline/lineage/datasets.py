@@ -11,7 +11,7 @@ from batchroute.config.job import OutputSpec
 from batchroute.storage.objects import is_local, local_path
 from batchroute.storage.places import account_in, in_one_spelling
 from batchroute.tables.sources.base import InputSpec
-from batchroute.tables.targets.base import TableSpec
+from batchroute.tables.targets.settings import TableSpec
 from batchroute.tables.warehouse import Warehouse
 
 # The scheme of a namespace where it is not that of the URI, and the port that a URI leaves out.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from batchroute.config.job import Job, JobModel
 from batchroute.costs import prices
+from batchroute.costs.columns import COST, picos_of, usd_column
 from batchroute.costs.prices import Price
 from batchroute.fields import Side
 from batchroute.generators.base import Response
@@ -26,7 +27,7 @@ SCHEMA = pa.schema(
         pa.field("finish_reason", pa.string()),
         pa.field("input_tokens", pa.int32()),
         pa.field("output_tokens", pa.int32()),
-        pa.field("cost", prices.COST),  # null: no price is set
+        pa.field("cost", COST),  # null: no price is set
         pa.field("error_type", pa.string()),
         pa.field("error", pa.string()),
         pa.field("attempts", pa.int32()),
@@ -131,7 +132,7 @@ def answers_table(
     rows = [_NO_RESPONSE if answer is None else answer[0] for answer in answers]
     columns = zip(_OF_RESPONSES.values(), zip(*rows, strict=True) if rows else [()] * len(_OF_RESPONSES), strict=True)
     arrays = {name: pa.array(column, schema.field(name).type) for name, column in columns if name in schema.names}
-    arrays["cost"] = prices.usd_column([None if answer is None else answer[1] for answer in answers])
+    arrays["cost"] = usd_column([None if answer is None else answer[1] for answer in answers])
     arrays |= {"position": pa.array(positions, pa.int64()), "copy_of": copy_of}
     return pa.table([arrays[name] for name in schema.names], schema=schema)
 
@@ -154,7 +155,7 @@ def full_costs(answers: pa.Table, price: Price | None) -> NDArray[np.float64]:
 
     What a hit would have cost by time is not known: the mean of the other rows stands for it.
     """
-    costs = prices.picos_of(answers["cost"]).astype(np.float64)
+    costs = picos_of(answers["cost"]).astype(np.float64)
     if price is None or FROM_CACHE.name not in answers.column_names:
         return costs
     hit = answers[FROM_CACHE.name].fill_null(False).to_numpy()

@@ -22,7 +22,7 @@ from batchroute.pipeline import layout
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards.answers import Answer, answer_of, model_of, priced
 from batchroute.pipeline.shards.bounds import Amount, Bounds, fitting
-from batchroute.pipeline.shards.writer import SHARDS, Shard, shard_stage, side_of
+from batchroute.pipeline.shards.names import SHARDS, Shard, shard_stage, side_of
 from batchroute.prompt import Prompt
 from batchroute.storage.receipts import Receipt
 from batchroute.storage.workdir import Workdir

@@ -12,7 +12,7 @@ from batchroute.generators.base import Response, row_seed
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.answers import Answer, answer_of, answers_table, counts, model_of, priced, schema_of
 from batchroute.pipeline.shards.hits import Hits
-from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
+from batchroute.pipeline.shards.names import Shard, shard_stage, side_of
 from batchroute.prompt import Prompt, as_text
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.tables.prompts import of_shard

@@ -1,61 +1,26 @@
-"""Shards: the rows that one model answers, in pieces. A piece is one unit of generation.
-
-More shards go to the large model: the escalated shard holds rows whose answer by the small model was not good enough;
-the deferred shard rows whose answer deserves too little confidence; the audited shard rows that both models answer, so
-that the answers can be compared. So does tonight's calibration: its rows, which keep the large model's answer, are in
-`calibration_large`, and where the policy decides before any row is answered, in `calibration_small` too.
-"""
+"""Writing a shard in pieces: the rows that one model answers. A piece is one unit of generation."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchroute.fields import Side
-from batchroute.pipeline import layout
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards.copies import Copies
+from batchroute.pipeline.shards.names import Shard, shard_stage
 from batchroute.storage.receipts import Facts
-from batchroute.storage.units import Stage
 from batchroute.storage.workdir import Workdir
 from batchroute.tables.prompts import PromptKind, column_type
-
-Shard = Literal["small", "large", "calibration_small", "calibration_large", "escalated", "deferred", "audited"]
-SHARDS: tuple[Shard, ...] = get_args(Shard)
-BOTH = "small→large"
-ROUTES: dict[Shard, str] = {
-    "small": "small",
-    "large": "large",
-    "escalated": BOTH,
-    "deferred": BOTH,
-    "calibration_large": BOTH,
-}
-"""The value of the output's route column for each shard. The answers of the others are in no output."""
 
 # A piece holds at most this many rows for each row to generate; else a shard of mostly copies makes huge pieces.
 _MOST_COPIES_A_ROW = 16
 
 Mask = npt.NDArray[np.bool_]
-
-
-def side_of(shard: Shard) -> Side:
-    """The model that answers the shard."""
-    return "small" if shard in ("small", "calibration_small") else "large"
-
-
-def shards_of(side: Side) -> tuple[Shard, ...]:
-    """The shards that a model answers."""
-    return tuple(shard for shard in SHARDS if side_of(shard) == side)
-
-
-def shard_stage(work: Workdir, shard: Shard) -> Stage:
-    return work.stage(f"{layout.SHARDS}/{shard}")
 
 
 def _schema(kind: PromptKind) -> pa.Schema:

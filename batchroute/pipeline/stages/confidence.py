@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from batchroute.confidence.model import ConfidenceModel, unfitted
 from batchroute.confidence.signals import Signals
-from batchroute.costs.prices import picos_of
+from batchroute.costs.columns import picos_of
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.rows import Positions, shard_positions
 from batchroute.pipeline.context import Context

@@ -14,7 +14,8 @@ from batchroute.errors import InputError
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.copies import NO_COPIES, find_copies
-from batchroute.pipeline.shards.writer import ShardWriter, shard_stage
+from batchroute.pipeline.shards.names import shard_stage
+from batchroute.pipeline.shards.writer import ShardWriter
 from batchroute.pipeline.stages.confidence import NOTHING_TOLD, Told, put_confidences, read_told
 from batchroute.pipeline.stages.decide import decide_and_record, overspent, read_decision
 from batchroute.pipeline.stages.drift import drift_of

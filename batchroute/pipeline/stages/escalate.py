@@ -14,7 +14,8 @@ from batchroute.costs import prices
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.copies import NO_COPIES
-from batchroute.pipeline.shards.writer import ShardWriter, shard_stage
+from batchroute.pipeline.shards.names import shard_stage
+from batchroute.pipeline.shards.writer import ShardWriter
 from batchroute.storage.workdir import Workdir
 
 Reason = Literal["failed", "refused", "invalid", "cut", "empty"]

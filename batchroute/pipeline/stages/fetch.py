@@ -24,7 +24,6 @@ from batchroute.tables.sources.text import columns_in_words
 from batchroute.tables.targets import target_of
 from batchroute.tables.types import portable, portable_schema
 
-INPUT, SOURCE = "input.json", "source.json"
 _FILE_ROWS, _FILE_BYTES = 1 << 18, 128 << 20
 
 
@@ -45,19 +44,19 @@ def fetch(job: Job, work: Workdir, progress: Progress) -> Fetched:
     Raises:
         InputError, StoppedError: as the source does.
     """
-    complete = work.read_json(INPUT)
+    complete = work.read_json(layout.INPUT)
     if complete is None:
         source = source_of(job.input)
-        pinned = work.read_json(SOURCE)
+        pinned = work.read_json(layout.SOURCE)
         if pinned is None:
-            work.put_json(SOURCE, source.pin())
-            pinned = work.read_json(SOURCE)
+            work.put_json(layout.SOURCE, source.pin())
+            pinned = work.read_json(layout.SOURCE)
             assert pinned is not None
         attempt = uuid.uuid4().hex[:12]
         rows = _fetch(job, source, pinned, work, attempt, progress)
         fetched_from = {"from": source.public, "attempt": attempt, **pinned}
-        work.put_json(INPUT, {"rows": rows, "source": fetched_from})
-        complete = work.read_json(INPUT)
+        work.put_json(layout.INPUT, {"rows": rows, "source": fetched_from})
+        complete = work.read_json(layout.INPUT)
         assert complete is not None
     return Fetched(fetched_files(job, complete["source"], work), complete["source"])
 

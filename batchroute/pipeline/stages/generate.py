@@ -23,9 +23,9 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.precision import fixed
 from batchroute.pipeline.shards.answers import model_of
 from batchroute.pipeline.shards.limits import Allowance
+from batchroute.pipeline.shards.names import Shard, shards_of
 from batchroute.pipeline.shards.pieces import Piece, Pieces
 from batchroute.pipeline.shards.telemetry import attributes
-from batchroute.pipeline.shards.writer import Shard, shards_of
 from batchroute.pipeline.stages.confidence import NOTHING_TOLD
 from batchroute.prompt import Prompt
 from batchroute.redaction import without_quotes

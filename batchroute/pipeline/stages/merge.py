@@ -13,11 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchroute.costs.prices import COST, usd
+from batchroute.costs.columns import COST
+from batchroute.costs.prices import usd
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards import answers
-from batchroute.pipeline.shards.writer import ROUTES, SHARDS, Shard, shard_stage, side_of
+from batchroute.pipeline.shards.names import ROUTES, SHARDS, Shard, shard_stage, side_of
 from batchroute.pipeline.stages.results import CONFIDENCE, SIGNALS, output_schema, results_of
 from batchroute.pipeline.stages.score import SPREAD
 from batchroute.storage.receipts import Facts, Receipt

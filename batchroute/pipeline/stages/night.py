@@ -14,7 +14,7 @@ from batchroute.costs.report import CostReport
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.results import read_audit
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.shards.writer import SHARDS
+from batchroute.pipeline.shards.names import SHARDS
 from batchroute.pipeline.stages.decide import read_decision
 from batchroute.pipeline.stages.defer import decided_of, read_deferral
 from batchroute.pipeline.stages.score import SPREAD

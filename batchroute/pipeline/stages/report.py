@@ -18,13 +18,13 @@ from batchroute.pipeline import layout
 from batchroute.pipeline.audit.plan import read_audit_plan
 from batchroute.pipeline.audit.results import audit_table
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.shards.writer import Shard, shard_stage, side_of
+from batchroute.pipeline.shards.names import Shard, shard_stage, side_of
 from batchroute.pipeline.stages.defer import read_deferral
 from batchroute.pipeline.stages.escalate import read_escalation
 from batchroute.pipeline.stages.night import gather
 from batchroute.pipeline.stages.partition import Partition, read_partition
-from batchroute.pipeline.tonight.draw import SHARDS as CALIBRATION_SHARDS
-from batchroute.pipeline.tonight.draw import read_drawn
+from batchroute.pipeline.tonight.drawn import SHARDS as CALIBRATION_SHARDS
+from batchroute.pipeline.tonight.drawn import read_drawn
 from batchroute.pipeline.tonight.table import calibration_table
 from batchroute.reports import night as nights
 from batchroute.reports.export import focus, metrics

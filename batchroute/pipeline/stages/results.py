@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from batchroute import models
 from batchroute.config.job import Job
-from batchroute.costs.prices import COST
+from batchroute.costs.columns import COST
 from batchroute.fields import SIDES
 from batchroute.pipeline.shards import answers
 from batchroute.pipeline.stages.score import SPREAD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Snapshot
-from batchroute.pipeline.shards.writer import SHARDS, Shard, side_of
+from batchroute.pipeline.shards.names import SHARDS, Shard, side_of
 from batchroute.pipeline.stages.defer import read_deferral
 from batchroute.pipeline.stages.partition import read_partition
 from batchroute.reports import night

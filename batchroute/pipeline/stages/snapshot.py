@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchroute.config.job import Job
 from batchroute.costs.price_lists import Resolved, resolve
@@ -14,24 +14,21 @@ from batchroute.costs.prices import Price
 from batchroute.errors import InputError
 from batchroute.fields import SIDES
 from batchroute.pipeline import layout
-from batchroute.pipeline.audit.metric import check_audit
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.identity import Identity, difference
-from batchroute.pipeline.recorded import check_recorded
-from batchroute.pipeline.stages.fetch import Fetched
 from batchroute.pipeline.stages.results import result_names
-from batchroute.pipeline.tonight.draw import check_rows
-from batchroute.pipeline.tonight.measure import check_calibrate
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.objects import is_local, local_path
-from batchroute.storage.store import store_of
 from batchroute.storage.workdir import WORK_SUFFIX, Workdir, claim, run_ids
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.listing import is_glob, matches
 from batchroute.tables.parquet import PromptTable
 from batchroute.tables.prompts import PromptKind, Prompts, prompt_columns
 from batchroute.tables.repeated import check_ids
+
+if TYPE_CHECKING:
+    from batchroute.pipeline.stages.fetch import Fetched
 
 # A unit is at most 0.2 % of a large run, and never so small that its commit costs more than its work.
 _UNITS_A_RUN = 512
@@ -67,6 +64,8 @@ def inspect(job: Job, identity: Identity, fetched: Fetched | None = None) -> tup
     if job.input.uri:
         _check_output_place(job, identity.files)
     if job.policy.calibrate is not None:
+        from batchroute.pipeline.tonight.draw import check_rows
+
         check_rows(job.policy.calibrate.rows, table.rows)
     row_bytes = sum(file.bytes for file in files) // max(1, table.rows)
     chunk_rows, unit_rows, part_rows = unit_bounds(job, row_bytes, table.rows)
@@ -131,10 +130,24 @@ def check_columns(job: Job, table: PromptTable) -> PromptKind:
     if job.policy.by is not None:
         table.check_groupable(job.policy.by, "policy.by")
     _check_result_names(job, table)
-    check_audit(job, table)
-    check_calibrate(job, table)
-    check_recorded(job, table)
+    _check_what_is_measured(job, table)
     return prompts.kind
+
+
+def _check_what_is_measured(job: Job, table: PromptTable) -> None:
+    """The columns of the audit, of tonight's calibration and of recorded signals; most jobs have none of them."""
+    if job.report.audit is not None:
+        from batchroute.pipeline.audit.metric import check_audit
+
+        check_audit(job, table)
+    if job.policy.calibrate is not None:
+        from batchroute.pipeline.tonight.measure import check_calibrate
+
+        check_calibrate(job, table)
+    if job.policy.signals:
+        from batchroute.pipeline.recorded import check_recorded
+
+        check_recorded(job, table)
 
 
 def begin(
@@ -230,6 +243,8 @@ def place(uri: str, options: Mapping[str, Any]) -> str:
     """The place in one spelling, whatever links and account names are in it."""
     if is_local(uri):
         return os.path.realpath(local_path(uri))
+    from batchroute.storage.store import store_of
+
     store = store_of(uri, options)
     return store.uri(store.path(uri))
 

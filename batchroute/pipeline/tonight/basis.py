@@ -16,7 +16,8 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.identity import known_calibration
 from batchroute.pipeline.shards.limits import cost_of
 from batchroute.pipeline.stored_confidence import by_confidence, points_of, stored_confidence
-from batchroute.pipeline.tonight.draw import SHARDS, drawn_positions
+from batchroute.pipeline.tonight.draw import drawn_positions
+from batchroute.pipeline.tonight.drawn import SHARDS
 from batchroute.pipeline.tonight.figures import ALL, read_tonight
 from batchroute.pipeline.tonight.way import Way, choose, priced, put_way, read_way, ways_of
 from batchroute.router.calibration.points import Calibration

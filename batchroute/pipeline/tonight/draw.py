@@ -4,69 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
 from batchroute import quality
 from batchroute.errors import InputError
-from batchroute.fields import Side
+from batchroute.fields import LARGE
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.rows import Positions
 from batchroute.pipeline.audit.sample import random_generator
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.groups import groups_of
 from batchroute.pipeline.shards.copies import NO_COPIES
-from batchroute.pipeline.shards.writer import Shard, ShardWriter
+from batchroute.pipeline.shards.writer import ShardWriter
 from batchroute.pipeline.stages.scores import stored
 from batchroute.pipeline.stages.unsupported import unsupported_rows
+from batchroute.pipeline.tonight.drawn import SHARDS, Drawn, read_drawn
 from batchroute.policy.decision import Groups, members_of
-from batchroute.quality.base import LARGE
 from batchroute.quality.measuring.responses import reference_text
-from batchroute.storage.units import Span, spans
 from batchroute.storage.workdir import Workdir
 from batchroute.tables.parquet import PickedTable
 from batchroute.words import plural
 
-SHARDS: dict[Side, Shard] = {"small": "calibration_small", "large": "calibration_large"}
 LEAST_ROWS_OF_A_GROUP = 50
 """Rows of each group of a policy, or all that it has."""
 
 FEWEST_ROWS = 12
 """With fewer measured prompts no bound is worth a name."""
-
-# Two responses each: a crash repeats the ratings of no more rows than that.
-_ROWS_A_UNIT = 128
-
-
-class Drawn(BaseModel):
-    """The drawn rows; the file is written before their shards.
-
-    Attributes:
-        of: rows that they were drawn from.
-        metric: the text of `quality.describe`.
-        reference: an input column; `large` for the large model's answer; None.
-        positions: ascending.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    of: int
-    metric: str
-    reference: str | None
-    positions: list[int]
-
-    @property
-    def by_likeness(self) -> bool:
-        return self.reference == LARGE
-
-    def spans(self) -> list[Span]:
-        """The units of measuring."""
-        return spans(len(self.positions), _ROWS_A_UNIT)
-
-
-def read_drawn(work: Workdir) -> Drawn | None:
-    """None until the rows are drawn, and in a run without a calibration of its own."""
-    tree = work.read_json(layout.DRAWN)
-    return None if tree is None else Drawn.model_validate(tree)
 
 
 def drawn_positions(work: Workdir) -> Positions:

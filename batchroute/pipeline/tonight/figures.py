@@ -25,7 +25,8 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.groups import groups_of
 from batchroute.pipeline.shards.answers import FROM_CACHE, full_costs, model_of
 from batchroute.pipeline.stages.confidence import signals_at
-from batchroute.pipeline.tonight.draw import FEWEST_ROWS, SHARDS, read_drawn
+from batchroute.pipeline.tonight.draw import FEWEST_ROWS
+from batchroute.pipeline.tonight.drawn import SHARDS, read_drawn
 from batchroute.pipeline.tonight.measure import measured
 from batchroute.pipeline.tonight.notes import Measured, notes
 from batchroute.pipeline.tonight.way import choose, put_way, ways_of

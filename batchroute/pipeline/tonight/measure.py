@@ -9,12 +9,11 @@ from batchroute import quality
 from batchroute.config.job import Job
 from batchroute.engines.base import Pool
 from batchroute.errors import InputError
-from batchroute.fields import SIDES
+from batchroute.fields import LARGE, SIDES
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.rows import AuditAnswers
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.tonight.draw import SHARDS, Drawn, read_drawn
-from batchroute.quality.base import LARGE
+from batchroute.pipeline.tonight.drawn import SHARDS, Drawn, read_drawn
 from batchroute.quality.measuring.measurer import SCHEMA, Measurer
 from batchroute.quality.measuring.responses import AnsweredRows
 from batchroute.storage.workdir import Workdir

@@ -8,7 +8,7 @@ import pyarrow as pa
 from batchroute.pipeline.audit.results import metadata_of
 from batchroute.pipeline.audit.rows import scores_of
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.tonight.draw import read_drawn
+from batchroute.pipeline.tonight.drawn import read_drawn
 from batchroute.pipeline.tonight.figures import read_tonight
 from batchroute.pipeline.tonight.measure import drawn_rows, measured
 from batchroute.quality.measuring.columns import input_columns, with_qualities, with_responses

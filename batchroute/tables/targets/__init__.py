@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from batchroute.errors import InputError
-from batchroute.tables.targets.base import TableSpec, Target
+from batchroute.tables.targets.settings import TableSpec
+
+if TYPE_CHECKING:
+    from batchroute.tables.targets.base import Target
 
 _REDSHIFT = re.compile(r"\.redshift(?:-serverless)?\.amazonaws\.com\b", re.IGNORECASE)
 

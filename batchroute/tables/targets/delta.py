@@ -8,10 +8,11 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from batchroute.tables.lakes import delta_errors, delta_options, delta_place, open_delta
-from batchroute.tables.targets.base import LOAD, SERIAL, Answers, TableSpec, asked_for, is_loaded, lake_plan
+from batchroute.tables.targets.base import LOAD, SERIAL, Answers, asked_for, is_loaded, lake_plan
 from batchroute.tables.targets.columns import Holds
 from batchroute.tables.targets.constraints import Constraints
 from batchroute.tables.targets.matching import Match, renamed
+from batchroute.tables.targets.settings import TableSpec
 from batchroute.tables.types import portable, portable_schema
 
 _CHECK = "delta.constraints."

@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow as pa
 
 from batchroute.tables.lakes import iceberg_errors, open_catalog
-from batchroute.tables.targets.base import LOAD, SERIAL, Answers, TableSpec, asked_for, is_loaded, lake_plan
+from batchroute.tables.targets.base import LOAD, SERIAL, Answers, asked_for, is_loaded, lake_plan
 from batchroute.tables.targets.columns import Holds
 from batchroute.tables.targets.constraints import Constraints
 from batchroute.tables.targets.matching import Match, renamed
+from batchroute.tables.targets.settings import TableSpec
 from batchroute.tables.types import portable
 
 _NO_RETRIES = {"commit.retry.num-retries": "0"}

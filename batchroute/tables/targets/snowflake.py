@@ -14,10 +14,11 @@ import pyarrow as pa
 from batchroute.errors import InputError
 from batchroute.tables.queries import literal, quoted
 from batchroute.tables.snowflake import folded, parts_of
-from batchroute.tables.targets.base import Answers, TableSpec, is_loaded
+from batchroute.tables.targets.base import Answers, is_loaded
 from batchroute.tables.targets.constraints import Constraints
 from batchroute.tables.targets.matching import Match, renamed
 from batchroute.tables.targets.relation import Column
+from batchroute.tables.targets.settings import TableSpec
 from batchroute.tables.targets.snowflake_types import HOLDS, assigned, kind_of, rounded
 from batchroute.tables.targets.warehouse import Plan, WarehouseTarget
 

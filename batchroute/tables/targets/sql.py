@@ -14,11 +14,12 @@ import pyarrow as pa
 from batchroute.errors import StoppedError
 from batchroute.tables.failures import exists_already
 from batchroute.tables.queries import literal, quoted
-from batchroute.tables.targets.base import Answers, TableSpec, is_loaded
+from batchroute.tables.targets.base import Answers, is_loaded
 from batchroute.tables.targets.columns import Holds
 from batchroute.tables.targets.constraints import Constraints, constraints_of
 from batchroute.tables.targets.matching import Match
 from batchroute.tables.targets.relation import Column, assigned, columns_of, rounded
+from batchroute.tables.targets.settings import TableSpec
 from batchroute.tables.targets.warehouse import Plan, WarehouseTarget
 from batchroute.tables.types import POSTGRESQL_TYPE
 

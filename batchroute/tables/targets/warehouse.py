@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from batchroute.tables.queries import literal, quoted
-from batchroute.tables.targets.base import TableSpec, asked_for, refuse_differences
+from batchroute.tables.targets.base import asked_for, refuse_differences
 from batchroute.tables.targets.columns import Holds, kind_name
 from batchroute.tables.targets.matching import Match, match, renamed, their_name
 from batchroute.tables.targets.relation import Column
+from batchroute.tables.targets.settings import TableSpec
 from batchroute.tables.warehouse import Warehouse
 
 _NUMERIC = pa.opaque(pa.string(), "numeric", "PostgreSQL")

@@ -19,7 +19,8 @@ from batchroute.commands import run as command
 from batchroute.errors import CrashedError, InputError, StoppedError, Terminated, WaitingError
 from batchroute.pipeline.commit import Outcome
 from batchroute.reports.export import metrics, notify
-from batchroute.reports.export.notify import NotifySpec, Retries
+from batchroute.reports.export.notify import NotifySpec
+from batchroute.reports.export.posting import Retries
 from batchroute.reports.headline import headline
 from tests.reports import nights
 from tests.support.jobs import JobFolder, table

@@ -1,0 +1,45 @@
+"""A model's configuration as the plain JSON that it is, for checks that must not take the seconds of transformers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PlainConfiguration:
+    """The few settings that a check reads, by the names that transformers gives them."""
+
+    architectures: list[str]
+    num_labels: int
+
+
+def plain_configuration(folder: Path) -> PlainConfiguration | None:
+    """What `config.json` tells; None where it takes transformers to say whether the model can be loaded.
+
+    That is the case for a hub id, for damaged files, for a model that brings code, and for one of a kind that the
+    installed transformers may not know.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind, architectures = config["model_type"], config["architectures"]
+        labels = config.get("id2label") or range(config.get("num_labels", 2))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if "auto_map" in config or not isinstance(architectures, list) or not _is_known(kind):
+        return None
+    return PlainConfiguration([str(name) for name in architectures], len(labels))
+
+
+def _is_known(kind: object) -> bool:
+    """Whether the installed transformers has models of this type; False, too, where its files do not tell."""
+    package = importlib.util.find_spec("transformers")
+    if package is None or package.origin is None or not isinstance(kind, str):
+        return False
+    names = Path(package.origin).parent / "models/auto"
+    files = (names / "auto_mappings.py", names / "configuration_auto.py")
+    entry = re.compile(rf'\("{re.escape(kind)}", "\w+Config"\)')
+    return any(file.is_file() and entry.search(file.read_text(encoding="utf-8")) is not None for file in files)
