@@ -1,12 +1,15 @@
 """Generation with batchroute against `model.generate` of transformers in arrival order.
 
     python -m tests.benchmarks.generation --prompts FILE.parquet --rows 256 [--prefix-tokens 600]
+    python -m tests.benchmarks.generation --prompts FILE.parquet --rows 64 --max-new-tokens 48 --against vllm
 
 One process, the same weights, prompts, chat template and limit of new tokens, greedy, with natural ends. The baseline
 pads batches on the left, as its documentation says; it runs once at each size, and its best one and --batch-size in
 turn with batchroute. With --prefix-tokens every prompt begins with so many tokens that all share, as few-shot examples
 do. Prints a table and one line of JSON, and exits with 1 when more than 5 % of the greedy texts differ: they may where
 rounding decides between two tokens.
+
+With --against vllm it is compared with vLLM instead, see `generation_rivals.py`.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from batchroute import models
 from batchroute.generators.settings import ModelSpec, Sampling
 from batchroute.generators.transformers.generator import TransformersGenerator
 from batchroute.router.model import quiet_transformers
+from tests.benchmarks.generation_rivals import ENGINES, compare
 
 DEFAULT_PROMPTS = Path(__file__).parents[2] / "sample_data" / "prompts.parquet"
 EXAMPLE = "Q: Which word of these is a fruit: stone, apple, river? A: Of these three words, an apple is a fruit.\n"
@@ -58,6 +62,9 @@ class Plain:
 
 def main() -> int:
     arguments = _arguments()
+    if arguments.against:
+        prompts = pl.read_parquet(arguments.prompts, columns=["prompt"]).sample(arguments.rows, seed=0)["prompt"]
+        return compare(arguments, prompts.to_list())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plain = Plain(arguments.model, device, arguments.max_new_tokens)
     prompts = pl.read_parquet(arguments.prompts, columns=["prompt"]).sample(arguments.rows, seed=0)["prompt"].to_list()
@@ -124,6 +131,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 4, 8, 32], help="others to find its best")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--against", choices=ENGINES, help="another engine, in a table of its own")
+    parser.add_argument("--dtype", default="auto", help="of batchroute, with --against")
+    parser.add_argument("--vllm-python", default=".venv-vllm/bin/python", help="made by `jobs/environment.sh vllm`")
+    parser.add_argument("--vllm-dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--compiled", action="store_true", help="vLLM compiles its model, which takes minutes")
+    parser.add_argument("--cpu-seconds", action="store_true", help="count them, with OMP_NUM_THREADS=1")
+    parser.add_argument("--verbose", action="store_true", help="with the messages of vLLM")
     parser.add_argument("--quick", action="store_true", help="16 rows, one batch size, once")
     arguments = parser.parse_args()
     if arguments.quick:

@@ -22,6 +22,7 @@ from transformers import (
 from batchroute import models
 from batchroute.errors import InputError
 from batchroute.generators.settings import ModelSpec
+from batchroute.generators.transformers.layers import pack
 from batchroute.hardware.devices import precision
 from batchroute.models.checkpoint import check_adapter_weights, check_loaded, generator_class
 from batchroute.models.configuration import largest_matrix, saved_precision, setting, text_config
@@ -94,7 +95,9 @@ def load(spec: ModelSpec, device: torch.device, gpus: Sequence[int] | None = Non
         with models.loading(what, adapter, allow_pickle=spec.allow_pickle):
             model = _adapted(model, adapter, devices[0], spec, what)
     context = setting(text_config(config), "max_position_embeddings")
-    return Loaded(model.eval(), tokenizer, config, devices[0], devices, bool(config.is_encoder_decoder), context)
+    model.eval()
+    pack(model)
+    return Loaded(model, tokenizer, config, devices[0], devices, bool(config.is_encoder_decoder), context)
 
 
 def auto_dtype(spec: ModelSpec, device: torch.device) -> str:

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
-_NAME = "batchroute_slots"
-_OTHER_KINDS = ("softcap", "s_aux", "position_bias")
-# On a CPU this many rows attend together, to as many columns as the longest of them has.
+from batchroute.generators.transformers.attention import SLOTS
+
+# On a CPU at most this many rows attend together, to as many columns as the longest of them has, and only so many
+# columns may be read in vain: the time of another call is that of about so many.
 _CPU_ROWS = 16
+_CPU_PADDING = 256
 
 
 class Slots(Cache):
@@ -97,9 +98,7 @@ class Slots(Cache):
     def at(self, columns: Sequence[int], device: torch.device) -> torch.Tensor:
         """Set the columns in which the rows write in the next step; returns them as a tensor of shape [rows]."""
         rows = len(columns)
-        together = _CPU_ROWS if device.type == "cpu" else rows
-        starts = range(0, rows, together)
-        self.spans = [(at, min(at + together, rows), max(columns[at : at + together]) + 1) for at in starts]
+        self.spans = _spans(columns) if device.type == "cpu" else [(0, rows, max(columns) + 1)]
         self._rows, self._columns = torch.arange(rows, device=device), torch.tensor(columns, device=device)
         return self._columns
 
@@ -108,7 +107,7 @@ class Slots(Cache):
         """A context in which all layers of the model use `attend`; a call of the model must pass `slots`."""
         config = model.config.get_text_config()
         before = config._attn_implementation
-        config._attn_implementation = _NAME
+        config._attn_implementation = SLOTS
         try:
             yield
         finally:
@@ -145,6 +144,19 @@ class Slots(Cache):
         moved = self.zeros(kept)
         moved[:rows, :, :length] = kept[:rows, :, :length]
         return moved
+
+
+def _spans(columns: Sequence[int]) -> list[tuple[int, int, int]]:
+    spans: list[tuple[int, int, int]] = []
+    start = read = longest = 0
+    for row, column in enumerate(columns):
+        longest, read = max(longest, column + 1), read + column + 1
+        rows = row + 1 - start
+        if rows > 1 and (rows > _CPU_ROWS or rows * longest - read > _CPU_PADDING):
+            spans.append((start, row, max(columns[start:row]) + 1))
+            start, read, longest = row, column + 1, column + 1
+    spans.append((start, len(columns), longest))
+    return spans
 
 
 def states(read: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -195,57 +207,3 @@ class _SlotLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return self._slots.shared + self._slots.width
-
-
-def attend(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor,
-    slots: Slots,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of one new token of each row to the shared prefix and to the row's slot.
-
-    Args:
-        query: of shape [rows, heads, 1, dim].
-        key, value: all slots of the layer, of shape [slots, heads of keys, width, dim].
-        attention_mask: added to the scores, of shape [rows, 1, 1, shared + columns].
-
-    Returns:
-        The output of shape [rows, 1, heads, dim of values], and no weights.
-
-    Raises:
-        ValueError: the model needs a kind of attention that slots do not support.
-    """
-    for kind in _OTHER_KINDS:
-        if kwargs.get(kind) is not None:
-            raise ValueError(f"slots do not support {kind}")
-    rows, heads, _, dim = query.shape
-    groups = key.shape[1]
-    query = query.reshape(rows, groups, heads // groups, dim) * (dim**-0.5 if scaling is None else scaling)
-    shared, prefix = slots.shared, slots.layers[module.layer_idx].prefix
-    before = None
-    if prefix is not None:
-        # The queries of all rows in one matrix: the prefix is read from memory once for all rows.
-        below = query.transpose(0, 1).reshape(groups, -1, dim)
-        before = torch.matmul(below, prefix[0].transpose(1, 2)).view(groups, rows, -1, shared).transpose(0, 1)
-    outputs, weights = [], []
-    for start, end, seen in slots.spans:
-        scores = torch.matmul(query[start:end], key[start:end, :, :seen].transpose(2, 3))
-        if before is not None:
-            scores = torch.cat([before[start:end], scores], dim=-1)
-        scores += attention_mask[start:end, :, :, : shared + seen]
-        probabilities = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
-        outputs.append(torch.matmul(probabilities[..., shared:], value[start:end, :, :seen]))
-        weights.append(probabilities[..., :shared])
-    out = torch.cat(outputs)
-    if prefix is not None:
-        below = torch.cat(weights).transpose(0, 1).reshape(groups, -1, shared)
-        out += torch.matmul(below, prefix[1]).view(groups, rows, heads // groups, -1).transpose(0, 1)
-    return out.reshape(rows, 1, heads, -1), None
-
-
-AttentionInterface.register(_NAME, attend)

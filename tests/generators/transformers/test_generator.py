@@ -468,7 +468,7 @@ class TestLoading:
         generator = load(decoder)
         generator.generate(PROMPTS[:2], SEEDS[:2])
         model = weakref.ref(generator._model)
-        weights = weakref.ref(generator._model.lm_head.weight)
+        weights = weakref.ref(generator._model.get_input_embeddings().weight)
         generator.close()
         gc.collect()
         assert model() is None

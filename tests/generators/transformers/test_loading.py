@@ -17,6 +17,7 @@ from batchroute.errors import InputError
 from batchroute.generators.base import Response
 from batchroute.generators.settings import ModelSpec
 from batchroute.generators.transformers.generator import TransformersGenerator
+from batchroute.generators.transformers.layers import PackedLayer
 from batchroute.generators.transformers.loading import devices_of
 from batchroute.hardware.devices import precision
 from tests.generators.transformers.tiny_generators import tiny_decoder
@@ -153,7 +154,7 @@ class TestAdapter:
     def test_it_is_merged_and_costs_nothing_per_token(self, llama: Path, lora: Path) -> None:
         model = load(llama, adapter=str(lora))._model
         assert type(model) is LlamaForCausalLM
-        assert type(model.model.layers[0].self_attn.q_proj) is torch.nn.Linear
+        assert type(model.model.layers[0]) is PackedLayer
 
     @pytest.mark.parametrize("quantization", ["int8", "nf4"])
     def test_beside_quantised_weights_it_is_not_merged(self, llama: Path, lora: Path, quantization: str) -> None:

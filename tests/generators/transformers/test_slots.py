@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
-from batchroute.generators.transformers.slots import Slots, attend
+from batchroute.generators.transformers.attention import attend
+from batchroute.generators.transformers.slots import Slots
 
 HEADS, GROUPS, DIM = 4, 2, 8
 CPU = torch.device("cpu")
