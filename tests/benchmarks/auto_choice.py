@@ -17,6 +17,9 @@ import json
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import Ridge
 
 from batchroute.confidence.answers import Answers
 from batchroute.confidence.calibration import measure
@@ -24,8 +27,9 @@ from batchroute.confidence.choice import choose_at
 from batchroute.confidence.evaluate import SHARES
 from batchroute.confidence.plans import Plan, curve
 from batchroute.tables import quality_table
-from tests.benchmarks.embedded_ways import out_of_fold
 from tests.benchmarks.tonights_calibration import Night
+
+_FOLDS = 5
 
 
 def main() -> None:
@@ -83,6 +87,19 @@ def measured(night: Night, rows: int, draws: int) -> dict[float, dict[str, list[
             for way, plan in plans.items():
                 ways.setdefault(way, []).append(float(curve(rest, plan).drop_at(cost)[0]))
     return found
+
+
+def out_of_fold(prompts: list[str], gaps: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Scores in [0, 1]."""
+    fold, found = np.random.default_rng(0).permutation(len(prompts)) % _FOLDS, np.zeros(len(prompts))
+    for number in range(_FOLDS):
+        held = np.flatnonzero(fold == number)
+        others = np.flatnonzero(fold != number)
+        words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+        known = words.fit_transform([prompts[row] for row in others])
+        found[held] = Ridge(3.0).fit(known, gaps[others]).predict(words.transform([prompts[row] for row in held]))
+    scores: NDArray[np.float32] = (1 / (1 + np.exp(-(found - found.mean()) / found.std()))).astype(np.float32)
+    return scores
 
 
 if __name__ == "__main__":

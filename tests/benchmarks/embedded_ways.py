@@ -1,83 +1,147 @@
 """Before, after and both at equal total cost, on the three pairs of a table of answers of three models.
 
-    python -m tests.benchmarks.embedded_ways --answers sample_data/answers.parquet --small-cost 0.1
+    python -m tests.benchmarks.embedded_ways
+    python -m tests.benchmarks.embedded_ways --agree 3 --small-cost 0.02
 
-The score is a TF-IDF ridge of the gap, out of fold. Signals are the log-probabilities, the tokens, and the agreement
-with the next three samples, whose cost is not counted. The agreement is by the text alone.
+Prompts are scored by heads on a frozen encoder, out of fold. The signals are the log-probabilities and the tokens; with
+`--agree K` also the agreement of each answer with the next K samples, by the text alone, whose tokens are paid for.
+Costs are those of the paper's job, at its own prices (a row of one model reads and writes as many tokens as the table
+says) and with both models at the large one's; with `--small-cost` those of a ratio.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import Ridge
 
+from batchroute import models
 from batchroute.confidence.answers import Answers
 from batchroute.confidence.calibrate import answered_rows
-from batchroute.confidence.calibration import measure
+from batchroute.confidence.calibration import AnsweredRows, measure
 from batchroute.confidence.evaluate import figures
-from batchroute.confidence.pricing import by_ratio
+from batchroute.confidence.pricing import by_price, by_ratio
+from batchroute.confidence.rows import PricedRows
+from batchroute.costs.prices import Price
 from batchroute.generators.agreement import same_text
+from batchroute.router.evaluation.scorecard import Estimate
+from batchroute.router.heads.members import combined
+from batchroute.router.training.encoders import frozen_encoder
+from batchroute.router.training.heads.cache import states_of
+from batchroute.router.training.heads.crossing import cross_fitted, folds_of
+from batchroute.router.training.heads.fitting import Inputs, Lesson, numbered
 from batchroute.tables import quality_table
+from batchroute.tables.quality_table import QualityTable
 
 PAIRS = (("small", "large"), ("small", "middle"), ("middle", "large"))
-_FOLDS = 5
+# Of jobs/paper/pair.yaml.
+_SMALL, _LARGE = Price(input="0.05", output="0.10"), Price(input="0.50", output="1.50")
+_ROUTER_PER_TOKEN = 0.02e-6
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--answers", default="sample_data/answers.parquet")
-    parser.add_argument("--small-cost", type=float, default=0.1, help="of an answer, as a share of the large model's")
+    parser.add_argument("--quality-table", help="with signals, of one pair, in place of the answers")
+    parser.add_argument("--base", default="embedded:all-minilm-l6-v2")
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--agree", type=int, default=0, help="samples that each answer is compared with")
+    parser.add_argument("--small-cost", type=float, help="of an answer, as a share of the large model's")
     parser.add_argument("--resamples", type=int, default=200)
     options = parser.parse_args()
+    if options.quality_table:
+        show(quality_table.read(options.quality_table), options)
+        return
     answers = pl.read_parquet(options.answers)
-    for weak, strong in PAIRS:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "t.parquet"
-            pair(answers, weak, strong).write_parquet(path)
-            table = quality_table.read(str(path))
-        scores = out_of_fold(table.prompts, table.small_mean - table.large_mean)
-        rows = Answers.of(table, scores)
-        fitted = measure(rows.signals, rows.small, rows.large, rows.prompts, 0, resamples=1)
-        priced = by_ratio(answered_rows(rows, scores, fitted.confidence), options.small_cost)
-        print(f"{weak} or {strong}: {len(rows):,} answers to {len(table):,} prompts", flush=True)
-        for way, found in figures(priced, options.resamples, 0)[0].items():
-            print(f"  {way}: {', '.join(f'{share} % {drop.text()}' for share, drop in found.drop.items())}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        # The pairs have the same prompts, so the encoder reads them once for all.
+        path = Path(folder) / "t.parquet"
+        for weak, strong in PAIRS:
+            pair(answers, weak, strong, options.agree).write_parquet(path)
+            print(f"{weak} or {strong}:", end=" ")
+            show(quality_table.read(str(path)), options)
 
 
-def pair(answers: pl.DataFrame, weak: str, strong: str) -> pl.DataFrame:
+def show(table: QualityTable, options: argparse.Namespace) -> None:
+    scores = out_of_fold(table, options.base, options.max_length)
+    rows = Answers.of(table, scores)
+    fitted = measure(rows.signals, rows.small, rows.large, rows.prompts, 0, resamples=1)
+    answered = answered_rows(rows, scores, fitted.confidence)
+    print(f"{len(rows):,} answers to {len(table):,} prompts", flush=True)
+    for name, priced in costs(answered, options.small_cost):
+        ratio = priced.small_cost.mean() / priced.large_cost.mean()
+        print(f" {name}: a small answer costs {ratio:.0%} of a large one")
+        found, total = figures(priced, options.resamples, 0)
+        print(f"  total cost: {', '.join(f'{share} % {cost:.0f} %' for share, cost in total.items())}")
+        for way, one in found.items():
+            line(way, one.drop)
+            if one.drop_at_share:
+                line(f"{way}, with as many rows kept", one.drop_at_share)
+
+
+def line(name: str, drops: Mapping[str, Estimate]) -> None:
+    print(f"  {name}: {', '.join(f'{share} % {drop.text()}' for share, drop in drops.items())}", flush=True)
+
+
+def costs(answered: AnsweredRows, ratio: float | None) -> Iterator[tuple[str, PricedRows]]:
+    if ratio is not None:
+        yield "by a ratio", by_ratio(answered, ratio)
+        return
+    assert answered.small_tokens is not None
+    router = float(np.mean(answered.small_tokens[0])) * _ROUTER_PER_TOKEN
+    yield "at the job's prices", by_price(answered, {"small": _SMALL, "large": _LARGE}, {}, router)
+    yield "at equal prices", by_price(answered, {"small": _LARGE, "large": _LARGE}, {}, router)
+
+
+def pair(answers: pl.DataFrame, weak: str, strong: str, agree: int) -> pl.DataFrame:
     """A quality table with signals."""
-    agreement = [
-        [float(np.mean([same_text(one[(i + j) % len(one)], one[i]) for j in (1, 2, 3)])) for i in range(len(one))]
-        for one in answers[f"{weak}_responses"].to_list()
-    ]
-    return answers.select(
+    table = answers.select(
         "prompt",
+        *(["task"] if "task" in answers.columns else []),
         small_quality=f"{weak}_quality",
         large_quality=f"{strong}_quality",
         small_logprob=f"{weak}_logprob",
         small_logprob_low=f"{weak}_logprob_low",
+        small_input_tokens=f"{weak}_input_tokens",
         small_output_tokens=f"{weak}_output_tokens",
-        small_agreement=pl.Series(agreement),
+        large_input_tokens=f"{strong}_input_tokens",
+        large_output_tokens=f"{strong}_output_tokens",
+    )
+    if not agree:
+        return table
+    others = range(1, agree + 1)
+    responses, written = answers[f"{weak}_responses"].to_list(), answers[f"{weak}_output_tokens"].to_list()
+    return table.with_columns(
+        small_agreement=pl.Series(
+            [
+                [float(np.mean([same_text(one[(i + j) % len(one)], one[i]) for j in others])) for i in range(len(one))]
+                for one in responses
+            ]
+        ),
+        # A prompt is read once for all of its samples.
+        small_sample_input_tokens=pl.lit(0, pl.Int32),
+        small_sample_output_tokens=pl.Series([round(agree * float(np.mean(some))) for some in written], dtype=pl.Int32),
     )
 
 
-def out_of_fold(prompts: list[str], gaps: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Scores in [0, 1]."""
-    fold, found = np.random.default_rng(0).permutation(len(prompts)) % _FOLDS, np.zeros(len(prompts))
-    for number in range(_FOLDS):
-        held = np.flatnonzero(fold == number)
-        others = np.flatnonzero(fold != number)
-        words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-        known = words.fit_transform([prompts[row] for row in others])
-        found[held] = Ridge(3.0).fit(known, gaps[others]).predict(words.transform([prompts[row] for row in held]))
-    scores: NDArray[np.float32] = (1 / (1 + np.exp(-(found - found.mean()) / found.std()))).astype(np.float32)
+def out_of_fold(table: QualityTable, base: str, max_length: int) -> NDArray[np.float32]:
+    """Each prompt's score by heads that were fitted to the other folds: shape [rows], in [0, 1]."""
+    router = frozen_encoder(base, max_length, torch.device("cpu"))
+    states = states_of(router, models.identity(base), table.path, table.prompts, lambda done, whole: None, print)
+    inputs, gaps = Inputs.of(table.prompts, states), table.small_mean - table.large_mean
+    low, high = np.percentile(gaps, [1, 99])
+    targets = np.clip((gaps - low) / (high - low), 0.0, 1.0)
+    lesson = Lesson(
+        inputs.features, inputs.features @ inputs.rotation, targets, np.ones(len(table)), numbered(table.tasks)
+    )
+    members = cross_fitted(lesson, folds_of(table.prompts, 0), 0, lambda done: None)
+    scores: NDArray[np.float32] = np.clip(combined(torch.from_numpy(members))[0].numpy(), 0.0, 1.0).astype(np.float32)
     return scores
 
 
