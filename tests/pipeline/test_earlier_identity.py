@@ -104,8 +104,8 @@ def test_a_labelling_that_an_earlier_version_ended_is_done(tmp_path: Path, monke
 
 def test_the_state_of_a_training_is_known_by_either_fingerprint(tmp_path: Path) -> None:
     Checkpoints(tmp_path / "router", "then").prepare()
-    earlier, now = Checkpoints(tmp_path / "router", "then"), Checkpoints(tmp_path / "router", "now", "then")
+    earlier, now = Checkpoints(tmp_path / "router", "then"), Checkpoints(tmp_path / "router", "now", ["then"])
     earlier.epoch(0).mkdir()
     earlier.save({"figures": []}, 0)
     assert now.load() is not None
-    assert Checkpoints(tmp_path / "router", "now", "other").load() is None
+    assert Checkpoints(tmp_path / "router", "now", ["other"]).load() is None

@@ -6,7 +6,7 @@ import contextlib
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +23,35 @@ class Checkpoints:
 
     Attributes:
         fingerprint: of everything that the weights depend on; `load` ignores the state of another training.
-        earlier: what an earlier version took for the fingerprint.
+        earlier: what earlier versions took for the fingerprint.
     """
 
-    def __init__(self, output: Path, fingerprint: str, earlier: str | None = None) -> None:
+    def __init__(self, output: Path, fingerprint: str, earlier: Sequence[str] = ()) -> None:
         self.output = output.absolute()
         self.folder = self.output.with_name(self.output.name + ".work")
-        self.fingerprint, self.earlier = fingerprint, earlier
+        self.fingerprint, self.known = fingerprint, {fingerprint, *earlier}
 
-    def prepare(self) -> None:
+    def prepare(self) -> str | None:
         """Make the folder, without files of another training. Only one process may call it.
+
+        Returns:
+            A sentence if there was the state of another training, which is removed.
 
         Raises:
             InputError: the folder cannot be written.
         """
         with self.writing():
+            other = False
             if self.folder.is_dir() and self.load() is None:
+                other = (self.folder / _STATE).is_file()
                 shutil.rmtree(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
+        if not other:
+            return None
+        return (
+            f"the state of an interrupted training in '{self.folder}' is damaged, or of other settings, rows or "
+            "packages: it is removed, and this training begins anew"
+        )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -65,9 +76,7 @@ class Checkpoints:
         except (EOFError, RuntimeError, pickle.UnpicklingError):
             # The machine stopped while it wrote. Repeating an epoch is better than asking the user to remove a file.
             return None
-        whole = (
-            state.get("fingerprint") in (self.fingerprint, self.earlier) and self.epoch(state["best_epoch"]).is_dir()
-        )
+        whole = state.get("fingerprint") in self.known and self.epoch(state["best_epoch"]).is_dir()
         return state if whole else None
 
     def epoch(self, number: int) -> Path:

@@ -51,7 +51,11 @@ class Progress:
 
 
 class Learner:
-    """One training in progress: the state that changes from step to step, and its checkpoints."""
+    """One training in progress: the state that changes from step to step, and its checkpoints.
+
+    Attributes:
+        began_anew: after `resume`, a sentence if the state of another training was removed.
+    """
 
     def __init__(
         self,
@@ -78,7 +82,9 @@ class Learner:
         self.schedule = get_linear_schedule_with_warmup(adam, round(options.warmup * steps), steps)  # type: ignore[no-untyped-call]
         self.model, self.optimizer = accelerator.prepare(objective, adam)
         self.history: list[Figures] = []
-        self.checkpoints = Checkpoints(options.output, self._fingerprint(2), self._fingerprint(1))
+        earlier = [self._fingerprint(1), self._fingerprint(2)]
+        self.checkpoints = Checkpoints(options.output, self._fingerprint(3), earlier)
+        self.began_anew: str | None = None
 
     @property
     def best_epoch(self) -> int:
@@ -95,7 +101,7 @@ class Learner:
             InputError: the work folder cannot be written, or the processes see different files in it.
         """
         if self.accelerator.is_main_process:
-            self.checkpoints.prepare()
+            self.began_anew = self.checkpoints.prepare()
         self.accelerator.wait_for_everyone()
         state = self.checkpoints.load()
         if state is not None:
@@ -218,11 +224,13 @@ class Learner:
         states = {name: part.state_dict() for name, part in self._parts().items()}
         return {**states, "history": [asdict(figures) for figures in self.history]}
 
-    def _fingerprint(self, version: Literal[1, 2]) -> str:
+    def _fingerprint(self, version: Literal[1, 2, 3]) -> str:
+        # No weight of an epoch depends on the patience, so that a training may stop earlier or later than was meant.
+        unused = _NOT_LEARNED if version < 3 else {*_NOT_LEARNED, "patience"}
         whole = {
-            "options": self.options.model_dump(mode="json", exclude=_NOT_LEARNED),
+            "options": self.options.model_dump(mode="json", exclude=unused),
             "table": self.training.sha256,
-            "base": models.identity(self.options.base, version=version),
+            "base": models.identity(self.options.base, version=1 if version == 1 else 2),
             "versions": versions(),
             "processes": self.accelerator.num_processes,
         }

@@ -138,6 +138,8 @@ class _Task:
         learner = Learner(options, labels, training, validation, self.accelerator, self.on_progress)
         if done := learner.resume():
             self.say(f"going on after epoch {done}, the last whole one of an interrupted training")
+        elif learner.began_anew is not None:
+            self.say(learner.began_anew)
         learner.train()
         best, history = learner.best_epoch, learner.history
         notes = {
@@ -191,7 +193,8 @@ class _Task:
         self, options: TrainOptions, labels: Labels, verdict: Verdict, rows: QualityTable
     ) -> HeadsResult:
         # An output that cannot be written is found before a minute of work.
-        Checkpoints(options.output, "heads").prepare()
+        if anew := Checkpoints(options.output, "heads").prepare():
+            self.say(anew)
         result = fit_heads(options, labels, rows, self.accelerator.device, self.say)
         notes = {
             **_notes(options, labels, verdict, rows, result.max_length),

@@ -27,6 +27,11 @@ def interrupt(progress: Progress) -> None:
         raise Interrupted
 
 
+def interrupt_later(progress: Progress, epoch: int) -> None:
+    if progress.epoch == epoch and progress.validation is not None:
+        raise Interrupted
+
+
 def interrupt_after_an_epoch(progress: Progress) -> None:
     if progress.validation is not None:
         raise Interrupted
@@ -55,10 +60,22 @@ def test_the_state_of_another_training_is_not_taken_up(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(options(tmp_path, table, epochs=3), interrupt)
     reports: list[Progress] = []
-    result = train(options(tmp_path, table, epochs=3, seed=5), reports.append)
+    notes: list[str] = []
+    result = train(options(tmp_path, table, epochs=3, seed=5), reports.append, notes.append)
     assert reports[0].epoch == 1
+    assert "is removed, and this training begins anew" in notes[-1]
     calm = train(options(tmp_path, table, epochs=3, seed=5, output=tmp_path / "calm"))
     assert result.history == calm.history
+
+
+def test_an_interrupted_training_may_end_sooner_than_was_meant(tmp_path: Path) -> None:
+    table = write_table(tmp_path, rows=80)
+    with pytest.raises(Interrupted):
+        train(options(tmp_path, table, epochs=9, patience=9), lambda one: interrupt_later(one, 3))
+    reports: list[Progress] = []
+    result = train(options(tmp_path, table, epochs=9, patience=1), reports.append)
+    assert not reports or reports[0].epoch == 4
+    assert len(result.history) < 9
 
 
 def test_an_interrupted_training_leaves_the_old_router(tmp_path: Path) -> None:
