@@ -11,6 +11,8 @@ from batchroute.cli.options import Overrides
 from batchroute.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from batchroute.confidence.ways import Prices
 
 measuring_app = typer.Typer()
@@ -29,6 +31,10 @@ def calibrate(
         list[str] | None,
         typer.Option("--signal", metavar="COLUMN", help="A recorded signal of the small answers; may be repeated."),
     ] = None,
+    reader: Annotated[
+        str | None,
+        typer.Option("--reader", metavar="DIR", help="From train --reads answer: one more signal."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the folds and the bootstrap.")] = 0,
 ) -> None:
     """Measure what each threshold of score and confidence costs in quality, on rows that the router never saw."""
@@ -38,21 +44,26 @@ def calibrate(
 
     if (router is None) == (output is None):
         raise InputError("give either --router, or --output for a confidence without a router")
-    table, scores = tables.read(quality_table, signal or ()), None
+    table, scores = tables.read(quality_table, signal or (), responses=reader is not None), None
     if router is not None:
-        from batchroute.engines.local import LocalEngine
-        from batchroute.progress import for_this_terminal
         from batchroute.router.calibration.calibrate import calibrate_router
 
-        calibrated = calibrate_router(table, router, LocalEngine(for_this_terminal(False)).device, seed)
+        calibrated = calibrate_router(table, router, _device(), seed)
         table, scores = calibrated.table, calibrated.scores
         for line in calibrated.calibration.summary():
             typer.echo(line)
         typer.echo(f"calibration in {Path(router) / 'calibration.json'}")
-        if not table.tells:
+        if not table.tells and reader is None:
             return
+    known = None
+    if reader is not None:
+        from batchroute.confidence.reader import with_readings
+        from batchroute.router.reading import identity_of
+
+        table, scores = with_readings(table, scores, reader, _device())
+        known = identity_of(reader)
     folder = Path(router or str(output))
-    confidence = calibrate_confidence(table, scores, seed)
+    confidence = calibrate_confidence(table, scores, seed, known)
     write(confidence, folder)
     for line in confidence.summary():
         typer.echo(line)
@@ -80,6 +91,10 @@ def evaluate(
         list[str] | None,
         typer.Option("--signal", metavar="COLUMN", help="A recorded signal of the small answers; may be repeated."),
     ] = None,
+    reader: Annotated[
+        str | None,
+        typer.Option("--reader", metavar="DIR", help="From train --reads answer: one more signal."),
+    ] = None,
     job_file: Annotated[
         str | None, typer.Option("--job", metavar="JOB.yaml", help="The job with the prices to compare ways by.")
     ] = None,
@@ -104,22 +119,23 @@ def evaluate(
         raise InputError("--compare and --second-table are about routers: name one with --router")
     check_output(output, overwrite)
     prices = _prices(job_file, overrides, small_cost)
-    table, scores = tables.read(quality_table, signal or ()), None
+    table, scores = tables.read(quality_table, signal or (), responses=reader is not None), None
     if router is not None:
-        from batchroute.engines.local import LocalEngine
-        from batchroute.progress import for_this_terminal
         from batchroute.router.evaluation.console import print_evaluation
         from batchroute.router.evaluation.evaluate import evaluate_routers, write
 
-        device = LocalEngine(for_this_terminal(False)).device
         routers = [router, *(compare or ())]
-        evaluated = evaluate_routers(table, routers, device, bootstrap, seed, all_rows, second_table)
+        evaluated = evaluate_routers(table, routers, _device(), bootstrap, seed, all_rows, second_table)
         table, scores = evaluated.table, evaluated.scores
         write(evaluated.evaluation, output, overwrite)
         print_evaluation(evaluated.evaluation)
         typer.echo(f"figures  {output}/evaluation.json\nplot     {output}/curve.png, {output}/curve.svg")
-        if not table.tells:
+        if not table.tells and reader is None:
             return
+    if reader is not None:
+        from batchroute.confidence.reader import with_readings
+
+        table, scores = with_readings(table, scores, reader, _device(), all_rows)
     calibration = None if (folder := confidence or router) is None else ConfidenceCalibration.known(folder)
     ways = evaluate_ways(table, scores, calibration, prices, bootstrap, seed)
     make_output(output)
@@ -127,6 +143,13 @@ def evaluate(
     for line in sentences(ways):
         typer.echo(line)
     typer.echo(f"figures  {output}/ways.json\nplot     {output}/ways.png, {output}/ways.svg")
+
+
+def _device() -> torch.device:
+    from batchroute.engines.local import LocalEngine
+    from batchroute.progress import for_this_terminal
+
+    return LocalEngine(for_this_terminal(False)).device
 
 
 def _prices(job_file: str | None, overrides: list[str] | None, small_cost: float) -> Prices:
@@ -159,10 +182,7 @@ def check_transfer(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Tell whether a router can serve another pair of models, from a small labelled sample."""
-    from batchroute.engines.local import LocalEngine
-    from batchroute.progress import for_this_terminal
     from batchroute.router.evaluation.transfer import check
 
-    device = LocalEngine(for_this_terminal(False)).device
-    for line in check(router, quality_table, device, trained_on, seed).sentences():
+    for line in check(router, quality_table, _device(), trained_on, seed).sentences():
         typer.echo(line)

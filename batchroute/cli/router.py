@@ -163,6 +163,10 @@ def train(
         Literal["auto", "heads", "finetune"],
         typer.Option("--method", help="Heads on the encoder, or the whole encoder; auto chooses."),
     ] = "auto",
+    reads: Annotated[
+        Literal["prompt", "answer"],
+        typer.Option("--reads", help="What it reads: prompts, or with each prompt the small model's answer too."),
+    ] = "prompt",
     add: Annotated[
         list[str] | None,
         typer.Option("--add", metavar="TABLE", help="More rows to learn from, such as an audit; may be repeated."),
@@ -206,6 +210,7 @@ def train(
         output=output,
         label=label,
         method="finetune" if asked else method,
+        reads=reads,
         add=add or [],
         epochs=epochs,
         patience=patience,
@@ -224,13 +229,15 @@ def train(
         if os.environ.get("RANK", "0") == "0":
             typer.echo(line, err=err)
 
-    say(f"training a router for '{label}' from {base} on {quality_table}")
+    kind = "router" if reads == "prompt" else "reader of answers"
+    say(f"training a {kind} for '{label}' from {base} on {quality_table}")
     if asked and method == "auto":
         say(f"fine-tuning, since {flags} is about it")
     with LocalEngine(for_this_terminal(False)).terminable():
         result = train_router(options, Narrator(say), say)
     if result.method == "heads":
-        say(f"router in {result.output}: heads, {result.train_rows:,} rows to train on", err=False)
+        rows = "rows" if reads == "prompt" else "answers"
+        say(f"{kind} in {result.output}: heads, {result.train_rows:,} {rows} to train on", err=False)
         return
     say(
         f"router in {result.output}: epoch {result.best_epoch} of {len(result.history)}, "

@@ -16,7 +16,7 @@ from batchroute.errors import InputError
 from batchroute.fields import SIDES
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.plan import read_audit_plan
-from batchroute.pipeline.shards.names import SHARDS, Shard, shard_stage
+from batchroute.pipeline.shards.names import READ, SHARDS, Shard, shard_stage
 from batchroute.pipeline.tonight.drawn import read_drawn
 from batchroute.storage import manifest
 from batchroute.storage.objects import folder_at
@@ -88,6 +88,7 @@ def _stages(work: Workdir, snapshot: Mapping[str, Any]) -> list[tuple[str, Seque
     shown = [shard for shard in SHARDS if shard in SIDES or units[shard] is not None]
     written = [receipt for shard in shown for receipt in shard_stage(work, shard).receipts().values()]
     of_stages: list[tuple[str, int | None]] = [(shard, units[shard]) for shard in shown]
+    of_stages += [(stage, units[shard]) for shard, stage in READ.items() if work.stage(stage).receipts()]
     if drawn is not None:
         of_stages.append((layout.CALIBRATED, len(drawn.spans())))
     # Without any rows there is one empty part.

@@ -11,6 +11,7 @@ from batchroute.fields import SIDES
 from batchroute.pipeline.context import output_folder
 from batchroute.pipeline.identity import Identity, calibrated_limits, identify
 from batchroute.pipeline.metrics import check_models
+from batchroute.pipeline.readers import other_small_model
 from batchroute.pipeline.stages import results, snapshot
 from batchroute.storage.workdir import run_ids
 from batchroute.tables.files import Files
@@ -44,6 +45,9 @@ def validate(job: Job, deep: bool = False) -> list[str]:
     if job.router is not None:
         models.check(job.router.model, router=True, allow_pickle=job.router.allow_pickle)
         lines.append(f"router   {job.router.model}")
+    if job.models.small.reader is not None:
+        models.check(job.models.small.reader, router=True)
+        lines.append(f"reader   {other_small_model(job) or job.models.small.reader}")
     lines += [f"policy   {line}" for line in calibrated_limits(job)]
     for side in SIDES:
         lines.append(f"{side:<8} {generators.check(job.models.of(side))}")

@@ -20,12 +20,15 @@ Tokens = tuple[NDArray[np.float64], NDArray[np.float64]]
 _MOST, _DIGITS = 4_000, 6
 
 
-def calibrate_confidence(table: QualityTable, scores: Scores | None, seed: int = 0) -> ConfidenceCalibration:
+def calibrate_confidence(
+    table: QualityTable, scores: Scores | None, seed: int = 0, reader: str | None = None
+) -> ConfidenceCalibration:
     """Fit and measure the confidence of the small model's answers.
 
     Args:
-        table: rows that the router never saw, if there is a router.
+        table: rows that neither the router nor the reader saw, if there are such.
         scores: the router's, shape [rows]; None without a router.
+        reader: digest of the reader that gave the table's readings.
 
     Raises:
         InputError: the table has no signals or too few prompts, or the large model's mean quality is 0.
@@ -44,6 +47,7 @@ def calibrate_confidence(table: QualityTable, scores: Scores | None, seed: int =
         points=measured.points,
         large_mean=float(answers.large.mean()),
         answered=answered_rows(answers, scores, measured.confidence, _MOST),
+        reader=reader,
         seconds_per_token=seconds_per_token(table),
     )
 

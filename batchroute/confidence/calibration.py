@@ -103,6 +103,7 @@ class ConfidenceCalibration(MeasuredPoints):
     Attributes:
         model: makes a row's confidence of its signals.
         answered: the rows; to compare deciding before and after by a job's own prices.
+        reader: digest of the reader of answers whose reading is a signal; None without one.
         seconds_per_token: by side, as `label` measured them; for prices by time.
     """
 
@@ -110,6 +111,7 @@ class ConfidenceCalibration(MeasuredPoints):
     model: ConfidenceModel
     large_mean: float
     answered: AnsweredRows | None = None
+    reader: str | None = None
     seconds_per_token: dict[str, float] = Field(default_factory=dict)
 
     def summary(self) -> list[str]:

@@ -21,6 +21,9 @@ _STEPS, _SMALL_STEP = 50, 1e-8
 _HOLD = 1e-3
 _LEAST_ROWS = 20
 
+UNFITTED = ("agreement", "logprob_low", "reading")
+"""The signals that are a confidence by themselves, the first one first."""
+
 
 class Column(BaseModel):
     """What one signal adds: weight · z + bend · (z² − square), with z its standardised value.
@@ -167,19 +170,19 @@ def cross_fitted(
 
 
 def unfitted(signals: Signals) -> NDArray[np.float32]:
-    """The confidence without a fit: agreement if a row has it, else the rank of `logprob_low` among the given rows.
-
-    Ranks are scaled to [0, 1] and equal values have equal ranks. NaN where neither signal is known.
+    """The confidence without a fit: the first of `UNFITTED` that a row has. Of `logprob_low` it is the rank among the
+    given rows, scaled to [0, 1]; equal values have equal ranks. NaN where no such signal is known.
     """
     if np.isfinite(signals.agreement).any():
         return signals.agreement.astype(np.float32)
     low = signals.logprob_low
     known = np.isfinite(low)
+    if not known.any():
+        return signals.reading.astype(np.float32)
     confidence = np.full(len(low), np.nan, np.float32)
-    values, place, count = np.unique(low[known], return_inverse=True, return_counts=True)
-    if len(values):
-        middle = np.cumsum(count) - (count + 1) / 2
-        confidence[known] = (middle / max(1, int(known.sum()) - 1))[place]
+    _, place, count = np.unique(low[known], return_inverse=True, return_counts=True)
+    middle = np.cumsum(count) - (count + 1) / 2
+    confidence[known] = (middle / max(1, int(known.sum()) - 1))[place]
     return confidence
 
 

@@ -24,6 +24,7 @@ class Signals:
         tokens: of the answer.
         cut: 1 where the answer was cut at `max_new_tokens`, else 0.
         score: the router's.
+        reading: what a reader of answers makes of the prompt and the answer together.
         extra: recorded signals by name, such as the agreement with a helper's answer.
     """
 
@@ -33,6 +34,7 @@ class Signals:
     tokens: Floats
     cut: Floats
     score: Floats
+    reading: Floats
     extra: Mapping[str, Floats] = field(default_factory=dict)
 
     @classmethod

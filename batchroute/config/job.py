@@ -12,7 +12,7 @@ from batchroute.costs.prices import Money, Price
 from batchroute.costs.usage import COLUMNS
 from batchroute.engines.ray.pools import RaySpec
 from batchroute.fields import Share, Side
-from batchroute.generators.settings import ModelSpec
+from batchroute.generators.settings import Confidence, ModelSpec
 from batchroute.generators.validation import Check
 from batchroute.hardware.devices import Precision
 from batchroute.policy.settings import Policy
@@ -82,6 +82,12 @@ class Models(BaseModel):
             raise ValueError("on_failure and escalate are settings of models.small: there is no model above the large")
         return self
 
+    @model_validator(mode="after")
+    def _only_the_small_ones_answers_are_read(self) -> Self:
+        if self.large.reader is not None:
+            raise ValueError("confidence.reader is a setting of models.small: the large model's answers are not read")
+        return self
+
     def of(self, side: Side) -> JobModel:
         return self.small if side == "small" else self.large
 
@@ -148,6 +154,11 @@ class Job(BaseModel):
             )
         if self.policy.looks_after and self.policy.signals is None:
             _check_signals(self.models.small)
+        if self.models.small.reader is not None and not self.policy.looks_after:
+            raise ValueError(
+                "models.small.confidence.reader reads answers, and the policy decides before there are any: set "
+                "policy.decide: after or auto, or leave the reader out"
+            )
         if self.output.columns is not None and not self.json_columns:
             raise ValueError(
                 "output.columns needs to know the keys of the answers: set the same response_format for both models, "
@@ -185,17 +196,26 @@ def without_samples(job: Job) -> Job:
     return job.model_copy(update={"models": job.models.model_copy(update={"small": silent})})
 
 
+def without_reader(model: JobModel) -> JobModel:
+    """The model without the reader of its answers, as if the job did not name one."""
+    if model.confidence is None or model.confidence.reader is None:
+        return model
+    kept = model.confidence.model_copy(update={"reader": None})
+    return model.model_copy(update={"confidence": None if kept == Confidence() else kept})
+
+
 def _check_signals(small: JobModel) -> None:
     """Raises:
     ValueError: nothing tells how far the small model's answers can be trusted.
     """
     logprobs = small.record.logprobs and (small.confidence is None or small.confidence.logprobs)
-    if logprobs or small.samples:
+    if logprobs or small.samples or small.reader is not None:
         return
     if not small.record.logprobs and not small.record.samples:
         raise ValueError(
             f"policy.decide needs signals of the small model's answers, and the backend {small.backend} gives no "
-            "log-probabilities and takes no samples: choose another backend, or decide before"
+            "log-probabilities and takes no samples: name a reader of answers as models.small.confidence.reader, "
+            "choose another backend, or decide before"
         )
     what = "logprobs: true" if small.record.logprobs else "samples: 3"
     raise ValueError(

@@ -77,6 +77,7 @@ class CostReport(BaseModel):
     rows: dict[str, int]
     cost_advantage: float | None
     router: RouterUsage
+    reader: RouterUsage | None = None
     models: dict[str, ModelUsage]
     escalated: Escalated | None = None
     deferred: Deferred | None = None
@@ -99,6 +100,11 @@ class CostReport(BaseModel):
     def kept(self) -> int:
         """Rows that were sent to the small model alone; where its answers decided, rows that keep its answer."""
         return self.models["small"].rows if self.deferred is None else self.rows["small"]
+
+    @property
+    def encoders(self) -> dict[str, RouterUsage]:
+        """The usage of what reads and does not write: the router, which may have no name, and the reader of answers."""
+        return {"router": self.router, **({} if self.reader is None else {"reader": self.reader})}
 
     @property
     def usages(self) -> dict[str, ModelUsage]:
@@ -129,13 +135,18 @@ def build(
     audited: ModelUsage | None = None,
     deferred: Deferred | None = None,
     calibration: dict[str, ModelUsage] | None = None,
+    reader: RouterUsage | None = None,
 ) -> CostReport:
     """Args:
+    reader: what the reader of answers took, at the router's price.
     calibration: what tonight's calibration took, by side; its rows are not among those of `small` and `large`.
     audited: what the large model took for the audited rows of the small model; part of the run's cost, not of the
         baseline.
     """
-    parts = {"router": router.cost, "models.small": small.cost, "models.large": large.cost}
+    of_router = router.cost
+    if reader is not None and of_router is not None:
+        of_router += reader.cost or Decimal(0)
+    parts = {"router": of_router, "models.small": small.cost, "models.large": large.cost}
     if escalated is not None and large.cost is not None:
         parts["escalated"] = escalated.usage.cost
     if deferred is not None and large.cost is not None:
@@ -160,6 +171,7 @@ def build(
         rows=rows,
         cost_advantage=None,
         router=router,
+        reader=reader,
         models={"small": small, "large": large},
         escalated=escalated,
         deferred=deferred,
@@ -239,7 +251,7 @@ def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def to_frame(report: CostReport, groups: pl.DataFrame) -> pl.DataFrame:
-    """`report/cost.parquet`: one row per group and route, and one for the router."""
+    """`report/cost.parquet`: one row per group and route, one for the router, and one for the reader."""
     models = {side: usage.model for side, usage in report.models.items()}
     models[ESCALATED] = models["large"]
     rows = groups.with_columns(
@@ -247,19 +259,20 @@ def to_frame(report: CostReport, groups: pl.DataFrame) -> pl.DataFrame:
         pl.lit(report.run_id).alias("run_id"),
         pl.col("route").replace_strict(models, default=None, return_dtype=pl.String).alias("model"),
     )
-    router = pl.DataFrame(
+    encoders = report.encoders
+    read = pl.DataFrame(
         {
-            "name": [report.name],
-            "run_id": [report.run_id],
-            "route": ["router"],
-            "model": [report.router.model],
-            "rows": [report.router.rows],
-            "failed": [0],
-            "input_tokens": [report.router.tokens],
-            "output_tokens": [0],
-            "cost": [report.router.cost],
+            "name": [report.name] * len(encoders),
+            "run_id": [report.run_id] * len(encoders),
+            "route": list(encoders),
+            "model": [usage.model for usage in encoders.values()],
+            "rows": [usage.rows for usage in encoders.values()],
+            "failed": [0] * len(encoders),
+            "input_tokens": [usage.tokens for usage in encoders.values()],
+            "output_tokens": [0] * len(encoders),
+            "cost": [usage.cost for usage in encoders.values()],
         },
         schema_overrides={"cost": rows.schema["cost"]},
     )
     leading = [name for name in groups.columns if name not in COLUMNS]
-    return pl.concat([rows, router], how="diagonal").select("name", "run_id", *leading, *COLUMNS[2:])
+    return pl.concat([rows, read], how="diagonal").select("name", "run_id", *leading, *COLUMNS[2:])

@@ -67,6 +67,9 @@ class Confidence(BaseModel):
         default=None, description="how samples are compared: text (default), number, json, or embedding"
     )
     model: str | None = Field(default=None, description="the encoder of agree: embedding; a directory or hub id")
+    reader: str | None = Field(
+        default=None, description="a directory of train --reads answer, which reads each answer with its prompt"
+    )
 
     @model_validator(mode="after")
     def _agreement_has_samples(self) -> Self:
@@ -253,6 +256,11 @@ class ModelSpec(WeightsSettings, ApiSettings):
         return 0 if self.confidence is None else self.confidence.samples
 
     @property
+    def reader(self) -> str | None:
+        """The reader of answers, whose reading is a signal."""
+        return None if self.confidence is None else self.confidence.reader
+
+    @property
     def sampled(self) -> Sampling:
         """How extra samples are decoded: as the answer is, but at a temperature of 0.7 if the answer is greedy."""
         if not self.generation.greedy:
@@ -289,7 +297,7 @@ class ModelSpec(WeightsSettings, ApiSettings):
     def _backend_gives_signals(self) -> Self:
         if self.samples and not self.record.samples:
             raise ValueError(f"confidence.samples: the backend {self.backend} takes no extra samples: leave it out")
-        if self.confidence is not None and not self.logprobs and not self.samples:
+        if self.confidence is not None and not (self.logprobs or self.samples or self.confidence.reader):
             gives = [
                 what
                 for what, can in (("logprobs: true", self.record.logprobs), ("samples: 3", self.record.samples))

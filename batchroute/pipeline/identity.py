@@ -18,6 +18,7 @@ from batchroute.pipeline import layout
 from batchroute.policy.settings import Rule
 from batchroute.router.calibration.points import Calibration, Point
 from batchroute.router.notes import CALIBRATION_FILE, CONFIDENCE_FILE, REFERENCE_FILE
+from batchroute.router.reading import identity_of as reader_identity
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
 from batchroute.storage.manifest import Manifest
@@ -195,6 +196,8 @@ def model_settings(model: JobModel, version: Literal[1, 2] = 2) -> dict[str, Any
     settings = {"dtype": "auto", "extra_body": {}, **settings}
     if model.confidence is not None and model.confidence.model is not None:
         settings["confidence"]["model"] = models.identity(model.confidence.model, version=version)
+    if model.reader is not None:
+        settings["confidence"]["reader"] = _reader(model.reader)
     if model.extra_body:
         # As a digest: the body may hold a secret.
         settings["extra_body"] = f"sha256:{fingerprint_of(model.extra_body)[:16]}"
@@ -206,6 +209,13 @@ def model_settings(model: JobModel, version: Literal[1, 2] = 2) -> dict[str, Any
         if model.adapter is not None:
             settings["adapter"] = models.identity(model.adapter, version=version)
     return settings
+
+
+def _reader(name: str) -> str:
+    try:
+        return reader_identity(name)
+    except InputError as error:
+        raise InputError(f"models.small.confidence.reader: {error}") from error
 
 
 def _input_settings(job: Job) -> dict[str, Any]:

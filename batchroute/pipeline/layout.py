@@ -11,11 +11,13 @@
     <output>.work/<run id>/cached/<shard>/*.json        which files of the cache are read, what is kept in it
     <output>.work/<run id>/cached/<shard>/<unit>        the cache's answers to rows of the shard's unit
     <output>.work/<run id>/calibrated/<unit>            what tonight's calibration measured
+    <output>.work/<run id>/read/<unit>                  what a reader made of the small shard's answers, unit by unit
+    <output>.work/<run id>/calibration_read/<unit>      the same of tonight's calibration
     <output>.work/<run id>/confidence/<chunk>           confidences of the small model's answers, in input order
     <output>.work/<run id>/audit/<unit>                 what the audit measured
     <output>.work/<run id>/batches/<shard>/             provider batches: what was submitted, and what came back
     <output>.work/<run id>/precision/<side>.json        what `dtype: auto` took for a model
-    <output>.work/<run id>/sharing/<model>.json         how rows of a model (a side, or `router`) share batches
+    <output>.work/<run id>/sharing/<model>.json         how rows of a model (a side, `router` or `reader`) share batches
     <output>.work/<run id>/lineage.json                 COMPLETE was sent, where the job sends events of lineage
     <output>.work/<run id>/merge/<part>.json            receipts of the output's parts, which lie in <output>/data/
 
@@ -41,6 +43,8 @@ CACHE_FILES = "cached/{shard}/files.json"
 RECALLED = "cached/{shard}/recalled.json"
 KEPT = "kept-"
 CALIBRATED = "calibrated"
+READ = "read"
+CALIBRATION_READ = "calibration_read"
 CONFIDENCE = "confidence"
 MEASURED = "audit"
 BATCHES = "batches"

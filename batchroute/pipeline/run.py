@@ -24,7 +24,8 @@ from batchroute.pipeline.stages.escalate import escalate
 from batchroute.pipeline.stages.generate import generate, generate_ahead
 from batchroute.pipeline.stages.load import load
 from batchroute.pipeline.stages.merge import merge
-from batchroute.pipeline.stages.partition import partition
+from batchroute.pipeline.stages.partition import partition, read_partition
+from batchroute.pipeline.stages.read import read_answers
 from batchroute.pipeline.stages.report import write_report
 from batchroute.pipeline.stages.score import score
 from batchroute.pipeline.tonight.draw import draw
@@ -112,6 +113,9 @@ def _stages(context: Context, wait: bool) -> None:
         small_answered = generate(context, "small", wait)
     engine.barrier()
     if small_answered:
+        if _answers_decide(context):
+            read_answers(context, "small")
+            engine.barrier()
         engine.on_rank_zero(lambda: escalate(context))
         if context.job.policy.looks_after:
             engine.on_rank_zero(lambda: defer(context))
@@ -133,6 +137,12 @@ def _decides_before(context: Context) -> bool:
     return way is not None and way.way == "before"
 
 
+def _answers_decide(context: Context) -> bool:
+    assigned = read_partition(context.work)
+    assert assigned is not None
+    return not assigned.decided
+
+
 def _calibrate_tonight(context: Context, wait: bool) -> None:
     """Both models answer some rows of the night, and a metric measures what the policy has to know of them.
 
@@ -151,6 +161,7 @@ def _calibrate_tonight(context: Context, wait: bool) -> None:
     engine.barrier()
     if not (small_answered and large_answered):
         raise WaitingError(_WAITING)
+    read_answers(context, "calibration_small")
     measure_tonight(context)
     engine.barrier()
     engine.on_rank_zero(lambda: conclude(context))

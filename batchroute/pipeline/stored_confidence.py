@@ -11,6 +11,7 @@ from batchroute.confidence.calibration import ConfidenceCalibration
 from batchroute.confidence.choice import bounds_among
 from batchroute.confidence.plans import Plan, points_by
 from batchroute.confidence.pricing import by_ratio
+from batchroute.confidence.reader import READING
 from batchroute.confidence.signals import NAMES
 from batchroute.config.job import Job
 from batchroute.errors import InputError
@@ -19,6 +20,7 @@ from batchroute.pipeline.shards.answers import model_of
 from batchroute.router.calibration.gain import Gain
 from batchroute.router.calibration.lengths import Lengths
 from batchroute.router.calibration.points import Calibration, Point
+from batchroute.router.reading import identity_of
 
 
 def stored_confidence(job: Job) -> ConfidenceCalibration | None:
@@ -64,12 +66,18 @@ def _check_signals(job: Job, found: ConfidenceCalibration, where: str) -> None:
         "logprob_low": None if small.logprobs else "models.small.confidence.logprobs",
         "agreement": None if small.samples else "models.small.confidence.samples",
         "score": None if job.router is not None else "router",
+        READING: None if small.reader is not None else "models.small.confidence.reader",
     }
     for name in found.model.columns:
         column = name.removeprefix("recorded:")
         key = missing.get(name) if name in own else None if column in named else f"policy.signals: [{column}]"
         if key is not None:
             raise InputError(f"{where} reads the signal '{column}', which this job does not have: set {key}")
+    if READING in found.model.columns and small.reader is not None and found.reader != identity_of(small.reader):
+        raise InputError(
+            f"{where} was calibrated with another reader than models.small.confidence.reader '{small.reader}': "
+            f"calibrate with --reader {small.reader}"
+        )
     for column in named:
         if not {column, f"recorded:{column}"} & (found.model.columns.keys() - own):
             raise InputError(

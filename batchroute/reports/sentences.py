@@ -72,7 +72,7 @@ def _work(night: NightReport) -> tuple[str, str, str]:
     tokens = sum(usage.tokens_read + usage.tokens_written for usage in usages)
     seconds = sum(stage.seconds + stage.load_seconds for stage in night.stages)
     if not night.stages:
-        seconds = cost.router.busy_seconds + cost.router.load_seconds
+        seconds = sum(usage.busy_seconds + usage.load_seconds for usage in cost.encoders.values())
         seconds += sum(usage.busy_seconds + usage.load_seconds for usage in usages)
     return "work", words.duration(seconds), f"{words.count_briefly(tokens)} {'token' if tokens == 1 else 'tokens'}"
 

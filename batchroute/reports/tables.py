@@ -106,14 +106,15 @@ def listed(rows: list[Row]) -> Listed[Row]:
 
 
 def models(cost: CostReport) -> list[ModelRow]:
-    """The router, both models, escalated rows, audited rows, and rows without a usable prompt."""
-    router = cost.router
+    """The router, the reader, both models, escalated rows, audited rows, and rows without a usable prompt."""
     # A job without a router has one that is named by nothing.
-    rows = [] if not router.model else [
+    rows = [
         ModelRow(
-            "router", router.model, router.rows, None, None, router.tokens, None,
-            router.busy_seconds, router.load_seconds, router.cost,
+            role, usage.model, usage.rows, None, None, usage.tokens, None,
+            usage.busy_seconds, usage.load_seconds, usage.cost,
         )
+        for role, usage in cost.encoders.items()
+        if usage.model
     ]  # fmt: skip
     for side, usage in cost.models.items():
         rows.append(_of(side, usage, usage.rows / cost.routed if cost.routed else None))

@@ -27,6 +27,7 @@ from batchroute.router.fast import int8, speed_up
 from batchroute.router.heads import ensemble
 from batchroute.router.neighbours import SHARINGS, Sharing, sharing
 from batchroute.router.notes import ROUTER_FILE, read_json
+from batchroute.router.reading import Reads, check_reads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,6 +52,8 @@ class Router:
     Attributes:
         heads: score what `pooled` gives; None for a classifier, whose scores `probabilities` gives.
         max_length: tokens read of a prompt, special tokens included; longer prompts are cut.
+        reads: `answer` for a reader of answers. `batchroute.router.reading.joined` makes its texts, and `encode` cuts
+            their middle.
         inputs: names of the tensors that the tokenizer makes and the model takes.
         known_tokens: how many tokens the model has embeddings of; None: it does not tell.
         token_budget: padded tokens (rows × longest row) in one batch; `score` lowers it when memory runs out.
@@ -67,8 +70,10 @@ class Router:
         device: torch.device,
         max_length: int,
         heads: Ensemble | None = None,
+        reads: Reads = "prompt",
     ) -> None:
         self.model = model
+        self.reads = reads
         self.heads = heads
         self.tokenizer = tokenizer
         self.device = device
@@ -93,6 +98,7 @@ class Router:
         precision: Precision = "auto",
         max_length: int | None = None,
         allow_pickle: bool = False,
+        reads: Reads = "prompt",
     ) -> Self:
         """Load the router from a directory, a hub id or `embedded:NAME` onto `device`, ready to score.
 
@@ -102,16 +108,18 @@ class Router:
         Args:
             precision: `auto` is float32 on a CPU and half precision on a GPU. `int8` is for CPUs.
             allow_pickle: load weights that are not safetensors.
+            reads: what it must read.
 
         Raises:
             InputError: the model does not exist, is no classifier with one or two labels, has no trained head, has
-                heads that do not fit it, is a pickle that was not allowed, or brings its own code; `max_length` leaves
-                no room for text; or this device or model does not support the precision.
+                heads that do not fit it, is a pickle that was not allowed, brings its own code, or reads something
+                else; `max_length` leaves no room for text; or this device or model does not support the precision.
         """
         started = time.perf_counter()
         if precision == "int8" and device.type != "cpu":
             raise InputError("router.precision int8 is for CPUs, and this is a GPU: leave it out, or give bfloat16")
         path = models.resolve(name)
+        check_reads(name, reads)
         heads = ensemble.read(Path(path))
         kind = AutoModelForSequenceClassification if heads is None else AutoModel
         allowed = models.loading(f"the router '{name}'", path, allow_pickle, models.ROUTER_KEYS)
@@ -148,7 +156,7 @@ class Router:
                 "are of another encoder, so train the router again"
             )
         length = min(limit for limit in limits if limit is not None)
-        router = cls(model, tokenizer, device, length, None if heads is None else heads.to(device))
+        router = cls(model, tokenizer, device, length, None if heads is None else heads.to(device), reads)
         router._last_layer, router.name = last_layer, name
         router.notes += [] if note is None else [note]
         if router.max_length <= (special := tokenizer.num_special_tokens_to_add()):

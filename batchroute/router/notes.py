@@ -16,6 +16,9 @@ from batchroute.errors import InputError
 from batchroute.fields import SIDES
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from batchroute.tables.quality_table import QualityTable
 
 ROUTER_FILE = "router.json"
@@ -81,11 +84,15 @@ class Notes:
 
     def held_out(self, table: QualityTable) -> QualityTable:
         """The rows whose prompts the router never saw, in their order; possibly none."""
+        return table.take(self.unseen(table))
+
+    def unseen(self, table: QualityTable) -> NDArray[np.intp]:
+        """The numbers of these rows, from 0."""
         seen = self.trained | self.validated
         rows = [row for row, prompt in enumerate(table.prompts) if prompt_digest(prompt) not in seen]
         import numpy as np
 
-        return table.take(np.array(rows, dtype=np.intp))
+        return np.array(rows, dtype=np.intp)
 
 
 def prompt_digest(prompt: str) -> str:

@@ -99,19 +99,21 @@ def distinct(texts: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
 
 
 def encode(router: Router, texts: Sequence[str]) -> Encoded:
-    """Tokenise, and cut long texts as `truncation=True` would: special tokens stay.
+    """Tokenise, and cut long texts as `truncation=True` would, those of a reader of answers in the middle: special
+    tokens stay.
 
     Some texts at a time, and a text of more than 131,072 characters in pieces: before the cut, the tokens of a text
     take up to 200 times its memory. Where two pieces meet, a token or two may differ; the router reads of one alone.
     """
     front, back = _special_tokens(router)
-    keep_end = router.tokenizer.truncation_side == "left"
+    if router.reads == "answer":
+        kept = front + (router.max_length - front - back + 1) // 2
+    else:
+        kept = front if router.tokenizer.truncation_side == "left" else router.max_length - back
 
     def cut(row: list[int]) -> list[int]:
         over = len(row) - router.max_length
-        if over <= 0:
-            return row
-        return row[:front] + row[front + over :] if keep_end else row[: len(row) - back - over] + row[len(row) - back :]
+        return row if over <= 0 else row[:kept] + row[kept + over :]
 
     features: dict[str, list[list[int]]] = {}
     lengths: list[int] = []
@@ -122,9 +124,9 @@ def encode(router: Router, texts: Sequence[str]) -> Encoded:
             if name in encoding:
                 features.setdefault(name, []).extend(cut(row) for row in encoding[name])
     tokens = np.array(lengths, dtype=np.int32)
-    kept = np.minimum(tokens, router.max_length).astype(np.int32)
+    cut_lengths = np.minimum(tokens, router.max_length).astype(np.int32)
     parts = None if router.heads is None else TextParts.of(texts, router.heads.projection)
-    return Encoded(features or {"input_ids": []}, kept, tokens, parts)
+    return Encoded(features or {"input_ids": []}, cut_lengths, tokens, parts)
 
 
 def _encoding(router: Router, texts: list[str], front: int, back: int) -> Mapping[str, list[list[int]]]:

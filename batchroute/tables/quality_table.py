@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from batchroute.errors import InputError, first_line
 from batchroute.fields import SIDES
-from batchroute.tables import signal_columns
+from batchroute.tables import response_columns, signal_columns
 
 _REQUIRED = ("prompt", "small_quality", "large_quality")
 _OPTIONAL = ("id", "task", "split")
@@ -60,6 +60,8 @@ class QualityTable:
         sample_tokens: that the small model read and wrote for the samples behind `agreement`: as `tokens`.
         weights: how much each row counts in training, above 0: the optional column `weight`, None where the file lacks
             it.
+        responses: the small model's, one for each of its qualities; none for a row whose responses are not known. None
+            unless they were asked for.
     """
 
     path: str
@@ -78,6 +80,7 @@ class QualityTable:
     recorded: Mapping[str, list[NDArray[np.float64]]] = field(default_factory=dict)
     sample_tokens: Tokens | None = None
     weights: NDArray[np.float64] | None = None
+    responses: list[list[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -120,17 +123,20 @@ class QualityTable:
             {name: [values[row] for row in rows] for name, values in self.recorded.items()},
             None if self.sample_tokens is None else self.sample_tokens.take(rows),
             None if self.weights is None else self.weights[np.asarray(rows, dtype=np.intp)],
+            None if self.responses is None else [self.responses[row] for row in rows],
         )
 
 
-def read(path: str, signals: Sequence[str] = ()) -> QualityTable:
+def read(path: str, signals: Sequence[str] = (), responses: bool = False) -> QualityTable:
     """Read and check a quality table (parquet, local). Rows are counted from 1 in messages.
 
     Args:
         signals: columns to take as recorded signals, beside those that the file's metadata names.
+        responses: read the small model's responses too, from the table or the file beside it.
 
     Raises:
-        InputError: no such file, not parquet, a column is missing or has the wrong type, or a row is unusable.
+        InputError: no such file, not parquet, a column is missing or has the wrong type, a row is unusable, or there
+            are no responses.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -161,6 +167,7 @@ def read(path: str, signals: Sequence[str] = ()) -> QualityTable:
     if table.num_rows == 0:
         raise InputError(f"the quality table '{path}' has no rows: label some prompts first")
     whole, numbers = table.num_rows, None
+    texts = response_columns.read(path, present) if responses else None
     if _STATUS in present:
         ok = np.array([status == _OK for status in _texts(path, table, _STATUS)])
         if not ok.any():
@@ -169,6 +176,7 @@ def read(path: str, signals: Sequence[str] = ()) -> QualityTable:
                 "column 'error'"
             )
         table, numbers = table.filter(pa.array(ok)), np.flatnonzero(ok) + 1
+        texts = None if texts is None else texts.filter(pa.array(ok))
     at = np.arange(1, whole + 1) if numbers is None else numbers
     small = _qualities(path, table, "small_quality", at)
     counts = [len(qualities) for qualities in small]
@@ -191,6 +199,7 @@ def read(path: str, signals: Sequence[str] = ()) -> QualityTable:
         recorded=signal_columns.by_answers(path, table, recorded, counts, signals),
         sample_tokens=_sample_tokens(path, table, counts),
         weights=_weights(path, table, at) if _WEIGHT in present else None,
+        responses=None if texts is None else response_columns.aligned(path, texts, counts),
     )
 
 

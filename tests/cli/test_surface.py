@@ -17,7 +17,7 @@ from batchroute.costs.report import COLUMNS, ESCALATED, CostReport, Escalated
 from batchroute.costs.usage import ModelUsage, RouterUsage
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards import names as shards
-from batchroute.pipeline.stages.results import CONFIDENCE, RESULTS, SIGNALS
+from batchroute.pipeline.stages.results import CONFIDENCE, READING, RESULTS, SIGNALS
 from batchroute.reports import night as nights
 from batchroute.reports.night import NightReport
 from batchroute.storage.manifest import Manifest
@@ -25,7 +25,7 @@ from batchroute.storage.receipts import FORMAT_VERSION, Receipt
 
 COMMANDS: dict[str, list[str]] = {
     "batchroute": ["--version"],
-    "batchroute calibrate": ["--quality-table", "--router", "--output", "--signal", "--seed"],
+    "batchroute calibrate": ["--quality-table", "--router", "--output", "--signal", "--reader", "--seed"],
     "batchroute check-transfer": ["--router", "--quality-table", "--trained-on", "--seed"],
     "batchroute doctor": ["JOB_FILE", "--set", "--json"],
     "batchroute evaluate": [
@@ -36,6 +36,7 @@ COMMANDS: dict[str, list[str]] = {
         "--second-table",
         "--confidence",
         "--signal",
+        "--reader",
         "--job",
         "--set",
         "--small-cost",
@@ -99,6 +100,7 @@ COMMANDS: dict[str, list[str]] = {
         "--output",
         "--label",
         "--method",
+        "--reads",
         "--add",
         "--epochs",
         "--patience",
@@ -232,6 +234,7 @@ JOB_KEYS: list[str] = [
     "models.small.confidence.samples",
     "models.small.confidence.agree",
     "models.small.confidence.model",
+    "models.small.confidence.reader",
     "models.small.price.input",
     "models.small.price.cached_input",
     "models.small.price.output",
@@ -289,6 +292,7 @@ JOB_KEYS: list[str] = [
     "models.large.confidence.samples",
     "models.large.confidence.agree",
     "models.large.confidence.model",
+    "models.large.confidence.reader",
     "models.large.price.input",
     "models.large.price.cached_input",
     "models.large.price.output",
@@ -418,6 +422,7 @@ FILES: dict[str, list[str]] = {
         "rows",
         "cost_advantage",
         "router",
+        "reader",
         "models",
         "escalated",
         "deferred",
@@ -577,8 +582,8 @@ def test_the_output_adds_these_columns_of_these_types() -> None:
 
 
 def test_a_job_that_looks_at_answers_adds_these_columns_too() -> None:
-    assert {field.name: str(field.type) for field in (CONFIDENCE, *SIGNALS)} == {
-        "confidence": "float", "logprob": "float", "logprob_low": "float", "agreement": "float"
+    assert {field.name: str(field.type) for field in (CONFIDENCE, *SIGNALS, READING)} == {
+        "confidence": "float", "logprob": "float", "logprob_low": "float", "agreement": "float", "reading": "float"
     }  # fmt: skip
 
 

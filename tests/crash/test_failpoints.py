@@ -11,8 +11,8 @@ from tests.crash.forking import Crash
 from tests.crash.places import Place
 
 STAGES = {
-    "score", "calibration_small", "calibration_large", "calibrated", "small", "escalated", "confidence", "deferred",
-    "audited", "merge", "audit",
+    "score", "calibration_small", "calibration_large", "calibration_read", "calibrated", "small", "read", "escalated",
+    "confidence", "deferred", "audited", "merge", "audit",
 }  # fmt: skip
 
 

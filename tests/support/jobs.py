@@ -22,6 +22,7 @@ from batchroute.progress import NoProgress, PlainProgress
 from batchroute.router.calibration.calibrate import calibrate
 from batchroute.router.calibration.points import Calibration
 from tests.support.pictures import undrawn_pictures
+from tests.support.tiny_heads import tiny_reader
 from tests.support.tiny_models import tiny_router
 
 WORDS = ("apple", "river", "stone", "number", "glass", "answer", "sentence", "French", "twelve", "quick", "fox")
@@ -92,11 +93,12 @@ class JobFolder:
         return str(path)
 
     def use_every_stage(self) -> None:
-        """Decide after the small model, on tonight's own calibration; escalate, defer and audit rows."""
+        """Decide after the small model, on tonight's own calibration; read, escalate, defer and audit rows."""
         tonight = {"rows": 50, "metric": "exact_match", "reference": "large"}
         self.settings["policy"] = {"small_share": "20%", "decide": "after", "calibrate": tonight}
         self.settings["models"]["small"] |= {
             "on_failure": "large", "escalate": {"regex": "[a-r].*"}, "generation": {"max_new_tokens": 16},
+            "confidence": {"reader": str(tiny_reader(self.folder / "reader"))},
         }  # fmt: skip
         audit = {"share": "80%", "metric": {"name": "exact_match"}, "reference": "prompt"}
         self.settings["report"] = {"group_by": ["team"], "audit": audit}

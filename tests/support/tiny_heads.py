@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,17 @@ from batchroute.router.heads.ensemble import Ensemble
 from batchroute.router.heads.features import Projection, Scale
 from batchroute.router.heads.members import Kernels, Members, Trees
 from batchroute.router.heads.ngrams import BUCKETS
+from batchroute.router.notes import ROUTER_FILE
 from tests.support.tiny_models import tiny_router
 
 _STATES, _GRAMS, _TEXT, _CENTRES, _TASKS, _TREES = 64, 2_000, 8, 20, 3, 5
+
+
+def tiny_reader(folder: Path, small_model: str = "echo-small") -> Path:
+    """As `tiny_heads`, of a reader of answers that learned from those of this model."""
+    notes = {"reads": "answer", "max_length": 64, "models": {"small": small_model}}
+    (tiny_heads(folder) / ROUTER_FILE).write_text(json.dumps(notes))
+    return folder
 
 
 def tiny_heads(folder: Path) -> Path:

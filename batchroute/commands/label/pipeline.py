@@ -17,7 +17,7 @@ from batchroute.commands.label.options import LabelOptions
 from batchroute.commands.label.prompts import open_prompts
 from batchroute.commands.label.report import LabelReport, label_report
 from batchroute.commands.label.sample import Sampler
-from batchroute.config.job import JobModel
+from batchroute.config.job import JobModel, without_reader
 from batchroute.costs.usage import ModelUsage, model_usage
 from batchroute.engines.local import LocalEngine
 from batchroute.engines.ranks.world import World
@@ -293,7 +293,8 @@ class _Labelling:
 
     def _spec(self, side: Side) -> JobModel:
         assert self.options.models is not None
-        spec = self.options.models.of(side)
+        # What a reader, which learns from the table, reads of answers is in none of its columns.
+        spec = without_reader(self.options.models.of(side))
         temperature = self.options.temperature
         if temperature is None and spec.generation.greedy and self.options.samples > 1:
             temperature = _TEMPERATURE

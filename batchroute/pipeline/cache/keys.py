@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from batchroute.cache.files import Keys, pairs_of
-from batchroute.config.job import JobModel
+from batchroute.config.job import JobModel, without_reader
 from batchroute.endpoint import base_url
 from batchroute.generators.base import row_seed
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.rows import Positions
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.identity import fingerprint_of, model_settings
+from batchroute.pipeline.shards.answers import with_confidence
 from batchroute.storage.workdir import Workdir
 from batchroute.tables.prompts import DIGEST, PromptKind
 
@@ -35,7 +36,9 @@ def folder_of(model: JobModel, kind: PromptKind) -> str:
     The settings are those of a run's identity, weights by their digest, and for a model behind an API its endpoint
     (without user and password), which a run's identity leaves out. The backends of one endpoint share answers.
     """
-    settings = {name: value for name, value in model_settings(model).items() if name not in _NOT_ANSWERS}
+    # A reader changes no answer.
+    asked = model if model.reader is None else with_confidence(without_reader(model))
+    settings = {name: value for name, value in model_settings(asked).items() if name not in _NOT_ANSWERS}
     if model.record.behind_api:
         home = model.record.home(model)
         url = urlsplit(model.endpoint or (base_url(None) if home is None else home.url))

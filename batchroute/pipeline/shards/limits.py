@@ -74,7 +74,8 @@ class JobLimits:
         self._job, self._snapshot = job, snapshot
         self._lock = threading.Lock()
         self._reserved: dict[tuple[Shard, str], Amount] = {}
-        self._router = self._router_cost(work.stage(layout.SCORE).receipts().values())
+        read = [work.stage(stage).receipts() for stage in (layout.SCORE, layout.READ, layout.CALIBRATION_READ)]
+        self._router = self._router_cost([receipt for receipts in read for receipt in receipts.values()])
         self._bounds = {shard: Bounds(model_of(job, side_of(shard)), self._price(shard)) for shard in SHARDS}
         self._stages = {shard: (shard_stage(work, shard), work.stage(shard)) for shard in SHARDS}
         self._tallies: dict[Shard, _Tally] = {shard: _Tally() for shard in SHARDS}
@@ -233,6 +234,7 @@ class JobLimits:
         return self._snapshot.price(side_of(shard))
 
     def _router_cost(self, scored: Collection[Receipt]) -> int:
+        """Of the router and the reader."""
         price = self._snapshot.price("router")
         if price is None:
             return 0

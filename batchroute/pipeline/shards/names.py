@@ -27,6 +27,9 @@ ROUTES: dict[Shard, str] = {
 }
 """The value of the output's route column for each shard. The answers of the others are in no output."""
 
+READ: dict[Shard, str] = {"small": layout.READ, "calibration_small": layout.CALIBRATION_READ}
+"""The stage in which a reader of answers reads those of a shard. Its units are those of the shard."""
+
 
 def side_of(shard: Shard) -> Side:
     """The model that answers the shard."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from batchroute.confidence.model import ConfidenceModel, unfitted
+from batchroute.confidence.model import UNFITTED, ConfidenceModel, unfitted
 from batchroute.confidence.signals import Signals
 from batchroute.costs.columns import picos_of
 from batchroute.pipeline import layout
@@ -18,16 +18,19 @@ from batchroute.pipeline.audit.rows import Positions, shard_positions
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.recorded import recorded_signals
 from batchroute.pipeline.shards.answers import model_of, schema_of
+from batchroute.pipeline.shards.names import Shard
+from batchroute.pipeline.stages.read import with_readings
 from batchroute.policy.settings import Scores
 from batchroute.storage.receipts import Facts
 
 SCHEMA = pa.schema([pa.field("position", pa.int64()), pa.field("confidence", pa.float32())])
 _SIGNALS = ("logprob", "logprob_low", "agreement")
 _COLUMNS = ("position", "copy_of", "error_type", "finish_reason", "output_tokens", "cost", *_SIGNALS)
+_ANSWERED: tuple[Shard, ...] = ("small", "calibration_small")
 
 NOTHING_TOLD = (
     "policy.decide: the small model's answers tell nothing: they came without log-probabilities, and no samples were "
-    "taken; set models.small.confidence.samples, or decide before, and start again with --fresh"
+    "taken; set samples or a reader in models.small.confidence, or decide before, and start again with --fresh"
 )
 
 Mask = NDArray[np.bool_]
@@ -58,24 +61,25 @@ def read_told(context: Context, model: ConfidenceModel | None, scores: Scores) -
     """Read the answers of the small model unit by unit: 14 bytes of memory a row, and more without a model.
 
     Args:
-        model: makes confidences of signals. None: agreement, or else ranks of `logprob_low`, see `unfitted`.
+        model: makes confidences of signals. None: one signal alone, see `unfitted`.
         scores: the router's, NaN where there is none; a signal of the model.
     """
     rows = context.snapshot.rows
     confidence = np.full(rows, np.nan, np.float32)
-    raw = None if model is not None else {name: confidence.copy() for name in ("logprob_low", "agreement")}
+    alone = UNFITTED if context.job.models.small.reader is not None else UNFITTED[:-1]
+    raw = None if model is not None else {name: confidence.copy() for name in alone}
     paid = None if context.snapshot.price("small") is None else np.zeros(rows, np.int64)
     answers, tells = 0, False
     recorded = recorded_signals(context)
     asked, gone_on = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
     copies, originals = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     columns = _columns(context)
-    shard = context.work.stage("small")
-    for stage in (shard, context.work.stage("calibration_small")):
+    for shard in _ANSWERED:
+        stage = context.work.stage(shard)
         for unit in stage.receipts():
-            table = stage.read(unit, columns)
+            table = with_readings(context, shard, unit, stage.read(unit, columns))
             positions = table["position"].to_numpy()
-            asked[positions] = stage is shard
+            asked[positions] = shard == "small"
             if paid is not None:
                 paid[positions] = picos_of(table["cost"])
             copied = table["copy_of"].is_valid()
@@ -89,14 +93,16 @@ def read_told(context: Context, model: ConfidenceModel | None, scores: Scores) -
                 confidence[at] = model.apply(signals)
             else:
                 assert raw is not None
-                raw["logprob_low"][at], raw["agreement"][at] = signals.logprob_low, signals.agreement
+                for name, values in raw.items():
+                    values[at] = getattr(signals, name)
     copy, original = np.concatenate(copies), np.concatenate(originals)
     if raw is not None:
         for values in raw.values():
             values[copy] = values[original]
         nothing = np.broadcast_to(np.float64(np.nan), (rows,))
-        low, agreement = (raw[name].astype(np.float64) for name in ("logprob_low", "agreement"))
-        confidence = unfitted(Signals(nothing, low, agreement, nothing, nothing, nothing))
+        known = {name: raw[name].astype(np.float64) if name in raw else nothing for name in UNFITTED}
+        low, agreement, reading = (known[name] for name in ("logprob_low", "agreement", "reading"))
+        confidence = unfitted(Signals(nothing, low, agreement, nothing, nothing, nothing, reading))
     else:
         confidence[copy] = confidence[original]
     gone_on[shard_positions(context, ["escalated"])] = True
@@ -112,7 +118,10 @@ def signals_at(context: Context, positions: Positions, scores: Scores) -> tuple[
         scores: of these rows.
     """
     stage = context.work.stage("calibration_small")
-    tables = [stage.read(unit, _columns(context)) for unit in stage.receipts()]
+    tables = [
+        with_readings(context, "calibration_small", unit, stage.read(unit, _columns(context)))
+        for unit in stage.receipts()
+    ]
     table = pa.concat_tables(tables).sort_by("position")
     assert np.array_equal(table["position"].to_numpy(), positions)
     recorded = {name: values[positions] for name, values in recorded_signals(context).items()}
@@ -126,14 +135,12 @@ def signals_of(answers: pa.Table, scores: Scores, recorded: Mapping[str, Scores]
     recorded: by column of the input, of the same rows.
     """
     there = answers.column_names
-    logprob, low, agreement = (_floats(answers[name]) if name in there else None for name in _SIGNALS)
+    told = {name: _floats(answers[name]) for name in (*_SIGNALS, "reading") if name in there}
     cut = pc.fill_null(pc.equal(answers["finish_reason"], "length"), False).to_numpy().astype(np.float64)
     return Signals.of(
         answers.num_rows,
         recorded,
-        logprob=logprob,
-        logprob_low=low,
-        agreement=agreement,
+        **told,
         tokens=_floats(answers["output_tokens"]),
         cut=cut,
         score=scores.astype(np.float64),

@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from batchroute.costs.prices import pico
 from batchroute.errors import InputError
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
@@ -20,6 +21,7 @@ from batchroute.pipeline.stages.confidence import NOTHING_TOLD, Told, put_confid
 from batchroute.pipeline.stages.decide import decide_and_record, overspent, read_decision
 from batchroute.pipeline.stages.drift import drift_of
 from batchroute.pipeline.stages.partition import read_partition
+from batchroute.pipeline.stages.read import reader_usage
 from batchroute.pipeline.stages.scores import stored
 from batchroute.pipeline.tonight.basis import Basis, Mask, spent_on_calibration, taken_rows
 from batchroute.policy.decision import Decided
@@ -117,12 +119,14 @@ def _decide(context: Context) -> tuple[Told, Mask]:
 
 
 def _spent(context: Context) -> int:
-    """Pico-dollars that no single row was paid for: tonight's calibration, and the time of loading the small model."""
+    """Pico-dollars that no single row was paid for: tonight's calibration, reading, and the time of loading a model."""
+    reader = reader_usage(context)
+    read = 0 if reader is None or reader.cost is None else pico(reader.cost)
     price, loading = context.snapshot.price("small"), 0
     if price is not None and not price.by_token:
         receipts = context.work.stage("small").receipts().values()
         loading = price.of_seconds(sum(receipt.load_seconds for receipt in receipts))
-    return loading + spent_on_calibration(context)
+    return loading + read + spent_on_calibration(context)
 
 
 def _write_shard(context: Context, deferred: Mask) -> ShardWriter:

@@ -191,8 +191,8 @@ class GenerateWorker:
         Raises:
             InputError: the policy looks at the small model's answers, and they come without signals.
         """
-        policy = pieces.context.job.policy
-        if pieces.side != "small" or not policy.looks_after or policy.signals is not None:
+        policy, reader = pieces.context.job.policy, pieces.model.reader
+        if pieces.side != "small" or not policy.looks_after or policy.signals is not None or reader is not None:
             return
         texts = [one for one in responses if one.answered and one.text]
         if len(texts) >= _SILENT and all(one.logprob_low is None and one.agreement is None for one in texts):

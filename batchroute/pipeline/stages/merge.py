@@ -18,8 +18,9 @@ from batchroute.costs.prices import usd
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards import answers
-from batchroute.pipeline.shards.names import ROUTES, SHARDS, Shard, shard_stage, side_of
-from batchroute.pipeline.stages.results import CONFIDENCE, SIGNALS, output_schema, results_of
+from batchroute.pipeline.shards.names import READ, ROUTES, SHARDS, Shard, shard_stage, side_of
+from batchroute.pipeline.stages.read import with_readings
+from batchroute.pipeline.stages.results import CONFIDENCE, READING, SIGNALS, output_schema, results_of, signals_of
 from batchroute.pipeline.stages.score import SPREAD
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Span
@@ -157,8 +158,9 @@ class _ShardAnswers:
     def __init__(self, context: Context, shard: Shard) -> None:
         self._stage, self._shard = context.work.stage(shard), shard
         self._route = ROUTES.get(shard)
+        self._is_read = shard in READ and bool(context.work.stage(READ[shard]).receipts())
         self._model = context.job.models.of(side_of(shard)).model
-        self._signals = SIGNALS if context.job.report.signals else ()
+        self._context, self._signals = context, signals_of(context.job)
         # What the large model tells of its answers is in no output.
         told = {field.name for field in self._signals} if side_of(shard) == "small" else set()
         self._wanted = {*answers.SCHEMA.names, *(field.name for field in _FURTHER), *told}
@@ -213,6 +215,8 @@ class _ShardAnswers:
     def _read_piece(self, number: int) -> pa.Table:
         piece = self._pieces[number]
         table = self._stage.read(piece.unit)
+        if READING in self._signals and self._is_read:
+            table = with_readings(self._context, self._shard, piece.unit, table)
         # Units of a model that gives signals have more columns, and those of earlier versions may have fewer.
         table = self._routed(table.select([name for name in table.column_names if name in self._wanted]))
         return (
@@ -254,7 +258,7 @@ def _after(small: pa.Table, again: pa.Table) -> pa.Table:
     positions = small["position"].to_numpy()
     in_order = np.argsort(positions, kind="stable")
     at = in_order[np.searchsorted(positions, again["position"].to_numpy(), sorter=in_order)]
-    told = [field.name for field in SIGNALS if field.name in small.column_names]
+    told = [field.name for field in (*SIGNALS, READING) if field.name in small.column_names]
     before = small.select(["cost", "attempts", *told]).take(at)
     cost = pc.add(before["cost"], again["cost"]).cast(COST)
     attempts = pc.add(before["attempts"], again["attempts"])

@@ -129,10 +129,12 @@ def _choice(decided: Decided) -> Choice:
 
 def _stages(context: Context) -> Iterator[StageTime]:
     """The stages in order; stages without units are left out."""
-    for name in (layout.SCORE, *SHARDS, layout.CALIBRATED, layout.MEASURED, layout.MERGE):
+    read_by_encoders = (layout.SCORE, layout.READ, layout.CALIBRATION_READ)
+    measured = (layout.CALIBRATION_READ, layout.CALIBRATED, layout.READ, layout.MEASURED)
+    for name in (layout.SCORE, *SHARDS, *measured, layout.MERGE):
         receipts = list(context.work.stage(name).receipts().values())
         if receipts:
-            read = "tokens" if name == layout.SCORE else "input_tokens"
+            read = "tokens" if name in read_by_encoders else "input_tokens"
             yield StageTime(
                 name=name,
                 units=len(receipts),

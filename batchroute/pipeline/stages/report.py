@@ -23,6 +23,7 @@ from batchroute.pipeline.stages.defer import read_deferral
 from batchroute.pipeline.stages.escalate import read_escalation
 from batchroute.pipeline.stages.night import gather
 from batchroute.pipeline.stages.partition import Partition, read_partition
+from batchroute.pipeline.stages.read import reader_usage
 from batchroute.pipeline.tonight.drawn import SHARDS as CALIBRATION_SHARDS
 from batchroute.pipeline.tonight.drawn import read_drawn
 from batchroute.pipeline.tonight.table import calibration_table
@@ -97,6 +98,7 @@ def _cost(context: Context, assigned: Partition, groups: pl.DataFrame) -> CostRe
         escalated=_escalated(context),
         deferred=_deferred(context),
         calibration=_calibration(context),
+        reader=reader_usage(context),
         audited=None if read_audit_plan(work) is None else _usage(context, "audited"),
         large_price=frozen.price("large"),
         groups=groups,

@@ -34,6 +34,16 @@ CONFIDENCE = pa.field("confidence", pa.float32())
 SIGNALS = tuple(pa.field(name, pa.float32()) for name in ("logprob", "logprob_low", "agreement"))
 """Of the small model's answer; null where it gave none. Only in outputs of jobs that ask for them."""
 
+READING = pa.field("reading", pa.float32())
+"""After them, in a job with a reader of answers."""
+
+
+def signals_of(job: Job) -> tuple[pa.Field, ...]:
+    """The signals that the output shows."""
+    if not job.report.signals:
+        return ()
+    return SIGNALS if job.models.small.reader is None else (*SIGNALS, READING)
+
 
 def results_of(job: Job) -> pa.Schema:
     """The columns that the output adds to those of the input, without the prefix."""
@@ -41,8 +51,7 @@ def results_of(job: Job) -> pa.Schema:
     cache = [answers.FROM_CACHE] if job.cache is not None else []
     confidence = [CONFIDENCE] if job.policy.looks_after else []
     spread = [SPREAD] if job.router is not None and models.has_heads(job.router.model) else []
-    signals = SIGNALS if job.report.signals else ()
-    return pa.schema([*RESULTS, *texts, *cache, *confidence, *signals, *spread, *job.json_columns])
+    return pa.schema([*RESULTS, *texts, *cache, *confidence, *signals_of(job), *spread, *job.json_columns])
 
 
 def result_names(job: Job) -> list[str]:

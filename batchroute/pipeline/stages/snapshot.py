@@ -16,6 +16,7 @@ from batchroute.fields import SIDES
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.identity import Identity, difference
+from batchroute.pipeline.readers import check_reader
 from batchroute.pipeline.stages.results import result_names
 from batchroute.storage import manifest
 from batchroute.storage.folder import Folder
@@ -131,6 +132,7 @@ def check_columns(job: Job, table: PromptTable) -> PromptKind:
         table.check_groupable(job.policy.by, "policy.by")
     _check_result_names(job, table)
     _check_what_is_measured(job, table)
+    check_reader(job)
     return prompts.kind
 
 

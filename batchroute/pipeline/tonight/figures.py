@@ -25,6 +25,7 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.groups import groups_of
 from batchroute.pipeline.shards.answers import FROM_CACHE, full_costs, model_of
 from batchroute.pipeline.stages.confidence import signals_at
+from batchroute.pipeline.stages.read import reader_usage
 from batchroute.pipeline.tonight.draw import FEWEST_ROWS
 from batchroute.pipeline.tonight.drawn import SHARDS, read_drawn
 from batchroute.pipeline.tonight.measure import measured
@@ -139,13 +140,15 @@ def _priced(context: Context, rows: _Rows, confidence: Scores) -> PricedRows | N
     known = rows.known & ~np.isnan(rows.scores)
     scored = context.work.stage(layout.SCORE).receipts().values()
     router = router_usage("", context.snapshot.price("router"), scored).cost
+    reader = reader_usage(context)
+    read = 0.0 if reader is None or reader.cost is None else float(reader.cost) / max(1, reader.rows)
     return PricedRows(
         small=rows.small[known],
         large=rows.large[known],
         confidence=confidence[known],
         score=rows.scores[known],
         small_cost=(rows.costs["small"][known] - rows.signal_cost[known]) / PICO,
-        signal_cost=rows.signal_cost[known] / PICO,
+        signal_cost=rows.signal_cost[known] / PICO + read,
         large_cost=rows.costs["large"][known] / PICO,
         group=np.unique(rows.prompts[known], return_inverse=True)[1].astype(np.intp),
         router_cost=0.0 if router is None else float(router) / max(1, context.snapshot.rows),

@@ -67,6 +67,9 @@ class _Charge:
     unit_price: Decimal | None = None
 
 
+_PRICED_AS = {"router": "router", "reader": "router", "small": "small"}
+
+
 def table(night: NightReport, prices: Mapping[str, Price | None] | None = None) -> pl.DataFrame:
     """The night's charges.
 
@@ -78,7 +81,7 @@ def table(night: NightReport, prices: Mapping[str, Price | None] | None = None) 
     rows = [
         {**_of_all(night), **_of_side(night, side, usage), **_of_charge(side, usage.model, charge)}
         for side, usage in _usages(night).items()
-        for charge in _charges(usage, (prices or {}).get(side if side in ("router", "small") else "large"))
+        for charge in _charges(usage, (prices or {}).get(_PRICED_AS.get(side, "large")))
     ]
     return pl.DataFrame(rows, schema=SCHEMA)
 
@@ -96,7 +99,7 @@ def parquet(night: NightReport, prices: Mapping[str, Price | None] | None = None
 
 
 def _usages(night: NightReport) -> dict[str, RouterUsage | ModelUsage]:
-    return {"router": night.cost.router, **night.cost.usages}
+    return {**night.cost.encoders, **night.cost.usages}
 
 
 def _charges(usage: RouterUsage | ModelUsage, price: Price | None) -> Iterator[_Charge]:

@@ -94,8 +94,8 @@ def _outcome(gauges: _Gauges, night: NightReport) -> None:
 
 def _costs(gauges: _Gauges, night: NightReport) -> None:
     cost, audit = night.cost, night.audit
-    usages = {side: usage.cost for side, usage in night.cost.usages.items()}
-    by_side = {"router": cost.router.cost, **usages}
+    by_side = {side: usage.cost for side, usage in cost.encoders.items()}
+    by_side |= {side: usage.cost for side, usage in cost.usages.items()}
     gauges.many("side_cost_usd", "Cost by side.", [({"side": side}, amount) for side, amount in by_side.items()])
     gauges.one("cost_usd", "Cost of the run.", cost.total_cost)
     gauges.one("baseline_cost_usd", "What all rows on the large model would have cost.", cost.baseline.cost)
@@ -105,7 +105,9 @@ def _costs(gauges: _Gauges, night: NightReport) -> None:
 
 
 def _work(gauges: _Gauges, night: NightReport) -> None:
-    tokens: list[Sample] = [({"side": "router", "direction": "input"}, night.cost.router.tokens)]
+    tokens: list[Sample] = [
+        ({"side": side, "direction": "input"}, usage.tokens) for side, usage in night.cost.encoders.items()
+    ]
     for side, usage in night.cost.usages.items():
         tokens.append(({"side": side, "direction": "input"}, usage.tokens_read))
         tokens.append(({"side": side, "direction": "output"}, usage.tokens_written))

@@ -15,6 +15,25 @@ from batchroute.tables import quality_table
 from batchroute.tables.quality_table import QualityTable
 
 
+def table_of(path: str, responses: bool, say: Callable[[str], None]) -> QualityTable:
+    """Read a table to learn from.
+
+    Args:
+        responses: with the small model's responses, and without the rows whose responses are not known.
+
+    Raises:
+        InputError: as `quality_table.read`.
+    """
+    table = quality_table.read(path, responses=responses)
+    if table.responses is None:
+        return table
+    known = [row for row, texts in enumerate(table.responses) if texts]
+    if len(known) < len(table):
+        left = len(table) - len(known)
+        say(f"{path}: {left:,} rows are left out, since they have not one response of the small model for each quality")
+    return table.take(known)
+
+
 def with_added(
     table: QualityTable,
     training: NDArray[np.intp],
@@ -41,7 +60,7 @@ def with_added(
         _take(rows, table, row)
     sources = [table.sha256]
     for path in paths:
-        added = quality_table.read(path)
+        added = table_of(path, table.responses is not None, say)
         _check(table, added)
         sources.append(added.sha256)
         before, new = len(rows), [row for row in range(len(added)) if added.prompts[row].strip() not in aside]
@@ -64,6 +83,7 @@ def with_added(
         metadata=table.metadata,
         failed=table.failed,
         weights=np.array([np.mean(row.weights) for row in rows.values()]),
+        responses=None if table.responses is None else [row.responses for row in rows.values()],
     )
 
 
@@ -73,6 +93,7 @@ class _Row:
         self.small: list[NDArray[np.float64]] = []
         self.large: list[NDArray[np.float64]] = []
         self.weights: list[float] = []
+        self.responses: list[str] = []
 
 
 def _take(rows: dict[str, _Row], table: QualityTable, number: int) -> None:
@@ -81,6 +102,8 @@ def _take(rows: dict[str, _Row], table: QualityTable, number: int) -> None:
     row.small.append(table.small[number])
     row.large.append(table.large[number])
     row.weights.append(1.0 if table.weights is None else float(table.weights[number]))
+    if table.responses is not None:
+        row.responses += table.responses[number]
 
 
 def _check(table: QualityTable, added: QualityTable) -> None:

@@ -14,6 +14,7 @@ from batchroute.hardware import devices
 from batchroute.models import quiet_transformers
 from batchroute.router.fast import speed_up
 from batchroute.router.model import Router, ensure_padding, token_limit, untrained
+from batchroute.router.reading import Reads
 
 _SMALL_ENCODER = 100_000_000
 
@@ -45,7 +46,9 @@ def untrained_router(base: str, max_length: int, device: torch.device, allow_pic
     return Router(model.to(device), tokenizer, device, min(max_length, token_limit(model, tokenizer)))
 
 
-def frozen_encoder(base: str, max_length: int, device: torch.device, allow_pickle: bool = False) -> Router:
+def frozen_encoder(
+    base: str, max_length: int, device: torch.device, allow_pickle: bool = False, reads: Reads = "prompt"
+) -> Router:
     """A router that gives `pooled` states alone, as a router with heads on this base will give them on this device.
 
     Raises:
@@ -55,7 +58,7 @@ def frozen_encoder(base: str, max_length: int, device: torch.device, allow_pickl
     limit = min(max_length, token_limit(model, tokenizer))
     model = model.to(device).eval()
     speed_up(model)
-    return Router(model, tokenizer, device, limit)
+    return Router(model, tokenizer, device, limit, reads=reads)
 
 
 def save_encoder(base: str, folder: Path, allow_pickle: bool = False) -> None:

@@ -35,7 +35,7 @@ _MAX_GRADIENT_NORM = 1.0
 _POOL_BATCHES = 50
 _VERSIONS = ("batchroute", "torch", "transformers", "accelerate")
 # The table's digest holds those that are added; what an earlier version began goes on.
-_NOT_LEARNED = {"quality_table", "output", "overwrite", "allow_pickle", "method", "add"}
+_NOT_LEARNED = {"quality_table", "output", "overwrite", "allow_pickle", "method", "reads", "add"}
 
 
 @dataclass(frozen=True, slots=True)

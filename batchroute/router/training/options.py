@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batchroute.router.labels import LabelKind
+from batchroute.router.reading import Reads
 
 Method = Literal["auto", "heads", "finetune"]
 
@@ -22,6 +23,7 @@ class TrainOptions(BaseModel):
     output: Path = Field(description="directory of the new router")
     label: LabelKind = "gap"
     method: Method = Field(default="auto", description="what learns: heads on the encoder, or the whole of it")
+    reads: Reads = Field(default="prompt", description="what it reads: the prompt, or the small model's answer too")
     add: list[str] = Field(default=[], description="more quality tables of the pair, to learn from alone")
     epochs: int = Field(default=5, ge=1)
     patience: int = Field(default=2, ge=1, description="stop after this many epochs without a better one")
@@ -35,3 +37,9 @@ class TrainOptions(BaseModel):
     seed: int = Field(default=0, ge=0)
     overwrite: bool = False
     allow_pickle: bool = Field(default=False, description="load a base whose weights are no safetensors")
+
+    @model_validator(mode="after")
+    def _readers_are_heads(self) -> Self:
+        if self.reads == "answer" and self.method == "finetune":
+            raise ValueError("a reader of answers is heads on an encoder: leave --method and its options out")
+        return self

@@ -16,8 +16,10 @@ from batchroute.fields import SIDES
 from batchroute.router.labels import Labels
 from batchroute.router.model import Router
 from batchroute.router.notes import ROUTER_FILE, prompt_digest
+from batchroute.router.reading import READS
 from batchroute.router.scoring import score
-from batchroute.router.training.adding import with_added
+from batchroute.router.training.adding import table_of, with_added
+from batchroute.router.training.answers import one_a_response
 from batchroute.router.training.checkpoints import Checkpoints
 from batchroute.router.training.choosing import Contest, without_measuring
 from batchroute.router.training.figures import Figures
@@ -72,6 +74,9 @@ def train(
     same options, versions, CPU and number of threads the weights are the same, interrupted or not. Under a launcher,
     each batch is split over the processes, and the main process writes.
 
+    A reader of answers is heads that learn from the small model's responses one by one (`one_a_response`), each with
+    its prompt.
+
     Args:
         on_progress, on_note: called in the main process only. Notes are the verdict on the pair, then warnings, one
             sentence each.
@@ -79,7 +84,9 @@ def train(
     Raises:
         InputError: the table, the base or the output cannot be used, or there is nothing to learn.
     """
-    table = quality_table.read(options.quality_table)
+    accelerator = make_accelerator()
+    say = on_note if on_note is not None and accelerator.is_main_process else _nothing
+    table = table_of(options.quality_table, options.reads == "answer", say)
     _check_output(options)
     train_rows, validation_rows = quality_table.split(table, options.validation, options.test, options.seed)
     if len(train_rows) + len(validation_rows) < _MIN_ROWS:
@@ -87,12 +94,13 @@ def train(
             f"the quality table '{table.path}' has {len(train_rows) + len(validation_rows)} rows to train and validate "
             f"on: a router needs at least {_MIN_ROWS}, and does better with thousands"
         )
-    accelerator = make_accelerator()
-    say = on_note if on_note is not None and accelerator.is_main_process else _nothing
     aside = _prompts(table) - _prompts(table.take(train_rows))
     training, validation = with_added(table, train_rows, aside, options.add, say), table.take(validation_rows)
     both_rows = np.sort(np.concatenate([train_rows, validation_rows]))
     whole = with_added(table, both_rows, _prompts(table) - _prompts(table.take(both_rows)), options.add, _nothing)
+    if options.reads == "answer":
+        whole = one_a_response(whole)
+        say(f"{len(whole):,} answers to {len(set(whole.prompts)):,} prompts to learn from")
     task = _Task(options, table, training, validation, whole, accelerator, on_progress, say)
     method, reason = _method(options, accelerator)
     if method == "finetune":
@@ -109,6 +117,8 @@ def train(
 
 def _method(options: TrainOptions, accelerator: Accelerator) -> tuple[str, str]:
     """The method, and why; `auto` where both are to be measured."""
+    if options.reads == "answer":
+        return "heads", ""
     if options.method != "auto":
         return options.method, ""
     return without_measuring(accelerator.num_processes, accelerator.device.type == "cuda") or ("auto", "")
@@ -275,6 +285,7 @@ def _notes(
     that were trained on."""
     return {
         **labels.to_dict(),
+        **({READS: options.reads} if options.reads == "answer" else {}),
         "base": options.base,
         "max_length": max_length,
         "models": {side: training.metadata.get(f"{side}_model") for side in SIDES},

@@ -27,7 +27,7 @@ def states_of(
     on_done: Callable[[int, int], None],
     say: Callable[[str], None],
 ) -> NDArray[np.float32]:
-    """The pooled states of `prompts`: float32 [n, 2 × hidden].
+    """The pooled states of `prompts`, or of prompts joined with answers: float32 [n, 2 × hidden].
 
     They are kept in a folder `TABLE.states`, in a file for each encoder and length, by the prompts' digests. A training
     that was interrupted, another label or another night's rows compute only what is missing.
@@ -39,7 +39,9 @@ def states_of(
     """
     name = identity.rsplit(":", 1)[-1].replace("/", "--")
     precision = str(router.model.dtype).removeprefix("torch.")
-    file = Path(f"{table}.states") / f"{name}-{router.max_length}-{precision}.safetensors"
+    # Of one text the two kinds of routers cut other tokens.
+    reads = "" if router.reads == "prompt" else "-answer"
+    file = Path(f"{table}.states") / f"{name}-{router.max_length}-{precision}{reads}.safetensors"
     known = _read(file)
     digests = [prompt_digest(prompt) for prompt in prompts]
     wanted = {digest: prompt for digest, prompt in zip(digests, prompts, strict=True) if digest not in known}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from batchroute.router.heads.ensemble import Ensemble, interpolated
 from batchroute.router.heads.members import combined
 from batchroute.router.labels import Labels
 from batchroute.router.notes import ROUTER_FILE
+from batchroute.router.training.answers import texts_of
 from batchroute.router.training.checkpoints import Checkpoints
 from batchroute.router.training.encoders import frozen_encoder, save_encoder
 from batchroute.router.training.figures import Figures, figures_of, separation
@@ -64,12 +65,16 @@ def fit_heads(
 ) -> HeadsResult:
     """Fit heads to all rows of `table`, and measure them by folds.
 
+    Args:
+        table: for a reader of answers with one response a row.
+
     Raises:
         InputError: the base cannot be loaded, or scikit-learn is not installed.
     """
-    states, max_length = _states(options, table, device, say)
+    texts = texts_of(table, options.reads)
+    states, max_length = _states(options, texts, device, say)
     started = time.perf_counter()
-    inputs = Inputs.of(table.prompts, states)
+    inputs = Inputs.of(texts, states)
     targets = labels.apply(table.small, table.large).astype(np.float64)
     weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
     speak = _Seldom(say)
@@ -137,20 +142,21 @@ def readable_as(file: Path, folder: Path) -> None:
 
 
 def _states(
-    options: TrainOptions, table: QualityTable, device: torch.device, say: Callable[[str], None]
+    options: TrainOptions, texts: Sequence[str], device: torch.device, say: Callable[[str], None]
 ) -> tuple[NDArray[np.float32], int]:
-    """The pooled states of the table's prompts, and the length that they were computed with."""
-    router = frozen_encoder(options.base, options.max_length, device, options.allow_pickle)
+    """The pooled states of the texts, and the length that they were computed with."""
+    router = frozen_encoder(options.base, options.max_length, device, options.allow_pickle, options.reads)
+    what = "prompts" if options.reads == "prompt" else "answers with their prompts"
     identity = models.identity(options.base, ignore=[HEADS_FILE, ROUTER_FILE])
     speak = _Seldom(say)
     started = time.perf_counter()
 
     def on_done(done: int, whole: int) -> None:
-        speak(f"the encoder has read {done:,} of {whole:,} prompts")
+        speak(f"the encoder has read {done:,} of {whole:,} {what}")
         if done == whole:
-            say(f"the encoder read {whole:,} prompts in {time.perf_counter() - started:.0f} s")
+            say(f"the encoder read {whole:,} {what} in {time.perf_counter() - started:.0f} s")
 
-    states = states_of(router, identity, options.quality_table, table.prompts, on_done, say)
+    states = states_of(router, identity, options.quality_table, texts, on_done, say)
     router.close()
     return states, router.max_length
 
