@@ -91,6 +91,14 @@ def test_each_row_writes_its_token_in_a_column_of_its_own() -> None:
     assert slots.get_seq_length() == 7
 
 
+def test_rows_of_unlike_lengths_attend_apart() -> None:
+    slots = Slots(40, 1002)
+    slots.at([1000, 10, 12, 700, 650], CPU)
+    assert slots.spans == [(0, 1, 1001), (1, 3, 13), (3, 5, 701)]
+    slots.at([8] * 40, CPU)
+    assert slots.spans == [(0, 16, 9), (16, 32, 9), (32, 40, 9)]
+
+
 @pytest.mark.parametrize("shared", [0, 11])
 @pytest.mark.parametrize("rows", [3, 40])
 def test_attention_is_that_of_each_row_alone(shared: int, rows: int) -> None:
