@@ -39,12 +39,14 @@ def calibrate(
 ) -> None:
     """Measure what each threshold of score and confidence costs in quality, on rows that the router never saw."""
     from batchroute.confidence.calibrate import calibrate_confidence, write
+    from batchroute.confidence.reader import check_reader, with_readings
     from batchroute.router.notes import CONFIDENCE_FILE
     from batchroute.tables import quality_table as tables
 
     if (router is None) == (output is None):
         raise InputError("give either --router, or --output for a confidence without a router")
     table, scores = tables.read(quality_table, signal or (), responses=reader is not None), None
+    check_reader(table, reader)
     if router is not None:
         from batchroute.router.calibration.calibrate import calibrate_router
 
@@ -57,7 +59,6 @@ def calibrate(
             return
     known = None
     if reader is not None:
-        from batchroute.confidence.reader import with_readings
         from batchroute.router.reading import identity_of
 
         table, scores = with_readings(table, scores, reader, _device())
@@ -110,6 +111,7 @@ def evaluate(
 ) -> None:
     """Measure what a router and the small model's signals are worth on other rows: figures, intervals and plots."""
     from batchroute.confidence.calibration import ConfidenceCalibration
+    from batchroute.confidence.reader import check_reader, with_readings
     from batchroute.confidence.ways import evaluate_ways, sentences
     from batchroute.confidence.ways import write as write_ways
     from batchroute.router.evaluation.output import check_output, make_output
@@ -120,6 +122,8 @@ def evaluate(
     check_output(output, overwrite)
     prices = _prices(job_file, overrides, small_cost)
     table, scores = tables.read(quality_table, signal or (), responses=reader is not None), None
+    calibration = None if (folder := confidence or router) is None else ConfidenceCalibration.known(folder)
+    check_reader(table, reader, calibration)
     if router is not None:
         from batchroute.router.evaluation.console import print_evaluation
         from batchroute.router.evaluation.evaluate import evaluate_routers, write
@@ -133,10 +137,7 @@ def evaluate(
         if not table.tells and reader is None:
             return
     if reader is not None:
-        from batchroute.confidence.reader import with_readings
-
         table, scores = with_readings(table, scores, reader, _device(), all_rows)
-    calibration = None if (folder := confidence or router) is None else ConfidenceCalibration.known(folder)
     ways = evaluate_ways(table, scores, calibration, prices, bootstrap, seed)
     make_output(output)
     write_ways(ways, output)

@@ -25,7 +25,7 @@ from batchroute.fields import SIDES
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Snapshot, output_folder
 from batchroute.pipeline.identity import identify
-from batchroute.pipeline.shards.names import SHARDS, shard_stage, side_of
+from batchroute.pipeline.shards.names import READ, SHARDS, shard_stage, side_of
 from batchroute.pipeline.stages.snapshot import unit_bounds
 from batchroute.storage.folder import Folder
 from batchroute.storage.receipts import Receipt
@@ -159,6 +159,11 @@ def _measure(job: Job) -> tuple[list[Measured], Snapshot]:
             fixed = round(shares[shard] * snapshot.rows) if shard.startswith("calibration") else None
             alone = job.models.of(side).record.behind_api
             stages.append(_stage(shard, found, shares[shard], fixed, alone, snapshot.price(side)))
+    for shard, stage in READ.items():
+        if shares[shard] and work.stage(stage).receipts():
+            fixed = round(shares[shard] * snapshot.rows) if shard.startswith("calibration") else None
+            read = _done(output, work, stage)
+            stages.append(_stage(stage, read, shares[shard], fixed, price=snapshot.price("router")))
     return [*stages, _stage(layout.MERGE, _done(output, work, layout.MERGE))], snapshot
 
 

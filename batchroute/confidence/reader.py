@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchroute.confidence.answers import MIN_PROMPTS
+from batchroute.confidence.calibration import ConfidenceCalibration
 from batchroute.errors import InputError
 from batchroute.router.notes import Notes
-from batchroute.router.reading import check_reads, joined
+from batchroute.router.reading import check_reads, identity_of, joined
 from batchroute.tables.quality_table import QualityTable
 
 if TYPE_CHECKING:
@@ -19,6 +20,28 @@ if TYPE_CHECKING:
 
 READING = "reading"
 Scores = NDArray[np.float32]
+
+
+def check_reader(table: QualityTable, reader: str | None, calibration: ConfidenceCalibration | None = None) -> None:
+    """Before anything is measured.
+
+    Args:
+        calibration: of a confidence that is to be measured on the table; None to fit one.
+
+    Raises:
+        InputError: the reader is missing, is a router of prompts, or is of another pair of models than the table; or
+            the calibration reads another one.
+    """
+    if reader is not None:
+        check_reads(reader, "answer")
+        Notes.read(reader).check_pair(table, reader)
+    if calibration is None or calibration.table_sha256 == table.sha256 or READING not in calibration.model.columns:
+        return
+    if reader is None or calibration.reader != identity_of(reader):
+        raise InputError(
+            "the confidence was calibrated with a reader of answers: name that very reader with --reader, or calibrate "
+            "without one"
+        )
 
 
 def with_readings(
@@ -38,9 +61,8 @@ def with_readings(
     from batchroute.router.scoring import score
 
     assert table.responses is not None
-    check_reads(reader, "answer")
+    check_reader(table, reader)
     notes = Notes.read(reader)
-    notes.check_pair(table, reader)
     rows = np.arange(len(table)) if all_rows else notes.unseen(table)
     if len(rows) < MIN_PROMPTS:
         raise InputError(

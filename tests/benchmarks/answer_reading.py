@@ -33,7 +33,7 @@ from batchroute.router.training.answers import one_a_response, texts_of
 from batchroute.router.training.encoders import frozen_encoder
 from batchroute.router.training.heads.cache import states_of
 from batchroute.router.training.heads.crossing import cross_fitted, folds_of
-from batchroute.router.training.heads.fitting import Inputs, Lesson
+from batchroute.router.training.heads.fitting import Inputs, Lesson, numbered
 from batchroute.tables import quality_table
 from batchroute.tables.quality_table import QualityTable
 from tests.benchmarks.embedded_ways import PAIRS, pair
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--answers", help="answers of three models: its three pairs are tables too")
     parser.add_argument("--base", required=True)
     parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--agree", type=int, default=0, help="samples that each of --answers is compared with")
     parser.add_argument("--most", type=int, default=10, help="responses to each prompt")
     options = parser.parse_args()
     for path in options.tables:
@@ -58,7 +59,7 @@ def main() -> None:
             path = str(Path(folder) / "t.parquet")
             answers = pl.read_parquet(options.answers)
             responses = pl.col(f"{weak}_responses").alias("small_responses")
-            pair(answers, weak, strong).hstack(answers.select(responses)).write_parquet(path)
+            pair(answers, weak, strong, options.agree).hstack(answers.select(responses)).write_parquet(path)
             table = quality_table.read(path, responses=True)
         compare(options.answers, table, options, f"{weak} or {strong}")
 
@@ -113,7 +114,7 @@ def out_of_fold(path: str, table: QualityTable, reads: Reads, options: argparse.
     inputs = Inputs.of(texts, states)
     targets = Labels.fit("gap", table.small, table.large).apply(table.small, table.large).astype(np.float64)
     weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
-    lesson = Lesson(inputs.features, inputs.features @ inputs.rotation, targets, weights)
+    lesson = Lesson(inputs.features, inputs.features @ inputs.rotation, targets, weights, numbered(table.tasks))
     members = cross_fitted(lesson, folds_of(table.prompts, 0), 0, lambda done: None)
     predicted: Floats = combined(torch.from_numpy(members))[0].numpy()
     return predicted

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from batchroute.confidence.answers import Answers
 from batchroute.confidence.calibrate import calibrate_confidence
-from batchroute.confidence.reader import with_readings
+from batchroute.confidence.reader import check_reader, with_readings
 from batchroute.errors import InputError
 from batchroute.router.calibration.calibrate import calibrate
 from batchroute.router.evaluation import transfer
@@ -96,6 +96,10 @@ def test_its_reading_is_a_signal_on_rows_that_it_never_saw(trained: tuple[Path, 
     assert good.min() > bad.max()
     calibration = calibrate_confidence(table, None, reader=identity_of(str(folder)))
     assert set(calibration.model.columns) == {"reading"}
+    elsewhere = calibration.model_copy(update={"table_sha256": "of another table"})
+    check_reader(table, str(folder), elsewhere)
+    with pytest.raises(InputError, match="calibrated with a reader of answers: name that very reader with --reader"):
+        check_reader(table, None, elsewhere)
     # A third of the answers is right, and to keep these costs nothing.
     free = [point.cost_advantage for point in calibration.points if point.drop <= 0]
     assert max(free) == pytest.approx(1 / 3, abs=0.05)
