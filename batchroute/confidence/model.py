@@ -21,7 +21,7 @@ _STEPS, _SMALL_STEP = 50, 1e-8
 _HOLD = 1e-3
 _LEAST_ROWS = 20
 
-UNFITTED = ("agreement", "logprob_low", "reading")
+UNFITTED = ("agreement", "reading", "logprob_low")
 """The signals that are a confidence by themselves, the first one first."""
 
 
@@ -170,15 +170,14 @@ def cross_fitted(
 
 
 def unfitted(signals: Signals) -> NDArray[np.float32]:
-    """The confidence without a fit: the first of `UNFITTED` that a row has. Of `logprob_low` it is the rank among the
+    """The confidence without a fit: the first of `UNFITTED` that any row has. Of `logprob_low` it is the rank among the
     given rows, scaled to [0, 1]; equal values have equal ranks. NaN where no such signal is known.
     """
-    if np.isfinite(signals.agreement).any():
-        return signals.agreement.astype(np.float32)
+    for values in (signals.agreement, signals.reading):
+        if np.isfinite(values).any():
+            return values.astype(np.float32)
     low = signals.logprob_low
     known = np.isfinite(low)
-    if not known.any():
-        return signals.reading.astype(np.float32)
     confidence = np.full(len(low), np.nan, np.float32)
     _, place, count = np.unique(low[known], return_inverse=True, return_counts=True)
     middle = np.cumsum(count) - (count + 1) / 2

@@ -158,3 +158,9 @@ def test_without_samples_the_low_tail_ranks_the_rows() -> None:
     confidence = unfitted(Signals.of(5, logprob_low=[-3.0, -1.0, np.nan, -2.0, -2.0]))
     assert confidence.tolist() == pytest.approx([0.0, 1.0, np.nan, 0.5, 0.5], nan_ok=True)
     assert np.isnan(unfitted(Signals.of(2, tokens=[1, 2]))).all()
+
+
+def test_a_reading_comes_after_an_agreement_and_before_log_probabilities() -> None:
+    known = {"reading": [0.25, 0.75], "logprob_low": [-1.0, -2.0]}
+    assert unfitted(Signals.of(2, **known)).tolist() == [0.25, 0.75]
+    assert unfitted(Signals.of(2, agreement=[1.0, 0.5], **known)).tolist() == [1.0, 0.5]

@@ -66,7 +66,7 @@ def read_told(context: Context, model: ConfidenceModel | None, scores: Scores) -
     """
     rows = context.snapshot.rows
     confidence = np.full(rows, np.nan, np.float32)
-    alone = UNFITTED if context.job.models.small.reader is not None else UNFITTED[:-1]
+    alone = [name for name in UNFITTED if name != "reading" or context.job.models.small.reader is not None]
     raw = None if model is not None else {name: confidence.copy() for name in alone}
     paid = None if context.snapshot.price("small") is None else np.zeros(rows, np.int64)
     answers, tells = 0, False
