@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from batchroute.errors import StoppedError
 from batchroute.prompt import Message, Prompt
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ANSWERED_ALL_THE_SAME = ("refused", "invalid_response", "tool_call", "unfinished")
 """Error types of answers that the model gave and a provider bills, but that cannot be used."""
@@ -113,6 +116,20 @@ class Generator(Protocol):
 
     def close(self) -> None:
         """Free the memory. May be called from another thread: running calls of `generate` end at once."""
+        ...
+
+
+class ColumnGenerator(Generator, Protocol):
+    """A generator that can make the responses to many text prompts as columns, without an object for each."""
+
+    def answer_columns(self, prompts: pa.ChunkedArray) -> pa.Table | None:
+        """What `generate` would say, as columns `text`, `finish_reason`, `input_tokens` and `output_tokens`.
+
+        Every row is answered at the first attempt, and nothing else is told of it. None: ask `generate`.
+
+        Args:
+            prompts: text, one a row.
+        """
         ...
 
 

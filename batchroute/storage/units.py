@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchroute.errors import InputError
@@ -85,9 +86,14 @@ class Stage:
         self._known[unit] = receipt
         return receipt
 
-    def read(self, unit: str, columns: list[str] | None = None) -> pa.Table:
-        """The unit's rows."""
-        return _read_table(self._data, f"{self._prefix}{unit}.parquet", columns)
+    def read(self, unit: str, columns: list[str] | None = None, all_there: bool = True) -> pa.Table:
+        """The unit's rows.
+
+        Args:
+            columns: in this order; all columns unless set.
+            all_there: whether the file has all of them; if not, those that it lacks are left out.
+        """
+        return _read_table(self._data, f"{self._prefix}{unit}.parquet", columns, all_there)
 
     def reopen(self, unit: str, keep: bool = False) -> None:
         """Remove the unit's data and receipt; with `keep`, `kept` can still read the data. After a crash, repeat the
@@ -151,20 +157,25 @@ class Stage:
         return stored
 
 
-def _read_table(folder: Folder, name: str, columns: list[str] | None = None) -> pa.Table:
+def _read_table(folder: Folder, name: str, columns: list[str] | None = None, all_there: bool = True) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        # `pq.read_table` would make a dataset of the file, which takes longer than reading a small one.
-        with pq.ParquetFile(folder.parquet(name), pre_buffer=False) as file:
+        # `pq.read_table` would make a dataset of the file, and a path be searched for a filesystem: either takes longer
+        # than reading a small file.
+        source = folder.parquet(name)
+        source = pa.OSFile(str(source)) if isinstance(source, Path) else source
+        with pq.ParquetFile(source, pre_buffer=False) as file:
             table = file.read(columns, use_threads=False)
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         state = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
         raise InputError(f"{folder}/{name} {state}, though its receipt is there; start again with --fresh") from error
     # The facts belong to the file: tables of several units are concatenated.
     table = table.replace_schema_metadata(None)
-    return table if columns is None else table.select(columns)
+    if columns is None:
+        return table
+    return table.select(columns if all_there else [name for name in columns if name in table.column_names])
 
 
 class Span(NamedTuple):

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from batchroute import generators
 from batchroute.generators.base import Response
+from batchroute.generators.echo.generator import EchoGenerator
 from batchroute.generators.settings import ModelSpec
 from batchroute.prompt import Prompt
 
@@ -86,3 +88,26 @@ def test_its_signals_follow_the_prompt_and_the_seed_of_a_sampled_row() -> None:
     one, other, same, reseeded = logprobs(sampled)
     assert one == same
     assert len({one, other, reseeded}) == 3
+
+
+def test_its_columns_say_what_its_rows_say() -> None:
+    prompts = ["one", "two words", " \u2003wide\u00a0and\x1codd\x85 \t\nspace ", "", " ", "ünïcode wörds", "a" * 500]
+    generator = EchoGenerator(ModelSpec.model_validate({"backend": "echo"}))
+    columns = generator.answer_columns(pa.chunked_array([prompts[:2], prompts[2:]]))
+    assert columns is not None
+    rows = [Response(**row) for row in columns.to_pylist()]
+    assert rows == generator.generate(prompts, [0] * len(prompts))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"template": "Say {prompt}"},
+        {"generation": {"max_new_tokens": 1}},
+        {"generation": {"stop": ["w"]}},
+        {"confidence": {"logprobs": True}},
+    ],
+)
+def test_it_gives_no_columns_where_an_answer_is_more_or_less_than_its_prompt(settings: dict[str, Any]) -> None:
+    generator = EchoGenerator(ModelSpec.model_validate({"backend": "echo", **settings}))
+    assert generator.answer_columns(pa.chunked_array([["two words"]])) is None

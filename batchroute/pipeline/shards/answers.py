@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batchroute.config.job import Job, JobModel
@@ -135,6 +136,59 @@ def answers_table(
     arrays["cost"] = usd_column([None if answer is None else answer[1] for answer in answers])
     arrays |= {"position": pa.array(positions, pa.int64()), "copy_of": copy_of}
     return pa.table([arrays[name] for name in schema.names], schema=schema)
+
+
+def answers_of_columns(
+    positions: pa.ChunkedArray, responses: pa.Table, price: Price | None
+) -> tuple[pa.Table, dict[str, int]]:
+    """The table and the counts that `answers_table` and `counts` give for the same responses.
+
+    Args:
+        responses: as of `ColumnGenerator.answer_columns`.
+        price: by token, or None.
+    """
+    rows = responses.num_rows
+    tokens = {name: responses[name].to_numpy().astype(np.int64) for name in ("input_tokens", "output_tokens")}
+    total = {name: int(column.sum()) for name, column in tokens.items()}
+    costs, cost_of_all = None, 0
+    if price is not None:
+        cost_of_all = price.of_tokens(*total.values())
+        # Beyond 64 bits Python's own numbers say so.
+        read, written = (column.astype(np.int64 if cost_of_all < 1 << 63 else object) for column in tokens.values())
+        costs = read * price.of_tokens(1, 0) + written * price.of_tokens(0, 1)
+    constant = {"attempts": 1, "cached_tokens": 0, "reasoning_tokens": 0, "estimated": False}
+    arrays = {
+        "position": positions,
+        "response": responses["text"],
+        "finish_reason": responses["finish_reason"],
+        **tokens,
+        "cost": usd_column([None] * rows if costs is None else costs.tolist()),
+        **{name: pa.repeat(pa.scalar(value, SCHEMA.field(name).type), rows) for name, value in constant.items()},
+    }
+    columns = [
+        pa.nulls(rows, field.type) if field.name not in arrays else _of_type(arrays[field.name], field.type)
+        for field in SCHEMA
+    ]
+    counted = {
+        "generated": rows,
+        "copies": 0,
+        "failed": 0,
+        "answered": rows,
+        "cut": pc.sum(pc.equal(responses["finish_reason"], "length")).as_py() or 0,
+        **{name: total.get(name, 0) for name in _SUMMED},
+        "cost_pico": cost_of_all,
+    }
+    return pa.table(columns, schema=SCHEMA), counted
+
+
+def _of_type(column: Any, kind: pa.DataType) -> Any:
+    return (
+        pa.array(column, kind)
+        if isinstance(column, np.ndarray)
+        else column
+        if column.type == kind
+        else column.cast(kind)
+    )
 
 
 def hits_of(table: pa.Table, price: Price | None) -> dict[int, Answer]:

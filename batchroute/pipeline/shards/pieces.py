@@ -10,7 +10,17 @@ import pyarrow as pa
 from batchroute.config.job import JobModel
 from batchroute.generators.base import Response, row_seed
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.shards.answers import Answer, answer_of, answers_table, counts, model_of, priced, schema_of
+from batchroute.pipeline.shards.answers import (
+    SCHEMA,
+    Answer,
+    answer_of,
+    answers_of_columns,
+    answers_table,
+    counts,
+    model_of,
+    priced,
+    schema_of,
+)
 from batchroute.pipeline.shards.hits import Hits
 from batchroute.pipeline.shards.names import Shard, shard_stage, side_of
 from batchroute.prompt import Prompt, as_text
@@ -115,6 +125,25 @@ class Pieces:
             return [generation.seed] * len(positions)
         return [row_seed(generation.seed, position) for position in positions]
 
+    def by_columns(self, piece: Piece) -> bool:
+        """Whether the answers may come as columns: to all rows of the piece, with nothing but text and tokens."""
+        return (
+            self.context.snapshot.prompt_kind == "text"
+            and self._schema == SCHEMA
+            and (self._price is None or self._price.by_token)
+            and piece.todo.num_rows == piece.receipt.rows
+            and not any(piece.answers)
+        )
+
+    def commit_columns(self, piece: Piece, responses: pa.Table, seconds: float, load_seconds: float) -> Receipt:
+        """As `commit`, for a piece of `by_columns`.
+
+        Args:
+            responses: as of `ColumnGenerator.answer_columns`.
+        """
+        table, counted = answers_of_columns(piece.todo["position"], responses, self._price)
+        return self._put(piece, table, counted, seconds, load_seconds)
+
     def commit(self, piece: Piece, responses: Sequence[Response], seconds: float, load_seconds: float) -> Receipt:
         """Put all answers of the piece, old and new, and its receipt.
 
@@ -124,6 +153,15 @@ class Pieces:
         answers = list(piece.answers)
         for i, answer in zip(piece.indices, priced(self._price, responses, seconds), strict=True):
             answers[i] = _with_earlier(answers[i], answer)
+        counted = counts(answers, self._price)
+        if piece.hit_tokens:
+            counted |= {"hit_prompt_tokens": piece.hit_tokens}
+        table = answers_table(piece.positions, piece.copy_of, answers, self._schema)
+        return self._put(piece, table, counted, seconds, load_seconds)
+
+    def _put(
+        self, piece: Piece, table: pa.Table, counted: dict[str, int], seconds: float, load_seconds: float
+    ) -> Receipt:
         facts = Facts(
             run_id=piece.receipt.run_id,
             unit=piece.unit,
@@ -132,9 +170,8 @@ class Pieces:
             last=piece.receipt.last,
             seconds=seconds,
             load_seconds=load_seconds,
-            counts=counts(answers, self._price) | ({"hit_prompt_tokens": piece.hit_tokens} if piece.hit_tokens else {}),
+            counts=counted,
         )
-        table = answers_table(piece.positions, piece.copy_of, answers, self._schema)
         receipt = self._stage.commit(facts, self._schema, table.sort_by("position").to_batches())
         if piece.unit in self._begun:
             self._stage.drop_begun(piece.unit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchroute.pipeline.context import Snapshot
+from batchroute.pipeline.shards.background import Background
 from batchroute.pipeline.shards.copies import Copies
 from batchroute.pipeline.shards.names import Shard, shard_stage
 from batchroute.storage.receipts import Facts
@@ -36,12 +38,17 @@ def _schema(kind: PromptKind) -> pa.Schema:
 
 @dataclass
 class ShardWriter:
-    """Writes one shard: rows gather until they make a piece."""
+    """Writes one shard: rows gather until they make a piece.
+
+    Attributes:
+        background: writes the pieces; without it, `add` and `close` do.
+    """
 
     work: Workdir
     snapshot: Snapshot
     name: Shard
     copies: Copies
+    background: Background | None = None
     rows: int = 0
     units: int = 0
     _gathered: list[pa.Table] = field(default_factory=list)
@@ -92,13 +99,18 @@ class ShardWriter:
     def _write(self) -> None:
         unit = f"{self.units:05d}"
         if unit not in self._done:
-            self._commit(unit, pa.concat_tables(self._gathered).combine_chunks())
+            commit = functools.partial(self._commit, unit, self._gathered, self._begun)
+            if self.background is None:
+                commit()
+            else:
+                self.background.do(commit)
         self.rows += self._gathered_rows
         self.units += 1
         self._gathered, self._gathered_rows, self._to_generate = [], 0, 0
         self._begun = time.perf_counter()
 
-    def _commit(self, unit: str, table: pa.Table) -> None:
+    def _commit(self, unit: str, gathered: list[pa.Table], begun: float) -> None:
+        table = pa.concat_tables(gathered).combine_chunks()
         copies = table.num_rows - table["copy_of"].null_count
         own = table.filter(table["copy_of"].is_null())
         tokens = pc.sum(own["tokens"]).as_py() or 0
@@ -107,7 +119,7 @@ class ShardWriter:
             self.snapshot.run_id,
             unit,
             table["position"].to_pylist(),
-            seconds=time.perf_counter() - self._begun,
+            seconds=time.perf_counter() - begun,
             counts={"copies": copies, "tokens": tokens, "bytes": own["prompt"].nbytes, "longest": longest},
         )
         by_length = table.take(pc.sort_indices(table, [("tokens", "ascending"), ("position", "ascending")]))

@@ -110,6 +110,10 @@ class GenerateWorker:
         self._preflight(pieces)
         piece = pieces.read(assigned)
         loading = self._generator.load_seconds
+        columns = self._by_columns(pieces, piece)
+        if columns is not None:
+            self._answered = True
+            return pieces.commit_columns(piece, columns, self._working(started, loading), self._loading())
         responses: list[Response | None] = []
         try:
             for answered in self._answers(pieces, piece, started):
@@ -126,6 +130,18 @@ class GenerateWorker:
 
     def close(self) -> None:
         self._generator.close()
+
+    def _by_columns(self, pieces: Pieces, piece: Piece) -> pa.Table | None:
+        """The answers to all rows, from a `ColumnGenerator`; None where they come row by row."""
+        answer = getattr(self._generator, "answer_columns", None)
+        if answer is None or self._limits is not None or not pieces.by_columns(piece):
+            return None
+        columns: pa.Table | None = answer(piece.todo["prompt"])
+        if columns is not None:
+            rows = piece.todo.num_rows
+            pieces.context.engine.progress.pulse(pieces.shard, piece.unit, rows, rows)
+            self._log_notes(pieces)
+        return columns
 
     def _answers(self, pieces: Pieces, piece: Piece, started: float) -> Iterator[list[Response]]:
         """Responses to all rows, a batch at a time. Pieces are ordered by length, and so are the batches."""

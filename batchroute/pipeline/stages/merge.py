@@ -20,20 +20,22 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards import answers
 from batchroute.pipeline.shards.names import READ, ROUTES, SHARDS, Shard, shard_stage, side_of
 from batchroute.pipeline.stages.read import with_readings
-from batchroute.pipeline.stages.results import CONFIDENCE, READING, SIGNALS, output_schema, results_of, signals_of
+from batchroute.pipeline.stages.results import CONFIDENCE, READING, SIGNALS, output_schema, results_of
 from batchroute.pipeline.stages.score import SPREAD
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Span
 from batchroute.tables.json_columns import columns_of as json_columns
 from batchroute.tables.types import converted
 
-_SHARD = pa.field("shard", pa.string())
+# The number of a shard in `SHARDS`: a row's route and model follow from it.
+_SHARD = pa.field("shard", pa.int8())
+_NEEDED = ("position", "copy_of")
 _FURTHER = (answers.TOOL_CALLS, answers.REASONING, answers.FROM_CACHE)
 _PIECES_IN_MEMORY = 2
 _THREADS = 4
 _LATER: dict[Shard, tuple[Shard, ...]] = {"small": ("deferred",), "calibration_small": ("calibration_large",)}
 """The shards whose answers replace those of a shard, row by row."""
-_ALWAYS_COUNTED = ("small", "large", "escalated")
+_ALWAYS_COUNTED: tuple[Shard, ...] = ("small", "large", "escalated")
 # What threads may hold of the input at a time. Each holds a page, which has up to 1,024 rows as pyarrow writes it.
 _PAGES_BYTES, _PAGE_ROWS = 128 << 20, 1024
 _NOTHING = pa.scalar(usd(0), COST)
@@ -66,6 +68,10 @@ class Merger:
         self._schema, self._added = output_schema(context.job, context.table), results_of(context.job)
         self._scores, self._confidences = context.work.stage(layout.SCORE), context.work.stage(layout.CONFIDENCE)
         self._confident = self._confidences.receipts()
+        self._of_shards = {
+            "route": pa.array([ROUTES.get(shard) for shard in SHARDS], pa.string()),
+            "model": pa.array([context.job.models.of(side_of(shard)).model for shard in SHARDS], pa.string()),
+        }
 
     def do(self, stage: str, part: Span) -> Receipt:
         started = time.perf_counter()
@@ -95,7 +101,7 @@ class Merger:
                 yield pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
     def _results(self, chunk: Span) -> tuple[pa.RecordBatch, pa.ChunkedArray]:
-        """The result columns of a chunk's rows, in row order, and the shard that each answer is from."""
+        """The result columns of a chunk's rows, in row order, and the number of the shard that each answer is from."""
         names, job = self._added.names, self._context.job
         spread = [SPREAD.name] if SPREAD.name in names else []
         scored = self._scores.read(chunk.unit, ["score", "error_type", "error", *spread])
@@ -104,9 +110,11 @@ class Merger:
         index = np.full(chunk.rows, -1, np.int64)
         index[answered["position"].to_numpy() - chunk.start] = np.arange(answered.num_rows)
         taken = answered.take(pa.array(index, mask=index < 0))
+        shards = taken[_SHARD.name]
         error_type = pc.coalesce(scored["error_type"], taken["error_type"])
         columns = {
             **{name: taken[name] for name in names if name in taken.column_names},
+            **{name: values.take(shards) for name, values in self._of_shards.items()},
             **{name: scored[name] for name in ("score", *spread)},
             "error_type": error_type,
             "error": pc.coalesce(scored["error"], taken["error"]),
@@ -120,8 +128,12 @@ class Merger:
             texts = pc.if_else(pc.equal(columns["status"], "ok"), taken["response"], None).to_pylist()
             arrays = json_columns(texts, fields, whole=job.output.columns == "struct")
             columns |= dict(zip([field.name for field in fields], arrays, strict=True))
-        table = pa.table([columns[field.name].cast(field.type) for field in self._added], schema=self._added)
-        return table.combine_chunks().to_batches()[0], taken[_SHARD.name]
+        arrays = [columns[field.name] for field in self._added]
+        arrays = [
+            one if one.type == field.type else one.cast(field.type)
+            for one, field in zip(arrays, self._added, strict=True)
+        ]
+        return pa.table(arrays, schema=self._added).combine_chunks().to_batches()[0], shards
 
     def _confidence(self, chunk: Span) -> pa.ChunkedArray:
         if chunk.unit in self._confident:
@@ -131,9 +143,11 @@ class Merger:
 
 def _count(results: pa.RecordBatch, shards: pa.ChunkedArray, counts: dict[str, int]) -> None:
     failed = pc.sum(pc.equal(results["status"], "failed")).as_py()
-    of_shards = {item["values"]: item["counts"] for item in shards.value_counts().to_pylist()}
+    numbers = np.bincount(shards.drop_null().to_numpy(), minlength=len(SHARDS)).tolist()
+    of_shards = dict(zip(SHARDS, numbers, strict=True))
     # Of shards that a job has not, only the first three are in its counts.
-    routes = {shard: of_shards.get(shard, 0) for shard in (*_ALWAYS_COUNTED, *of_shards) if shard is not None}
+    others = [name for name in SHARDS if name not in _ALWAYS_COUNTED and of_shards[name]]
+    routes: dict[str, int] = {name: of_shards[name] for name in (*_ALWAYS_COUNTED, *others)}
     of_chunk: dict[str, int] = {
         "ok": results.num_rows - failed,
         "failed": failed,
@@ -157,13 +171,17 @@ class _ShardAnswers:
 
     def __init__(self, context: Context, shard: Shard) -> None:
         self._stage, self._shard = context.work.stage(shard), shard
-        self._route = ROUTES.get(shard)
-        self._is_read = shard in READ and bool(context.work.stage(READ[shard]).receipts())
-        self._model = context.job.models.of(side_of(shard)).model
-        self._context, self._signals = context, signals_of(context.job)
+        self._number = SHARDS.index(shard)
+        added = results_of(context.job).names
+        possible = (*answers.SCHEMA, *_FURTHER, *SIGNALS, READING)
+        fields = [field for field in possible if field.name in (*_NEEDED, *added)]
+        self._schema = pa.schema([*fields, _SHARD])
+        self._context = context
+        self._is_read = READING in fields and shard in READ and bool(context.work.stage(READ[shard]).receipts())
         # What the large model tells of its answers is in no output.
-        told = {field.name for field in self._signals} if side_of(shard) == "small" else set()
-        self._wanted = {*answers.SCHEMA.names, *(field.name for field in _FURTHER), *told}
+        untold = {field.name for field in SIGNALS} if side_of(shard) == "large" else set()
+        self._wanted = [field.name for field in fields if field.name not in untold]
+        self._no_rows = self._schema.empty_table()
         # An escalated row's copies share its new answer. The other shards hold the rows that they are for, one by one.
         self._escalated = _again(context, "escalated") if shard == "small" else None
         later = _LATER.get(shard, ())
@@ -181,10 +199,11 @@ class _ShardAnswers:
         first = max(bisect.bisect_right(self._firsts, start) - 1, 0)
         last = bisect.bisect_left(self._firsts, stop)
         tables = [_between(self._read(number), start, stop) for number in range(first, last)]
-        table = pa.concat_tables([self._routed(answers.SCHEMA.empty_table()), *tables])
-        copied = table["copy_of"].is_valid()
-        own, copies = table.filter(pc.invert(copied)), table.filter(copied)
-        answered = pa.concat_tables([own, self._copies(copies)]) if copies.num_rows else own
+        answered = pa.concat_tables([self._no_rows, *tables])
+        if answered["copy_of"].null_count < answered.num_rows:
+            copied = answered["copy_of"].is_valid()
+            own, copies = answered.filter(pc.invert(copied)), answered.filter(copied)
+            answered = pa.concat_tables([own, self._copies(copies)])
         later = [_after(answered, shard.within(start, stop)) for shard in self._later]
         return pa.concat_tables([answered, *later]) if later else answered
 
@@ -214,25 +233,20 @@ class _ShardAnswers:
 
     def _read_piece(self, number: int) -> pa.Table:
         piece = self._pieces[number]
-        table = self._stage.read(piece.unit)
-        if READING in self._signals and self._is_read:
+        table = self._stage.read(piece.unit, self._wanted, all_there=False)
+        if self._is_read:
             table = with_readings(self._context, self._shard, piece.unit, table)
-        # Units of a model that gives signals have more columns, and those of earlier versions may have fewer.
-        table = self._routed(table.select([name for name in table.column_names if name in self._wanted]))
+        table = self._routed(table)
         return (
             table if self._escalated is None else _replaced(table, self._escalated.within(piece.first, piece.last + 1))
         )
 
     def _routed(self, table: pa.Table) -> pa.Table:
-        """The columns of every shard's table, whatever columns the pieces have."""
-        rows = table.num_rows
-        known = table.select(answers.SCHEMA.names)
-        for field in (*_FURTHER, *self._signals):
-            has = field.name in table.column_names
-            known = known.append_column(field, table[field.name] if has else pa.nulls(rows, field.type))
-        for name, value in (("route", self._route), ("model", self._model), (_SHARD.name, self._shard)):
-            known = known.append_column(name, pa.repeat(pa.scalar(value, pa.string()), rows))
-        return known
+        """The columns of every shard's table. Units of earlier versions, or of other settings, lack some."""
+        rows, there = table.num_rows, set(table.column_names)
+        columns = [table[field.name] if field.name in there else pa.nulls(rows, field.type) for field in self._schema]
+        columns[-1] = pa.array(np.full(rows, self._number, np.int8))
+        return pa.table(columns, schema=self._schema)
 
 
 def _again(context: Context, shard: Shard) -> _ShardAnswers | None:

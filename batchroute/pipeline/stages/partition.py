@@ -18,6 +18,7 @@ from batchroute.fields import SIDES, Side
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.groups import groups_of
+from batchroute.pipeline.shards.background import Background
 from batchroute.pipeline.shards.copies import find_copies
 from batchroute.pipeline.shards.writer import ShardWriter
 from batchroute.pipeline.stages.decide import decide_on, outlook_of
@@ -66,7 +67,8 @@ def partition(context: Context) -> Partition:
     greedy = [side for side in SIDES if models.of(side).generation.greedy]
     taken = drawn_positions(work)
     copies = find_copies(stage, chunks, decision.small, greedy, taken if len(taken) else None)
-    shards = {side: ShardWriter(work, frozen, side, copies[side]) for side in SIDES}
+    background = Background()
+    shards = {side: ShardWriter(work, frozen, side, copies[side], background) for side in SIDES}
     unsupported = sum(receipt.counts.get("unsupported", 0) for receipt in scored.values())
     if unsupported:
         rows_hold = f"{plural(unsupported, 'row')} with images or the like"
@@ -85,12 +87,13 @@ def partition(context: Context) -> Partition:
             shards[cast(Side, side)].add(rows, prompts, np.flatnonzero(mask))
         return scored[chunk.unit]
 
-    with context.engine.progress.stage("partition", len(chunks), []) as report:
-        for chunk in chunks:
-            context.engine.check()
-            report(assign(chunk))
-    for shard in shards.values():
-        shard.close()
+    with background:
+        with context.engine.progress.stage("partition", len(chunks), []) as report:
+            for chunk in chunks:
+                context.engine.check()
+                report(assign(chunk))
+        for shard in shards.values():
+            shard.close()
     result = Partition(
         decided=decision.decided,
         rows={side: shard.rows for side, shard in shards.items()},
