@@ -5,7 +5,8 @@
 Runs the whole command on a small job with a tiny router, and on one with the embedded models, MiniLM with a head of
 random weights as the router; the first unit's begin is its receipt's. The rest are the parts: the imports of a run;
 what a launcher takes until its ranks' code begins; two ranks that meet, by `joined`; and two that form accelerate's
-process group of gloo instead, both with everything imported before the clock starts.
+process group of gloo instead, both with everything imported before the clock starts. Last, the processor seconds of
+the commands that only look.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from batchroute import models
 from batchroute.router.model import quiet_transformers
-from tests.benchmarks.job_without_models import write_job
+from tests.benchmarks.job_without_models import child, write_job
 
 ROWS, RANKS = 1000, 2
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={RANKS}"]
@@ -61,11 +62,27 @@ def main() -> None:
             for rule, measure in rules.items():
                 found[rule].append(measure())
                 print(f"{rule}: {found[rule][-1]:.2f} s", file=sys.stderr, flush=True)
+        looking = processor_seconds(folder, run[3], 1 if arguments.quick else 5)
     print("| | seconds |")
     print("|---|---|")
     for rule, seconds in found.items():
         print(f"| {rule} | {statistics.median(seconds):.2f} |")
-    print(json.dumps({"cores": os.cpu_count(), "seconds": found}))
+    print("| command | processor seconds |")
+    print("|---|---|")
+    for command, figure in looking.items():
+        print(f"| `{command}` | {figure:.2f} |")
+    print(json.dumps({"cores": os.cpu_count(), "seconds": found, "commands": looking}))
+
+
+def processor_seconds(folder: Path, job: str, repeats: int) -> dict[str, float]:
+    """Of `--help`, and of the commands that look at a small job's output, or check the job; the median."""
+    output = str(folder / "looked-at")
+    child([sys.executable, "-m", "batchroute", "run", job, "--set", f"output.uri={output}"])
+    commands = {"--help": [], "status": [output], "verify": [output], "validate": [job]}
+    return {
+        name: statistics.median(child([sys.executable, "-m", "batchroute", name, *rest])[1] for _ in range(repeats))
+        for name, rest in commands.items()
+    }
 
 
 def _write_job(folder: Path) -> str:
