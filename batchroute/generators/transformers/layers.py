@@ -51,6 +51,9 @@ def pack(model: Any) -> int:
 def _can_pack(model: Any) -> bool:
     if model.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
+    # They are torch's own and not public: another version may lack them.
+    if not all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
+        return False
     if getattr(model, "is_quantized", False) or getattr(model, "hf_device_map", None):
         return False
     known = {torch.float32} | ({torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set())
