@@ -123,7 +123,8 @@ class ColumnGenerator(Generator, Protocol):
     """A generator that can make the responses to many text prompts as columns, without an object for each."""
 
     def answer_columns(self, prompts: pa.ChunkedArray) -> pa.Table | None:
-        """What `generate` would say, as columns `text`, `finish_reason`, `input_tokens` and `output_tokens`.
+        """What `generate` would say, as columns `text`, `finish_reason`, `input_tokens` and `output_tokens`; and
+        `logprob` and `logprob_low`, if the model is asked for them.
 
         Every row is answered at the first attempt, and nothing else is told of it. None: ask `generate`.
 

@@ -90,9 +90,10 @@ def test_its_signals_follow_the_prompt_and_the_seed_of_a_sampled_row() -> None:
     assert len({one, other, reseeded}) == 3
 
 
-def test_its_columns_say_what_its_rows_say() -> None:
+@pytest.mark.parametrize("settings", [{}, {"confidence": {"logprobs": True}}])
+def test_its_columns_say_what_its_rows_say(settings: dict[str, Any]) -> None:
     prompts = ["one", "two words", " \u2003wide\u00a0and\x1codd\x85 \t\nspace ", "", " ", "ünïcode wörds", "a" * 500]
-    generator = EchoGenerator(ModelSpec.model_validate({"backend": "echo"}))
+    generator = EchoGenerator(ModelSpec.model_validate({"backend": "echo", **settings}))
     columns = generator.answer_columns(pa.chunked_array([prompts[:2], prompts[2:]]))
     assert columns is not None
     rows = [Response(**row) for row in columns.to_pylist()]
@@ -105,7 +106,7 @@ def test_its_columns_say_what_its_rows_say() -> None:
         {"template": "Say {prompt}"},
         {"generation": {"max_new_tokens": 1}},
         {"generation": {"stop": ["w"]}},
-        {"confidence": {"logprobs": True}},
+        {"generation": {"temperature": 1.0}},
     ],
 )
 def test_it_gives_no_columns_where_an_answer_is_more_or_less_than_its_prompt(settings: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchroute.generators.base import Response
 from batchroute.generators.settings import PLACEHOLDER, ModelSpec
@@ -45,17 +45,23 @@ class EchoGenerator:
         ]
 
     def answer_columns(self, prompts: pa.ChunkedArray) -> pa.Table | None:
-        """As of `ColumnGenerator`; None where an answer is not its prompt, or has signals; a subclass may answer
+        """As of `ColumnGenerator`; None where an answer is not its prompt, or is sampled; a subclass may answer
         otherwise.
         """
-        if type(self) is not EchoGenerator or self._template is not None or self._stops or self._logprobs:
+        if type(self) is not EchoGenerator or self._template is not None or self._stops or self._sampled:
             return None
         # The kernels of pyarrow that split text are slower, or know other white space.
-        words = pa.array([len(text.split()) for text in prompts.to_pylist()], pa.int32())
-        if (pc.max(words).as_py() or 0) > self._max_words:
+        texts = prompts.to_pylist()
+        words = np.fromiter((len(text.split()) for text in texts), np.int32, len(texts))
+        if words.max(initial=0) > self._max_words:
             return None
         ends = pa.repeat(pa.scalar("stop"), len(prompts))
-        return pa.table([prompts, ends, words, words], ["text", "finish_reason", "input_tokens", "output_tokens"])
+        columns = {"text": prompts, "finish_reason": ends, "input_tokens": words, "output_tokens": words}
+        if self._logprobs:
+            logprob = _LEAST * (1 - np.fromiter((_share(text, None) for text in texts), np.float64, len(texts)))
+            for name, values in (("logprob", logprob), ("logprob_low", 2 * logprob)):
+                columns[name] = pa.array(values, mask=words == 0)
+        return pa.table(columns)
 
     def sample(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> list[list[Response]]:
         """The answer, or the answer read backwards: the more often the answer, the higher its other signals are."""

@@ -64,6 +64,7 @@ Answer = tuple[Response, int | None]
 _OF_RESPONSES = {name: "response" if name == "text" else name for name in Response._fields}
 _NO_RESPONSE = (None,) * len(_OF_RESPONSES)
 _SAMPLE_TOKENS = ("sample_input_tokens", "sample_output_tokens")
+_NO_SAMPLES = dict.fromkeys(_SAMPLE_TOKENS, 0)
 _SUMMED = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "estimated")
 
 
@@ -139,13 +140,14 @@ def answers_table(
 
 
 def answers_of_columns(
-    positions: pa.ChunkedArray, responses: pa.Table, price: Price | None
+    positions: pa.ChunkedArray, responses: pa.Table, price: Price | None, schema: pa.Schema = SCHEMA
 ) -> tuple[pa.Table, dict[str, int]]:
     """The table and the counts that `answers_table` and `counts` give for the same responses.
 
     Args:
         responses: as of `ColumnGenerator.answer_columns`.
         price: by token, or None.
+        schema: as `schema_of` gives it, of texts and signals alone.
     """
     rows = responses.num_rows
     tokens = {name: responses[name].to_numpy().astype(np.int64) for name in ("input_tokens", "output_tokens")}
@@ -156,18 +158,24 @@ def answers_of_columns(
         # Beyond 64 bits Python's own numbers say so.
         read, written = (column.astype(np.int64 if cost_of_all < 1 << 63 else object) for column in tokens.values())
         costs = read * price.of_tokens(1, 0) + written * price.of_tokens(0, 1)
-    constant = {"attempts": 1, "cached_tokens": 0, "reasoning_tokens": 0, "estimated": False}
+    constant = {"attempts": 1, "cached_tokens": 0, "reasoning_tokens": 0, "estimated": False, **_NO_SAMPLES}
+    told = [name for name in SIGNALS.names if name in responses.column_names]
     arrays = {
         "position": positions,
         "response": responses["text"],
         "finish_reason": responses["finish_reason"],
         **tokens,
         "cost": usd_column([None] * rows if costs is None else costs.tolist()),
-        **{name: pa.repeat(pa.scalar(value, SCHEMA.field(name).type), rows) for name, value in constant.items()},
+        **{name: responses[name] for name in told},
+        **{
+            name: pa.repeat(pa.scalar(value, schema.field(name).type), rows)
+            for name, value in constant.items()
+            if name in schema.names
+        },
     }
     columns = [
         pa.nulls(rows, field.type) if field.name not in arrays else _of_type(arrays[field.name], field.type)
-        for field in SCHEMA
+        for field in schema
     ]
     counted = {
         "generated": rows,
@@ -178,7 +186,7 @@ def answers_of_columns(
         **{name: total.get(name, 0) for name in _SUMMED},
         "cost_pico": cost_of_all,
     }
-    return pa.table(columns, schema=SCHEMA), counted
+    return pa.table(columns, schema=schema), counted
 
 
 def _of_type(column: Any, kind: pa.DataType) -> Any:

@@ -12,6 +12,7 @@ from batchroute.generators.base import Response, row_seed
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.answers import (
     SCHEMA,
+    SIGNALS,
     Answer,
     answer_of,
     answers_of_columns,
@@ -126,10 +127,10 @@ class Pieces:
         return [row_seed(generation.seed, position) for position in positions]
 
     def by_columns(self, piece: Piece) -> bool:
-        """Whether the answers may come as columns: to all rows of the piece, with nothing but text and tokens."""
+        """Whether the answers may come as columns: to all rows of the piece, with text, tokens and signals alone."""
         return (
             self.context.snapshot.prompt_kind == "text"
-            and self._schema == SCHEMA
+            and self._schema.names in (SCHEMA.names, [*SCHEMA.names, *SIGNALS.names])
             and (self._price is None or self._price.by_token)
             and piece.todo.num_rows == piece.receipt.rows
             and not any(piece.answers)
@@ -141,7 +142,7 @@ class Pieces:
         Args:
             responses: as of `ColumnGenerator.answer_columns`.
         """
-        table, counted = answers_of_columns(piece.todo["position"], responses, self._price)
+        table, counted = answers_of_columns(piece.todo["position"], responses, self._price, self._schema)
         return self._put(piece, table, counted, seconds, load_seconds)
 
     def commit(self, piece: Piece, responses: Sequence[Response], seconds: float, load_seconds: float) -> Receipt:

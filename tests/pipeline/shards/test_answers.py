@@ -107,13 +107,18 @@ def test_the_full_cost_of_a_hit_is_what_its_tokens_or_other_rows_cost(
     assert answers.full_costs(without, None).tolist() == [42_000_000, 0]
 
 
+@pytest.mark.parametrize("told", [False, True])
 @pytest.mark.parametrize("price", [None, Price(input="0.15", output="0.6"), Price(input=0, output="1.000001")])
-def test_answers_that_come_as_columns_are_written_as_others(price: Price | None) -> None:
+def test_answers_that_come_as_columns_are_written_as_others(price: Price | None, told: bool) -> None:
     responses = [Response("a b", "stop", 2, 2), Response("", "stop", 1, 0), Response("ü", "length", 7, 123456)]
     names = ["text", "finish_reason", "input_tokens", "output_tokens"]
+    if told:
+        responses[0] = responses[0]._replace(logprob=-0.1, logprob_low=-0.2)
+        names += ["logprob", "logprob_low"]
+    schema = answers.schema_of(JobModel.model_validate({"backend": "echo", "confidence": {} if told else None}))
     columns = pa.table({name: [getattr(one, name) for one in responses] for name in names})
     positions = pa.chunked_array([[5, 3, 4]], pa.int64())
-    found, counted = answers.answers_of_columns(positions, columns, price)
+    found, counted = answers.answers_of_columns(positions, columns, price, schema)
     priced = answers.priced(price, responses, 1.0)
-    assert found.equals(answers.answers_table([5, 3, 4], pa.nulls(3, pa.int64()), priced))
+    assert found.equals(answers.answers_table([5, 3, 4], pa.nulls(3, pa.int64()), priced, schema))
     assert list(counted.items()) == list(answers.counts(priced, price).items())
