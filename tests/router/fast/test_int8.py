@@ -103,3 +103,22 @@ def test_an_encoder_without_linear_layers_is_reported(tmp_path: Path) -> None:
 def test_a_gpu_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^router.precision int8 is for CPUs, and this is a GPU: .*bfloat16$"):
         Router.load(str(tmp_path), torch.device("cuda"), precision="int8")
+
+
+def test_a_cpu_that_cuts_sums_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without VNNI or AMX the sum of two products is cut at 16 bits."""
+    cut = int8._Weights.products
+
+    def products(weights: int8._Weights, inputs: int8._Rounded) -> torch.Tensor:
+        return cut(weights, inputs).clamp(max=(1 << 15) - 1)
+
+    monkeypatch.setattr(int8._Weights, "products", products)
+    with pytest.raises(InputError, match=r"int8 needs a torch with oneDNN and a CPU with VNNI or AMX: leave it out$"):
+        Router.load(str(tiny_router(tmp_path / "router")), CPU, "int8")
+
+
+def test_the_inputs_are_unsigned() -> None:
+    """oneDNN has no quick product of signed inputs without AMX."""
+    rounded = int8._Rounded.of(torch.tensor([[-1.0, 0.5, 3.0]]))
+    assert rounded.steps.dtype == torch.uint8
+    assert rounded.steps.tolist() == [[1, 96, 255]]
