@@ -2,6 +2,7 @@
 
     python tests/benchmarks/router_scoring.py --prompts FILE.parquet --rows 2000
     python tests/benchmarks/router_scoring.py --prompts FILE.parquet --rows 200 --shape deberta-v3-base
+    python -m tests.benchmarks.router_scoring --rows 200 --against onnxruntime openvino --python ENV/bin/python
 
 All ways score the same prompts with the same weights in one process, cut to 512 tokens. The pipeline takes them in
 arrival order, 1, 8 and 32 at a time, with the model as transformers has it; the quickest of these is repeated in
@@ -31,6 +32,8 @@ from batchroute import models
 from batchroute.hardware.devices import Precision
 from batchroute.router.model import Router, quiet_transformers
 from batchroute.router.scoring import score
+from tests.benchmarks.router_in_engines import ENGINES
+from tests.benchmarks.router_rivals import by_engines
 from tests.benchmarks.shapes import matrix_peak, random_classifier
 
 DEFAULT_PROMPTS = Path(__file__).parents[2] / "sample_data" / "prompts.parquet"
@@ -72,6 +75,9 @@ def main() -> int:
     for _ in range(0 if args.quick else args.repeats - 1):
         run(ours | {best: baselines[best]})
     first = next(iter(ours))
+    others = by_engines(theirs, routers["float32"], texts, args)
+    for rule, (scored, taken) in others.items():
+        scores[rule], seconds[rule] = scored, taken
     figures = {
         rule: {
             "seconds": round(statistics.median(seconds[rule]), 3),
@@ -80,7 +86,7 @@ def main() -> int:
             "max_difference": float(np.abs(scores[rule] - scores[best]).max()),
             "routes_changed": _changed(scores[best], scores[rule]),
         }
-        for rule in ours | baselines
+        for rule in [*ours, *baselines, *others]
     }
     _show(figures)
     work = _work(theirs, routers["float32"], texts)
@@ -103,6 +109,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shape", choices=["minilm", "deberta-v3-base"], default="minilm")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="of the pipeline")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--against", nargs="+", choices=list(ENGINES), default=[], help="other engines, if installed")
+    parser.add_argument("--python", help="the interpreter that has these engines; this one unless set")
     parser.add_argument("--quick", action="store_true", help="32 rows, once")
     args = parser.parse_args()
     if args.quick:
