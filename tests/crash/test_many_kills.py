@@ -21,7 +21,7 @@ from tests.support.azurite import Azurite
 from tests.support.google import GoogleStorage
 from tests.support.seaweed import SeaweedFS
 
-KILLS = {"disk": 40, "s3": 20}
+KILLS = {"disk": 24, "s3": 12}
 _KILLS_OF_AN_OUTPUT = 4
 
 

@@ -26,7 +26,7 @@ from tests.support.provider_batches import KEYS, batch_job
 from tests.support.vendor_server import VendorProcess
 from tests.support.vendor_server.server import VENDORS
 
-KILLS = 20
+KILLS = 10
 ROWS = 24
 _KILLS_OF_AN_OUTPUT = 5
 # Until the next call of the provider or so, and until all batches have ended.

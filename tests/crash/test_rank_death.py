@@ -28,7 +28,7 @@ from tests.crash.ranks import PROMISED, Ranks, World, hashes, hold, receipts
 from tests.support.jobs import JobFolder, table
 from tests.support.waiting import wait_for
 
-KILLS = 20
+KILLS = 12
 _KILLS_OF_AN_OUTPUT = 5
 
 
