@@ -130,27 +130,27 @@ def _look_at(world: World, before: dict[str, bytes], after: dict[str, bytes]) ->
 
 def _die_in(shard: str, begun: Path) -> None:
     """The rank kills itself when it has answers to a unit of this shard, before they are put."""
-    commit = Pieces.commit
+    put = Pieces._put
 
     def die(pieces: Pieces, *arguments: Any) -> Any:
         if pieces.shard == shard:
             begun.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return commit(pieces, *arguments)
+        return put(pieces, *arguments)
 
-    Pieces.commit = die  # type: ignore[method-assign]
+    Pieces._put = die  # type: ignore[method-assign]
 
 
 def _wait_in(shard: str, begun: Path) -> None:
     """The rank puts its answers to the shard once another rank has had some too."""
-    commit = Pieces.commit
+    put = Pieces._put
 
     def wait(pieces: Pieces, *arguments: Any) -> Any:
         if pieces.shard == shard:
             wait_for(begun.exists)
-        return commit(pieces, *arguments)
+        return put(pieces, *arguments)
 
-    Pieces.commit = wait  # type: ignore[method-assign]
+    Pieces._put = wait  # type: ignore[method-assign]
 
 
 @pytest.mark.crash
@@ -324,7 +324,8 @@ def test_a_thread_that_never_ends_does_not_keep_a_rank(ranks: Ranks, begun: Path
     wait_for(begun.exists)
     world.ranks[2].kill()
     assert world.join() == [EXIT_STOPPED, EXIT_STOPPED, -signal.SIGKILL], world.said()
-    assert "error: rank 2 of 3 died; run again to go on" in world.ranks[0].said()
+    # On a busy machine the guard may speak first.
+    assert "error: rank 2 of 3 died; " in world.ranks[0].said()
 
 
 @pytest.mark.crash
