@@ -56,7 +56,7 @@ def _table(work: Workdir, committed: bool) -> Table | str:
         return f"run {work.run_id}: {state}"
     try:
         stages, rows = _stages(work, snapshot), f"{snapshot['rows']:,}"
-    except KeyError as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{work.folder} holds no run of a job; `batchroute label` shows its progress itself while it runs"
         ) from error
