@@ -19,24 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 
-from batchroute import models
 from batchroute.confidence.answers import Answers
 from batchroute.confidence.calibration import measure
 from batchroute.router.evaluation.curves import MeanQualities, curves, interval, random_curves
-from batchroute.router.heads.members import combined
 from batchroute.router.labels import Labels
-from batchroute.router.reading import Reads
-from batchroute.router.training.answers import one_a_response, texts_of
-from batchroute.router.training.encoders import frozen_encoder
-from batchroute.router.training.heads.cache import states_of
-from batchroute.router.training.heads.crossing import cross_fitted, folds_of
-from batchroute.router.training.heads.fitting import Inputs, Lesson, numbered
+from batchroute.router.training.answers import one_a_response
 from batchroute.tables import quality_table
 from batchroute.tables.quality_table import QualityTable
-from tests.benchmarks.embedded_ways import PAIRS, pair
+from tests.benchmarks.embedded_ways import PAIRS, out_of_fold, pair
 
 Floats = NDArray[np.float64]
 SHARES = (0.1, 0.2, 0.4, 0.6)
@@ -67,8 +59,9 @@ def main() -> None:
 def compare(path: str, table: QualityTable, options: argparse.Namespace, name: str = "") -> None:
     table = _first(table, options.most)
     assert table.responses is not None
-    scores = out_of_fold(path, table, "prompt", options)
-    readings = out_of_fold(path, one_a_response(table), "answer", options)
+    scores = out_of_fold(table, _gap(table), options.base, options.max_length, "prompt", path)
+    single = one_a_response(table)
+    readings = out_of_fold(single, _gap(single), options.base, options.max_length, "answer", path)
     ends = np.cumsum([len(texts) for texts in table.responses])
     read = dataclasses.replace(table, signals={**table.signals, "reading": np.split(readings, ends[:-1])})
     rows = Answers.of(read, scores.astype(np.float32))
@@ -87,6 +80,11 @@ def compare(path: str, table: QualityTable, options: argparse.Namespace, name: s
     show(orders, MeanQualities.of(rows.small, rows.large, rows.prompts))
 
 
+def _gap(table: QualityTable) -> Floats:
+    """The label `gap` of each row."""
+    return Labels.fit("gap", table.small, table.large).apply(table.small, table.large).astype(np.float64)
+
+
 def _first(table: QualityTable, most: int) -> QualityTable:
     """The rows whose responses are known, with their first ones."""
     assert table.responses is not None
@@ -103,21 +101,6 @@ def _first(table: QualityTable, most: int) -> QualityTable:
         signals=cut(known.signals),
         recorded=cut(known.recorded),
     )
-
-
-def out_of_fold(path: str, table: QualityTable, reads: Reads, options: argparse.Namespace) -> Floats:
-    """What heads that were fitted to the other folds predict of each row; rows of a prompt are in one fold."""
-    router = frozen_encoder(options.base, options.max_length, torch.device("cpu"), reads=reads)
-    texts = texts_of(table, reads)
-    states = states_of(router, models.identity(options.base), path, texts, lambda done, whole: None, print)
-    router.close()
-    inputs = Inputs.of(texts, states)
-    targets = Labels.fit("gap", table.small, table.large).apply(table.small, table.large).astype(np.float64)
-    weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
-    lesson = Lesson(inputs.features, inputs.features @ inputs.rotation, targets, weights, numbered(table.tasks))
-    members = cross_fitted(lesson, folds_of(table.prompts, 0), 0, lambda done: None)
-    predicted: Floats = combined(torch.from_numpy(members))[0].numpy()
-    return predicted
 
 
 def show(orders: Mapping[str, Floats], qualities: MeanQualities) -> None:

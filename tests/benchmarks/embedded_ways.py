@@ -32,6 +32,8 @@ from batchroute.costs.prices import Price
 from batchroute.generators.agreement import same_text
 from batchroute.router.evaluation.scorecard import Estimate
 from batchroute.router.heads.members import combined
+from batchroute.router.reading import Reads
+from batchroute.router.training.answers import texts_of
 from batchroute.router.training.encoders import frozen_encoder
 from batchroute.router.training.heads.cache import states_of
 from batchroute.router.training.heads.crossing import cross_fitted, folds_of
@@ -39,6 +41,7 @@ from batchroute.router.training.heads.fitting import Inputs, Lesson, numbered
 from batchroute.tables import quality_table
 from batchroute.tables.quality_table import QualityTable
 
+Floats = NDArray[np.float64]
 PAIRS = (("small", "large"), ("small", "middle"), ("middle", "large"))
 # Of jobs/paper/pair.yaml.
 _SMALL, _LARGE = Price(input="0.05", output="0.10"), Price(input="0.50", output="1.50")
@@ -69,7 +72,11 @@ def main() -> None:
 
 
 def show(table: QualityTable, options: argparse.Namespace) -> None:
-    scores = out_of_fold(table, options.base, options.max_length)
+    gaps = table.small_mean - table.large_mean
+    low, high = np.percentile(gaps, [1, 99])
+    targets = np.clip((gaps - low) / (high - low), 0.0, 1.0)
+    predicted = out_of_fold(table, targets, options.base, options.max_length)
+    scores = np.clip(predicted, 0.0, 1.0).astype(np.float32)
     rows = Answers.of(table, scores)
     fitted = measure(rows.signals, rows.small, rows.large, rows.prompts, 0, resamples=1)
     answered = answered_rows(rows, scores, fitted.confidence)
@@ -130,19 +137,31 @@ def pair(answers: pl.DataFrame, weak: str, strong: str, agree: int) -> pl.DataFr
     )
 
 
-def out_of_fold(table: QualityTable, base: str, max_length: int) -> NDArray[np.float32]:
-    """Each prompt's score by heads that were fitted to the other folds: shape [rows], in [0, 1]."""
-    router = frozen_encoder(base, max_length, torch.device("cpu"))
-    states = states_of(router, models.identity(base), table.path, table.prompts, lambda done, whole: None, print)
-    inputs, gaps = Inputs.of(table.prompts, states), table.small_mean - table.large_mean
-    low, high = np.percentile(gaps, [1, 99])
-    targets = np.clip((gaps - low) / (high - low), 0.0, 1.0)
-    lesson = Lesson(
-        inputs.features, inputs.features @ inputs.rotation, targets, np.ones(len(table)), numbered(table.tasks)
-    )
+def out_of_fold(
+    table: QualityTable,
+    targets: Floats,
+    base: str,
+    max_length: int,
+    reads: Reads = "prompt",
+    beside: str | None = None,
+) -> Floats:
+    """What heads that were fitted to the other folds predict of each row; rows of a prompt are in one fold.
+
+    Args:
+        targets: what they learn: shape [rows].
+        beside: the file that the encoder's states are kept beside; the table's unless set.
+    """
+    router = frozen_encoder(base, max_length, torch.device("cpu"), reads=reads)
+    texts = texts_of(table, reads)
+    place = table.path if beside is None else beside
+    states = states_of(router, models.identity(base), place, texts, lambda done, whole: None, print)
+    router.close()
+    inputs = Inputs.of(texts, states)
+    weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
+    lesson = Lesson(inputs.features, inputs.features @ inputs.rotation, targets, weights, numbered(table.tasks))
     members = cross_fitted(lesson, folds_of(table.prompts, 0), 0, lambda done: None)
-    scores: NDArray[np.float32] = np.clip(combined(torch.from_numpy(members))[0].numpy(), 0.0, 1.0).astype(np.float32)
-    return scores
+    predicted: Floats = combined(torch.from_numpy(members))[0].numpy()
+    return predicted
 
 
 if __name__ == "__main__":

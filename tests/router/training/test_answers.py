@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +24,11 @@ from batchroute.router.reading import identity_of, joined
 from batchroute.router.scoring import score
 from batchroute.router.training.adding import table_of, with_added
 from batchroute.router.training.answers import one_a_response, texts_of
-from batchroute.router.training.heads import fitting
 from batchroute.router.training.train import train
 from batchroute.tables import quality_table, response_columns
 from tests.router.training.trainings import CPU, options
+
+pytestmark = pytest.mark.usefixtures("few_trees")
 
 GOOD, BAD = "the answer is blue", "no idea"
 METADATA = {"small_model": "small", "large_model": "large", "metric": "exact_match"}
@@ -50,15 +50,8 @@ def answered_table(path: Path, rows: int = 200, kept: str = "column") -> str:
     return str(path)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_trees() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(fitting._TREES, "n_estimators", 20)
-        yield
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def trained(few_trees: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A reader's folder and its table; 80 of its 200 prompts are left aside."""
     folder = tmp_path_factory.mktemp("reader")
     table = answered_table(folder / "table.parquet", kept="beside")

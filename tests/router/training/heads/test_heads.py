@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,20 +27,15 @@ from batchroute.tables import quality_table
 from tests.router.training.trainings import CPU, EASY, HARD, options, write_table
 from tests.support.tiny_models import tiny_router
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 
 def texts(words: str) -> list[str]:
     return [f"{word} number {n}" for word in words.split() for n in range(900, 910)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_trees() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(fitting._TREES, "n_estimators", 20)
-        yield
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def trained(few_trees: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A router's folder and its table."""
     folder = tmp_path_factory.mktemp("heads")
     table = write_table(folder, rows=300)
