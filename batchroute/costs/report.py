@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +15,10 @@ from batchroute.costs.baseline import Baseline, baseline_of
 from batchroute.costs.prices import Price
 from batchroute.costs.usage import COLUMNS, ModelUsage, RouterUsage
 from batchroute.tables.types import plain
+
+# polars is imported where it is used: a run comes to its report long after its first unit.
+if TYPE_CHECKING:
+    import polars as pl
 
 ESCALATED = "small→large"
 """The route of a row that went on to the large model."""
@@ -195,6 +198,8 @@ def by_group(
     Args:
         answered_all_the_same: error types of failed rows whose tokens count.
     """
+    import polars as pl
+
     column = {name: pl.col(prefix + name) for name in ("route", "status", *_SUMMED)}
     counts = (column["status"] == "ok") | pl.col(prefix + "error_type").is_in(list(answered_all_the_same))
     answered = counts & (pl.col(prefix + "attempts") > 0)
@@ -235,6 +240,8 @@ def failures(files: Iterable[Any], prefix: str) -> dict[str, int]:
 
 def _frames(files: Iterable[Any], columns: list[str]) -> Iterator[pl.DataFrame]:
     """The columns file by file, so that memory does not grow with the output."""
+    import polars as pl
+
     for file in files:
         table = pq.read_table(file, columns=list(dict.fromkeys(columns)), partitioning=None)
         yield pl.DataFrame(pa.table([_valid(column) for column in table.columns], table.column_names))
@@ -252,6 +259,8 @@ def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def to_frame(report: CostReport, groups: pl.DataFrame) -> pl.DataFrame:
     """`report/cost.parquet`: one row per group and route, one for the router, and one for the reader."""
+    import polars as pl
+
     models = {side: usage.model for side, usage in report.models.items()}
     models[ESCALATED] = models["large"]
     rows = groups.with_columns(

@@ -16,7 +16,6 @@ from batchroute.pipeline.identity import Identity, calibrated_limits, identify
 from batchroute.pipeline.stages import results, retry, snapshot
 from batchroute.pipeline.stages.constraints import check_constraints
 from batchroute.pipeline.stages.decide import check_budget
-from batchroute.pipeline.stages.fetch import fetch
 from batchroute.pipeline.stored_confidence import check_limits
 from batchroute.progress import Progress
 from batchroute.reports import night as nights
@@ -115,6 +114,9 @@ def open_run(job: Job, output: Folder, identity: Identity, engine: Engine, retry
             progress.note("input", f"columns of the files differ: {table.drift}")
         _check_storage(output, progress)
     else:
+        # Of warehouses, lakes and what their clients need.
+        from batchroute.pipeline.stages.fetch import fetch
+
         _check_storage(output, progress)
         snapshot.refuse_others(output, identity)
         fetched = fetch(job, Workdir(output, identity.run_id), progress)

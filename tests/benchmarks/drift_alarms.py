@@ -30,7 +30,8 @@ from batchroute.router.drift.measure import Drift, Night
 from batchroute.router.drift.reference import Reference
 from batchroute.router.model import Router
 from batchroute.router.notes import Notes
-from batchroute.router.scoring import Scores, score
+from batchroute.router.scores import Scores
+from batchroute.router.scoring import score
 from batchroute.tables import quality_table
 
 _LANGUAGES = 64

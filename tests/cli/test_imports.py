@@ -21,15 +21,31 @@ UNWANTED = {
     "status": MODELS | OTHERS | TABLES | SETTINGS,
     "verify": MODELS | OTHERS | SETTINGS,
     "validate": MODELS | OTHERS | {"rich.progress", "tenacity", "urllib.request"},
+    # Up to the first request, of a job without a router.
+    "run": (MODELS | OTHERS) - {"openai", "aiohttp"},
 }
 # One process for all, the lightest command first: each adds to what is imported already.
 SCRIPT = """
-import json, sys
+import http.server, json, sys, threading
 from batchroute import cli
-for arguments in json.loads(sys.argv[1]):
+
+def tell(name):
+    print("\\nimported:", json.dumps([name, *sys.modules]), flush=True)
+
+class Endpoint(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        tell("run")
+        self.send_error(401)
+
+commands, job = json.loads(sys.argv[1])
+for arguments in commands:
     sys.argv = ["batchroute", *arguments]
     assert cli.command() == 0, arguments
-    print("\\nimported:", json.dumps([arguments[0], *sys.modules]))
+    tell(arguments[0])
+server = http.server.HTTPServer(("127.0.0.1", 0), Endpoint)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+sys.argv = ["batchroute", "run", job, "--set", f"models.small.endpoint=http://127.0.0.1:{server.server_port}/v1"]
+assert cli.command() == 2
 """
 
 
@@ -39,7 +55,16 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     folder = JobFolder(tmp_path_factory.mktemp("job"), table(40))
     folder.run()
     commands = [["--help"], ["status", str(folder.output)], ["verify", str(folder.output)], ["validate", folder.path]]
-    run = [sys.executable, "-c", SCRIPT, json.dumps(commands)]
+    endpoints = tmp_path_factory.mktemp("endpoints")
+    model = {"backend": "openai", "endpoint": "http://127.0.0.1:1/v1", "model": "any"}
+    settings = {
+        "input": {"uri": str(folder.input), "prompt": "prompt"},
+        "output": {"uri": str(endpoints / "out")},
+        "policy": {"small_share": "50%", "decide": "after"},
+        "models": {"small": model, "large": model},
+    }
+    (endpoints / "job.json").write_text(json.dumps(settings))
+    run = [sys.executable, "-c", SCRIPT, json.dumps([commands, str(endpoints / "job.json")])]
     done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert "Usage: batchroute" in done.stdout

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,15 +27,20 @@ from batchroute.pipeline.tonight.drawn import SHARDS as CALIBRATION_SHARDS
 from batchroute.pipeline.tonight.drawn import read_drawn
 from batchroute.pipeline.tonight.table import calibration_table
 from batchroute.reports import night as nights
-from batchroute.reports.export import focus, metrics
+from batchroute.reports.export import metrics
 from batchroute.reports.night import NightReport
 from batchroute.reports.page import html as page
 from batchroute.reports.page import markdown
 from batchroute.storage.folder import Folder
 
+if TYPE_CHECKING:
+    import polars as pl
+
 
 def write_report(context: Context) -> NightReport:
     """Write the files of the report that no earlier attempt wrote. All others follow from the first two."""
+    from batchroute.reports.export import focus
+
     output, assigned = context.work.output, read_partition(context.work)
     assert assigned is not None
     folder = output.folder("report")

@@ -19,6 +19,7 @@ from batchroute.pipeline.context import Context
 from batchroute.prompt import Prompt, as_text, other_than_text
 from batchroute.router.drift.languages import language
 from batchroute.router.drift.reference import Content, Reference
+from batchroute.router.scores import Scores
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Span
 from batchroute.tables.chats import BadPrompt
@@ -26,7 +27,6 @@ from batchroute.tables.prompts import DIGEST, digest
 
 if TYPE_CHECKING:
     from batchroute.router.model import Router
-    from batchroute.router.scoring import Scores
 
 SCHEMA = pa.schema(
     [
@@ -129,8 +129,6 @@ class PromptReader:
 
 def unscored(prompts: Sequence[Prompt]) -> Scores:
     """No scores, and the prompts' tokens estimated by their bytes."""
-    from batchroute.router.scoring import Scores
-
     count = len(prompts)
     lengths = np.array([len(as_text(prompt).encode()) for prompt in prompts], np.int32)
     tokens = -(-lengths // _BYTES_A_TOKEN)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from batchroute import words
 from batchroute.reports import drops
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _NO_BREAK = "\u00a0"
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
@@ -49,6 +51,8 @@ def _printable(value: Any) -> Any:
 # Compiling the templates takes longer than filling them in.
 @functools.cache
 def _environment(**options: Any) -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("batchroute.reports", ""),
         undefined=StrictUndefined,

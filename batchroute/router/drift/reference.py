@@ -16,7 +16,7 @@ from batchroute.router.notes import REFERENCE_FILE, read_noted
 
 if TYPE_CHECKING:
     from batchroute.router.model import Router
-    from batchroute.router.scoring import Scores
+    from batchroute.router.scores import Scores
 
 Floats = NDArray[np.float32]
 

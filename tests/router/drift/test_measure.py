@@ -10,7 +10,7 @@ from batchroute.router.drift import reference
 from batchroute.router.drift.measure import Drift, Feature, Night
 from batchroute.router.drift.reference import Reference
 from batchroute.router.model import Router
-from batchroute.router.scoring import Scores
+from batchroute.router.scores import Scores
 from tests.support.tiny_models import tiny_router
 
 ENGLISH = "Which of these words is a fruit?"

@@ -11,7 +11,8 @@ from batchroute.errors import InputError
 from batchroute.router.drift import reference
 from batchroute.router.drift.reference import Content, Reference
 from batchroute.router.model import Router
-from batchroute.router.scoring import Scores, score
+from batchroute.router.scores import Scores
+from batchroute.router.scoring import score
 from tests.support.jobs import prompts
 from tests.support.tiny_models import POSITIONS, tiny_router
 
