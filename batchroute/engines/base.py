@@ -102,6 +102,11 @@ class Engine(Protocol):
         """The accelerator of this process, or the CPU."""
         ...
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other process does units of the run."""
+        ...
+
     def gpus(self, each: int | None) -> list[int] | None:
         """Indices of this process's GPUs for a worker that needs `each` of them; None: use any visible GPU."""
         ...

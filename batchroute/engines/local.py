@@ -34,15 +34,19 @@ _CLAIMS_PER_THREAD = 4
 class LocalEngine:
     """Does units in order. SIGTERM drops the running unit: it has no receipt, so the next run does it again."""
 
-    def __init__(self, progress: Progress, ranks: Ranks | None = None, own_process: bool = True) -> None:
+    def __init__(
+        self, progress: Progress, ranks: Ranks | None = None, own_process: bool = True, one_of_many: bool = False
+    ) -> None:
         """
         Args:
+            one_of_many: other processes that are no ranks do units of the run, too.
             own_process: whether the process is the run's alone. If not, a handler of SIGTERM that its program has set
                 stays in place.
         """
         self.progress = progress
         self.own_process = own_process
         self.ranks = ranks or Ranks(World())
+        self.alone = self.ranks.alone and not one_of_many
         self.stopped_by: BaseException | None = None
 
     @functools.cached_property

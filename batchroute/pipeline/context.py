@@ -19,7 +19,7 @@ from batchroute.pipeline import layout
 from batchroute.storage.folder import Folder
 from batchroute.storage.objects import folder_at
 from batchroute.storage.receipts import FORMAT_VERSION
-from batchroute.storage.units import Span, spans
+from batchroute.storage.units import Span, span_at, spans
 from batchroute.storage.workdir import Workdir
 from batchroute.tables.files import Files, InputFile
 from batchroute.tables.parquet import PromptTable
@@ -63,8 +63,8 @@ class Snapshot(BaseModel):
         return spans(self.rows, self.part_rows) or [Span("00000", 0, 0)]
 
     def chunks_within(self, part: Span) -> Iterator[Span]:
-        first = part.start // self.chunk_rows
-        return (span for span in self.chunks()[first:] if span.start < part.stop)
+        starts = range(part.start, part.stop, self.chunk_rows)
+        return (span_at(start // self.chunk_rows, start, self.chunk_rows, self.rows) for start in starts)
 
 
 def output_folder(job: Job) -> Folder:

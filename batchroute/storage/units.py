@@ -196,4 +196,9 @@ class Span(NamedTuple):
 
 def spans(rows: int, size: int) -> list[Span]:
     """Rows 0 to `rows` in units of `size`; the last unit may be smaller."""
-    return [Span(f"{number:05d}", start, min(start + size, rows)) for number, start in enumerate(range(0, rows, size))]
+    return [span_at(number, start, size, rows) for number, start in enumerate(range(0, rows, size))]
+
+
+def span_at(number: int, start: int, size: int, rows: int) -> Span:
+    """One of `spans`, by its number and its first row."""
+    return Span(f"{number:05d}", start, min(start + size, rows))

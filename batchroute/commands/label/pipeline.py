@@ -26,7 +26,7 @@ from batchroute.fields import LARGE, SIDES, Side
 from batchroute.pipeline.identity import Identity, begun_on_the_same, difference, model_settings
 from batchroute.pipeline.precision import fixed
 from batchroute.pipeline.shards.answers import with_confidence
-from batchroute.pipeline.shards.limits import tokens_of
+from batchroute.pipeline.shards.tally import tokens_of
 from batchroute.progress import Progress
 from batchroute.quality.base import LIKENESS
 from batchroute.quality.measuring.columns import (

@@ -47,7 +47,7 @@ class RayEngine(LocalEngine):
         """Raises:
         InputError: Ray is not installed.
         """
-        super().__init__(progress, own_process=own_process)
+        super().__init__(progress, own_process=own_process, one_of_many=True)
         if importlib.util.find_spec("ray") is None:
             raise InputError("--engine ray needs a package: pip install 'batchroute[ray]'")
         self._spec = spec

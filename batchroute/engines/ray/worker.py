@@ -61,7 +61,7 @@ class RayWorker:
     def do(self, stage: str, unit: Any) -> UnitResult:
         try:
             if self._worker is None:
-                self._worker = self._make_worker(self._elsewhere(LocalEngine(self._notes)))
+                self._worker = self._make_worker(self._elsewhere(LocalEngine(self._notes, one_of_many=True)))
             return UnitResult(self._worker.do(stage, unit), self._notes.take())
         except BatchrouteError as error:
             return UnitResult(None, self._notes.take(), (error.exit_code, str(error)))

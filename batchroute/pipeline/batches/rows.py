@@ -121,7 +121,7 @@ def position_of(custom_id: str) -> int:
 
 def limits_of(context: Context) -> JobLimits:
     """The job's limits, with the upper bound of all open batches reserved, and the answers of ended ones counted."""
-    limits = JobLimits(context.job, context.snapshot, context.work)
+    limits = JobLimits(context.job, context.snapshot, context.work, context.engine.alone)
     if context.job.max_cost is None and context.job.max_tokens is None:
         return limits
     for shard in SHARDS:

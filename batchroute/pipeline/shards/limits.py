@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 
 from batchroute import words
 from batchroute.config.job import Job
@@ -23,6 +22,7 @@ from batchroute.pipeline.context import Snapshot
 from batchroute.pipeline.shards.answers import Answer, answer_of, model_of, priced
 from batchroute.pipeline.shards.bounds import Amount, Bounds, fitting
 from batchroute.pipeline.shards.names import SHARDS, Shard, shard_stage, side_of
+from batchroute.pipeline.shards.tally import Tally
 from batchroute.prompt import Prompt
 from batchroute.storage.receipts import Receipt
 from batchroute.storage.workdir import Workdir
@@ -32,68 +32,56 @@ _EVIDENCE_ROWS = 200
 _NAMES = ("max_cost", "max_tokens")
 
 
-@dataclass
-class _Tally:
-    """The cost and tokens of a shard so far. `prompt_tokens` and `left` count by the router's tokenizer."""
-
-    cost: int = 0
-    tokens: int = 0
-    rows: int = 0
-    prompt_tokens: int = 0
-    left: dict[str, int] = field(default_factory=dict)
-    done: set[str] = field(default_factory=set)
-    # Of units that are not whole: cost, tokens and number of their answers so far.
-    begun: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-
-    def add(self, receipt: Receipt, prompt_tokens: int, price: Price | None) -> None:
-        self.cost += cost_of(receipt, price)
-        self.tokens += tokens_of(receipt)
-        self.rows += receipt.counts["generated"]
-        self.prompt_tokens += prompt_tokens
-
-    def expected(self, prompt_tokens: int) -> Amount:
-        """What this many more prompt tokens will take; 0 while no unit is done."""
-        if not self.prompt_tokens:
-            return 0, 0
-        return self.cost * prompt_tokens // self.prompt_tokens, self.tokens * prompt_tokens // self.prompt_tokens
-
-    def spent(self) -> Amount:
-        begun = self.begun.values()
-        return self.cost + sum(cost for cost, *_ in begun), self.tokens + sum(tokens for _, tokens, _ in begun)
-
-    def of_a_row(self) -> Amount:
-        """What an answer took so far, in the mean; 0 while there is none."""
-        rows, (cost, tokens) = self.rows + sum(number for *_, number in self.begun.values()), self.spent()
-        return (cost // rows, tokens // rows) if rows else (0, 0)
-
-
 class JobLimits:
     """`max_cost` and `max_tokens` of a job, and how much a run has used. All threads that run units share it."""
 
-    def __init__(self, job: Job, snapshot: Snapshot, work: Workdir) -> None:
-        self._job, self._snapshot = job, snapshot
+    def __init__(self, job: Job, snapshot: Snapshot, work: Workdir, alone: bool = False) -> None:
+        """
+        Args:
+            alone: no other process commits units: `after` tells of all of them.
+        """
+        self._job, self._snapshot, self._alone = job, snapshot, alone
         self._lock = threading.Lock()
         self._reserved: dict[tuple[Shard, str], Amount] = {}
         read = [work.stage(stage).receipts() for stage in (layout.SCORE, layout.READ, layout.CALIBRATION_READ)]
         self._router = self._router_cost([receipt for receipts in read for receipt in receipts.values()])
         self._bounds = {shard: Bounds(model_of(job, side_of(shard)), self._price(shard)) for shard in SHARDS}
         self._stages = {shard: (shard_stage(work, shard), work.stage(shard)) for shard in SHARDS}
-        self._tallies: dict[Shard, _Tally] = {shard: _Tally() for shard in SHARDS}
-        self.refresh()
+        self._tallies: dict[Shard, Tally] = {shard: Tally() for shard in SHARDS}
+        self._pieces: dict[Shard, dict[str, Receipt]] = {}
+        self._answered_now: Shard | None = None
+        self._read_all()
 
-    def refresh(self) -> None:
-        """Count what other processes have committed since."""
+    def refresh(self, shard: Shard) -> None:
+        """Count what other processes have committed since, before a unit of `shard`.
+
+        Where there are limits, one shard is answered at a time: the others are read again when it is another one's
+        turn. So a unit costs one listing, and none where nobody else commits.
+        """
         with self._lock:
-            for shard, (assigned, answers) in self._stages.items():
-                tally, done = self._tallies[shard], answers.receipts()
-                begun = answers.begun_units() | answers.kept_units()
-                for unit, piece in assigned.receipts().items():
-                    if unit in done:
-                        self._count(shard, piece, done[unit])
-                    elif unit not in tally.left:
-                        tally.left[unit] = piece.counts["tokens"]
-                        if unit in begun:
-                            tally.begun[unit] = self._begun(shard, unit)
+            if self._answered_now not in (None, shard):
+                self._read_all()
+            elif not self._alone:
+                self._read_new(shard)
+            self._answered_now = shard
+
+    def _read_new(self, shard: Shard) -> None:
+        done, pieces = self._stages[shard][1].receipts(), self._pieces[shard]
+        for unit in (done.keys() & pieces.keys()) - self._tallies[shard].done:
+            self._count(shard, pieces[unit], done[unit])
+
+    def _read_all(self) -> None:
+        for shard, (assigned, answers) in self._stages.items():
+            tally, done = self._tallies[shard], answers.receipts()
+            begun = answers.begun_units() | answers.kept_units()
+            self._pieces[shard] = assigned.receipts()
+            for unit, piece in self._pieces[shard].items():
+                if unit in done:
+                    self._count(shard, piece, done[unit])
+                elif unit not in tally.left:
+                    tally.assign(piece)
+                    if unit in begun:
+                        tally.begun[unit] = self._begun(shard, unit)
 
     def add_begun(self, shard: Shard, unit: str, responses: Sequence[Response]) -> None:
         """Count answers of a unit that is not whole, if they are nowhere else."""
@@ -170,10 +158,8 @@ class JobLimits:
         tally = self._tallies[shard]
         # A piece of another rank may have been counted as done before.
         known = piece.unit in tally.done
-        tally.left.pop(piece.unit, None)
-        tally.begun.pop(piece.unit, None)
+        tally.settle(piece.unit)
         if not known:
-            tally.done.add(piece.unit)
             tally.add(committed, piece.counts["tokens"], self._price(shard))
 
     def _begun(self, shard: Shard, unit: str) -> tuple[int, int, int]:
@@ -220,7 +206,7 @@ class JobLimits:
 
     def _left(self) -> list[int]:
         """Cost and tokens still to come, of the shards with at least one unit done."""
-        return self._in_all([tally.expected(sum(tally.left.values())) for tally in self._tallies.values()])
+        return self._in_all([tally.expected(tally.tokens_left) for tally in self._tallies.values()])
 
     def _has_evidence(self) -> bool:
         begun = [tally for tally in self._tallies.values() if tally.rows and tally.left]
@@ -247,7 +233,7 @@ class Allowance:
     """What is left of a job's limits for the rows of one unit."""
 
     def __init__(
-        self, limits: JobLimits, bounds: Bounds, price: Price | None, left: list[int | None], tally: _Tally
+        self, limits: JobLimits, bounds: Bounds, price: Price | None, left: list[int | None], tally: Tally
     ) -> None:
         self._limits, self._bounds, self._price = limits, bounds, price
         self._left, self._row = left, tally.of_a_row()
@@ -300,17 +286,6 @@ def _begun(answers: Sequence[Answer]) -> tuple[int, int, int]:
     """Cost, tokens and number of the answers of a unit that is not whole."""
     tokens = [_tokens(response) for response, _ in answers if response.answered and not response.from_cache]
     return sum(cost or 0 for _, cost in answers), sum(tokens), len(tokens)
-
-
-def cost_of(receipt: Receipt, price: Price | None) -> int:
-    """Pico-dollars of a unit. Where time has a price, they include the loading of the model."""
-    loading = 0 if price is None or price.by_token else price.of_seconds(receipt.load_seconds)
-    return receipt.counts["cost_pico"] + loading
-
-
-def tokens_of(receipt: Receipt) -> int:
-    names = ("input_tokens", "output_tokens", "sample_input_tokens", "sample_output_tokens")
-    return sum(receipt.counts.get(name, 0) for name in names)
 
 
 def _tokens(response: Response) -> int:

@@ -67,7 +67,8 @@ class Pieces:
         self.model: JobModel = model_of(context.job, self.side)
         self._prompts, self._stage = shard_stage(context.work, shard), context.work.stage(shard)
         self._price = context.snapshot.price(self.side)
-        self._begun = self._stage.begun_units()
+        # Listed once: to ask for each unit's file costs a bucket a request a unit.
+        self._begun, self._kept_units = self._stage.begun_units(), self._stage.kept_units()
         self._cache = context.job.cache is not None
         self._schema = schema_of(self.model, self._cache)
         self._hits = Hits(context.work, shard, self._price)
@@ -201,7 +202,7 @@ class Pieces:
 
     def _kept(self, unit: str) -> dict[int, Answer]:
         """The answers, by position, that `--retry-failed` put aside when it reopened the unit."""
-        table = self._stage.kept(unit)
+        table = self._stage.kept(unit) if unit in self._kept_units else None
         rows = [] if table is None else table.to_pylist()
         return {row["position"]: answer_of(row) for row in rows if row["copy_of"] is None}
 

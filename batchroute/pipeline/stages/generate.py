@@ -126,7 +126,10 @@ class GenerateWorker:
         whole = [one for one in responses if one is not None]
         self._stop_if_nothing_told(pieces, whole)
         self._stop_if_hopeless(pieces, piece.todo, whole)
-        return pieces.commit(piece, whole, self._working(started, loading), self._loading())
+        receipt = pieces.commit(piece, whole, self._working(started, loading), self._loading())
+        if self._limits is not None:
+            self._limits.after(stage, assigned, receipt)
+        return receipt
 
     def close(self) -> None:
         self._generator.close()
@@ -183,7 +186,7 @@ class GenerateWorker:
         """What is left for a unit's rows; None without limits."""
         if self._limits is None:
             return None
-        self._limits.refresh()
+        self._limits.refresh(shard)
         return self._limits.allowance(shard)
 
     def _stop_if_hopeless(self, pieces: Pieces, rows: pa.Table, responses: Sequence[Response]) -> None:

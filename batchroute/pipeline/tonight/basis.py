@@ -14,7 +14,7 @@ from batchroute.config.job import Job
 from batchroute.fields import SIDES
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.identity import known_calibration
-from batchroute.pipeline.shards.limits import cost_of
+from batchroute.pipeline.shards.tally import cost_of
 from batchroute.pipeline.stored_confidence import by_confidence, points_of, stored_confidence
 from batchroute.pipeline.tonight.draw import drawn_positions
 from batchroute.pipeline.tonight.drawn import SHARDS
