@@ -1,8 +1,8 @@
 """`batchroute plan --simulate`: time and cost of a job on more rows and more workers, by the units that a run has done.
 
 Units go to workers as they do in a run: whoever is free takes the next one, and all wait between two stages. A unit
-takes as many seconds a row as a measured one, drawn at random. Nothing is known of what no unit has shown: queues of a
-cluster, a bucket that slows down, machines that differ, workers that die.
+takes as many seconds a row as a measured one, drawn at random, and as long as most of them to be committed. Nothing is
+known of what no unit has shown: queues of a cluster, a bucket that slows down, machines that differ, workers that die.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Measured:
         rate: seconds a row of each unit, shape [units].
         share: rows of the stage for each row of the input.
         fixed: rows of the stage whatever the input has, such as those of tonight's calibration; None: by `share`.
+        between: seconds of each unit, whatever its rows, that no receipt counts: to commit it and to read the next one.
+            0 where units overlap, whose pace has them in it (`at_once`).
         load: seconds until a worker has loaded the stage's model.
         at_once: units that one worker does at the same time.
         alone: one process does the stage, however many there are: rank 0, or the client of an endpoint whose rate limit
@@ -60,6 +62,7 @@ class Measured:
     name: str
     rate: Floats
     share: float
+    between: float = 0.0
     load: float = 0.0
     fixed: int | None = None
     at_once: float = 1.0
@@ -77,7 +80,7 @@ class Night:
     Attributes:
         seconds: from the first unit to the last.
         alone: the part of them in which one process works and the others wait.
-        cost: USD, as a run's report counts it: time on a device that waits is not in it.
+        cost: USD, as a run's report counts it: time on a device that waits, or for a commit, is not in it.
     """
 
     rows: int
@@ -114,10 +117,12 @@ def night(stages: Sequence[Measured], rows: int, workers: int, sizes: Mapping[st
         of_stage = stage.rows(rows)
         if not of_stage:
             continue
-        units = min(_MOST_UNITS, -(-of_stage // sizes[stage.name]))
+        real = -(-of_stage // sizes[stage.name])
+        units = min(_MOST_UNITS, real)
         busy = of_stage / units * chance.choice(stage.rate, units)
         count = 1 if stage.alone else workers
-        takes = stage.load + _makespan(busy, max(1, round(count * stage.at_once)))
+        whole = busy + stage.between * real / units
+        takes = stage.load + _makespan(whole, max(1, round(count * stage.at_once)))
         seconds += takes
         alone += takes if stage.alone else 0.0
         pico += of_stage * stage.pico
@@ -187,6 +192,7 @@ def _stage(
         name,
         np.array([receipt.seconds / receipt.rows for receipt in receipts]),
         share,
+        between=_between(receipts),
         load=max(receipt.load_seconds for receipt in receipts),
         fixed=fixed,
         at_once=_at_once(receipts),
@@ -200,11 +206,26 @@ def _mean_cost(receipts: Sequence[Receipt]) -> float:
     return sum(receipt.counts.get("cost_pico", 0) for receipt in receipts) / sum(receipt.rows for receipt in receipts)
 
 
+def _between(receipts: Sequence[Receipt]) -> float:
+    """The median time in which no unit was done before the next one began: a run that was stopped for hours, or a
+    worker that loaded its model, is one gap of many.
+    """
+    gaps, end = [], None
+    for start, stop in _spans(receipts):
+        if end is not None:
+            gaps.append(max(0.0, start - end))
+        end = stop if end is None else max(end, stop)
+    return float(np.quantile(gaps, 0.5, method="lower")) if gaps else 0.0
+
+
+def _spans(receipts: Sequence[Receipt]) -> list[tuple[float, float]]:
+    return sorted((receipt.finished - receipt.seconds, receipt.finished) for receipt in receipts)
+
+
 def _at_once(receipts: Sequence[Receipt]) -> float:
     """How many units were done at the same time, on average over the time in which any was: no gap counts."""
-    spans = sorted((receipt.finished - receipt.seconds, receipt.finished) for receipt in receipts)
     covered, end = 0.0, float("-inf")
-    for start, stop in spans:
+    for start, stop in _spans(receipts):
         covered += max(0.0, stop - max(start, end))
         end = max(end, stop)
     busy = sum(receipt.seconds for receipt in receipts)
@@ -226,11 +247,14 @@ def show(stages: Sequence[Measured], nights: Sequence[Night]) -> None:
         )  # fmt: skip
     console.print(table)
     done = ", ".join(f"{stage.name} {len(stage.rate):,}" for stage in stages)
+    between = ", ".join(f"{stage.name} {1000 * stage.between:.0f} ms" for stage in stages)
     for line in (
         f"by the units of a run of this job: {done}",
         "a worker is one copy of a model on its GPUs, as the measured one; a model behind an endpoint is asked by one "
         "process at the measured pace, since all share its rate limit",
         "if the measured run had several ranks, merging took place on all of them, and is faster here than it will be",
-        "not in it: waiting for machines or for a provider's batches, and machines that differ or die",
+        f"committing a unit and reading the next one took, by stage: {between}",
+        "not in it: listing the input, the decision and the report, which one process does; waiting for machines or "
+        "for a provider's batches; machines that differ or die",
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

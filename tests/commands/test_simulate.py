@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from batchroute.cli import app
-from batchroute.commands.simulate import ROWS, WORKERS, Measured, night, simulate
+from batchroute.commands.simulate import ROWS, WORKERS, Measured, _between, night, simulate
 from batchroute.costs.prices import Price
 from batchroute.errors import InputError, StoppedError
+from batchroute.storage.receipts import Receipt
 from tests.support.jobs import JobFolder, table
 
 EVEN = np.array([0.5])
@@ -26,6 +27,27 @@ def test_workers_share_the_units_and_wait_for_the_last() -> None:
     assert seconds(stages, 100, 4) == 15  # ten units of 5 s: some workers do three
     assert seconds(stages, 100, 64) == 5
     assert seconds([Measured("score", EVEN, 1.0, at_once=2.0)], 100, 1) == 25
+
+
+def test_each_unit_takes_as_long_to_commit_whatever_its_rows() -> None:
+    stages = [Measured("score", EVEN, 1.0, between=2.0, price=Price(gpu_hour=3600))]
+    assert seconds(stages, 100, 1) == 70
+    assert night(stages, 100, 1, {"score": 100}).seconds == 52
+    assert night(stages, 100, 1, SIZES).cost == 50  # as the report counts it
+    # More units than are drawn: the larger ones stand for as many commits.
+    assert night(stages, 1_000_000, 1, {"score": 1}).seconds == pytest.approx(2_500_000)
+
+
+def test_the_time_between_units_is_that_of_most_of_them() -> None:
+    def done(start: float, stop: float) -> Receipt:
+        facts = {"run_id": "r", "unit": "00000", "rows": 1, "first": 0, "last": 0, "file": "f", "bytes": 1}
+        return Receipt(**facts, sha256="", seconds=stop - start, finished=stop)
+
+    one_by_one = [done(0, 1), done(1.5, 2.5), done(3, 4), done(5000, 5001), done(5001.5, 5002)]
+    assert _between(one_by_one) == pytest.approx(0.5)
+    # Where units overlap, no time is between them.
+    assert _between([done(0, 2), done(1, 3), done(2.5, 4)]) == 0
+    assert _between(one_by_one[:1]) == 0
 
 
 def test_whoever_is_free_takes_the_next_unit() -> None:
@@ -64,6 +86,7 @@ def test_a_job_is_simulated_by_the_units_of_its_run(tmp_path: Path, capsys: pyte
     app(["plan", str(folder.path), "--set", "policy.small_share=40%", "--simulate"], standalone_mode=False)
     printed = capsys.readouterr().out
     assert printed.count(" 100,000,000 ") == len(WORKERS)
+    assert re.search(r"by stage: score \d+ ms, writing", printed)
     assert re.search(r"units of a run of this job: score \d+, writing (small|large) \d+, small \d+, large", printed)
     stages, nights = simulate(folder.load("policy.small_share=40%"))
     assert [(one.rows, one.workers) for one in nights] == [(rows, count) for rows in ROWS for count in WORKERS]

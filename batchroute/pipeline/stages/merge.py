@@ -79,7 +79,8 @@ class Merger:
         facts = Facts.of(self._stage.run_id, part.unit, part.positions)
 
         def finish(facts: Facts) -> Facts:
-            return facts.model_copy(update={"seconds": time.perf_counter() - started, "counts": counts})
+            times = {"seconds": time.perf_counter() - started, "finished": time.time()}
+            return facts.model_copy(update={**times, "counts": counts})
 
         return self._stage.commit(facts, self._schema, self._rows(part, counts), finish)
 
