@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from batchroute.errors import InputError, first_line
+from batchroute.models.plain import PlainConfiguration, plain_configuration
 
 EMBEDDED_PREFIX = "embedded:"
 _ENDS, _BLOCKS, _BLOCK = 1 << 20, 128, 64 << 10
@@ -167,8 +168,9 @@ def check(
     what = f"the router '{name}'" if router else f"the model '{name}'"
     path = resolve(name)
     with loading(what, path, allow_pickle, ROUTER_KEYS if router else MODEL_KEYS):
-        config = _configuration(path, trust_remote_code, plain=not generator)
-    if generator:
+        config = plain_configuration(Path(path), generator) or _configuration(path, trust_remote_code)
+    # A plain configuration of a generator is of one that writes text.
+    if generator and not isinstance(config, PlainConfiguration):
         from batchroute.models.checkpoint import check_generator
 
         check_generator(config, what)
@@ -182,14 +184,8 @@ def check(
         raise InputError(f"the router '{name}' has {config.num_labels} labels: it must be a classifier with one or two")
 
 
-def _configuration(path: str, trust_remote_code: bool, plain: bool) -> Any:
-    """A model's configuration. With `plain`, what can be told without importing transformers, which takes seconds."""
-    if plain:
-        from batchroute.models.plain import plain_configuration
-
-        config = plain_configuration(Path(path))
-        if config is not None:
-            return config
+def _configuration(path: str, trust_remote_code: bool) -> Any:
+    """A model's configuration by transformers, whose import takes seconds."""
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)

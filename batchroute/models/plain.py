@@ -17,11 +17,14 @@ class PlainConfiguration:
     num_labels: int
 
 
-def plain_configuration(folder: Path) -> PlainConfiguration | None:
+def plain_configuration(folder: Path, generator: bool = False) -> PlainConfiguration | None:
     """What `config.json` tells; None where it takes transformers to say whether the model can be loaded.
 
     That is the case for a hub id, for damaged files, for a model that brings code, and for one of a kind that the
     installed transformers may not know.
+
+    Args:
+        generator: also None where it takes transformers to say whether the model writes text.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -29,17 +32,29 @@ def plain_configuration(folder: Path) -> PlainConfiguration | None:
         labels = config.get("id2label") or range(config.get("num_labels", 2))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    if "auto_map" in config or not isinstance(architectures, list) or not _is_known(kind):
+    if "auto_map" in config or not isinstance(architectures, list) or not isinstance(kind, str):
         return None
-    return PlainConfiguration([str(name) for name in architectures], len(labels))
+    names = [str(name) for name in architectures]
+    if not _entries(kind, "Config", "auto_mappings.py", "configuration_auto.py"):
+        return None
+    # Of an encoder it takes more to say whether its attention sees the tokens that follow.
+    if generator and not (names and all(name.endswith("ForCausalLM") for name in names) and _is_no_encoder(kind)):
+        return None
+    return PlainConfiguration(names, len(labels))
 
 
-def _is_known(kind: object) -> bool:
-    """Whether the installed transformers has models of this type; False, too, where its files do not tell."""
+def _is_no_encoder(kind: str) -> bool:
+    file = "modeling_auto.py"
+    return _entries(kind, "ForCausalLM", file) and not _entries(kind, "ForMaskedLM", file)
+
+
+def _entries(kind: str, ending: str, *files: str) -> bool:
+    """Whether the installed transformers has a class with this ending for models of this type; False, too, where its
+    files do not tell.
+    """
     package = importlib.util.find_spec("transformers")
-    if package is None or package.origin is None or not isinstance(kind, str):
+    if package is None or package.origin is None:
         return False
-    names = Path(package.origin).parent / "models/auto"
-    files = (names / "auto_mappings.py", names / "configuration_auto.py")
-    entry = re.compile(rf'\("{re.escape(kind)}", "\w+Config"\)')
-    return any(file.is_file() and entry.search(file.read_text(encoding="utf-8")) is not None for file in files)
+    found = (Path(package.origin).parent / "models/auto" / file for file in files)
+    entry = re.compile(rf'\("{re.escape(kind)}", "\w+{ending}"\)')
+    return any(file.is_file() and entry.search(file.read_text(encoding="utf-8")) is not None for file in found)

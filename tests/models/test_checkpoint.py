@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -25,7 +26,7 @@ from transformers import (
     ViTConfig,
 )
 
-from batchroute import generators, quality
+from batchroute import generators, models, quality
 from batchroute.errors import InputError
 from batchroute.generators.settings import ModelSpec
 from batchroute.quality.base import MetricSpec
@@ -149,6 +150,11 @@ class TestKind:
         AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
         (response,) = generator_of(tmp_path).generate(["hello"], [0])
         assert response.error is None
+
+
+def test_a_plain_decoder_is_checked_without_transformers(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AutoConfig, "from_pretrained", None)
+    models.check(str(llama), generator=True)
 
 
 def test_a_model_that_sees_images_answers_text(tmp_path: Path) -> None:
