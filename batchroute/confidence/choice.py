@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batchroute.confidence.plans import WAYS, Plan, Way, curve, points_by, skips, surely_reaches
 from batchroute.confidence.rows import Floats, PricedRows
@@ -39,8 +40,10 @@ def choose_at(rows: PricedRows, cost: float, seed: int = 0, ways: Sequence[Way] 
 
     What a plan loses beside the first one has two estimates: that of the rows, which is right on average but noisy (by
     it alone, 200 rows took the worse way so often that it cost over a point), and that of the rows smoothed, which is
-    steady but sees the score only as far as the confidence does. `shrunk` says how far each is followed. Of the cuts
-    only the best by the smoothed rows is looked at: the best of nineteen by the rows themselves is mostly luck.
+    steady. Smoothed by the confidence they see the score only as far as the confidence does, which flatters deciding
+    after; smoothed by both they have a slope more that luck can lift, which flatters deciding before; so the mean of
+    the two counts. `shrunk` says how far each estimate is followed. Of the cuts only the best by the smoothed rows is
+    looked at: the best of nineteen by the rows themselves is mostly luck.
 
     Args:
         ways: those that the policy leaves open.
@@ -50,19 +53,23 @@ def choose_at(rows: PricedRows, cost: float, seed: int = 0, ways: Sequence[Way] 
     draws = rows.draws(_RESAMPLES, seed)
     plans = _unskipping(rows, ways)
     cost = max(cost, min(float(curve(rows, plan).cost[0][-1]) for plan in plans))
-    smoothed = rows.smoothed()
+    smoothed = [rows.smoothed(by_score) for by_score in (False, True)]
     # A plan that cannot cost as little has an infinite drop.
     first = next(plan for plan in plans if curve(rows, plan).reaches(cost))
 
     @functools.cache
     def drops(plan: Plan) -> tuple[Floats, Floats]:
-        return curve(rows, plan, draws).drop_at(cost), curve(smoothed, plan, draws).drop_at(cost)
+        return curve(rows, plan, draws).drop_at(cost), steady(plan, draws)
+
+    def steady(plan: Plan, draws: NDArray[np.uint16] | None = None) -> Floats:
+        drops: Floats = np.mean([curve(some, plan, draws).drop_at(cost) for some in smoothed], axis=0)
+        return drops
 
     def figure(plan: Plan) -> float:
-        (own, steady), (firsts, steady_firsts) = drops(plan), drops(first)
+        (own, smooth), (firsts, smooth_firsts) = drops(plan), drops(first)
         if not np.isfinite(own[0]) or plan == first:
             return float(own[0])
-        apart, steady_apart = own - firsts, steady - steady_firsts
+        apart, steady_apart = own - firsts, smooth - smooth_firsts
         return float(firsts[0]) + shrunk(apart[0], steady_apart[0], _deviation((apart - steady_apart)[1:]))
 
     cuts = [plan for plan in skips(rows) if surely_reaches(rows, plan, cost)]
@@ -71,7 +78,7 @@ def choose_at(rows: PricedRows, cost: float, seed: int = 0, ways: Sequence[Way] 
         ways,
         figure,
         lambda plan: drops(plan)[0][1:],
-        sorted(cuts, key=lambda plan: float(curve(smoothed, plan).drop_at(cost)[0]))[:1],
+        sorted(cuts, key=lambda plan: float(steady(plan)[0]))[:1],
         f"at {cost:.0%} of the cost of all rows on the large model the quality drop is estimated at",
     )
 

@@ -17,6 +17,7 @@ _CLIPPED = (1.0, 99.0)
 _FEW_VALUES = 3
 _PENALTIES = (1.0, 10.0, 100.0)
 _FOLDS = 5
+_CROSSED = 20
 _STEPS, _SMALL_STEP = 50, 1e-8
 _HOLD = 1e-3
 _LEAST_ROWS = 20
@@ -102,11 +103,19 @@ class ConfidenceModel(BaseModel):
         return linear
 
     @classmethod
-    def fit(cls, signals: Signals, gaps: Floats, weights: Floats | None = None, groups: Groups | None = None) -> Self:
+    def fit(
+        cls,
+        signals: Signals,
+        gaps: Floats,
+        weights: Floats | None = None,
+        groups: Groups | None = None,
+        penalty: float | None = None,
+    ) -> Self:
         """Args:
         gaps: shape [rows]; q(S) − q(L).
         weights: shape [rows]; how many rows each stands for: less than 1 for one of several answers to a prompt.
         groups: number of each row's prompt, from 0. Default: all differ.
+        penalty: default: chosen by cross-validation.
         """
         counted = np.ones(len(gaps)) if weights is None else weights
         low, high = (float(value) for value in np.percentile(gaps, _CLIPPED))
@@ -115,7 +124,8 @@ class ConfidenceModel(BaseModel):
         targets = np.clip((gaps - low) / (high - low), 0.0, 1.0) if high > low else np.full(len(gaps), 0.5)
         columns = _columns(signals)
         features, places = _features(signals, columns)
-        penalty = _best_penalty(features, targets, counted, groups)
+        if penalty is None:
+            penalty = _best_penalty(features, targets, counted, groups)
         fitted = _logistic(features, targets, counted, penalty)
         named: dict[str, dict[str, float]] = {name: {} for name in columns}
         for (name, part), weight in zip(places, fitted[1:], strict=True):
@@ -139,11 +149,15 @@ def cross_fitted(
     signals: Signals,
     gaps: Floats,
     seed: int,
-    folds: int = _FOLDS,
+    folds: int = _CROSSED,
     groups: Groups | None = None,
     weights: Floats | None = None,
 ) -> NDArray[np.float32]:
     """The confidence of each row, by a model that was fitted to the other folds: shape [rows].
+
+    The rows are measured in place of those that the model of all rows will decide on. So the models must be like it:
+    with many folds each knows nearly all rows, and all have its penalty, since confidences of models with different
+    penalties are spread differently and cannot be put in one order.
 
     A model that is fitted without a good fold has a low base, and ranks that fold's rows low: where signals say little
     that alone would make them look worse than chance. So all models get the base of the model that is fitted to all
@@ -162,8 +176,8 @@ def cross_fitted(
         held = fold == number
         if not held.any() or held.all():
             continue
-        of_others = (None if some is None else some[~held] for some in (weights, groups))
-        model = ConfidenceModel.fit(signals.take(~held), gaps[~held], *of_others)
+        counted, group = (None if some is None else some[~held] for some in (weights, groups))
+        model = ConfidenceModel.fit(signals.take(~held), gaps[~held], counted, group, whole.penalty)
         linear = model._linear(signals)
         confidence[held] = _sigmoid(linear - linear.mean() + mean)[held]
     return confidence

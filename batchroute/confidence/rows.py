@@ -55,13 +55,16 @@ class PricedRows:
         group = np.repeat(np.arange(len(drawn)), [len(rows) for rows in drawn])
         return replace(self.take(np.concatenate(drawn)), group=group)
 
-    def smoothed(self) -> PricedRows:
-        """The same rows, with the quality of the small model's answers that their confidence lets expect: a straight
-        line through the gaps. It knows less of a row than its own quality does, but no luck of single rows."""
-        gaps, apart = self.small - self.large, self.confidence.astype(np.float64) - self.confidence.mean()
-        spread = float(apart @ apart)
-        slope = float(apart @ gaps) / spread if spread else 0.0
-        return replace(self, small=self.large + gaps.mean() + slope * apart)
+    def smoothed(self, by_score: bool) -> PricedRows:
+        """The same rows, with the quality of the small model's answers that their confidence lets expect, or their
+        confidence and score: a straight line through the gaps. It knows less of a row than its own quality does, but no
+        luck of single rows."""
+        gaps, known = self.small - self.large, [np.ones(len(self)), self.confidence.astype(np.float64)]
+        if by_score and self.score is not None:
+            known.append(self.score.astype(np.float64))
+        design = np.stack(known, axis=1)
+        slopes = np.linalg.lstsq(design, gaps, rcond=None)[0]
+        return replace(self, small=self.large + design @ slopes)
 
     @property
     def all_large(self) -> float:

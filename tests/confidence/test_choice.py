@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from batchroute.confidence.choice import bounds_among, choose_at, choose_within, shrunk
-from batchroute.confidence.plans import Plan, curve, points_by, surely_reaches
+from batchroute.confidence.plans import Plan, Way, curve, points_by, surely_reaches
 from batchroute.confidence.rows import PricedRows
 
 
@@ -158,14 +159,24 @@ def test_a_noisy_estimate_counts_as_far_as_chance_does_not_explain_it(
 
 
 def test_what_the_confidence_does_not_see_of_the_score_is_seen_with_many_rows() -> None:
-    """The smoothed rows say that both ways lose alike."""
     rows = _rows(count=2_000, by_score=2.0, by_confidence=0.0)
-    smoothed, cost = rows.smoothed(), rows.cost_of_share(0.4)
-    before, after = (curve(smoothed, Plan(way)).drop_at(cost)[0] for way in ("before", "after"))
-    assert before == pytest.approx(after, abs=5.0)
+    cost = rows.cost_of_share(0.4)
+
+    def smoothed_drop(way: Way, by_score: bool) -> float:
+        return float(curve(rows.smoothed(by_score), Plan(way)).drop_at(cost)[0])
+
+    assert smoothed_drop("before", False) == pytest.approx(smoothed_drop("after", False), abs=5.0)
+    own = curve(rows, Plan("before")).drop_at(cost)[0]
+    assert smoothed_drop("before", True) == pytest.approx(own, abs=2.0)
+    assert smoothed_drop("before", False) > own + 5.0
     choice = choose_at(rows, cost)
     assert choice.plan == Plan("before")
     assert choice.figures["after"] - choice.figures["before"] > 5.0
+
+
+def test_rows_smoothed_without_a_score_are_smoothed_by_the_confidence() -> None:
+    rows = replace(_rows(count=100, by_score=1.0, by_confidence=1.0), score=None)
+    assert np.array_equal(rows.smoothed(True).small, rows.smoothed(False).small)
 
 
 def test_a_resample_counts_a_prompt_that_is_drawn_twice_twice() -> None:

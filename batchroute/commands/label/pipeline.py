@@ -5,25 +5,22 @@ As a run, it keeps its units in `<table>.work/` and resumes from them. The table
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import pyarrow as pa
 
-from batchroute import generators, models, quality
+from batchroute import generators, quality
 from batchroute.commands.label.options import LabelOptions
-from batchroute.commands.label.prompts import open_prompts
 from batchroute.commands.label.report import LabelReport, label_report
 from batchroute.commands.label.sample import Sampler
-from batchroute.config.job import JobModel, without_reader
+from batchroute.commands.label.task import RUN_FILE, LabelTask
 from batchroute.costs.usage import ModelUsage, model_usage
 from batchroute.engines.local import LocalEngine
 from batchroute.engines.ranks.world import World
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, InputError
 from batchroute.fields import LARGE, SIDES, Side
-from batchroute.pipeline.identity import Identity, begun_on_the_same, difference, model_settings
+from batchroute.pipeline.identity import difference
 from batchroute.pipeline.precision import fixed
 from batchroute.pipeline.shards.answers import with_confidence
 from batchroute.pipeline.shards.tally import tokens_of
@@ -42,7 +39,6 @@ from batchroute.quality.measuring.columns import (
 )
 from batchroute.quality.measuring.measurer import AnsweredRow, Measurer
 from batchroute.quality.measuring.responses import (
-    RECORDED,
     AnsweredRows,
     EitherResponses,
     OneSide,
@@ -54,15 +50,12 @@ from batchroute.storage.receipts import FORMAT_VERSION
 from batchroute.storage.table_file import TableFile
 from batchroute.storage.units import spans
 from batchroute.storage.workdir import Workdir, run_ids
-from batchroute.tables.prompts import Prompts
 from batchroute.tables.repeated import check_ids
 from batchroute.tables.signal_columns import RECORDED_KEY
 
-_RUN = "run.json"
 _FINGERPRINT = "batchroute.label"
 _REPORT, _RESPONSES = "report.json", "responses.parquet"
 _MEASURED, _HELPED, _AGREED, _CHECKED = "measure", "helper", "agreement", "references"
-_TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True)
@@ -99,7 +92,7 @@ def label(options: LabelOptions, progress: Progress, fresh: bool = False, respon
         labelling.begin()
         with labelling.engine.terminable():
             labelling.check_metric()
-            for side in labelling.specs:
+            for side in labelling.task.specs:
                 labelling.sample(side)
             labelling.measure()
             labelling.compare()
@@ -110,58 +103,13 @@ def label(options: LabelOptions, progress: Progress, fresh: bool = False, respon
 
 class _Labelling:
     def __init__(self, options: LabelOptions, progress: Progress, responses_a_unit: int) -> None:
-        self.options, self.engine = options, LocalEngine(progress)
-        self.input = open_prompts(options.prompts)
-        self.table = self.input.table
-        self.prompts = Prompts.of(options.prompt, self.table, unsupported="fail")
-        names = self.table.schema.names
-        self.recorded = dict(options.recorded)
-        if not self.recorded and any(column in names for column in RECORDED.values()):
-            self.recorded = {side: side for side in SIDES}
-        self.likeness = options.reference == LARGE
-        given = None if self.likeness else options.reference
-        self.reference = given or ("reference" if "reference" in names else None)
-        self._check_options()
-        self.specs = {side: self._spec(side) for side in SIDES if side not in self.recorded}
+        self.task, self.options, self.engine = LabelTask(options), options, LocalEngine(progress)
         self.file = TableFile(options.output, _FINGERPRINT)
-        self.tree, self.fingerprint = self._identify()
-        self.file.check_apart_from(options.prompts, [file.path for file in self.input.files])
+        self.tree, self.fingerprint = self.task.identify(self.file)
+        self.file.check_apart_from(options.prompts, [file.path for file in self.task.input.files])
         self.work = Workdir(self.file.output, self.fingerprint[:16])
-        self.spans = spans(self.table.rows, max(1, responses_a_unit // (options.samples if self.specs else 1)))
-
-    def _check_options(self) -> None:
-        options, names = self.options, self.table.schema.names
-        sampled = [side for side in SIDES if side not in self.recorded]
-        if self.recorded and sampled and options.models is None:
-            raise InputError(f"label needs --job for the {sampled[0]} model, whose responses are not recorded")
-        if sampled and options.models is None:
-            raise InputError(
-                "label needs --job for the two models, or an input with the columns "
-                f"{' and '.join(RECORDED.values())}; it has {', '.join(names)}"
-            )
-        if self.table.rows == 0:
-            raise InputError(f"{options.prompts} has no rows: there is nothing to label")
-        if self.recorded:
-            RecordedResponses(self.table, self.recorded)
-        for side in options.names:
-            if side in sampled:
-                raise InputError(f"--{side}-model names the model of recorded responses; here the job names it")
-        if sampled and options.temperature == 0 and options.samples > 1:
-            raise InputError(
-                f"{options.samples} samples at temperature 0 would all be the same: give another --temperature"
-            )
-        if self.reference is not None:
-            self.table.check_groupable(self.reference, "--reference")
-        if options.id is not None:
-            self.table.check_column(options.id, "--id")
-        for column in options.signals:
-            self.table.check_column(column, "--signal")
-        if options.helper is not None:
-            self.table.check_groupable(options.helper, "--helper")
-        if options.agree and not self.recorded and options.samples <= options.agree:
-            raise InputError(
-                f"--agree compares each response with {options.agree} others of the same prompt: take more --samples"
-            )
+        samples = options.samples if self.task.specs else 1
+        self.spans = spans(self.task.table.rows, max(1, responses_a_unit // samples))
 
     def finished(self) -> LabelReport | None:
         """The report, if the table exists and has these settings; None if there is no table.
@@ -172,7 +120,7 @@ class _Labelling:
         if not self.file.exists():
             return None
         if self.file.fingerprint() == self.fingerprint:
-            can_add = self.options.keep_responses and self.work.read_json(_RUN) is not None
+            can_add = self.options.keep_responses and self.work.read_json(RUN_FILE) is not None
             if can_add and not self.file.exists(_RESPONSES):
                 self._put(with_responses(*self._columns()), _RESPONSES)
             return LabelReport.model_validate_json(self.file.read_text(_REPORT))
@@ -183,18 +131,18 @@ class _Labelling:
         """Fix input and settings in the work folder; an earlier attempt must have had the same."""
         self._refuse_others()
         if self.options.id is not None:
-            check_ids(self.table, self.options.id, self.prompts.columns)
+            check_ids(self.task.table, self.options.id, self.task.prompts.columns)
         begun = {"fingerprint": self.fingerprint, "format_version": FORMAT_VERSION}
         # With digests of the contents, by which a copy is known.
-        records = [file.record() for file in self.input.source.seal(self.input.files)]
-        self.work.put_json(_RUN, {**self.tree, "files": records, **begun})
-        if self.input.columns:
-            self._note(f"columns: {self.input.columns}")
-        if self.options.samples == 1 and self.specs:
+        records = [file.record() for file in self.task.input.source.seal(self.task.input.files)]
+        self.work.put_json(RUN_FILE, {**self.tree, "files": records, **begun})
+        if self.task.input.columns:
+            self._note(f"columns: {self.task.input.columns}")
+        if self.options.samples == 1 and self.task.specs:
             self._note("with one sample per model only the labels 'det' and 'gap' make sense; take more for shares")
-        if self.recorded and not all(self._known_name(side) for side in SIDES):
+        if self.task.recorded and not all(self.task.known_name(side) for side in SIDES):
             self._note("the table will not name both models: give --small-model and --large-model, or --job")
-        self._note(f"labelling {self.table.rows:,} rows by {quality.describe(self.options.metric)}")
+        self._note(f"labelling {self.task.table.rows:,} rows by {quality.describe(self.options.metric)}")
 
     def sample(self, side: Side) -> None:
         """Generate all units of one model that have no receipt yet."""
@@ -203,14 +151,14 @@ class _Labelling:
 
     def check_metric(self) -> None:
         """Try the metric before a model answers, unless the last one that is asked has answers already."""
-        if self.specs and not self.work.stage(list(self.specs)[-1]).receipts():
-            self._check_reference()
+        if self.task.specs and not self.work.stage(list(self.task.specs)[-1]).receipts():
+            self.task.check_reference()
             quality.check(self.options.metric, lambda: self.engine.device)
 
     def measure(self) -> None:
         """Measure all units that have no receipt yet."""
-        self._check_reference()
-        self._measure(_MEASURED, self._rows(self.options.metric.record.needs_reference, self.likeness))
+        self.task.check_reference()
+        self._measure(_MEASURED, self._rows(self.options.metric.record.needs_reference, self.task.likeness))
 
     def compare(self) -> None:
         """By the same metric: the small model's responses with a helper's, and with each other; and by references what
@@ -218,11 +166,11 @@ class _Labelling:
         """
         answers = OneSide("small", self._source())
         if self.options.helper is not None:
-            self._measure(_HELPED, AnsweredRows(self.table, self.prompts, self.options.helper, answers, True))
+            self._measure(_HELPED, AnsweredRows(self.task.table, self.task.prompts, self.options.helper, answers, True))
         for peer in range(1, self.options.agree + 1):
-            rows = AnsweredRows(self.table, self.prompts, None, answers, needs_reference=False, peer=peer)
+            rows = AnsweredRows(self.task.table, self.task.prompts, None, answers, needs_reference=False, peer=peer)
             self._measure(f"{_AGREED}-{peer}", rows)
-        if self.checks_likeness:
+        if self.task.checks_likeness:
             self._measure(_CHECKED, self._rows(needs_reference=True))
 
     def write(self) -> LabelReport:
@@ -237,12 +185,12 @@ class _Labelling:
         self.file.put_text(_REPORT, self._report(labelled).model_dump_json(indent=1))
         table = with_qualities(columns, labelled)
         for side in SIDES:
-            if side in self.specs:
+            if side in self.task.specs:
                 table = with_tokens(table, side, self.work.stage(side), self.spans)
                 table = with_signals(table, side, self.work.stage(side), self.spans)
             else:
-                table = with_recorded(table, side, self.table, self.recorded[side])
-        table = with_columns(table, self.table, self.options.signals)
+                table = with_recorded(table, side, self.task.table, self.task.recorded[side])
+        table = with_columns(table, self.task.table, self.options.signals)
         if self.options.agree:
             peers = [self._measured(f"{_AGREED}-{peer}") for peer in range(1, self.options.agree + 1)]
             table = with_agreement(table, peers)
@@ -253,12 +201,12 @@ class _Labelling:
 
     def _sampler(self, side: Side) -> Sampler:
         # Asked for signals, which cost little. The identity is without them, as an earlier version's.
-        spec, options = with_confidence(self.specs[side]), self.options
+        spec, options = with_confidence(self.task.specs[side]), self.options
         self._note(f"loading the {side} model {spec.model}")
         stage, progress = self.work.stage(side), self.engine.progress
         spec = fixed(self.work, side, spec, lambda: self.engine.device, progress, [side])
         generator = generators.load(spec, lambda: self.engine.device)
-        return Sampler(side, spec, generator, options.samples, self.table, self.prompts, stage, progress)
+        return Sampler(side, spec, generator, options.samples, self.task.table, self.task.prompts, stage, progress)
 
     def _measure(self, stage: str, rows: AnsweredRows) -> None:
         metric = self.options.metric
@@ -273,136 +221,69 @@ class _Labelling:
     def _measured(self, stage: str) -> pa.Table:
         return pa.concat_tables([self.work.stage(stage).read(span.unit) for span in self.spans])
 
-    @property
-    def checks_likeness(self) -> bool:
-        """Whether there are references that say how far likeness can be trusted."""
-        return self.likeness and self.reference is not None and self.options.metric.record.needs_reference
-
-    def _check_reference(self) -> None:
-        if self.reference is None and not self.likeness and self.options.metric.record.needs_reference:
-            raise InputError(
-                f"the metric {self.options.metric.name} needs a reference: name its column with --reference; the input "
-                f"has {', '.join(self.table.schema.names)}"
-            )
-
     def _refuse_others(self) -> None:
         for run_id in run_ids(self.file.output):
-            begun = Workdir(self.file.output, run_id).read_json(_RUN)
+            begun = Workdir(self.file.output, run_id).read_json(RUN_FILE)
             if begun is not None and begun["fingerprint"] != self.fingerprint:
                 raise InputError(difference(self.file.output, "was begun by", begun, self.tree))
 
-    def _spec(self, side: Side) -> JobModel:
-        assert self.options.models is not None
-        # What a reader, which learns from the table, reads of answers is in none of its columns.
-        spec = without_reader(self.options.models.of(side))
-        temperature = self.options.temperature
-        if temperature is None and spec.generation.greedy and self.options.samples > 1:
-            temperature = _TEMPERATURE
-        given = {} if temperature is None else {"temperature": temperature}
-        generation = spec.generation.model_copy(update={**given, "seed": self.options.seed})
-        return spec.model_copy(update={"generation": generation})
-
-    def _identify(self) -> tuple[dict[str, Any], str]:
-        """The tree of settings and files, and its fingerprint; of a run that an earlier version began, or that began
-        on files of which these are copies, as it was.
-        """
-        now, earlier = (Identity(settings=self._settings(version), files=self.input.files) for version in (2, 1))
-        known, begun = self.file.fingerprint(), run_ids(self.file.output)
-        if earlier.fingerprint == known or earlier.run_id in begun:
-            return earlier.tree, earlier.fingerprint
-        if now.fingerprint == known or now.run_id in begun:
-            return now.tree, now.fingerprint
-        trees = [tree for run_id in begun if (tree := Workdir(self.file.output, run_id).read_json(_RUN)) is not None]
-        for identity in (now, earlier):
-            same = begun_on_the_same(trees, identity, self.input.source)
-            if same is not None:
-                if not self.input.columns:
-                    self.table = dataclasses.replace(self.table, files=same.files)
-                return same.tree, same.fingerprint
-        return now.tree, now.fingerprint
-
-    def _settings(self, version: Literal[1, 2]) -> dict[str, Any]:
-        """Everything that the table depends on; models by their identity."""
-        settings: dict[str, Any] = self.options.model_dump(
-            mode="json",
-            include={"prompt", "id", "names"} | ({"samples", "seed"} if self.specs else set()),
-        )
-        # Under the names that the columns have by default, an earlier version's table has these settings.
-        if self.options.recorded:
-            settings["recorded"] = self.options.recorded
-        metric = self.options.metric.model_dump(
-            mode="json", exclude={"batch_size", "api_key_env", "endpoint"}, exclude_none=True
-        )
-        if metric.get("model") and not self.options.metric.record.behind_api:
-            metric["identity"] = models.identity(metric["model"], version=version)
-        settings |= {"reference": LARGE if self.likeness else self.reference, "metric": metric}
-        # An earlier version's table has these settings without them.
-        settings |= {key: kept for key in ("signals", "helper", "agree") if (kept := getattr(self.options, key))}
-        for side, spec in self.specs.items():
-            settings[side] = model_settings(spec, version)
-        return settings
-
     def _source(self) -> ResponseSource:
         sources: list[ResponseSource] = []
-        if self.recorded:
-            sources.append(RecordedResponses(self.table, self.recorded))
-        if self.specs:
-            sources.append(SampledResponses({side: self.work.stage(side) for side in self.specs}))
+        if self.task.recorded:
+            sources.append(RecordedResponses(self.task.table, self.task.recorded))
+        if self.task.specs:
+            sources.append(SampledResponses({side: self.work.stage(side) for side in self.task.specs}))
         return EitherResponses(*sources)
 
     def _rows(self, needs_reference: bool, likeness: bool = False) -> AnsweredRows:
-        return AnsweredRows(self.table, self.prompts, self.reference, self._source(), needs_reference, likeness)
+        return AnsweredRows(
+            self.task.table, self.task.prompts, self.task.reference, self._source(), needs_reference, likeness
+        )
 
     def _columns(self) -> tuple[pa.Table, list[AnsweredRow]]:
         rows = [row for span in self.spans for row in self._rows(False)(span)]
-        return input_columns(self.table, rows, self.options.id), rows
+        return input_columns(self.task.table, rows, self.options.id), rows
 
     def _report(self, labelled: pa.Table) -> LabelReport:
         usages: dict[str, ModelUsage] = {
             side: model_usage(spec.model, spec.price, (), self.work.stage(side).receipts().values())
-            for side, spec in self.specs.items()
+            for side, spec in self.task.specs.items()
         }
         measured = self.work.stage(_MEASURED).receipts().values()
         metric = quality.describe(self.options.metric)
-        if self.likeness:
+        if self.task.likeness:
             metric = f"{metric}, {LIKENESS}"
-        checked = self._measured(_CHECKED) if self.checks_likeness else None
+        checked = self._measured(_CHECKED) if self.task.checks_likeness else None
         return label_report(self.work.run_id, metric, labelled, usages, measured, checked)
 
     def _put(self, table: pa.Table, suffix: str | None = None) -> None:
-        names = {side: self.options.names.get(side) or self._known_name(side) for side in SIDES}
+        names = {side: self.options.names.get(side) or self.task.known_name(side) for side in SIDES}
         metadata = {f"{side}_model": name for side, name in names.items() if name is not None}
         metadata["metric"] = quality.describe(self.options.metric)
-        if self.likeness:
+        if self.task.likeness:
             metadata["reference"] = LARGE
         signals = self.options.signals + ([HELPER_AGREEMENT] if self.options.helper is not None else [])
         if signals:
             metadata[RECORDED_KEY] = json.dumps(signals)
-        if self.specs:
-            tokens = {side: spec.generation.max_new_tokens for side, spec in self.specs.items()}
-            temperatures = {side: spec.generation.temperature for side, spec in self.specs.items()}
+        if self.task.specs:
+            tokens = {side: spec.generation.max_new_tokens for side, spec in self.task.specs.items()}
+            temperatures = {side: spec.generation.temperature for side, spec in self.task.specs.items()}
             sampling = {"samples": self.options.samples, "temperature": temperatures, "seed": self.options.seed}
             metadata["sampling"] = json.dumps({**sampling, "max_new_tokens": tokens})
             metadata |= self._speeds()
-        elif b"sampling" in (known := self.table.schema.metadata or {}):
+        elif b"sampling" in (known := self.task.table.schema.metadata or {}):
             metadata["sampling"] = known[b"sampling"].decode()
         self.file.put(table, self.fingerprint, metadata, suffix)
 
     def _speeds(self) -> dict[str, str]:
         """By model, the busy seconds per token read or written; `calibrate` keeps them for estimates of a night."""
         speeds = {}
-        for side in self.specs:
+        for side in self.task.specs:
             receipts = self.work.stage(side).receipts().values()
             tokens = sum(tokens_of(receipt) for receipt in receipts)
             if tokens:
                 speeds[f"{side}_seconds_per_token"] = f"{sum(receipt.seconds for receipt in receipts) / tokens:.9f}"
         return speeds
-
-    def _known_name(self, side: Side) -> str | None:
-        if self.options.models is not None:
-            return self.options.models.of(side).model
-        name = (self.table.schema.metadata or {}).get(f"{side}_model".encode())
-        return None if name is None else name.decode()
 
     def _note(self, message: str) -> None:
         self.engine.progress.note("label", message)
