@@ -31,6 +31,7 @@ from batchroute.router.scoring import score
 from batchroute.router.training.encoders import frozen_encoder
 from batchroute.router.training.heads.cache import states_of
 from batchroute.router.training.heads.fitting import KINDS, Inputs, Lesson, fit, numbered
+from batchroute.router.training.split import split
 from batchroute.tables import quality_table
 from batchroute.tables.quality_table import QualityTable
 
@@ -53,7 +54,7 @@ def main() -> None:
 
 def compare(path: str, options: argparse.Namespace) -> None:
     table = quality_table.read(path)
-    parts = quality_table.split(table, 0.1, 0.3, 0)
+    parts = split(table, 0.1, 0.3, 0)
     known = np.sort(np.concatenate(parts))
     aside = np.setdiff1d(np.arange(len(table)), known)
     training, test = table.take(known), table.take(aside)

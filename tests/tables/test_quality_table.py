@@ -116,10 +116,6 @@ def test_rows_are_counted_as_in_the_file_where_failed_ones_are_left_out(tmp_path
         quality_table.read(write(tmp_path, GOOD | status | {"small_quality": [[], [1.0], []]}))
     with pytest.raises(InputError, match=r"'large_quality' in row 3 .* NaN"):
         quality_table.read(write(tmp_path, GOOD | status | {"large_quality": [[], [1.0], [1.0, float("nan")]]}))
-    marks = {"split": ["train", "train", "validation"], "prompt": ["other", "same", "same "]}
-    table = quality_table.read(write(tmp_path, GOOD | status | marks))
-    with pytest.raises(InputError, match=r"the prompt in row 3 .* is in both"):
-        quality_table.split(table, 0.2, 0.0, 0)
 
 
 def test_a_missing_empty_or_foreign_file_is_refused(tmp_path: Path) -> None:
@@ -132,46 +128,6 @@ def test_a_missing_empty_or_foreign_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(empty, tmp_path / "empty.parquet")
     with pytest.raises(InputError, match="has no rows"):
         quality_table.read(str(tmp_path / "empty.parquet"))
-
-
-def many(folder: Path, prompts: list[str], **more: Any) -> quality_table.QualityTable:
-    ones = [[1.0]] * len(prompts)
-    return quality_table.read(write(folder, {"prompt": prompts, "small_quality": ones, "large_quality": ones, **more}))
-
-
-def test_split_keeps_identical_prompts_together(tmp_path: Path) -> None:
-    table = many(tmp_path, [f"prompt {row % 50}" for row in range(200)])
-    train, validation = quality_table.split(table, validation=0.2, test=0.0, seed=0)
-    assert sorted([*train, *validation]) == list(range(200))
-    assert len(validation) == 40
-    assert not {table.prompts[row] for row in train} & {table.prompts[row] for row in validation}
-    again, _ = quality_table.split(table, validation=0.2, test=0.0, seed=0)
-    other, _ = quality_table.split(table, validation=0.2, test=0.0, seed=1)
-    assert again.tolist() == train.tolist() != other.tolist()
-
-
-def test_split_follows_the_column(tmp_path: Path) -> None:
-    table = many(tmp_path, ["a", "b", "c", "d"], split=["validation", "train", "test", None])
-    train, validation = quality_table.split(table, validation=0.5, test=0.2, seed=0)
-    assert (train.tolist(), validation.tolist()) == ([1], [0])
-
-
-def test_split_refuses_a_leak_and_an_empty_side(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"the prompt in row 3 .* is in both train and validation"):
-        quality_table.split(many(tmp_path, ["a", "b", "a"], split=["train", "train", "validation"]), 0.2, 0.0, 0)
-    with pytest.raises(InputError, match="has no row 'validation'"):
-        quality_table.split(many(tmp_path, ["a", "b"], split=["train", "train"]), 0.2, 0.0, 0)
-    with pytest.raises(InputError, match="has 1 different prompts, too few"):
-        quality_table.split(many(tmp_path, ["a"] * 80), 0.2, 0.0, 0)
-
-
-def test_split_leaves_rows_aside_for_tests_with_all_copies_of_their_prompts(tmp_path: Path) -> None:
-    table = many(tmp_path, [f"prompt {row % 50}" + " " * (row % 2) for row in range(200)])
-    train, validation = quality_table.split(table, validation=0.1, test=0.3, seed=0)
-    assert (len(train), len(validation)) == (120, 20)
-    aside = set(range(200)) - {*train, *validation}
-    parts = [{table.prompts[row].strip() for row in rows} for rows in (train, validation, aside)]
-    assert sum(map(len, parts)) == len(set.union(*parts)) == 50
 
 
 def test_rows_that_could_not_be_labelled_are_left_out_and_counted(tmp_path: Path) -> None:

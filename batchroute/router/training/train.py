@@ -26,8 +26,8 @@ from batchroute.router.training.figures import Figures
 from batchroute.router.training.heads.train import HeadsResult, fit_heads, write_heads
 from batchroute.router.training.learner import Learner, Progress, make_accelerator, versions
 from batchroute.router.training.options import TrainOptions
+from batchroute.router.training.split import split
 from batchroute.router.training.verdict import Verdict
-from batchroute.tables import quality_table
 from batchroute.tables.quality_table import QualityTable
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def train(
     say = on_note if on_note is not None and accelerator.is_main_process else _nothing
     table = table_of(options.quality_table, options.reads == "answer", say)
     _check_output(options)
-    train_rows, validation_rows = quality_table.split(table, options.validation, options.test, options.seed)
+    train_rows, validation_rows = split(table, options.validation, options.test, options.seed)
     if len(train_rows) + len(validation_rows) < _MIN_ROWS:
         raise InputError(
             f"the quality table '{table.path}' has {len(train_rows) + len(validation_rows)} rows to train and validate "
