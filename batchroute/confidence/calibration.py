@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from batchroute.confidence.model import ConfidenceModel, cross_fitted
+from batchroute.confidence.crossing import cross_fitted
+from batchroute.confidence.model import ConfidenceModel
 from batchroute.confidence.signals import Signals
 from batchroute.errors import InputError
 from batchroute.router.calibration.drops import CONFIDENCE, points_of

@@ -17,10 +17,10 @@ _CLIPPED = (1.0, 99.0)
 _FEW_VALUES = 3
 _PENALTIES = (1.0, 10.0, 100.0)
 _FOLDS = 5
-_CROSSED = 20
 _STEPS, _SMALL_STEP = 50, 1e-8
 _HOLD = 1e-3
-_LEAST_ROWS = 20
+LEAST_ROWS = 20
+"""Fewer are not cross-validated."""
 
 UNFITTED = ("agreement", "reading", "logprob_low")
 """The signals that are a confidence by themselves, the first one first."""
@@ -81,7 +81,7 @@ class ConfidenceModel(BaseModel):
 
     def apply(self, signals: Signals) -> NDArray[np.float32]:
         """Confidences in [0, 1]: shape [rows]. An unknown signal counts as unknown signals did in the fitted rows."""
-        confidence: NDArray[np.float32] = _sigmoid(self._linear(signals)).astype(np.float32)
+        confidence: NDArray[np.float32] = _sigmoid(self.linear(signals)).astype(np.float32)
         return confidence
 
     def gains(self, confidence: NDArray[np.floating]) -> Floats:
@@ -93,7 +93,8 @@ class ConfidenceModel(BaseModel):
         known = set(signals.known)
         return [name for name in self.columns if name not in known]
 
-    def _linear(self, signals: Signals) -> Floats:
+    def linear(self, signals: Signals) -> Floats:
+        """What the sigmoid makes the confidence of: shape [rows]."""
         columns, linear = signals.columns, np.full(len(signals), self.base)
         for name, column in self.columns.items():
             values = columns[name] if name in columns else np.full(len(signals), np.nan)
@@ -143,44 +144,6 @@ class ConfidenceModel(BaseModel):
 def fit(signals: Signals, gaps: Floats, weights: Floats | None = None, groups: Groups | None = None) -> ConfidenceModel:
     """See `ConfidenceModel.fit`."""
     return ConfidenceModel.fit(signals, gaps, weights, groups)
-
-
-def cross_fitted(
-    signals: Signals,
-    gaps: Floats,
-    seed: int,
-    folds: int = _CROSSED,
-    groups: Groups | None = None,
-    weights: Floats | None = None,
-) -> NDArray[np.float32]:
-    """The confidence of each row, by a model that was fitted to the other folds: shape [rows].
-
-    The rows are measured in place of those that the model of all rows will decide on. So the models must be like it:
-    with many folds each knows nearly all rows, and all have its penalty, since confidences of models with different
-    penalties are spread differently and cannot be put in one order.
-
-    A model that is fitted without a good fold has a low base, and ranks that fold's rows low: where signals say little
-    that alone would make them look worse than chance. So all models get the base of the model that is fitted to all
-    rows, over which their mean is then the same.
-
-    Args:
-        gaps, weights, groups: as for `fit`; rows of one prompt stay in one fold.
-    """
-    whole = ConfidenceModel.fit(signals, gaps, weights, groups)
-    if len(gaps) < _LEAST_ROWS:
-        return whole.apply(signals)
-    fold = _fold_of(len(gaps), seed, folds, groups)
-    mean = float(whole._linear(signals).mean())
-    confidence = np.empty(len(gaps), np.float32)
-    for number in range(folds):
-        held = fold == number
-        if not held.any() or held.all():
-            continue
-        counted, group = (None if some is None else some[~held] for some in (weights, groups))
-        model = ConfidenceModel.fit(signals.take(~held), gaps[~held], counted, group, whole.penalty)
-        linear = model._linear(signals)
-        confidence[held] = _sigmoid(linear - linear.mean() + mean)[held]
-    return confidence
 
 
 def unfitted(signals: Signals) -> NDArray[np.float32]:
@@ -241,7 +204,8 @@ def _features(signals: Signals, columns: dict[str, Column]) -> tuple[Floats, lis
     return np.stack(features, axis=1) if features else np.empty((len(signals), 0)), places
 
 
-def _fold_of(rows: int, seed: int, folds: int, groups: Groups | None) -> NDArray[np.intp]:
+def fold_of(rows: int, seed: int, folds: int, groups: Groups | None) -> NDArray[np.intp]:
+    """The fold of each row: shape [rows]; rows of one group are in one fold."""
     group = np.arange(rows) if groups is None else groups
     fold: NDArray[np.intp] = np.random.default_rng(seed).permutation(int(group.max()) + 1)[group] % folds
     return fold
@@ -250,9 +214,9 @@ def _fold_of(rows: int, seed: int, folds: int, groups: Groups | None) -> NDArray
 def _best_penalty(features: Floats, targets: Floats, weights: Floats, groups: Groups | None) -> float:
     """The penalty of the least cross-validated loss; a large one where rows are too few to tell."""
     rows = len(targets)
-    if rows < _LEAST_ROWS * _FOLDS or not features.shape[1]:
-        return _PENALTIES[-1] if rows < _LEAST_ROWS else _PENALTIES[1]
-    fold = _fold_of(rows, 0, _FOLDS, groups)
+    if rows < LEAST_ROWS * _FOLDS or not features.shape[1]:
+        return _PENALTIES[-1] if rows < LEAST_ROWS else _PENALTIES[1]
+    fold = fold_of(rows, 0, _FOLDS, groups)
     losses = []
     for penalty in _PENALTIES:
         loss = 0.0

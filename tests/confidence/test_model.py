@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from batchroute.confidence.model import ConfidenceModel, _logistic, cross_fitted, fit, unfitted
+from batchroute.confidence.model import ConfidenceModel, _logistic, fit, unfitted
 from batchroute.confidence.signals import Floats, Signals
 
 
@@ -119,34 +119,6 @@ def test_an_outlier_of_another_night_is_clipped() -> None:
     model = fit(signals, gaps)
     lowest = model.apply(Signals.of(2, logprob_low=[-1e9, float(np.percentile(signals.logprob_low, 1))], tokens=[9, 9]))
     assert lowest[0] == lowest[1]
-
-
-def test_cross_fitting_does_not_flatter_what_says_nothing() -> None:
-    rng = np.random.default_rng(0)
-    correlations, flattered = [], []
-    for draw in range(20):
-        signals = Signals.of(100, {f"noise {i}": rng.normal(size=100) for i in range(4)})
-        gaps = -(rng.random(100) < 0.5).astype(float)
-        correlations.append(np.corrcoef(cross_fitted(signals, gaps, draw), gaps)[0, 1])
-        flattered.append(np.corrcoef(fit(signals, gaps).apply(signals), gaps)[0, 1])
-    assert abs(np.mean(correlations)) < 0.1
-    assert np.mean(flattered) > 0.2
-
-
-def test_cross_fitting_keeps_the_rows_of_a_prompt_together() -> None:
-    rng = np.random.default_rng(0)
-    group = np.repeat(np.arange(100), 5)
-    of_prompt = rng.normal(size=100)[group]
-    gaps = rng.normal(size=100)[group]
-    signals = Signals.of(500, logprob=of_prompt)
-    apart = np.corrcoef(cross_fitted(signals, gaps, 0, groups=group), gaps)[0, 1]
-    assert apart < 0.2
-
-
-def test_cross_fitting_is_the_same_each_time() -> None:
-    signals, gaps = _rows(200)
-    assert np.array_equal(cross_fitted(signals, gaps, 3), cross_fitted(signals, gaps, 3))
-    assert not np.array_equal(cross_fitted(signals, gaps, 3), cross_fitted(signals, gaps, 4))
 
 
 def test_without_a_fit_agreement_comes_first() -> None:

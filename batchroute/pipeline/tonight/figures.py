@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from batchroute.confidence.choice import bounds_among
-from batchroute.confidence.model import ConfidenceModel, cross_fitted
+from batchroute.confidence.crossing import cross_fitted
+from batchroute.confidence.model import ConfidenceModel
 from batchroute.confidence.plans import SKIPPED
 from batchroute.confidence.rows import PricedRows
 from batchroute.confidence.signals import Signals
