@@ -132,7 +132,9 @@ def test_auto_decides_by_points_whose_bounds_share_the_chance(tmp_path: Path, la
     (decided,) = decision.decided
     assert decided.cutoff is not None
     assert decided.cutoff.score == pytest.approx(chosen.threshold)
-    assert chosen.threshold > alone.threshold
+    assert chosen.cost_advantage <= alone.cost_advantage
+    same = min(calibration.points, key=lambda point: abs(point.cost_advantage - chosen.cost_advantage))
+    assert chosen.bound > same.bound
     assert bounds_among(3) > calibration.confidence
 
 
