@@ -13,16 +13,51 @@ from batchroute.storage.receipts import Facts
 
 _FACTS = b"batchroute.unit"
 
-# Files of the work folder are read once or twice: level 1. For the output, level 3 makes files 29 % smaller and takes
-# 1.4 times as long; `tests/benchmarks/parquet_settings.py` measures more settings.
-WORK_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
-
-OUTPUT_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
+Settings = Callable[[pa.Table], Mapping[str, Any]]
+"""Keyword arguments of `pq.ParquetWriter`, for a file that begins with these rows."""
 
 _ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 1 << 16, 32 << 20
 # pyarrow looks at the size of a page after this many values, and a page comes into memory whole.
 _VALUES_AT_A_TIME, _PAGE_BYTES = 1024, 1 << 20
-_LONG_TEXT_BYTES = 64
+# Bytes of a text, on average, offset included: longer ones are compressed in the work folder, and of even longer ones
+# few are alike in an output.
+_SHORT_TEXT_BYTES, _LONG_TEXT_BYTES = 24, 64
+# Values that show whether most of a column's differ.
+_LOOKED_AT = 1024
+_DELTA = "DELTA_BINARY_PACKED"
+
+
+def work_settings(rows: pa.Table) -> dict[str, Any]:
+    """Files of the work folder are read once or twice: zstd at level 1, of long texts alone.
+
+    A compressor takes longer to begin than to write the other columns of a unit, which their encodings make as small.
+    """
+    settings: dict[str, Any] = {"write_statistics": False, "compression": "zstd", "use_dictionary": False}
+    if _has_nested(rows.schema):
+        return {**settings, "compression_level": 1}
+    long = [field.name for field in rows.schema if _is_text(rows[field.name], _SHORT_TEXT_BYTES)]
+    return {
+        **settings,
+        "compression": {name: "zstd" if name in long else "none" for name in rows.column_names},
+        "compression_level": dict.fromkeys(long, 1),
+        "use_dictionary": [field.name for field in rows.schema if field.name not in long and _has_words(field.type)],
+        "column_encoding": {field.name: _DELTA for field in rows.schema if pa.types.is_integer(field.type)},
+    }
+
+
+def output_settings(rows: pa.Table) -> dict[str, Any]:
+    """Level 3 makes files 29 % smaller than level 1 and takes 1.4 times as long, see
+    `tests/benchmarks/parquet_settings.py`.
+
+    A dictionary holds the values of a column, but neither long texts nor numbers and ids that mostly differ: without
+    theirs, files are written and read faster, and are no larger.
+    """
+    settings: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
+    if _has_nested(rows.schema):
+        return settings
+    names = rows.column_names
+    words = [name for name in names if not (_is_text(rows[name], _LONG_TEXT_BYTES) or _mostly_differs(rows[name]))]
+    return {**settings, "use_dictionary": words}
 
 
 def read_facts(source: object) -> Facts | None:
@@ -45,14 +80,14 @@ def parquet_bytes(
     facts: Facts,
     finish: Callable[[Facts], Facts] | None = None,
     left_out: Collection[str] = (),
-    settings: Mapping[str, Any] = WORK_PARQUET,
+    settings: Settings = work_settings,
 ) -> tuple[memoryview, Facts]:
     """A compressed parquet file in memory, and its final facts; its metadata hold them without those `left_out`."""
     sink = pa.BufferOutputStream()
     groups = _row_groups(batches)
     first = next(groups, [])
-    size, dictionaries = _values_at_a_time(first), _dictionaries(schema, first)
-    with pq.ParquetWriter(sink, schema, write_batch_size=size, use_dictionary=dictionaries, **settings) as writer:
+    beginning = pa.Table.from_batches(first, schema)
+    with pq.ParquetWriter(sink, schema, write_batch_size=_values_at_a_time(beginning), **settings(beginning)) as writer:
         while first:
             writer.write_table(pa.Table.from_batches(first))
             first = next(groups, [])
@@ -61,26 +96,34 @@ def parquet_bytes(
     return memoryview(sink.getvalue()), facts
 
 
-def _values_at_a_time(group: list[pa.RecordBatch]) -> int:
+def _values_at_a_time(rows: pa.Table) -> int:
     """How many values to write before a page may end: fewer where rows are longer than a kilobyte."""
-    rows, size = sum(batch.num_rows for batch in group), sum(batch.nbytes for batch in group)
-    return int(max(1, min(_VALUES_AT_A_TIME, _PAGE_BYTES * rows // max(1, size))))
+    return int(max(1, min(_VALUES_AT_A_TIME, _PAGE_BYTES * rows.num_rows // max(1, rows.nbytes))))
 
 
-def _dictionaries(schema: pa.Schema, group: list[pa.RecordBatch]) -> list[str] | bool:
-    """The columns whose values a dictionary may hold: not long texts, of which few are alike.
+def _has_nested(schema: pa.Schema) -> bool:
+    return any(pa.types.is_nested(kind) for kind in schema.types)
 
-    Without theirs, files are read a quarter faster, and no larger.
-    """
-    if any(pa.types.is_nested(field.type) for field in schema):
-        return True
-    rows = sum(batch.num_rows for batch in group)
-    return [
-        field.name
-        for number, field in enumerate(schema)
-        if not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type))
-        or sum(batch.column(number).nbytes for batch in group) < _LONG_TEXT_BYTES * rows
-    ]
+
+def _has_words(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_decimal(kind))
+
+
+def _is_text(column: pa.ChunkedArray, least: int) -> bool:
+    """Whether it is text of at least so many bytes a row."""
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return bool(is_text and column.nbytes >= least * max(1, len(column)))
+
+
+def _mostly_differs(column: pa.ChunkedArray) -> bool:
+    """False for types whose values pyarrow cannot compare."""
+    first = column.slice(0, _LOOKED_AT).combine_chunks()
+    if pa.types.is_dictionary(first.type) or pa.types.is_null(first.type):
+        return False
+    try:
+        return bool(2 * len(first.dictionary_encode().dictionary) > len(first))
+    except pa.ArrowNotImplementedError:
+        return False
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,12 +68,12 @@ class Stage:
         Raises:
             InputError: the unit's file exists and belongs to another run or unit.
         """
-        from batchroute.storage.parquet import OUTPUT_PARQUET, WORK_PARQUET, parquet_bytes
+        from batchroute.storage.parquet import output_settings, parquet_bytes, work_settings
 
         unit, file = facts.unit, f"{self._prefix}{facts.unit}.parquet"
         # Parts of an output leave out times, so that the same rows are the same bytes whoever wrote them, and when.
         is_output = self._data is not self._receipts
-        left_out, settings = (_TIMES, OUTPUT_PARQUET) if is_output else (set(), WORK_PARQUET)
+        left_out, settings = (_TIMES, output_settings) if is_output else (set(), work_settings)
         data, facts = parquet_bytes(schema, batches, facts, finish, left_out, settings)
         # The receipt's put syncs the folder for both files where both lie in it.
         if not self._data.put_new(file, data, sync_folder=is_output):
@@ -94,6 +94,19 @@ class Stage:
             all_there: whether the file has all of them; if not, those that it lacks are left out.
         """
         return _read_table(self._data, f"{self._prefix}{unit}.parquet", columns, all_there)
+
+    def tables(self, units: Iterable[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """`read` for each of the units; a thread reads the next one ahead. Memory holds two."""
+        from concurrent.futures import Future, ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as pool:
+            coming: Future[pa.Table] | None = None
+            for unit in units:
+                ahead, coming = coming, pool.submit(self.read, unit, columns)
+                if ahead is not None:
+                    yield ahead.result()
+            if coming is not None:
+                yield coming.result()
 
     def reopen(self, unit: str, keep: bool = False) -> None:
         """Remove the unit's data and receipt; with `keep`, `kept` can still read the data. After a crash, repeat the

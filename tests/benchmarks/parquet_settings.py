@@ -20,12 +20,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchroute.storage.parquet import OUTPUT_PARQUET, WORK_PARQUET
+from batchroute.storage.parquet import Settings, output_settings, work_settings
 
 DEFAULT_PROMPTS = Path(__file__).parents[2] / "sample_data" / "prompts.parquet"
-SETTINGS: dict[str, dict[str, Any]] = {
-    "the work folder's": WORK_PARQUET,
-    "the output's": OUTPUT_PARQUET,
+SETTINGS: dict[str, dict[str, Any] | Settings] = {
+    "the work folder's": work_settings,
+    "the output's": output_settings,
+    "zstd 1, dictionaries": {"compression": "zstd"},
     "zstd 1, no dictionaries": {"compression": "zstd", "use_dictionary": False},
     "zstd 9, dictionaries": {"compression": "zstd", "compression_level": 9},
     "lz4, dictionaries": {"compression": "lz4"},
@@ -82,14 +83,15 @@ def output(prompts: pl.Series) -> pa.Table:
     )
 
 
-def measure(pieces: list[pa.Table], settings: dict[str, Any]) -> tuple[float, float, int]:
+def measure(pieces: list[pa.Table], settings: dict[str, Any] | Settings) -> tuple[float, float, int]:
     """Seconds to write and to read, and bytes."""
     write = read = 0.0
     size = 0
     for piece in pieces:
         started = time.perf_counter()
         sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, piece.schema, **settings) as writer:
+        of_piece = settings(piece) if callable(settings) else settings
+        with pq.ParquetWriter(sink, piece.schema, **of_piece) as writer:
             writer.write_table(piece)
         written = time.perf_counter()
         data = sink.getvalue()

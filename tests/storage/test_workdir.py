@@ -10,7 +10,7 @@ import pytest
 
 from batchroute.errors import InputError
 from batchroute.storage.local import LocalFolder
-from batchroute.storage.parquet import parquet_bytes, read_facts
+from batchroute.storage.parquet import Settings, output_settings, parquet_bytes, read_facts, work_settings
 from batchroute.storage.receipts import Facts, Receipt
 from batchroute.storage.units import Stage
 from batchroute.storage.workdir import Workdir, run_ids, work_root
@@ -199,11 +199,24 @@ def test_small_batches_become_one_row_group_and_large_ones_several() -> None:
     assert groups([heavy] * 3) == [2, 1]
 
 
-def test_short_words_have_a_dictionary_and_long_texts_none() -> None:
-    batches = [rows(0, 10, "short"), rows(10, 10, "short")], [rows(0, 10, "long " * 20), rows(10, 10, "long " * 20)]
-    files = [pq.read_metadata(pa.BufferReader(parquet_bytes(SCHEMA, some, facts())[0])) for some in batches]
-    columns = [file.row_group(0).column(1) for file in files]
-    assert [column.has_dictionary_page for column in columns] == [True, False]
+def columns_of(text: str, settings: Settings) -> list[tuple[bool, str]]:
+    """Of a file with the numbers 0 to 19 and this text beside each: has a dictionary, and its compression."""
+    batches = [rows(0, 10, text), rows(10, 10, text)]
+    group = pq.read_metadata(pa.BufferReader(parquet_bytes(SCHEMA, batches, facts(), settings=settings)[0])).row_group(
+        0
+    )
+    columns = [group.column(number) for number in range(group.num_columns)]
+    return [(column.has_dictionary_page, column.compression) for column in columns]
+
+
+def test_an_output_has_dictionaries_of_words_but_not_of_long_texts_or_numbers_that_differ() -> None:
+    assert columns_of("short", output_settings) == [(False, "ZSTD"), (True, "ZSTD")]
+    assert columns_of("long " * 20, output_settings) == [(False, "ZSTD"), (False, "ZSTD")]
+
+
+def test_a_work_file_compresses_long_texts_alone() -> None:
+    assert columns_of("short", work_settings) == [(False, "UNCOMPRESSED"), (True, "UNCOMPRESSED")]
+    assert columns_of("long " * 20, work_settings) == [(False, "UNCOMPRESSED"), (False, "ZSTD")]
 
 
 def test_json_state_is_create_only(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import functools
 import os
 import time
 from collections.abc import Iterator
@@ -190,7 +189,7 @@ class _ShardAnswers:
         self._pieces = [receipt for receipt in self._stage.receipts().values() if receipt.rows]
         # Pieces follow one another in row order: their first positions rise, and they do not overlap.
         self._firsts = [piece.first for piece in self._pieces]
-        self._read = functools.lru_cache(maxsize=_PIECES_IN_MEMORY)(self._read_piece)
+        self._in_memory: dict[int, pa.Table] = {}
 
     def within(self, start: int, stop: int) -> pa.Table:
         """The answers of this shard's rows from `start` up to `stop`. A copy has the answer of its original.
@@ -209,8 +208,8 @@ class _ShardAnswers:
         return pa.concat_tables([answered, *later]) if later else answered
 
     def close(self) -> None:
-        """Drop the pieces in memory, which a cycle of references would keep."""
-        self._read.cache_clear()
+        """Drop the pieces in memory."""
+        self._in_memory.clear()
         for shard in (self._escalated, *self._later):
             if shard is not None:
                 shard.close()
@@ -231,6 +230,13 @@ class _ShardAnswers:
             piece = self._read(number)
             tables.append(piece.take(np.searchsorted(piece["position"].to_numpy(), positions[numbers == number])))
         return pa.concat_tables(tables).take(np.argsort(order))
+
+    def _read(self, number: int) -> pa.Table:
+        if number not in self._in_memory:
+            while len(self._in_memory) >= _PIECES_IN_MEMORY:
+                del self._in_memory[next(iter(self._in_memory))]
+            self._in_memory[number] = self._read_piece(number)
+        return self._in_memory[number]
 
     def _read_piece(self, number: int) -> pa.Table:
         piece = self._pieces[number]
