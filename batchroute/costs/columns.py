@@ -14,7 +14,7 @@ from batchroute.costs.prices import COST_SCALE
 COST = pa.decimal128(20, COST_SCALE)
 
 
-def usd_column(picos: Sequence[int | None]) -> pa.Array:
+def usd_column(picos: Sequence[int | None] | NDArray[np.int64]) -> pa.Array:
     """Pico-dollars as a column of exact dollars; None is null.
 
     Args:

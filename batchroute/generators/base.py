@@ -120,7 +120,13 @@ class Generator(Protocol):
 
 
 class ColumnGenerator(Generator, Protocol):
-    """A generator that can make the responses to many text prompts as columns, without an object for each."""
+    """A generator that can make the responses to many text prompts as columns, without an object for each.
+
+    Attributes:
+        column_units_at_once: as `units_at_once`, where no limit of cost or tokens needs the responses one by one.
+    """
+
+    column_units_at_once: int
 
     def answer_columns(self, prompts: pa.ChunkedArray) -> pa.Table | None:
         """What `generate` would say, as columns `text`, `finish_reason`, `input_tokens` and `output_tokens`; and

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from batchroute.generators.base import Response
 from batchroute.generators.settings import PLACEHOLDER, ModelSpec
 from batchroute.prompt import Prompt, as_text
 
 _LEAST = -4.0
+_CHECKSUMS = float(1 << 32)
 
 
 class EchoGenerator:
@@ -34,6 +38,10 @@ class EchoGenerator:
         self._stops = spec.generation.stop
         self._sampled = not spec.generation.greedy
         self._logprobs = spec.logprobs
+        # Where an answer is its prompt; a subclass may answer otherwise.
+        self._by_columns = type(self) is EchoGenerator and self._template is None and not (self._stops or self._sampled)
+        # One unit is written and synced while another is answered.
+        self.column_units_at_once = 2 if self._by_columns else 1
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
         texts = map(as_text, prompts)
@@ -45,20 +53,18 @@ class EchoGenerator:
         ]
 
     def answer_columns(self, prompts: pa.ChunkedArray) -> pa.Table | None:
-        """As of `ColumnGenerator`; None where an answer is not its prompt, or is sampled; a subclass may answer
-        otherwise.
-        """
-        if type(self) is not EchoGenerator or self._template is not None or self._stops or self._sampled:
+        """As of `ColumnGenerator`; None where an answer is not its prompt, or is sampled."""
+        if not self._by_columns:
             return None
-        # The kernels of pyarrow that split text are slower, or know other white space.
-        texts = prompts.to_pylist()
-        words = np.fromiter((len(text.split()) for text in texts), np.int32, len(texts))
+        chunks = [chunk.cast(pa.large_string()) for chunk in prompts.chunks]
+        words = np.concatenate([np.empty(0, np.int32), *(_words(chunk) for chunk in chunks)])
         if words.max(initial=0) > self._max_words:
             return None
         ends = pa.repeat(pa.scalar("stop"), len(prompts))
         columns = {"text": prompts, "finish_reason": ends, "input_tokens": words, "output_tokens": words}
         if self._logprobs:
-            logprob = _LEAST * (1 - np.fromiter((_share(text, None) for text in texts), np.float64, len(texts)))
+            checksums = [zlib.crc32(text) for chunk in chunks for text in _encoded(chunk)]
+            logprob = _LEAST * (1 - np.array(checksums, np.float64) / _CHECKSUMS)
             for name, values in (("logprob", logprob), ("logprob_low", 2 * logprob)):
                 columns[name] = pa.array(values, mask=words == 0)
         return pa.table(columns)
@@ -102,6 +108,52 @@ class EchoGenerator:
 
 
 def _share(text: str, seed: int | None) -> float:
-    """A number from 0 to 1, evenly spread over texts."""
-    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8, salt=str(seed or "").encode()[:16])
+    """A number from 0 to 1, evenly spread over texts and seeds."""
+    encoded = text.encode(errors="surrogatepass")
+    if seed is None:
+        return zlib.crc32(encoded) / _CHECKSUMS
+    # Checksums of one text with different beginnings differ by a constant, so that they would not do.
+    digest = hashlib.blake2b(encoded, digest_size=8, salt=str(seed or "").encode()[:16])
     return int.from_bytes(digest.digest(), "little") / float(1 << 64)
+
+
+def _buffers(texts: pa.LargeStringArray) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Where each text begins, and the last one ends, in the bytes of all."""
+    if not len(texts):
+        return np.zeros(1, np.int64), np.empty(0, np.uint8)
+    _, offsets, data = texts.buffers()
+    places = np.frombuffer(offsets, np.int64, len(texts) + 1, 8 * texts.offset)
+    return places - places[0], np.frombuffer(data or b"", np.uint8)[places[0] : places[-1]]
+
+
+def _encoded(texts: pa.LargeStringArray) -> Iterator[bytes]:
+    places, data = _buffers(texts)
+    whole = data.tobytes()
+    return (whole[start:stop] for start, stop in itertools.pairwise(places.tolist()))
+
+
+def _words(texts: pa.LargeStringArray) -> NDArray[np.int32]:
+    """The number of words of each text, as Python's `split` counts them; pyarrow's kernels know other white space.
+
+    Over the bytes of all texts at once, which leaves Python to other threads, and takes a tenth of the time.
+    """
+    places, data = _buffers(texts)
+    words, filled = np.zeros(len(texts), np.int32), places[:-1] < places[1:]
+    if not len(data):
+        return words
+    # Space, \t to \r and \x1c to \x1f; a difference below zero wraps around. In place: new pages take longer than sums.
+    space, mask, least = data == 32, np.empty(len(data), np.bool_), np.empty(len(data), np.uint8)
+    for first, number in ((9, 5), (28, 4)):
+        np.less(np.subtract(data, np.uint8(first), out=least), number, out=mask)
+        space |= mask
+    begins, firsts = np.logical_not(space, out=mask), places[:-1][filled]
+    within = begins[firsts]
+    begins[1:] &= space[:-1]
+    begins[firsts] = within
+    words[filled] = np.add.reduceat(begins, firsts, dtype=np.int32)
+    # Beyond ASCII there are other spaces, of several bytes.
+    if data.max() > 127:
+        wide = np.flatnonzero(data > 127)
+        rows = np.unique(np.searchsorted(places, wide, side="right") - 1)
+        words[rows] = [len(text.split()) for text in texts.take(pa.array(rows)).to_pylist()]
+    return words

@@ -165,7 +165,7 @@ def answers_of_columns(
         "response": responses["text"],
         "finish_reason": responses["finish_reason"],
         **tokens,
-        "cost": usd_column([None] * rows if costs is None else costs.tolist()),
+        "cost": usd_column([None] * rows if costs is None else costs),
         **{name: responses[name] for name in told},
         **{
             name: pa.repeat(pa.scalar(value, schema.field(name).type), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,24 +39,28 @@ class Piece:
 
     Attributes:
         receipt: of the piece in the shard, without answers.
-        positions: of all rows, shortest prompt first.
-        answers: one for each of `positions`; None where a model still has to answer, and for copies.
+        rows: of the shard, shortest prompt first.
+        answers: one for each of `rows`; None where a model still has to answer, and for copies.
         todo: the rows that a model still has to answer: position and prompt, in the order of the piece.
-        indices: where the rows of `todo` stand in `positions`.
+        indices: where the rows of `todo` stand in `rows`.
         hit_tokens: of the prompts whose answer is from the cache, by the router's tokenizer.
     """
 
     receipt: Receipt
-    positions: list[int]
-    copy_of: pa.ChunkedArray
+    rows: pa.Table
     answers: list[Answer | None]
-    indices: list[int]
+    indices: Sequence[int]
     todo: pa.Table
     hit_tokens: int = 0
 
     @property
     def unit(self) -> str:
         return self.receipt.unit
+
+    @functools.cached_property
+    def positions(self) -> list[int]:
+        positions: list[int] = self.rows["position"].to_pylist()
+        return positions
 
 
 class Pieces:
@@ -87,14 +92,13 @@ class Pieces:
 
     def read(self, receipt: Receipt) -> Piece:
         rows = self._prompts.read(receipt.unit)
-        positions, copies = rows["position"].to_pylist(), rows["copy_of"].to_pylist()
         kept, begun = self._kept(receipt.unit), self._answered_before_a_stop(receipt.unit)
         if self._cache:
             kept = {**self._hits.of(receipt.unit), **kept}
-        answers: list[Answer | None] = [None] * len(positions)
         to_answer = rows.select(["position", "prompt"])
-        if not (kept or begun or rows["copy_of"].null_count < len(positions)):
-            return Piece(receipt, positions, rows["copy_of"], answers, [*range(len(positions))], to_answer)
+        if not (kept or begun or rows["copy_of"].null_count < rows.num_rows):
+            return Piece(receipt, rows, [None] * rows.num_rows, range(rows.num_rows), to_answer)
+        positions, copies = rows["position"].to_pylist(), rows["copy_of"].to_pylist()
         answers = [begun.get(position) or kept.get(position) for position in positions]
         todo = [
             i for i, position in enumerate(positions)
@@ -102,7 +106,7 @@ class Pieces:
         ]  # fmt: skip
         to_answer = to_answer.take(pa.array(todo, pa.int64()))
         hit_tokens = _hit_tokens(rows["tokens"], answers) if self._cache else 0
-        return Piece(receipt, positions, rows["copy_of"], answers, todo, to_answer, hit_tokens)
+        return Piece(receipt, rows, answers, todo, to_answer, hit_tokens)
 
     def extremes(self) -> tuple[Prompt, Prompt] | None:
         """The longest and the shortest prompt that are still to be asked; None if there are too few rows to care."""
@@ -158,7 +162,7 @@ class Pieces:
         counted = counts(answers, self._price)
         if piece.hit_tokens:
             counted |= {"hit_prompt_tokens": piece.hit_tokens}
-        table = answers_table(piece.positions, piece.copy_of, answers, self._schema)
+        table = answers_table(piece.positions, piece.rows["copy_of"], answers, self._schema)
         return self._put(piece, table, counted, seconds, load_seconds)
 
     def _put(

@@ -92,12 +92,13 @@ class GenerateWorker:
         model = fixed(work, side, model_of(context.job, side), lambda: engine.device, engine.progress, shards_of(side))
         self._generator: Generator = generators.load(model, lambda: engine.device, engine.gpus(model.gpus_of_a_copy))
         sharing.keep(work, side, self._generator)
-        self.units_at_once = self._generator.units_at_once
         self._pieces = {shard: Pieces(context, shard) for shard in shards_of(side)}
         self._ask_first = getattr(self._generator, "preflight", None) if model.record.behind_api else None
         self._asked_first: set[Shard] = set()
         self._preflying = threading.Lock()
         self._limits = limits_of(context) if _limited(context) else None
+        by_columns = 1 if self._limits is not None else getattr(self._generator, "column_units_at_once", 1)
+        self.units_at_once = max(self._generator.units_at_once, by_columns)
         self._loading_told = 0.0
         self._logged = 0
         self._answered = False
