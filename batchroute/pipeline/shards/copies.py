@@ -78,8 +78,9 @@ def find_copies(
 def _digests(scored: Stage, chunks: Sequence[Span], number: int, passes: int) -> tuple[Any, Positions]:
     """The digests of pass `number` as pairs of integers, shape [rows, 2], and the positions of their rows."""
     digests, positions = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
-    for chunk in chunks:
-        column = scored.read(chunk.unit, ["digest"])["digest"]
+    tables = scored.tables((chunk.unit for chunk in chunks), ["digest"])
+    for chunk, table in zip(chunks, tables, strict=True):
+        column = table["digest"]
         pairs = _pairs(column)
         in_pass = np.flatnonzero(column.is_valid().to_numpy() & (pairs[:, 0] % passes == number))
         digests.append(pairs[in_pass])
@@ -100,6 +101,10 @@ def _same(digests: Any, positions: Positions) -> tuple[Positions, Positions]:
     Args:
         positions: ascending, and sorting keeps their order.
     """
+    # Few digests share a first half: one sort of halves finds those that may be alike, faster than sorting all by both.
+    halves = np.sort(digests[:, 0])
+    shared = np.isin(digests[:, 0], halves[1:][halves[1:] == halves[:-1]])
+    digests, positions = digests[shared], positions[shared]
     order = np.lexsort((digests[:, 1], digests[:, 0]))
     digests, positions = digests[order], positions[order]
     repeats = np.flatnonzero((digests[1:] == digests[:-1]).all(axis=1)) + 1

@@ -112,13 +112,15 @@ class ShardWriter:
     def _commit(self, unit: str, gathered: list[pa.Table], begun: float) -> None:
         table = pa.concat_tables(gathered).combine_chunks()
         copies = table.num_rows - table["copy_of"].null_count
-        own = table.filter(table["copy_of"].is_null())
+        own = table.filter(table["copy_of"].is_null()) if copies else table
         tokens = pc.sum(own["tokens"]).as_py() or 0
         longest = pc.max(own["tokens"]).as_py() or 0
-        facts = Facts.of(
-            self.snapshot.run_id,
-            unit,
-            table["position"].to_pylist(),
+        facts = Facts(
+            run_id=self.snapshot.run_id,
+            unit=unit,
+            rows=table.num_rows,
+            first=table["position"][0].as_py(),
+            last=table["position"][-1].as_py(),
             seconds=time.perf_counter() - begun,
             counts={"copies": copies, "tokens": tokens, "bytes": own["prompt"].nbytes, "longest": longest},
         )

@@ -76,8 +76,9 @@ def read_told(context: Context, model: ConfidenceModel | None, scores: Scores) -
     columns = _columns(context)
     for shard in _ANSWERED:
         stage = context.work.stage(shard)
-        for unit in stage.receipts():
-            table = with_readings(context, shard, unit, stage.read(unit, columns))
+        units = list(stage.receipts())
+        for unit, read in zip(units, stage.tables(units, columns), strict=True):
+            table = with_readings(context, shard, unit, read)
             positions = table["position"].to_numpy()
             asked[positions] = shard == "small"
             if paid is not None:
@@ -85,7 +86,8 @@ def read_told(context: Context, model: ConfidenceModel | None, scores: Scores) -
             copied = table["copy_of"].is_valid()
             copies.append(table["position"].filter(copied).to_numpy())
             originals.append(table["copy_of"].filter(copied).to_numpy())
-            answered = table.filter(pc.and_(pc.invert(copied), table["error_type"].is_null()))
+            own = pc.and_(pc.invert(copied), table["error_type"].is_null())
+            answered = table if pc.all(own, min_count=0).as_py() else table.filter(own)
             at = answered["position"].to_numpy()
             signals = signals_of(answered, scores[at], {name: values[at] for name, values in recorded.items()})
             answers, tells = answers + len(at), tells or signals.tells

@@ -136,8 +136,7 @@ def stored(context: Context) -> Sample:
 
 
 def tables(context: Context, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    stage = context.work.stage(layout.SCORE)
-    return (stage.read(chunk.unit, columns) for chunk in context.snapshot.chunks())
+    return context.work.stage(layout.SCORE).tables((chunk.unit for chunk in context.snapshot.chunks()), columns)
 
 
 def floats(column: pa.ChunkedArray) -> NDArray[np.float32]:
