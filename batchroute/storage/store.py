@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import io
 import json
 import time
@@ -80,6 +81,9 @@ class Store:
         # `call` retries, for a bounded time.
         self._fs.retries = 1
         self.protocol = protocol
+        # s3fs asks for the size of each file before it reads the whole, for several connections where that is large.
+        read = inspect.signature(getattr(self._fs, "_cat_file", self._fs.cat_file)).parameters
+        self._of_one_request = {"max_concurrency": 1} if "max_concurrency" in read else {}
         self._first_patience, self._clock = first_patience, clock
         self._reached: set[str] = set()
         self._buckets: set[str] = set()
@@ -217,7 +221,8 @@ class Store:
         return [f"{bucket}/{entry['Key']}" for entry in answer.get("Contents") or []]
 
     def read(self, uri: str, start: int | None = None, stop: int | None = None) -> bytes:
-        return bytes(self.call("read", uri, lambda fs: fs.cat_file(self.path(uri), start=start, end=stop)))
+        part = self._of_one_request if start is stop is None else {"start": start, "end": stop}
+        return bytes(self.call("read", uri, lambda fs: fs.cat_file(self.path(uri), **part)))
 
     def open(self, uri: str, size: int) -> io.BufferedIOBase | RangeFile:
         return RangeFile(self, uri, size)

@@ -237,7 +237,7 @@ def test_only_the_columns_that_a_stage_needs_travel(
 
 def test_a_small_file_is_one_request(folder: JobFolder, server: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> None:
     base = folder.settings["output"]["uri"].removesuffix("/out")
-    requests = []
+    requests, heads = [], []
     for number in (1, 20):
         for part in range(number):
             rows = table(ROWS)[part * ROWS // number : (part + 1) * ROWS // number]
@@ -250,4 +250,7 @@ def test_a_small_file_is_one_request(folder: JobFolder, server: SeaweedFS, monke
             _store.cache_clear()
             assert batchroute.read(folder.run().output).collect()["id"].to_list() == table(ROWS)["id"].to_list()
         requests.append(proxy.counts["requests"])
+        heads.append(proxy.counts["HEAD"])
     assert requests[1] - requests[0] <= 2 * 19
+    # No file is asked for its size before it is read.
+    assert heads[1] == heads[0]

@@ -22,8 +22,8 @@ _HOP = {"connection", "transfer-encoding", "keep-alive", "content-length"}
 
 class FaultyProxy:
     """Meets a share of the requests with a fault: a 503, a connection dropped before or after the server has acted, or
-    a delay; or, by the kinds of `REFUSALS`, a refusal. `counts` has the requests, their faults by kind, and the bytes
-    of bodies in and out.
+    a delay; or, by the kinds of `REFUSALS`, a refusal. `counts` has the requests, also by method, their faults by kind,
+    and the bytes of bodies in and out.
     """
 
     def __init__(self, target: str, rate: float, kinds: Sequence[str] = KINDS, seed: int = 0) -> None:
@@ -37,7 +37,8 @@ class FaultyProxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 with lock:
                     fault = chance.choice(kinds) if chance.random() < rate else "none"
-                    counts.update({"requests": 1, fault: 1, "bytes in": len(body)})
+                    kind = "LIST" if "list-type" in self.path else self.command
+                    counts.update({"requests": 1, kind: 1, fault: 1, "bytes in": len(body)})
                 if fault == "slow down":
                     return self.reply(503, [("Content-Type", "application/xml")], _SLOW_DOWN)
                 if fault in REFUSALS:
