@@ -17,6 +17,8 @@ Settings = Callable[[pa.Table], Mapping[str, Any]]
 """Keyword arguments of `pq.ParquetWriter`, for a file that begins with these rows."""
 
 _ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 1 << 16, 32 << 20
+# A batch of one row takes 10 kB of memory, whatever its values: small ones are joined before they are too many.
+_BATCHES_JOINED = 256
 # pyarrow looks at the size of a page after this many values, and a page comes into memory whole.
 _VALUES_AT_A_TIME, _PAGE_BYTES = 1024, 1 << 20
 # Bytes of a text, on average, offset included: longer ones are compressed in the work folder, and of even longer ones
@@ -129,12 +131,15 @@ def _mostly_differs(column: pa.ChunkedArray) -> bool:
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
     """Gathers batches to row groups that are large enough to read fast and small enough for memory."""
     group: list[pa.RecordBatch] = []
-    rows = size = 0
+    rows = size = joined = 0
     for batch in batches:
         group.append(batch)
+        if len(group) - joined == _BATCHES_JOINED:
+            group[joined:] = pa.Table.from_batches(group[joined:]).combine_chunks().to_batches()
+            joined = len(group)
         rows, size = rows + batch.num_rows, size + batch.nbytes
         if rows >= _ROW_GROUP_ROWS or size >= _ROW_GROUP_BYTES:
             yield group
-            group, rows, size = [], 0, 0
+            group, rows, size, joined = [], 0, 0, 0
     if group:
         yield group
