@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -16,7 +18,7 @@ from batchroute.key import Key
 from batchroute.redaction import Redactor, host, is_secret, passwords
 
 if TYPE_CHECKING:
-    import openai
+    from openai import AsyncOpenAI, OpenAI
 
 # Of OpenAI, Anthropic, xAI, DeepSeek, Mistral, OpenRouter, Together, Groq, Perplexity, Moonshot, Zhipu, SiliconFlow,
 # DashScope, Volcengine, Google and gateways in front of them; as codes too, whose words hang together.
@@ -66,7 +68,6 @@ def base_url(url: str | None) -> str:
 class Endpoint:
     """
     Attributes:
-        openai: the `openai` package.
         key: where it is from, and its value now.
         passwords: in the URL, in every form in which they may be repeated.
         url: the base URL.
@@ -103,11 +104,8 @@ class Endpoint:
         Raises:
             InputError: the `openai` package or the key is missing, or the URL is malformed.
         """
-        try:
-            import openai
-        except ImportError as error:
-            raise InputError(f"{subject} needs a package: pip install 'batchroute[openai]'") from error
-        self.openai = openai
+        if importlib.util.find_spec("openai") is None:
+            raise InputError(f"{subject} needs a package: pip install 'batchroute[openai]'")
         self.key = key
         if needs_key and not key.value:
             what = f"{key.source} {key.lack}" if key.lack == "is empty" else f"set {key.source}"
@@ -133,19 +131,25 @@ class Endpoint:
             **client,
         }
 
+    @functools.cached_property
+    def openai(self) -> Any:
+        """The `openai` package. Its import takes half a second, which a check of the settings spares."""
+        return importlib.import_module("openai")
+
     @property
     def redactor(self) -> Redactor:
         """Removes the key, passwords, and secret headers and parameters from text."""
         given = [value for name, value in self._given.items() if is_secret(name) or name.lower() in _SECRET_HEADERS]
         return Redactor((self.key.value, *self.passwords, *given))
 
-    def client(self) -> openai.OpenAI:
+    def client(self) -> OpenAI:
         """A client whose requests end by their time-out, in whatever pieces an answer comes."""
         hooks: dict[str, list[Any]] = {"request": [_begin, self._strip], "response": [_limit]}
         http = self.openai.DefaultHttpxClient(event_hooks=hooks)
-        return self.openai.OpenAI(http_client=http, api_key=self._key, **self._options)
+        client: OpenAI = self.openai.OpenAI(http_client=http, api_key=self._key, **self._options)
+        return client
 
-    def async_client(self) -> openai.AsyncOpenAI:
+    def async_client(self) -> AsyncOpenAI:
         """A client whose time-out is of each piece of an answer: the caller limits the whole request."""
 
         async def key() -> str:
@@ -155,7 +159,8 @@ class Endpoint:
             self._strip(request)
 
         http = self.openai.DefaultAsyncHttpxClient(event_hooks={"request": [strip]})
-        return self.openai.AsyncOpenAI(http_client=http, api_key=key, **self._options)
+        client: AsyncOpenAI = self.openai.AsyncOpenAI(http_client=http, api_key=key, **self._options)
+        return client
 
     def _strip(self, request: Any) -> None:
         # The client itself refuses to leave out the header with the key.

@@ -54,7 +54,6 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """The modules that are there once a command is done."""
     folder = JobFolder(tmp_path_factory.mktemp("job"), table(40))
     folder.run()
-    commands = [["--help"], ["status", str(folder.output)], ["verify", str(folder.output)], ["validate", folder.path]]
     endpoints = tmp_path_factory.mktemp("endpoints")
     model = {"backend": "openai", "endpoint": "http://127.0.0.1:1/v1", "model": "any"}
     settings = {
@@ -64,12 +63,15 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         "models": {"small": model, "large": model},
     }
     (endpoints / "job.json").write_text(json.dumps(settings))
+    commands = [["--help"], ["status", str(folder.output)], ["verify", str(folder.output)]]
+    commands += [["validate", str(endpoints / "job.json")], ["validate", folder.path]]
     run = [sys.executable, "-c", SCRIPT, json.dumps([commands, str(endpoints / "job.json")])]
     done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert "Usage: batchroute" in done.stdout
     assert "ok: 40 rows: id and prompt as in the input" in done.stdout
     lines = [json.loads(line.removeprefix("imported: ")) for line in done.stdout.splitlines() if "imported: " in line]
+    # Of both jobs that are validated the first one's modules are among the second one's.
     return {command: set(modules) for command, *modules in lines}
 
 

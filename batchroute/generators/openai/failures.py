@@ -113,7 +113,12 @@ class ModelEndpoint(Endpoint):
             project=spec.project,
         )
         self._spec = spec
-        self.errors = self.openai.OpenAIError
+
+    @property
+    def errors(self) -> type[Exception]:
+        """What the client's errors are."""
+        errors: type[Exception] = self.openai.OpenAIError
+        return errors
 
     def failure(self, error: Exception) -> Failure:
         """The failure that an exception of the client stands for."""
