@@ -13,6 +13,8 @@ class Folder(ABC):
     """
 
     uri: str
+    reads_ahead = 1
+    """Files of units to read while the one before is worked on."""
 
     @abstractmethod
     def folder(self, name: str) -> Folder: ...

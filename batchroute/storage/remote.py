@@ -26,6 +26,8 @@ _PROBE_KEY, _PROBES = f"{_PROBE}create-only", 10
 class RemoteFolder(Folder):
     """A put is one conditional request (S3: `If-None-Match: *`), or a multipart upload that ends with one."""
 
+    reads_ahead = 4
+
     def __init__(self, store: Store, uri: str, single_writer: bool = False) -> None:
         self.uri = uri
         self._store = store

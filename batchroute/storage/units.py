@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -96,17 +97,19 @@ class Stage:
         return _read_table(self._data, f"{self._prefix}{unit}.parquet", columns, all_there)
 
     def tables(self, units: Iterable[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """`read` for each of the units; a thread reads the next one ahead. Memory holds two."""
+        """`read` for each of the units; threads read the next ones ahead: one from a disk, a few from a bucket, where a
+        request takes longer than its rows. Memory holds one more than these.
+        """
         from concurrent.futures import Future, ThreadPoolExecutor
 
-        with ThreadPoolExecutor(1) as pool:
-            coming: Future[pa.Table] | None = None
+        coming: deque[Future[pa.Table]] = deque()
+        with ThreadPoolExecutor(self._data.reads_ahead) as pool:
             for unit in units:
-                ahead, coming = coming, pool.submit(self.read, unit, columns)
-                if ahead is not None:
-                    yield ahead.result()
-            if coming is not None:
-                yield coming.result()
+                coming.append(pool.submit(self.read, unit, columns))
+                if len(coming) > self._data.reads_ahead:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
 
     def reopen(self, unit: str, keep: bool = False) -> None:
         """Remove the unit's data and receipt; with `keep`, `kept` can still read the data. After a crash, repeat the

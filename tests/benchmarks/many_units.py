@@ -4,9 +4,9 @@
     python -m tests.benchmarks.many_units --rows 1000 2000 --files 100 --s3
 
 Every row is a unit of scoring, one of a shard and one of an answer; the router is tiny and both models are `echo`.
-Prints, by stage, milliseconds of the processor for each unit, and the memory at its end; what comes before the first
-unit (the listing among it) and after the last (the report and the commit); and the commands that look. On S3 (a real
-server, SeaweedFS, behind a proxy that counts) also the requests of each kind for a unit.
+Prints, by stage, milliseconds of the processor for a unit, and the memory at its end; what comes before the first unit
+(the listing among it) and after the last (the report and the commit); the commands that look; and what the ranks'
+counter takes. On S3 (a real server, SeaweedFS, behind a proxy that counts) also the requests of each kind for a unit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,30 @@ def main() -> None:
     for rows in sizes:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
             results.append(_measured(Path(name), rows, files, arguments.s3, arguments.max_cost))
-        print(f"{rows:,} rows in {files:,} files, {UNITS_A_ROW * rows:,} units, peak {results[-1]['peak_mb']} MB")
-        for part, figures in results[-1]["parts"].items():
+        result = results[-1]
+        print(f"{rows:,} rows in {files:,} files, {UNITS_A_ROW * rows:,} units, peak {result['peak_mb']} MB")
+        for part, figures in result["parts"].items():
             print(f"  {part:<30}" + "  ".join(f"{name} {value:,.2f}" for name, value in figures.items()), flush=True)
+    claimed, read = counter(sizes[0])
+    print(f"the ranks' counter: {1e6 * claimed:.0f} µs to claim and publish a unit, {1e6 * read:.0f} µs to read it")
     print(json.dumps(results))
+
+
+def counter(units: int) -> tuple[float, float]:
+    """Seconds of a unit for a rank that claims and publishes it, and for rank 0, which reads it; on one machine."""
+    from torch.distributed import TCPStore
+
+    zero = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    other = TCPStore("127.0.0.1", zero.port, is_master=False)
+    receipt, started = "x" * 450, time.perf_counter()
+    for _ in range(units):
+        other.add("claimed", 1)
+        other.set(f"done/{other.add('done', 1)}", receipt)
+    claimed = time.perf_counter() - started
+    for number in range(1, units + 1):
+        assert zero.check([f"done/{number}"])
+        assert len(zero.get(f"done/{number}")) == len(receipt)
+    return claimed / units, (time.perf_counter() - started - claimed) / units
 
 
 def _measured(folder: Path, rows: int, files: int, s3: bool, max_cost: float | None) -> dict[str, Any]:
@@ -121,7 +142,7 @@ class Parts:
 
     def __init__(self, process: psutil.Process, counts: Counter[str] | None) -> None:
         self.figures: dict[str, dict[str, float]] = {}
-        self.peak = 0
+        self.peak, self._at = 0, time.monotonic()
         self._process, self._counts, self._used, self._asked = process, counts, 0.0, Counter[str]()
 
     def end(self, part: str, units: int) -> None:
@@ -129,7 +150,8 @@ class Parts:
         units: that the part did; 0: it has none.
         """
         now, memory = sum(self._process.cpu_times()[:2]), self._process.memory_info().rss >> 20
-        figures: dict[str, float] = {"CPU s": now - self._used, "MB": memory}
+        figures: dict[str, float] = {"s": time.monotonic() - self._at, "CPU s": now - self._used, "MB": memory}
+        self._at = time.monotonic()
         if units:
             figures |= {"units": units, "ms a unit": 1000 * figures["CPU s"] / units}
         if self._counts is not None:

@@ -75,8 +75,7 @@ def partition(context: Context) -> Partition:
         context.engine.progress.note("partition", f"{rows_hold} to the large model, by input.unsupported")
     reader = context.table.reader(context.prompts.columns)
 
-    def assign(chunk: Span) -> Receipt:
-        rows = stage.read(chunk.unit, ["position", "tokens", "error_type"])
+    def assign(chunk: Span, rows: pa.Table) -> Receipt:
         batches = reader.read(chunk.start, chunk.stop)
         prompts = pa.chunked_array([context.prompts.stored(batch) for batch in batches])
         small = decision.small[chunk.start : chunk.stop]
@@ -89,9 +88,10 @@ def partition(context: Context) -> Partition:
 
     with background:
         with context.engine.progress.stage("partition", len(chunks), []) as report:
-            for chunk in chunks:
+            tables = stage.tables((chunk.unit for chunk in chunks), ["position", "tokens", "error_type"])
+            for chunk, rows in zip(chunks, tables, strict=True):
                 context.engine.check()
-                report(assign(chunk))
+                report(assign(chunk, rows))
         for shard in shards.values():
             shard.close()
     result = Partition(
