@@ -2,12 +2,14 @@
 
     python tests/benchmarks/job_without_models.py --rows 1000000 5000000
     python tests/benchmarks/job_without_models.py --rows 1000000 --decide before after --small-share 80%
-    python tests/benchmarks/job_without_models.py --rows 1000000 --against ray
+    python tests/benchmarks/job_without_models.py --rows 1000000 --processes 1 2
+    python tests/benchmarks/job_without_models.py --rows 1000000 --against ray daft --python ENV/bin/python
 
 Scores are drawn at random and committed as the scoring stage would, before the clock starts; both models are `echo`.
 Prints rows per second and peak memory of the run that does the rest, for each number of rows (the peak must not grow
-with them), and the time in which polars copies the same file by `scan_parquet` and `sink_parquet`, before and after;
-with `--against ray` also the time in which Ray Data writes the same columns, the start of its cluster included.
+with them; of several processes it is that of the largest), and the time in which polars copies the same file by
+`scan_parquet` and `sink_parquet`, before and after; with `--against` also the time in which Ray Data or Daft writes the
+same columns (`job_in_engines.py`), their start included.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,31 +34,7 @@ import yaml
 
 CHARACTERS = 200
 _HALF = {"small_share": "50%"}
-# The output's columns by Ray Data, which proves nothing, resumes nothing and counts nothing.
-RAY = """
-import sys
-import pyarrow as pa
-import ray
-
-def answered(rows):
-    prompts, small = rows["prompt"].to_pylist(), [position % 2 == 0 for position in rows["id"].to_pylist()]
-    tokens = [len(prompt.split()) for prompt in prompts]
-    columns = {
-        "route": ["small" if one else "large" for one in small], "score": pa.array([0.5] * len(small), pa.float32()),
-        "model": ["echo" if one else "echo-2" for one in small], "response": prompts,
-        "finish_reason": ["stop"] * len(small), "input_tokens": pa.array(tokens, pa.int32()),
-        "output_tokens": pa.array(tokens, pa.int32()), "cost": [2e-6 * count for count in tokens],
-        "status": ["ok"] * len(small), "error_type": pa.nulls(len(small), pa.string()),
-        "error": pa.nulls(len(small), pa.string()), "attempts": pa.array([1] * len(small), pa.int32()),
-    }
-    for name, column in columns.items():
-        rows = rows.append_column(name, pa.array(column))
-    return rows
-
-ray.init(address="local", log_to_driver=False)
-rows = ray.data.read_parquet(sys.argv[1])
-rows.map_batches(answered, batch_format="pyarrow", batch_size=2048).write_parquet(sys.argv[2])
-"""
+ENGINES = ("ray", "daft")
 COPY = "import polars, sys; polars.scan_parquet(sys.argv[1]).sink_parquet(sys.argv[2])"
 
 
@@ -64,45 +44,62 @@ def main() -> None:
     parser.add_argument("--folder", help="where to work; a temporary folder that is removed afterwards")
     parser.add_argument("--decide", nargs="+", choices=["before", "after"], default=["before"], help="when to decide")
     parser.add_argument("--small-share", default="50%", help="of the rows, to the small model")
-    parser.add_argument("--against", nargs="+", choices=["ray"], default=[], help="the same columns by Ray Data")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1], help="of the job")
+    parser.add_argument("--against", nargs="+", choices=ENGINES, default=[], help="the same columns by other engines")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that has these engines")
     parser.add_argument("--quick", action="store_true", help="20,000 rows")
     arguments = parser.parse_args()
+    for engine in arguments.against:
+        if subprocess.run([arguments.python, "-c", f"import {engine}"], capture_output=True).returncode:
+            parser.error(f"--against: {arguments.python} has no package {engine}")
+    rivals = dict.fromkeys(arguments.against, arguments.python)
     sizes = [20_000] if arguments.quick else arguments.rows
-    results = []
+    results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        for rows, decide in itertools.product(sizes, arguments.decide):
+        for rows, decide, processes in itertools.product(sizes, arguments.decide, arguments.processes):
             policy = {"small_share": arguments.small_share, "decide": decide}
-            results.append(measure(Path(folder) / f"{rows}-{decide}", rows, policy, arguments.against))
-            found = results[-1]
+            found = measure(Path(folder) / f"{rows}-{decide}-{processes}", rows, policy, processes, rivals)
+            results.append({"decide": decide, "processes": processes, **found})
+            of_rivals = (f"  {engine} {found[f'{engine}_seconds']:.1f} s" for engine in rivals)
             print(
-                f"{decide:>6} {rows:>10,} rows  {found['seconds']:6.1f} s  {found['cpu_seconds']:6.1f} s of CPU  "
-                f"{found['rows_per_second']:9,.0f} rows/s  peak {found['peak_mb']:6,.0f} MB  "
-                f"polars {found['polars_seconds']:.1f} s  {found['ratio']:.1f} times"
-                + (f"  Ray Data {found['ray_seconds']:.1f} s" if "ray_seconds" in found else ""),
+                f"{decide:>6} {rows:>10,} rows  {processes} processes  {found['seconds']:6.1f} s  "
+                f"{found['cpu_seconds']:6.1f} s of CPU  {found['rows_per_second']:9,.0f} rows/s  "
+                f"peak {found['peak_mb']:6,.0f} MB  polars {found['polars_seconds']:.1f} s  {found['ratio']:.1f} times"
+                + "".join(of_rivals),
                 flush=True,
             )
     print(json.dumps(results))
 
 
-def measure(folder: Path, rows: int, policy: dict[str, str], against: Sequence[str]) -> dict[str, float]:
+def measure(
+    folder: Path, rows: int, policy: Mapping[str, str], processes: int = 1, rivals: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """Args:
+    rivals: interpreters by the engine that each has.
+    """
     folder.mkdir()
     # By a process of its own: one that is started from a large process counts that one's memory as its own peak.
     child([sys.executable, __file__, "--write-input", str(folder / "in.parquet"), str(rows)])
     job = write_job(folder, policy)
     child([sys.executable, __file__, "--score-only", job])
     before = seconds_of([sys.executable, "-c", COPY, str(folder / "in.parquet"), str(folder / "copy.parquet")])[0]
-    seconds, (peak, cpu) = seconds_of([sys.executable, "-m", "batchroute", "run", job, "--json-logs"])
+    command = [sys.executable, "-m", "batchroute", "run", job, "--json-logs"]
+    command += ["--processes", str(processes)] if processes > 1 else []
+    seconds, (peak, cpu) = seconds_of(command)
     after = seconds_of([sys.executable, "-c", COPY, str(folder / "in.parquet"), str(folder / "copy.parquet")])[0]
     counted = json.loads((folder / "out" / "manifest.json").read_text())["counts"]
     assert counted["ok"] == rows, counted
     polars = (before + after) / 2
-    rivals = {}
-    if "ray" in against:
-        paths = str(folder / "in.parquet"), str(folder / "ray")
-        rivals["ray_seconds"] = seconds_of([sys.executable, "-c", RAY, *paths])[0]
+    taken = {}
+    for engine, python in (rivals or {}).items():
+        script = Path(__file__).with_name("job_in_engines.py")
+        paths = str(folder / "in.parquet"), str(folder / engine)
+        taken[f"{engine}_seconds"] = seconds_of([python, str(script), engine, *paths])[0]
+    # Five million rows fill a disk.
+    shutil.rmtree(folder)
     return {
         "rows": rows, "seconds": seconds, "cpu_seconds": cpu, "rows_per_second": rows / seconds, "peak_mb": peak / 1024,
-        "polars_seconds": polars, "ratio": seconds / polars, **rivals,
+        "polars_seconds": polars, "ratio": seconds / polars, **taken,
     }  # fmt: skip
 
 
