@@ -6,7 +6,6 @@ The deferred rows become a shard of the large model.
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +14,6 @@ from batchroute.costs.prices import pico
 from batchroute.errors import InputError
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
-from batchroute.pipeline.shards.background import Background
 from batchroute.pipeline.shards.copies import NO_COPIES, find_copies
 from batchroute.pipeline.shards.names import shard_stage
 from batchroute.pipeline.shards.writer import ShardWriter
@@ -77,10 +75,9 @@ def defer(context: Context) -> Deferral | None:
     assert assigned is not None
     if earlier is not None or assigned.decided:
         return earlier
-    with Background() as background:
-        told, small = _decide(context, background)
-        deferred = told.asked & ~small & ~told.gone_on
-        writer = _write_shard(context, deferred)
+    told, small = _decide(context)
+    deferred = told.asked & ~small & ~told.gone_on
+    writer = _write_shard(context, deferred)
     paid = 0 if told.paid is None else int(told.paid[deferred].sum())
     record = read_decision(work)
     assert record is not None
@@ -106,15 +103,15 @@ def defer(context: Context) -> Deferral | None:
     return result
 
 
-def _decide(context: Context, background: Background) -> tuple[Told, Mask]:
-    """What the answers tell, and which rows keep theirs. The confidences are written in the background."""
+def _decide(context: Context) -> tuple[Told, Mask]:
+    """What the answers tell, and which rows keep theirs."""
     scored, (basis, model) = stored(context), Basis.after(context)
     told = read_told(context, model, scored.scores)
     confidence, taken = told.confidence.copy(), taken_rows(context)
     confidence[told.gone_on | taken] = np.nan
     if told.answered and not told.tells:
         raise InputError(NOTHING_TOLD)
-    background.do(functools.partial(put_confidences, context, told.confidence))
+    put_confidences(context, told.confidence)
     scored = dataclasses.replace(scored, scores=confidence, spent=scored.spent + _spent(context))
     drift, on_drift = drift_of(context)
     decision = decide_and_record(context, scored, basis, taken, drift, on_drift, told.paid)
@@ -141,12 +138,11 @@ def _write_shard(context: Context, deferred: Mask) -> ShardWriter:
         copies = find_copies(work.stage(layout.SCORE), frozen.chunks(), ~deferred, ["large"])["large"]
     shard = shard_stage(work, "small")
     units = [unit for unit, piece in shard.receipts().items() if deferred[piece.first : piece.last + 1].any()]
-    with Background() as background:
-        writer = ShardWriter(work, frozen, "deferred", copies, background)
-        for rows in shard.tables(units, ["position", "tokens", "prompt"]):
-            context.engine.check()
-            positions = rows["position"].to_numpy()
-            which = np.flatnonzero(deferred[positions])
-            writer.add(rows, rows["prompt"], which[np.argsort(positions[which])])
-        writer.close()
+    writer = ShardWriter(work, frozen, "deferred", copies)
+    for rows in shard.tables(units, ["position", "tokens", "prompt"]):
+        context.engine.check()
+        positions = rows["position"].to_numpy()
+        which = np.flatnonzero(deferred[positions])
+        writer.add(rows, rows["prompt"], which[np.argsort(positions[which])])
+    writer.close()
     return writer
