@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from batchroute.confidence.model import LEAST_ROWS, ConfidenceModel, Floats, Groups, fold_of
+from batchroute.confidence.model import LEAST_ROWS, ConfidenceModel, Floats, Groups, fold_of, mean_ranks
 from batchroute.confidence.signals import Signals
 
 _MOST_FOLDS, _LEAST_RANKED = 10, 10
@@ -42,16 +42,9 @@ def cross_fitted(
         counted, group = (None if some is None else some[~held] for some in (weights, groups))
         model = ConfidenceModel.fit(signals.take(~held), gaps[~held], counted, group, whole.penalty)
         linear[held] = model.linear(signals.take(held))
-        rank[held] = _ranks(linear[held])
+        rank[held] = (mean_ranks(linear[held]) + 0.5) / held.sum()
     # Rows of equal rank in folds of equal size differ by what the models say.
     return _dealt(np.sort(confidence), np.stack([rank, linear], axis=1))
-
-
-def _ranks(values: Floats) -> Floats:
-    """In (0, 1); equal values have the mean of their ranks."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Floats = ((np.cumsum(count) - count / 2) / len(values))[place]
-    return ranks
 
 
 def _dealt(values: NDArray[np.float32], order: Floats) -> NDArray[np.float32]:

@@ -156,10 +156,15 @@ def unfitted(signals: Signals) -> NDArray[np.float32]:
     low = signals.logprob_low
     known = np.isfinite(low)
     confidence = np.full(len(low), np.nan, np.float32)
-    _, place, count = np.unique(low[known], return_inverse=True, return_counts=True)
-    middle = np.cumsum(count) - (count + 1) / 2
-    confidence[known] = (middle / max(1, int(known.sum()) - 1))[place]
+    confidence[known] = mean_ranks(low[known]) / max(1, int(known.sum()) - 1)
     return confidence
+
+
+def mean_ranks(values: Floats) -> Floats:
+    """From 0; equal values have the mean of their ranks: shape [values]."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(count) - (count + 1) / 2)[place]
+    return ranks
 
 
 def _columns(signals: Signals) -> dict[str, Column]:
