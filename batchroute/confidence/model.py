@@ -81,7 +81,7 @@ class ConfidenceModel(BaseModel):
 
     def apply(self, signals: Signals) -> NDArray[np.float32]:
         """Confidences in [0, 1]: shape [rows]. An unknown signal counts as unknown signals did in the fitted rows."""
-        confidence: NDArray[np.float32] = _sigmoid(self.linear(signals)).astype(np.float32)
+        confidence: NDArray[np.float32] = sigmoid(self.linear(signals)).astype(np.float32)
         return confidence
 
     def gains(self, confidence: NDArray[np.floating]) -> Floats:
@@ -156,15 +156,10 @@ def unfitted(signals: Signals) -> NDArray[np.float32]:
     low = signals.logprob_low
     known = np.isfinite(low)
     confidence = np.full(len(low), np.nan, np.float32)
-    confidence[known] = mean_ranks(low[known]) / max(1, int(known.sum()) - 1)
+    _, place, count = np.unique(low[known], return_inverse=True, return_counts=True)
+    middle = np.cumsum(count) - (count + 1) / 2
+    confidence[known] = (middle / max(1, int(known.sum()) - 1))[place]
     return confidence
-
-
-def mean_ranks(values: Floats) -> Floats:
-    """From 0; equal values have the mean of their ranks: shape [values]."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Floats = (np.cumsum(count) - (count + 1) / 2)[place]
-    return ranks
 
 
 def _columns(signals: Signals) -> dict[str, Column]:
@@ -247,7 +242,7 @@ def _logistic(features: Floats, targets: Floats, weights: Floats, penalty: float
     ridge[0] = _HOLD
     fitted = np.zeros(design.shape[1])
     for _ in range(_STEPS):
-        chance = _sigmoid(design @ fitted)
+        chance = sigmoid(design @ fitted)
         slope = design.T @ (weights * (chance - targets)) + ridge * fitted
         curvature = (design * (weights * chance * (1.0 - chance))[:, None]).T @ design + np.diag(ridge)
         step = np.linalg.solve(curvature, slope)
@@ -263,6 +258,6 @@ def _transformed(name: str, values: Floats) -> Floats:
     return transformed
 
 
-def _sigmoid(values: Floats) -> Floats:
-    sigmoid: Floats = 0.5 * (1.0 + np.tanh(0.5 * values))
-    return sigmoid
+def sigmoid(values: Floats) -> Floats:
+    """The logistic function, without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * values))
