@@ -14,6 +14,7 @@ from batchroute.costs.prices import pico
 from batchroute.errors import InputError
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
+from batchroute.pipeline.shards.background import Background
 from batchroute.pipeline.shards.copies import NO_COPIES, find_copies
 from batchroute.pipeline.shards.names import shard_stage
 from batchroute.pipeline.shards.writer import ShardWriter
@@ -138,11 +139,12 @@ def _write_shard(context: Context, deferred: Mask) -> ShardWriter:
         copies = find_copies(work.stage(layout.SCORE), frozen.chunks(), ~deferred, ["large"])["large"]
     shard = shard_stage(work, "small")
     units = [unit for unit, piece in shard.receipts().items() if deferred[piece.first : piece.last + 1].any()]
-    writer = ShardWriter(work, frozen, "deferred", copies)
-    for rows in shard.tables(units, ["position", "tokens", "prompt"]):
-        context.engine.check()
-        positions = rows["position"].to_numpy()
-        which = np.flatnonzero(deferred[positions])
-        writer.add(rows, rows["prompt"], which[np.argsort(positions[which])])
-    writer.close()
+    with Background() as background:
+        writer = ShardWriter(work, frozen, "deferred", copies, background)
+        for rows in shard.tables(units, ["position", "tokens", "prompt"]):
+            context.engine.check()
+            positions = rows["position"].to_numpy()
+            which = np.flatnonzero(deferred[positions])
+            writer.add(rows, rows["prompt"], which[np.argsort(positions[which])])
+        writer.close()
     return writer
