@@ -2,7 +2,7 @@
 
 A prefix that many prompts share is prefilled once, prompts of similar length are prefilled together, and a step
 computes only rows that are still writing. Price: keys and values take memory for the longest allowed response from the
-start.
+start, on a GPU; on a CPU a slot takes memory as it is written.
 
 `RefilledBatches` moves rows from waiting to running, `running.Running` prefills them and decodes a token of each in
 `step`, and `slots.Slots` is their cache of keys and values.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ from batchroute.hardware.devices import out_of_memory
 _CPU_MOST_BRANCHES = 64
 _CPU_MOST_ROWS = 256
 _CPU_BYTES = 2 << 30
+# Address space for keys and values, as a multiple of the memory that they may take.
+_CPU_SPARSE = 4
 # Tokens of one prefill: with more, matrix products get no faster; with fewer, rows join sooner.
 _CPU_PREFILL = 512
 _GPU_PREFILL = 4096
@@ -98,7 +101,7 @@ class RefilledBatches:
         responses: dict[int, Response] = {}
         waiting = _in_order(requests, self.prefixes)
         while waiting and self.died is None:
-            slots, width = self._size(waiting[0], len(waiting))
+            slots, width = self._size(waiting)
             self._running = Running(self._loaded, self._writer, self._sampling, slots, width)
             try:
                 self._generate(self._running, waiting, responses)
@@ -159,14 +162,18 @@ class RefilledBatches:
         longest = max([*running.rows, waiting[0]], key=_columns)
         if 5 * (_columns(longest) + self._sampling.max_new_tokens) > 4 * running.width:
             return
-        slots, width = self._size(longest, len(running.rows) + len(waiting))
+        slots, width = self._size(sorted([*running.rows, *waiting], key=_columns, reverse=True))
         if 4 * slots >= 5 * running.slots:
             running.resize(slots, width)
 
-    def _size(self, longest: Row, rows: int) -> tuple[int, int]:
-        """The number of slots for `rows` rows, and their width in columns."""
-        columns = _columns(longest)
-        return min(rows, self._sizes.rows(columns)), columns + self._sampling.max_new_tokens
+    def _size(self, rows: Sequence[Row]) -> tuple[int, int]:
+        """The number of slots for these rows, the longest first, and their width in columns."""
+        longest = _columns(rows[0])
+        if isinstance(self._sizes, _RowsBySlots):
+            fit = self._sizes.of([_columns(row) for row in rows])
+        else:
+            fit = self._sizes.rows(longest)
+        return min(len(rows), fit), longest + self._sampling.max_new_tokens
 
     def _recover(self, error: Exception, rows: Sequence[Row], waiting: list[Row]) -> None:
         """After an error of `rows`: put them back to wait for a smaller batch, or give them up to static batches."""
@@ -197,7 +204,8 @@ class RefilledBatches:
 class _RowsBySlots:
     """As many rows on a CPU as fit a fixed amount of memory for keys and values, but no fewer than static batches.
 
-    The free memory does not count: in each run of a job, the same rows must be in a batch.
+    The free memory does not count: in each run of a job, the same rows must be in a batch. A slot takes memory for what
+    was written into it, so a few long rows leave room for many short ones.
     """
 
     def __init__(self, token_bytes: int, new: int, least: int = CPU_ROWS, memory: int = _CPU_BYTES) -> None:
@@ -205,8 +213,15 @@ class _RowsBySlots:
         self._least, self._most = least, _CPU_MOST_ROWS
 
     def rows(self, longest: int) -> int:
-        fit = self._memory // (self._token_bytes * (longest + self._new))
-        return min(max(fit, self._least), self._most)
+        return self.of([longest] * self._most)
+
+    def of(self, columns: Sequence[int]) -> int:
+        """How many of the rows with so many columns, the longest first, fit together with what they write."""
+        room = self._memory // self._token_bytes
+        wide = _CPU_SPARSE * room // (columns[0] + self._new)
+        taken = itertools.accumulate(length + self._new for length in columns)
+        fit = sum(1 for _ in itertools.takewhile(lambda tokens: tokens <= room, taken))
+        return min(max(min(fit, wide), self._least), self._most)
 
     def shrink(self, rows: int) -> None:
         self._most = rows // 2

@@ -113,7 +113,7 @@ class Running:
     @torch.inference_mode()
     def resize(self, slots: int, width: int) -> None:
         columns = [branch[0].column for branch in self.branches]
-        self._slots.resize(slots, width, len(columns), max(columns, default=0))
+        self._slots.resize(slots, width, columns)
 
     @torch.inference_mode()
     def prefill(self, group: Sequence[Row]) -> None:

@@ -82,18 +82,17 @@ class Slots(Cache):
             layer.keys[slots] = 0
             layer.values[slots] = 0
 
-    def resize(self, slots: int, width: int, rows: int, length: int) -> None:
+    def resize(self, slots: int, width: int, lengths: Sequence[int]) -> None:
         """Allocate slots of another number and width, and copy the rows.
 
         Args:
-            rows: the number of first slots to copy.
-            length: the number of their columns to copy.
+            lengths: the number of columns to copy, of each of the first slots. Others would take memory in vain.
         """
         self.slots, self.width = slots, width
         for layer in self.layers:
             # One tensor after the other: this takes twice the memory of one, not of all.
-            layer.keys = self._moved(layer.keys, rows, length)
-            layer.values = self._moved(layer.values, rows, length)
+            layer.keys = self._moved(layer.keys, lengths)
+            layer.values = self._moved(layer.values, lengths)
 
     def at(self, columns: Sequence[int], device: torch.device) -> torch.Tensor:
         """Set the columns in which the rows write in the next step; returns them as a tensor of shape [rows]."""
@@ -140,9 +139,15 @@ class Slots(Cache):
         layer: _SlotLayer = self.layers[index]
         return layer
 
-    def _moved(self, kept: torch.Tensor, rows: int, length: int) -> torch.Tensor:
+    def _moved(self, kept: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         moved = self.zeros(kept)
-        moved[:rows, :, :length] = kept[:rows, :, :length]
+        if kept.device.type != "cpu":
+            # All of it is memory already, and one copy starts faster than many.
+            rows, longest = len(lengths), max(lengths, default=0)
+            moved[:rows, :, :longest] = kept[:rows, :, :longest]
+            return moved
+        for slot, length in enumerate(lengths):
+            moved[slot, :, :length] = kept[slot, :, :length]
         return moved
 
 

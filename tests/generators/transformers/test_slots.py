@@ -60,11 +60,13 @@ def test_a_row_that_is_moved_and_slots_that_are_resized_keep_all_tokens() -> Non
     slots.join(cache, [0, 1, 2, 3], 0, 0)
     slots.move([2, 3], [1, 0], 7)
     assert [equal(kept(slots, slot, 7), of(cache, row, slice(7))) for slot, row in ((0, 3), (1, 2))] == [True, True]
-    slots.resize(9, 8, 2, 7)
-    assert [equal(kept(slots, slot, 7), of(cache, row, slice(7))) for slot, row in ((0, 3), (1, 2))] == [True, True]
+    slots.resize(9, 8, [7, 5])
+    assert equal(kept(slots, 0, 7), of(cache, 3, slice(7)))
+    assert equal(kept(slots, 1, 5), of(cache, 2, slice(5)))
     assert slots.layers[0].keys.shape == (9, GROUPS, 8, DIM)
     assert not slots.layers[0].keys[2:].any()
     assert not slots.layers[0].values[:, :, 7:].any()
+    assert not slots.layers[0].values[1, :, 5:].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
