@@ -57,4 +57,5 @@ def check(spec: ModelSpec) -> str:
     """
     if spec.confidence is not None and spec.confidence.model is not None:
         models.check(spec.confidence.model)
-    return spec.record.check(spec)
+    words = spec.record.check(spec)
+    return words if spec.why_backend is None else f"{words}; backend: auto takes {spec.backend}: {spec.why_backend}"

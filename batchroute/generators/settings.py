@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticKnownError
 
 from batchroute.fields import Duration
+from batchroute.generators import auto, grammar
 from batchroute.generators import backend as backends
-from batchroute.generators import grammar
 from batchroute.generators.backend import Backend
 from batchroute.hardware.devices import DType
 
@@ -197,7 +206,7 @@ def _known(name: Any) -> Any:
     if isinstance(name, str) and name in backends.own_backends():
         # The packages of the environment need not be searched, which takes as long as all else in a small job file.
         return name
-    known = backends.names()
+    known = [*backends.names(), auto.AUTO]
     if name not in known:
         quoted = [f"'{one}'" for one in known]
         raise PydanticKnownError("literal_error", {"expected": f"{', '.join(quoted[:-1])} or {quoted[-1]}"})
@@ -222,6 +231,12 @@ class ModelSpec(WeightsSettings, ApiSettings):
         default=None, description="the thoughts before an answer, which are never part of it: keep adds a column"
     )
     confidence: Confidence | None = Field(default=None, description="signals to keep of each answer; none unless set")
+    _why_backend: str | None = PrivateAttr(default=None)
+
+    @property
+    def why_backend(self) -> str | None:
+        """Why `backend: auto` took this one; None: the settings name it."""
+        return self._why_backend
 
     @property
     def record(self) -> Backend:
@@ -266,6 +281,16 @@ class ModelSpec(WeightsSettings, ApiSettings):
         if not self.generation.greedy:
             return self.generation
         return self.generation.model_copy(update={"temperature": _SAMPLES_TEMPERATURE})
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _auto_is_a_backend(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(data, dict) or data.get("backend") != auto.AUTO:
+            return handler(data)
+        settings, why = auto.chosen(data)
+        spec = handler(settings)
+        spec._why_backend = why
+        return spec
 
     @field_validator("template")
     @classmethod

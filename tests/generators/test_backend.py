@@ -98,7 +98,7 @@ def test_an_unknown_backend_is_refused_with_the_known_ones(name: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         ModelSpec.model_validate({"backend": name, "model": "m"})
     assert [problem["msg"] for problem in caught.value.errors()] == [
-        "Input should be 'anthropic', 'batch', 'echo', 'openai', 'openai_batch', 'transformers' or 'vllm'"
+        "Input should be 'anthropic', 'batch', 'echo', 'openai', 'openai_batch', 'transformers', 'vllm' or 'auto'"
     ]
 
 

@@ -76,7 +76,9 @@ def test_amx_takes_bfloat16_and_the_log_and_the_manifest_say_so(
 
 def test_without_it_float32_is_taken(folder: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_machine(monkeypatch)
+    folder.settings["models"]["small"] |= {"backend": "auto", "allow_pickle": True}
     said, precision = ran(folder)
+    assert "backend: auto takes transformers for the small model: allow_pickle is set" in said
     assert "the small model computes in float32 (dtype: auto)" in said
     assert precision == {"small": "float32"}
 

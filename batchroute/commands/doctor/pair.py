@@ -63,6 +63,8 @@ class Pair:
         if not spec.record.holds_weights:
             yield ok(side, f"{generators.check(spec)}: a backend without a model")
             return
+        if spec.why_backend is not None:
+            yield ok(side, f"backend: auto takes {spec.backend}: {spec.why_backend}")
         yield self._loaded(side, spec)
         if spec.adapter is not None:
             located = self.hub.locate(spec.adapter, _ADAPTER)

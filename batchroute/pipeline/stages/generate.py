@@ -89,7 +89,11 @@ class GenerateWorker:
     def __init__(self, context: Context, side: Side) -> None:
         engine, work = context.engine, context.work
         engine.progress.note("load", f"loading the {side} model {context.job.models.of(side).model}")
-        model = fixed(work, side, model_of(context.job, side), lambda: engine.device, engine.progress, shards_of(side))
+        model = model_of(context.job, side)
+        if model.why_backend is not None:
+            words = f"backend: auto takes {model.backend} for the {side} model: {model.why_backend}"
+            engine.progress.note("backend", words, side=side, backend=model.backend)
+        model = fixed(work, side, model, lambda: engine.device, engine.progress, shards_of(side))
         self._generator: Generator = generators.load(model, lambda: engine.device, engine.gpus(model.gpus_of_a_copy))
         sharing.keep(work, side, self._generator)
         self._pieces = {shard: Pieces(context, shard) for shard in shards_of(side)}

@@ -139,11 +139,13 @@ def test_models_that_are_not_here_are_problems_each_with_its_remedy(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     job.settings["models"] = {
         "small": {"backend": "transformers", "model": "embedded:gemma-3-270m"},
-        "large": {"backend": "transformers", "model": "org/never-heard-of"},
+        "large": {"backend": "auto", "allow_pickle": True, "model": "org/never-heard-of"},
     }
     diagnosis = doctor.examine(job.path)
     assert of(diagnosis, "small").remedy == "run 'batchroute models fetch gemma-3-270m'"
-    large = of(diagnosis, "large")
+    auto, large = (one for one in diagnosis.findings if one.subject == "large")
+    words = "backend: auto takes transformers: allow_pickle is set, which vLLM does not take"
+    assert (auto.mark, auto.text) == ("ok", words)
     assert large.text == "org/never-heard-of: not on this machine, and HF_HUB_OFFLINE is set"
     assert (large.mark, "unset HF_HUB_OFFLINE" in large.remedy) == ("problem", True)
     (embedded,) = [one for one in diagnosis.findings if one.subject == "embedded"]
