@@ -7,38 +7,32 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from batchroute import models
 from batchroute.errors import InputError
 from batchroute.hardware import devices
 from batchroute.hardware.devices import Precision
-from batchroute.models import quiet_transformers
 from batchroute.models.configuration import embedded_tokens
 from batchroute.models.pooling import mean_of_tokens
-from batchroute.router.fast import int8, speed_up
+from batchroute.router import loading
 from batchroute.router.heads import ensemble
 from batchroute.router.neighbours import SHARINGS, Sharing, sharing
 from batchroute.router.notes import ROUTER_FILE, read_json
 from batchroute.router.reading import Reads, check_reads
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from batchroute.router.fast.first_token import FirstToken
     from batchroute.router.heads.ensemble import Ensemble
+    from batchroute.router.loading import Model, Tokenizer
+    from batchroute.router.plain.bert import BertEncoder
 
-_DEFAULT_MAX_LENGTH = 512
 _HOPELESS = 20
-# Tokenizers without a limit report 10³⁰.
-_NO_LIMIT = 10**9
 # What a CPU's caches hold. MiniLM and DeBERTa-base are at most 5 % slower at 512 and 2,048, and 25 % at 8,192.
 _CPU_TOKEN_BUDGET = 1_024
 # Enough to fill a GPU. In chunks of 2,048 task prompts 8 % of the tokens are padding; with twice the budget 13 %.
@@ -65,8 +59,8 @@ class Router:
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        model: Model,
+        tokenizer: Tokenizer,
         device: torch.device,
         max_length: int,
         heads: Ensemble | None = None,
@@ -84,7 +78,7 @@ class Router:
         self.notes: list[str] = []
         self.raised: str | None = None
         self.token_budget = _CUDA_TOKEN_BUDGET if device.type == "cuda" else _CPU_TOKEN_BUDGET
-        self._last_layer: FirstToken | None = None
+        self._last_layer: FirstToken | BertEncoder | None = None
         self._unscored = 0
         accepted = inspect.signature(model.forward).parameters
         self.inputs = [name for name in tokenizer.model_input_names if name in accepted]
@@ -121,36 +115,11 @@ class Router:
         path = models.resolve(name)
         check_reads(name, reads)
         heads = ensemble.read(Path(path))
-        kind = AutoModelForSequenceClassification if heads is None else AutoModel
-        allowed = models.loading(f"the router '{name}'", path, allow_pickle, models.ROUTER_KEYS)
-        with quiet_transformers(), allowed:
-            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-            if heads is None and config.num_labels not in (1, 2):
-                raise InputError(
-                    f"the router '{name}' has {config.num_labels} labels: it must be a classifier with one or two"
-                )
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            model, info = kind.from_pretrained(
-                path,
-                config=config,
-                dtype=torch.float32 if precision == "int8" else devices.precision(precision, device),
-                output_loading_info=True,
-                use_safetensors=models.safetensors(allow_pickle),
-                trust_remote_code=False,
-            )
-        # transformers fills weights that the checkpoint lacks at random: such a head would route at random.
-        if missing := info["missing_keys"] if heads is None else untrained(info["missing_keys"]):
-            raise InputError(
-                f"'{name}' is no trained router: its checkpoint has no {min(missing)}; "
-                f"train it with 'batchroute train --base {name}'"
-            )
-        ensure_padding(model, tokenizer, name)
-        limits = [token_limit(model, tokenizer), max_length, _trained_length(path)]
-        model = model.to(device).eval()
-        last_layer, note = speed_up(model)
-        if precision == "int8":
-            int8.quantize(model)
-        if heads is not None and heads.width != (width := 2 * config.get_text_config().hidden_size):
+        model, tokenizer, last_layer, note = loading.load(
+            name, path, device, precision, heads is not None, allow_pickle
+        )
+        limits = [loading.token_limit(model, tokenizer), max_length, _trained_length(path)]
+        if heads is not None and heads.width != (width := 2 * model.config.get_text_config().hidden_size):
             raise InputError(
                 f"the heads of the router '{name}' read {heads.width} numbers and its encoder gives {width}: they "
                 "are of another encoder, so train the router again"
@@ -246,46 +215,6 @@ class Router:
         """Free the model's memory."""
         del self.model
         devices.free_memory(self.device)
-
-
-def untrained(missing: Iterable[str]) -> list[str]:
-    """Of the weights that a checkpoint lacks, those that matter to heads: they do not read the pooler."""
-    return [key for key in missing if not key.startswith("pooler.")]
-
-
-def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The most tokens, special tokens included, that the tokenizer and the model's position embeddings allow."""
-    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _NO_LIMIT else []
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions - _first_position(model))
-    return int(min(limits, default=_DEFAULT_MAX_LENGTH))
-
-
-def ensure_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Give tokenizer and model a padding token if they have none, as is common for decoders.
-
-    Raises:
-        InputError: no token can serve as padding.
-    """
-    config = model.config
-    if tokenizer.pad_token_id is None:
-        candidates = (config.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
-        pad = next((token for token in candidates if token is not None), None)
-        if pad is None:
-            raise InputError(f"the tokenizer of '{name}' has no padding token: set pad_token in its configuration")
-        tokenizer.pad_token_id = pad
-    if config.pad_token_id is None:
-        config.pad_token_id = tokenizer.pad_token_id
-
-
-def _first_position(model: PreTrainedModel) -> int:
-    """RoBERTa and its relatives number positions from the padding token's id + 1, so they have that many fewer."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings"):
-            padding: Any = getattr(module, "padding_idx", None)
-            return 0 if padding is None else int(padding) + 1
-    return 0
 
 
 def _trained_length(path: str) -> int | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.jobs import JobFolder, table
+from tests.support.tiny_models import tiny_router
 
 MODELS = {"torch", "transformers", "tokenizers", "accelerate", "safetensors.torch", "openai"}
 # Of tables, buckets, schemas and reports that the job does not have.
@@ -21,31 +22,35 @@ UNWANTED = {
     "status": MODELS | OTHERS | TABLES | SETTINGS,
     "verify": MODELS | OTHERS | SETTINGS,
     "validate": MODELS | OTHERS | {"rich.progress", "tenacity", "urllib.request"},
-    # Up to the first request, of a job without a router.
+    # Up to the first request, of a job without a router, and of one with a router.
     "run": (MODELS | OTHERS) - {"openai", "aiohttp"},
+    "route": {"transformers", "accelerate", "huggingface_hub", "torch._dynamo", "sympy", "scipy", "sklearn", "polars"},
 }
 # One process for all, the lightest command first: each adds to what is imported already.
 SCRIPT = """
 import http.server, json, sys, threading
 from batchroute import cli
 
+runs = iter(["run", "route"])
+
 def tell(name):
     print("\\nimported:", json.dumps([name, *sys.modules]), flush=True)
 
 class Endpoint(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
-        tell("run")
+        tell(next(runs))
         self.send_error(401)
 
-commands, job = json.loads(sys.argv[1])
+commands, jobs = json.loads(sys.argv[1])
 for arguments in commands:
     sys.argv = ["batchroute", *arguments]
     assert cli.command() == 0, arguments
     tell(arguments[0])
 server = http.server.HTTPServer(("127.0.0.1", 0), Endpoint)
 threading.Thread(target=server.serve_forever, daemon=True).start()
-sys.argv = ["batchroute", "run", job, "--set", f"models.small.endpoint=http://127.0.0.1:{server.server_port}/v1"]
-assert cli.command() == 2
+for job in jobs:
+    sys.argv = ["batchroute", "run", job, "--set", f"models.small.endpoint=http://127.0.0.1:{server.server_port}/v1"]
+    assert cli.command() == 2
 """
 
 
@@ -63,9 +68,13 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         "models": {"small": model, "large": model},
     }
     (endpoints / "job.json").write_text(json.dumps(settings))
+    settings |= {"policy": {"small_share": "50%"}, "router": {"model": str(tiny_router(endpoints / "router"))}}
+    settings["output"] = {"uri": str(endpoints / "routed")}
+    (endpoints / "routed.json").write_text(json.dumps(settings))
     commands = [["--help"], ["status", str(folder.output)], ["verify", str(folder.output)]]
     commands += [["validate", str(endpoints / "job.json")], ["validate", folder.path]]
-    run = [sys.executable, "-c", SCRIPT, json.dumps([commands, str(endpoints / "job.json")])]
+    jobs = [str(endpoints / name) for name in ("job.json", "routed.json")]
+    run = [sys.executable, "-c", SCRIPT, json.dumps([commands, jobs])]
     done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert "Usage: batchroute" in done.stdout

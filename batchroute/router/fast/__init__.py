@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from batchroute.errors import first_line
 from batchroute.router.fast import first_token
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def speed_up(model: PreTrainedModel) -> tuple[first_token.FirstToken | None, str | None]:

@@ -7,13 +7,15 @@ does not depend on the other prompts in its batch. Products are summed exactly i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from batchroute.errors import InputError
+
+if TYPE_CHECKING:
+    from batchroute.router.loading import Model
 
 _GROUP = 384
 """Inputs that share a scale; smaller groups are more precise and slower."""
@@ -126,7 +128,7 @@ class _Weights(NamedTuple):
 
 
 @torch.no_grad()
-def quantize(model: PreTrainedModel) -> None:
+def quantize(model: Model) -> None:
     """Replace the linear layers of the encoder. The head, which reads one token per prompt, stays as it is.
 
     Raises:

@@ -13,7 +13,8 @@ from batchroute.errors import InputError
 from batchroute.hardware import devices
 from batchroute.models import quiet_transformers
 from batchroute.router.fast import speed_up
-from batchroute.router.model import Router, ensure_padding, token_limit, untrained
+from batchroute.router.loading import ensure_padding, token_limit, untrained
+from batchroute.router.model import Router
 from batchroute.router.reading import Reads
 
 _SMALL_ENCODER = 100_000_000

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from batchroute.router.training.figures import Figures, figures_of
 from batchroute.router.training.objective import Objective, Targets
 from batchroute.router.training.options import TrainOptions
 from batchroute.tables.quality_table import QualityTable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _MAX_GRADIENT_NORM = 1.0
 # Rows are sorted by length within pools of this many batches: little padding, and still a shuffled epoch.
@@ -129,7 +132,7 @@ class Learner:
             folder = self.checkpoints.epoch(self.best_epoch)
             text = json.dumps(notes, indent=2, ensure_ascii=False)
             with self.checkpoints.writing(), quiet_transformers():
-                self.router.tokenizer.save_pretrained(folder)
+                cast("PreTrainedTokenizerBase", self.router.tokenizer).save_pretrained(folder)
                 (folder / file).write_text(text + "\n", encoding="utf-8")
                 # safetensors makes files that only their owner can read; a job may run as another user.
                 for weights in folder.glob("*.safetensors"):
@@ -183,7 +186,8 @@ class Learner:
                     self.history.append(result[0])
                     if self.best_epoch == epoch:
                         with self.checkpoints.writing(), quiet_transformers():
-                            self.router.model.save_pretrained(self.checkpoints.epoch(epoch))
+                            model = cast("PreTrainedModel", self.router.model)
+                            model.save_pretrained(self.checkpoints.epoch(epoch))
         result = broadcast_object_list(result) if self.accelerator.num_processes > 1 else result
         if not isinstance(result[0], Figures):
             raise InputError(result[0])

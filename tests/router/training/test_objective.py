@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from batchroute.router.labels import Labels
-from batchroute.router.model import Router
 from batchroute.router.training.averaging import Average
+from batchroute.router.training.encoders import untrained_router
 from batchroute.router.training.objective import Objective, Targets
 from batchroute.tables.quality_table import QualityTable
 from tests.support.tiny_models import tiny_router
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def test_the_first_logit_is_the_classifiers_own_and_all_three_train_the_encoder(
     tmp_path: Path, architecture: str
 ) -> None:
-    router = Router.load(str(tiny_router(tmp_path / "router", architecture)), CPU)
+    router = untrained_router(str(tiny_router(tmp_path / "router", architecture)), 64, CPU)
     batch = router.tokenizer(["apple fox", "river"], padding=True, return_tensors="pt")
     inputs = {name: batch[name] for name in [*router.inputs[:1], "attention_mask"]}
     objective = Objective(router.model).eval()
