@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from batchroute import models
 from batchroute.generators.settings import ModelSpec, Sampling
 from batchroute.generators.transformers.generator import TransformersGenerator
-from batchroute.router.model import quiet_transformers
+from batchroute.models import quiet_transformers
 from tests.benchmarks.generation_rivals import ENGINES, compare
 
 DEFAULT_PROMPTS = Path(__file__).parents[2] / "sample_data" / "prompts.parquet"

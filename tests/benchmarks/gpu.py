@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from batchroute.generators.settings import ModelSpec
@@ -104,7 +104,7 @@ def routing(size: Size, device: torch.device, peak: float) -> list[Line]:
         random_classifier(size.router, dtype=torch.bfloat16).save_pretrained(folder)
         ours = Router.load(folder, device, precision="bfloat16", max_length=512)
         model: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
-    theirs = Router(model, ours.tokenizer, device, ours.max_length)
+        theirs = Router(model, AutoTokenizer.from_pretrained(folder), device, ours.max_length)
     lengths = np.minimum(score(ours, prompts).tokens, ours.max_length).astype(float)
     linear = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
     config = model.config

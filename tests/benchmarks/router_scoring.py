@@ -30,7 +30,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from batchroute import models
 from batchroute.hardware.devices import Precision
-from batchroute.router.model import Router, quiet_transformers
+from batchroute.models import quiet_transformers
+from batchroute.router.model import Router
 from batchroute.router.scoring import score
 from tests.benchmarks.router_in_engines import ENGINES
 from tests.benchmarks.router_rivals import by_engines
@@ -52,12 +53,13 @@ def main() -> int:
         routers = {precision: Router.load(name, device, precision, MAX_LENGTH) for precision in PRECISIONS}
         with quiet_transformers():
             theirs = AutoModelForSequenceClassification.from_pretrained(models.resolve(name)).eval()
+            tokenizer = AutoTokenizer.from_pretrained(models.resolve(name))
     ours: dict[str, Callable[[], Scores]] = {
         f"batchroute, {precision}": lambda router=router: score(router, texts).scores.astype(float)  # type: ignore[misc]
         for precision, router in routers.items()
     }
     baselines: dict[str, Callable[[], Scores]] = {
-        f"pipeline, {size}": lambda size=size: _pipeline_scores(theirs, routers["float32"], texts, size)  # type: ignore[misc]
+        f"pipeline, {size}": lambda size=size: _pipeline_scores(theirs, tokenizer, routers["float32"], texts, size)  # type: ignore[misc]
         for size in args.batch_sizes
     }
     scores: dict[str, Scores] = {}
@@ -133,8 +135,8 @@ def _random_router(folder: Path, shape: str) -> str:
     return str(folder)
 
 
-def _pipeline_scores(model: Any, router: Router, texts: Sequence[str], batch_size: int) -> Scores:
-    classify = pipeline("text-classification", model=model, tokenizer=router.tokenizer, device=router.device)
+def _pipeline_scores(model: Any, tokenizer: Any, router: Router, texts: Sequence[str], batch_size: int) -> Scores:
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device=router.device)
     easy = model.config.id2label[model.config.num_labels - 1]
     # Sigmoid or softmax as the router has it, whatever the checkpoint's problem_type says.
     function = "sigmoid" if model.config.num_labels == 1 else "softmax"

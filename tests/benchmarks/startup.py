@@ -35,7 +35,7 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from batchroute import models
-from batchroute.router.model import quiet_transformers
+from batchroute.models import quiet_transformers
 from tests.benchmarks.job_without_models import child, write_job
 from tests.support.openai_server import ServerProcess
 
