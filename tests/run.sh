@@ -10,30 +10,47 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 step() { printf '\n== %s\n' "$1"; }
 
+# A step that others need not wait for: `begin NAME COMMAND` starts it, `finish NAME` shows what it printed, and ends the
+# script if it failed.
+background=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$background"' EXIT
+begin() {
+    local name=$1
+    shift
+    "$@" >"$background/$name" 2>&1 &
+    echo $! >"$background/$name.pid"
+}
+finish() {
+    local ended=0
+    step "$1"
+    wait "$(cat "$background/$1.pid")" || ended=$?
+    cat "$background/$1"
+    [ "$ended" = 0 ] || exit "$ended"
+}
+
 quick=
 [ "${1-}" != --quick ] || quick=1
+# Where it is set, every process of the tests would compile batchroute and the tests for itself.
+unset PYTHONDONTWRITEBYTECODE
 
 step "environment"
-jobs/environment.sh dev
+if [ -n "$quick" ]; then jobs/environment.sh dev; else jobs/environment.sh dev vllm; fi
 PATH=$PWD/.venv/bin:$PATH
 
 if [ "${1-}" = --vllm ]; then
     shift
-    jobs/environment.sh vllm
     batchroute models fetch smollm2-135m-instruct
     export HF_HUB_OFFLINE=1 TEST_ALL_OF_VLLM=1
-    exec pytest -q tests/generators/vllm "$@"
+    pytest -q tests/generators/vllm "$@"
+    exit
 fi
+
+[ -n "$quick" ] || begin models batchroute models fetch smollm2-135m-instruct all-minilm-l6-v2
+begin types mypy batchroute
 
 step "style"
 ruff check .
 ruff format --check .
-
-# Types are checked while the next steps use the other cores.
-types=$(mktemp)
-mypy batchroute >"$types" 2>&1 &
-mypy=$!
-trap 'kill "$mypy" 2>/dev/null || true; rm -f "$types"' EXIT
 
 if [ -z "$quick" ]; then
     step "containers"
@@ -43,24 +60,13 @@ if [ -z "$quick" ]; then
     done
     hadolint Dockerfile
 
-    step "vLLM"
-    jobs/environment.sh vllm
-
-    step "embedded models"
-    batchroute models fetch smollm2-135m-instruct all-minilm-l6-v2
-fi
-
-if [ -z "$quick" ]; then
     step "servers"
     python -m tests.support.servers
+
+    finish models
 fi
 
-step "types"
-ended=0
-wait "$mypy" || ended=$?
-cat "$types"
-rm -f "$types"
-[ "$ended" = 0 ] || exit "$ended"
+finish types
 
 step "tests"
 # No model hub, and no more threads than this machine has cores for.
@@ -71,7 +77,7 @@ if [ "$(df --output=avail -m /dev/shm 2>/dev/null | tail -n 1)" -gt 8192 ] 2>/de
     rmdir "$files"
     files=$(mktemp -d /dev/shm/tests.XXXX)
 fi
-trap 'rm -rf "$files"' EXIT
+trap 'rm -rf "$files" "$background"' EXIT
 # One file at a time in each process: the servers that a file starts serve all of its tests. Tests wait for servers and
 # other processes a third of their time, so there is one process more than cores.
 processes=$(($(python -c 'import psutil; print(psutil.cpu_count())') + 1))
