@@ -1,7 +1,7 @@
 """Generation with batchroute against `model.generate` of transformers in arrival order.
 
     python -m tests.benchmarks.generation --prompts FILE.parquet --rows 256 [--prefix-tokens 600]
-    python -m tests.benchmarks.generation --prompts FILE.parquet --rows 64 --max-new-tokens 48 --against vllm
+    python -m tests.benchmarks.generation --prompts FILE.parquet --rows 64 --max-new-tokens 48 --against vllm llama.cpp
 
 One process, the same weights, prompts, chat template and limit of new tokens, greedy, with natural ends. The baseline
 pads batches on the left, as its documentation says; it runs once at each size, and its best one and --batch-size in
@@ -9,7 +9,7 @@ turn with batchroute. With --prefix-tokens every prompt begins with so many toke
 do. Prints a table and one line of JSON, and exits with 1 when more than 5 % of the greedy texts differ: they may where
 rounding decides between two tokens.
 
-With --against vllm it is compared with vLLM instead, see `generation_rivals.py`.
+With --against it is compared with other engines instead, see `generation_rivals.py`.
 """
 
 from __future__ import annotations
@@ -131,15 +131,20 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 4, 8, 32], help="others to find its best")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--against", choices=ENGINES, help="another engine, in a table of its own")
-    parser.add_argument("--dtype", default="auto", help="of batchroute, with --against")
+    parser.add_argument("--against", nargs="+", choices=ENGINES, help="other engines, in a table of their own")
+    parser.add_argument("--dtypes", nargs="+", default=["auto"], help="of batchroute, with --against")
+    parser.add_argument("--alone", action="store_true", help="one engine in memory at a time")
     parser.add_argument("--vllm-python", default=".venv-vllm/bin/python", help="made by `jobs/environment.sh vllm`")
     parser.add_argument("--vllm-dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--compiled", action="store_true", help="vLLM compiles its model, which takes minutes")
-    parser.add_argument("--cpu-seconds", action="store_true", help="count them, with OMP_NUM_THREADS=1")
-    parser.add_argument("--verbose", action="store_true", help="with the messages of vLLM")
+    parser.add_argument("--llama-server", default="llama-server", help="llama.cpp's program")
+    parser.add_argument("--gguf", nargs="+", type=Path, default=[], help="the model as files for llama.cpp")
+    parser.add_argument("--cpu-seconds", action="store_true", help="the table counts them, with OMP_NUM_THREADS=1")
+    parser.add_argument("--verbose", action="store_true", help="with the messages of the engines")
     parser.add_argument("--quick", action="store_true", help="16 rows, one batch size, once")
     arguments = parser.parse_args()
+    if "llama.cpp" in (arguments.against or ()) and not arguments.gguf:
+        parser.error("--against llama.cpp needs the model as a file: --gguf")
     if arguments.quick:
         arguments.rows, arguments.repeats, arguments.batch_sizes = 16, 1, []
     return arguments
