@@ -1,19 +1,66 @@
-"""Refilled batches, attention: one new token of each row attends to the shared prefix and to the row's slot."""
+"""Refilled batches, attention: of prompts that are read behind their prefix, and of one new token of each row, which
+attends to the shared prefix and to the row's slot.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 from transformers import AttentionInterface
 
 if TYPE_CHECKING:
     from batchroute.generators.transformers.slots import Slots
 
-SLOTS = "batchroute_slots"
+SLOTS, BEHIND = "batchroute_slots", "batchroute_behind"
 _OTHER_KINDS = ("softcap", "s_aux", "position_bias")
 # torch's own attention on a CPU, which also returns the logarithms of the sums of exponentials.
 _attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+@contextmanager
+def attention(model: Any, name: str) -> Iterator[None]:
+    """A context in which all layers of the model use `SLOTS` (a call of the model must pass `slots`) or `BEHIND`."""
+    config = model.config.get_text_config()
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def attend_behind(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of prompts behind a short prefix, without a mask, so that torch leaves out what is hidden.
+
+    That needs as many queries as keys: the prefix gets queries of zeros, whose answers are dropped.
+
+    Args:
+        query: of shape [rows, heads, tokens, dim].
+        key, value: of the prefix and the tokens, of shape [rows, heads of keys, prefix + tokens, dim].
+
+    Returns:
+        The output of shape [rows, tokens, heads, dim of values], and no weights.
+
+    Raises:
+        ValueError: the model needs a kind of attention that this one is not.
+    """
+    _check_kind(kwargs)
+    before = key.shape[2] - query.shape[2]
+    query = functional.pad(query, (0, 0, before, 0))
+    out = functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+    return out[:, :, before:].transpose(1, 2), None
 
 
 def attend(
@@ -39,9 +86,7 @@ def attend(
     Raises:
         ValueError: the model needs a kind of attention that slots do not support.
     """
-    for kind in _OTHER_KINDS:
-        if kwargs.get(kind) is not None:
-            raise ValueError(f"slots do not support {kind}")
+    _check_kind(kwargs)
     rows, heads, _, dim = query.shape
     groups = key.shape[1]
     # Heads that share keys and values are read as the tokens of one head.
@@ -115,4 +160,11 @@ def _by_products(
     return out
 
 
+def _check_kind(kwargs: dict[str, Any]) -> None:
+    for kind in _OTHER_KINDS:
+        if kwargs.get(kind) is not None:
+            raise ValueError(f"refilled batches do not support {kind}")
+
+
 AttentionInterface.register(SLOTS, attend)
+AttentionInterface.register(BEHIND, attend_behind)

@@ -7,6 +7,7 @@ one computation a step. Each row draws its own token; rows that draw different o
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from batchroute.generators.settings import Sampling
+from batchroute.generators.transformers.attention import BEHIND, SLOTS, attention
 from batchroute.generators.transformers.decoding import Stops, draw, log_probabilities, uniforms, warpers
 from batchroute.generators.transformers.finite import finite_rows
 from batchroute.generators.transformers.loading import Loaded
@@ -23,6 +25,8 @@ from batchroute.generators.transformers.rows import Request, Writer
 from batchroute.generators.transformers.slots import Slots, states
 
 _WINDOW = "sliding_attention"
+# A prefix of at most a share of 1 / this of the tokens behind it: a longer one costs more than a mask.
+_FEW = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -147,7 +151,7 @@ class Running:
         positions = torch.tensor([row.position for row in first], device=self._device)
         columns = self._slots.at([row.column for row in first], self._device)
         last = [[(row.written or row.request.tokens)[-1]] for row in first]
-        with self._slots.attended(self._model):
+        with attention(self._model, SLOTS):
             logits = self._model(
                 input_ids=torch.tensor(last, device=self._device),
                 attention_mask=self._masks(positions, columns),
@@ -236,14 +240,19 @@ class Running:
         ids = torch.tensor(tokens, device=self._device)
         rows, width = ids.shape
         before = cache.get_seq_length()
-        self._model(
-            input_ids=ids,
-            attention_mask=ids.new_ones((rows, before + width)),
-            position_ids=torch.arange(before, before + width, device=self._device).expand(rows, -1),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with attention(self._model, BEHIND) if self._reads_behind(before, width) else nullcontext():
+            self._model(
+                input_ids=ids,
+                attention_mask=ids.new_ones((rows, before + width)),
+                position_ids=torch.arange(before, before + width, device=self._device).expand(rows, -1),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+
+    def _reads_behind(self, before: int, width: int) -> bool:
+        """Whether so many tokens behind a prefix are read faster without a mask, which sliding windows need."""
+        return self._device.type == "cpu" and self._window is None and 0 < _FEW * before <= width
 
     def _masks(self, positions: torch.Tensor, columns: torch.Tensor) -> Any:
         """The masks of each row's new token: one, or one for each kind of layers, as transformers takes them."""

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
-
-from batchroute.generators.transformers.attention import SLOTS
 
 # On a CPU at most this many rows attend together, to as many columns as the longest of them has, and only so many
 # columns may be read in vain: the time of another call is that of about so many.
@@ -100,17 +97,6 @@ class Slots(Cache):
         self.spans = _spans(columns) if device.type == "cpu" else [(0, rows, max(columns) + 1)]
         self._rows, self._columns = torch.arange(rows, device=device), torch.tensor(columns, device=device)
         return self._columns
-
-    @contextmanager
-    def attended(self, model: Any) -> Iterator[None]:
-        """A context in which all layers of the model use `attend`; a call of the model must pass `slots`."""
-        config = model.config.get_text_config()
-        before = config._attn_implementation
-        config._attn_implementation = SLOTS
-        try:
-            yield
-        finally:
-            config._attn_implementation = before
 
     def zeros(self, like: torch.Tensor) -> torch.Tensor:
         """Empty slots for keys or values like these, of shape [rows, heads, columns, dim].

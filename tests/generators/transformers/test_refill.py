@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from transformers import (
 
 from batchroute.generators.base import Response
 from batchroute.generators.settings import Confidence, ModelSpec
+from batchroute.generators.transformers import attention, running
 from batchroute.generators.transformers.generator import TransformersGenerator
 from batchroute.generators.transformers.loading import load
 from batchroute.generators.transformers.refill import RefilledBatches, _RowsBySlots, can_refill
@@ -174,6 +176,15 @@ class TestAnswers:
             read = tokens_read(generator)
             assert generator.generate(prompts, seeds) == expected
             assert sum(read) < 0.7 * sum(response.input_tokens for response in expected)
+
+    def test_a_short_prefix_needs_no_mask(self, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        prompts = [EXAMPLES + prompt for prompt in PROMPTS]
+        expected = static(llama, prompts)
+        monkeypatch.setattr(running, "_FEW", 0.01)
+        padded = MagicMock(side_effect=torch.nn.functional.pad)
+        monkeypatch.setattr(attention.functional, "pad", padded)
+        assert only_refilled(make(llama)).generate(prompts, SEEDS) == expected
+        padded.assert_called()
 
     def test_samples_of_one_prompt_are_drawn_from_one_reading(self, llama: Path) -> None:
         prompts, seeds = ["hello", PROMPTS[1]] * 6, list(range(12))

@@ -129,25 +129,3 @@ def test_attention_is_that_of_each_row_alone(shared: int, rows: int) -> None:
             query[row : row + 1], own_keys, own_values, scale=0.3, enable_gqa=True
         )
         torch.testing.assert_close(found[row : row + 1].transpose(1, 2), alone)
-
-
-def test_a_model_attends_as_before_afterwards_also_after_an_error() -> None:
-    config = SimpleNamespace(_attn_implementation="sdpa")
-    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config))
-    slots = Slots(1, 1)
-
-    def fail() -> None:
-        with slots.attended(model):
-            assert config._attn_implementation != "sdpa"
-            raise ValueError("once")
-
-    with pytest.raises(ValueError, match="once"):
-        fail()
-    assert config._attn_implementation == "sdpa"
-
-
-@pytest.mark.parametrize("kind", ["softcap", "s_aux", "position_bias"])
-def test_another_kind_of_attention_is_refused(kind: str) -> None:
-    query = states(1, 1, 0)
-    with pytest.raises(ValueError, match=f"slots do not support {kind}"):
-        attend(LAYER, query, query, query, query, Slots(1, 1), **{kind: 1.0})
