@@ -62,12 +62,11 @@ class Plain:
 
 def main() -> int:
     arguments = _arguments()
+    prompts = pl.read_parquet(arguments.prompts, columns=["prompt"]).sample(arguments.rows, seed=0)["prompt"].to_list()
     if arguments.against:
-        prompts = pl.read_parquet(arguments.prompts, columns=["prompt"]).sample(arguments.rows, seed=0)["prompt"]
-        return compare(arguments, prompts.to_list())
+        return compare(arguments, prompts)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plain = Plain(arguments.model, device, arguments.max_new_tokens)
-    prompts = pl.read_parquet(arguments.prompts, columns=["prompt"]).sample(arguments.rows, seed=0)["prompt"].to_list()
     if arguments.prefix_tokens:
         examples = plain.tokenizer(EXAMPLE * arguments.prefix_tokens)["input_ids"][: arguments.prefix_tokens]
         prompts = [plain.tokenizer.decode(examples) + prompt for prompt in prompts]
