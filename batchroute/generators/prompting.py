@@ -12,6 +12,8 @@ from batchroute.prompt import Message, Prompt, as_text, content_text, is_text_pa
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from batchroute.generators.plain_template import PlainTemplate
+
 
 TEMPLATE_REFUSED = "the chat template refused it"
 """The first words of a `ChatError` about the template, and not about a row that holds more than text."""
@@ -46,7 +48,7 @@ class Renderer:
     messages. If not, `template` wraps the prompt's text, and `system` stands before it.
     """
 
-    def __init__(self, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase | PlainTemplate) -> None:
         self._spec = spec
         self._tokenizer = tokenizer
         self._arguments = spec.chat_template_kwargs or {}
@@ -78,7 +80,7 @@ class Renderer:
         return rendered
 
 
-def check_template(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def check_template(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase | PlainTemplate) -> list[str]:
     """Try the chat template on sample prompts, before a row depends on it.
 
     Returns:

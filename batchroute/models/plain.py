@@ -48,13 +48,24 @@ def _is_no_encoder(kind: str) -> bool:
     return _entries(kind, "ForCausalLM", file) and not _entries(kind, "ForMaskedLM", file)
 
 
+def knows_tokenizer(name: str) -> bool:
+    """Whether the installed transformers has a class of tokenizers of this name; False, too, where its files do not
+    tell.
+    """
+    return _says(re.compile(rf'"{re.escape(name.removesuffix("Fast"))}"'), "tokenization_auto.py")
+
+
 def _entries(kind: str, ending: str, *files: str) -> bool:
     """Whether the installed transformers has a class with this ending for models of this type; False, too, where its
     files do not tell.
     """
+    return _says(re.compile(rf'\("{re.escape(kind)}", "\w+{ending}"\)'), *files)
+
+
+def _says(entry: re.Pattern[str], *files: str) -> bool:
+    """Whether one of these files of the installed transformers has such an entry."""
     package = importlib.util.find_spec("transformers")
     if package is None or package.origin is None:
         return False
     found = (Path(package.origin).parent / "models/auto" / file for file in files)
-    entry = re.compile(rf'\("{re.escape(kind)}", "\w+{ending}"\)')
     return any(file.is_file() and entry.search(file.read_text(encoding="utf-8")) is not None for file in found)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchroute.errors import InputError
 from batchroute.tables.chats import BadPrompt
@@ -37,6 +36,9 @@ class Field:
 
     def array(self, batch: pa.RecordBatch | pa.Table) -> pa.Array:
         """The field as an Arrow array; the JSON text, where the field lies in it."""
+        # Its import takes longer than all else that checks of a job need of Arrow.
+        import pyarrow.compute as pc
+
         array = batch.column(self.column)
         array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
         for name in ("", *self.path):

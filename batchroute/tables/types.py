@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 POSTGRESQL_TYPE = b"POSTGRESQL:type"
 """Under which PostgreSQL's driver says of a field which type its column has."""
@@ -128,6 +127,9 @@ def _listed(column: pa.Array) -> pa.Array:
         )
     if not is_list(column.type) or pa.types.is_fixed_size_list(column.type):
         return column
+    # Its import takes longer than all else that checks of a job need of Arrow.
+    import pyarrow.compute as pc
+
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
     listed = pa.LargeListArray.from_arrays(offsets, _listed(column.flatten()), mask=column.is_null())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.generators.transformers.tiny_generators import tiny_decoder
 from tests.support.jobs import JobFolder, table
 from tests.support.tiny_models import tiny_router
 
@@ -22,8 +23,9 @@ UNWANTED = {
     "status": MODELS | OTHERS | TABLES | SETTINGS,
     "verify": MODELS | OTHERS | SETTINGS,
     "validate": MODELS | OTHERS | {"rich.progress", "tenacity", "urllib.request"},
+    "validate weights": (MODELS | OTHERS) - {"jinja2"},
     # Up to the first request, of a job without a router, and of one with a router.
-    "run": (MODELS | OTHERS) - {"openai", "aiohttp"},
+    "run": (MODELS | OTHERS) - {"openai", "aiohttp", "jinja2"},
     "route": {"transformers", "accelerate", "huggingface_hub", "torch._dynamo", "sympy", "scipy", "sklearn", "polars"},
 }
 # One process for all, the lightest command first: each adds to what is imported already.
@@ -42,10 +44,10 @@ class Endpoint(http.server.BaseHTTPRequestHandler):
         self.send_error(401)
 
 commands, jobs = json.loads(sys.argv[1])
-for arguments in commands:
-    sys.argv = ["batchroute", *arguments]
+for name, arguments in commands:
+    sys.argv = ["batchroute", name.split()[0], *arguments]
     assert cli.command() == 0, arguments
-    tell(arguments[0])
+    tell(name)
 server = http.server.HTTPServer(("127.0.0.1", 0), Endpoint)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 for job in jobs:
@@ -71,8 +73,18 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     settings |= {"policy": {"small_share": "50%"}, "router": {"model": str(tiny_router(endpoints / "router"))}}
     settings["output"] = {"uri": str(endpoints / "routed")}
     (endpoints / "routed.json").write_text(json.dumps(settings))
-    commands = [["--help"], ["status", str(folder.output)], ["verify", str(folder.output)]]
-    commands += [["validate", str(endpoints / "job.json")], ["validate", folder.path]]
+    decoder = tiny_decoder(tmp_path_factory.mktemp("decoder"), chat=True)
+    weights = [f"models.{side}={{backend: transformers, model: {decoder}}}" for side in ("small", "large")]
+    changes = [f"--set={one}" for one in (*weights, f"output.uri={endpoints / 'weights'}")]
+    commands = [
+        ("--help", []),
+        ("status", [str(folder.output)]),
+        ("verify", [str(folder.output)]),
+        # Of both jobs without weights the first one's modules are among the second one's.
+        ("validate", [str(endpoints / "job.json")]),
+        ("validate", [folder.path]),
+        ("validate weights", [folder.path, *changes]),
+    ]
     jobs = [str(endpoints / name) for name in ("job.json", "routed.json")]
     run = [sys.executable, "-c", SCRIPT, json.dumps([commands, jobs])]
     done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
@@ -80,7 +92,6 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     assert "Usage: batchroute" in done.stdout
     assert "ok: 40 rows: id and prompt as in the input" in done.stdout
     lines = [json.loads(line.removeprefix("imported: ")) for line in done.stdout.splitlines() if "imported: " in line]
-    # Of both jobs that are validated the first one's modules are among the second one's.
     return {command: set(modules) for command, *modules in lines}
 
 

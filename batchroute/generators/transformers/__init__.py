@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchroute import models
+from batchroute.errors import InputError
 from batchroute.generators.backend import Backend, check_weights
 
 if TYPE_CHECKING:
@@ -16,12 +19,20 @@ if TYPE_CHECKING:
 
 
 def _check(spec: ModelSpec) -> str:
-    from transformers import AutoTokenizer
-
+    from batchroute.generators import plain_template
     from batchroute.generators.prompting import check_template
 
     words = check_weights(spec)
     path = models.resolve(spec.model)
+    plain = plain_template.read(Path(path))
+    if plain is not None:
+        # What it refuses, transformers may say better.
+        with contextlib.suppress(InputError):
+            check_template(spec, plain)
+            return words
+    # The import takes seconds.
+    from transformers import AutoTokenizer
+
     with models.loading(f"the model '{spec.model}'", path, allow_pickle=spec.allow_pickle):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=spec.trust_remote_code)
     check_template(spec, tokenizer)

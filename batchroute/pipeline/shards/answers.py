@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batchroute.config.job import Job, JobModel
@@ -149,6 +148,9 @@ def answers_of_columns(
         price: by token, or None.
         schema: as `schema_of` gives it, of texts and signals alone.
     """
+    # Its import takes longer than all else that checks of a job need of Arrow.
+    import pyarrow.compute as pc
+
     rows = responses.num_rows
     tokens = {name: responses[name].to_numpy().astype(np.int64) for name in ("input_tokens", "output_tokens")}
     total = {name: int(column.sum()) for name, column in tokens.items()}
