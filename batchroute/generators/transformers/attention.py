@@ -60,7 +60,7 @@ def attend_behind(
     before = key.shape[2] - query.shape[2]
     query = functional.pad(query, (0, 0, before, 0))
     out = functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
-    return out[:, :, before:].transpose(1, 2), None
+    return out[:, :, before:].transpose(1, 2).contiguous(), None
 
 
 def attend(

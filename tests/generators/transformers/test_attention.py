@@ -51,3 +51,5 @@ def test_behind_a_prefix_tokens_attend_to_all_before_them(heads: int, groups: in
     )
     found, _ = attend_behind(LAYER, query, keys, values, None, scaling=0.3)
     torch.testing.assert_close(found, expected.transpose(1, 2))
+    # As from transformers' own attention, which some layers view in another shape.
+    assert found.is_contiguous()
