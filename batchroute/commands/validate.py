@@ -48,6 +48,8 @@ def validate(job: Job, deep: bool = False) -> list[str]:
     if job.models.small.reader is not None:
         models.check(job.models.small.reader, router=True)
         lines.append(f"reader   {other_small_model(job) or job.models.small.reader}")
+    elif job.reader is not None and job.policy.calibrate is not None:
+        lines.append(f"reader   fitted to {job.policy.calibrate.rows:,} of tonight's rows, on {job.reader}")
     lines += [f"policy   {line}" for line in calibrated_limits(job)]
     for side in SIDES:
         lines.append(f"{side:<8} {generators.check(job.models.of(side))}")

@@ -152,12 +152,19 @@ class Job(BaseModel):
                 "router is missing: a policy that decides before the small model answers needs its scores; name one as "
                 "router.model, or set policy.decide: after"
             )
-        if self.policy.looks_after and self.policy.signals is None:
+        fitted = None if self.policy.calibrate is None else self.policy.calibrate.reader
+        if self.policy.looks_after and self.policy.signals is None and fitted is None:
             _check_signals(self.models.small)
-        if self.models.small.reader is not None and not self.policy.looks_after:
+        if self.reader is not None and not self.policy.looks_after:
             raise ValueError(
-                "models.small.confidence.reader reads answers, and the policy decides before there are any: set "
-                "policy.decide: after or auto, or leave the reader out"
+                f"{'policy.calibrate' if self.models.small.reader is None else 'models.small.confidence'}.reader reads "
+                "answers, and the policy decides before there are any: set policy.decide: after or auto, or leave the "
+                "reader out"
+            )
+        if fitted is not None and self.models.small.reader is not None:
+            raise ValueError(
+                "policy.calibrate.reader fits a reader to tonight's rows, and models.small.confidence.reader is one "
+                "already: leave one of them out"
             )
         if self.output.columns is not None and not self.json_columns:
             raise ValueError(
@@ -172,6 +179,14 @@ class Job(BaseModel):
         if self.output.table is not None and self.output.table.mode == "upsert" and self.input.id is None:
             raise ValueError("output.table.mode upsert needs input.id, the column that rows are known by")
         return self
+
+    @property
+    def reader(self) -> str | None:
+        """What reads the small model's answers: a trained reader, or the encoder of one that is fitted to tonight's
+        rows.
+        """
+        fitted = None if self.policy.calibrate is None else self.policy.calibrate.reader
+        return self.models.small.reader or fitted
 
     @property
     def json_columns(self) -> list[pa.Field]:

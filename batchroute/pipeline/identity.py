@@ -157,6 +157,7 @@ def _policy_settings(job: Job) -> dict[str, Any]:
         settings["calibrate"] = {
             **tonight.model_dump(mode="json", exclude_none=True, include={"rows", "reference", "seed"}),
             "metric": quality.describe(tonight.metric),
+            **({} if tonight.reader is None else {"reader": _encoder(tonight.reader)}),
         }
     stored = None
     if policy.looks_after:
@@ -216,6 +217,13 @@ def _reader(name: str) -> str:
         return reader_identity(name)
     except InputError as error:
         raise InputError(f"models.small.confidence.reader: {error}") from error
+
+
+def _encoder(name: str) -> str:
+    try:
+        return models.identity(name)
+    except InputError as error:
+        raise InputError(f"policy.calibrate.reader: {error}") from error
 
 
 def _input_settings(job: Job) -> dict[str, Any]:

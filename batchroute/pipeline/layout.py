@@ -11,6 +11,7 @@
     <output>.work/<run id>/cached/<shard>/*.json        which files of the cache are read, what is kept in it
     <output>.work/<run id>/cached/<shard>/<unit>        the cache's answers to rows of the shard's unit
     <output>.work/<run id>/calibrated/<unit>            what tonight's calibration measured
+    <output>.work/<run id>/reader.safetensors           heads that were fitted to tonight's calibration
     <output>.work/<run id>/read/<unit>                  what a reader made of the small shard's answers, unit by unit
     <output>.work/<run id>/calibration_read/<unit>      the same of tonight's calibration
     <output>.work/<run id>/confidence/<chunk>           confidences of the small model's answers, in input order
@@ -43,6 +44,7 @@ CACHE_FILES = "cached/{shard}/files.json"
 RECALLED = "cached/{shard}/recalled.json"
 KEPT = "kept-"
 CALIBRATED = "calibrated"
+READER = "reader.safetensors"
 READ = "read"
 CALIBRATION_READ = "calibration_read"
 CONFIDENCE = "confidence"

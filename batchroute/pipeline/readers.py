@@ -1,23 +1,89 @@
-"""The job's reader of answers: whether it is one, and whose answers it learned from."""
+"""The job's reader of answers: a trained one, or one whose heads are fitted to tonight's rows."""
 
 from __future__ import annotations
 
+import importlib.util
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batchroute import models
 from batchroute.config.job import Job
 from batchroute.errors import InputError
+from batchroute.pipeline import layout
 from batchroute.router.notes import Notes
 from batchroute.router.reading import Reads, check_reads
+from batchroute.storage.workdir import Workdir
 
-KEY = "models.small.confidence.reader"
+# torch is imported where a reader is loaded: `batchroute validate` spares it.
+if TYPE_CHECKING:
+    import torch
+
+    from batchroute.router.heads.ensemble import Ensemble
+    from batchroute.router.model import Router
+
+KEY, FITTED_KEY = "models.small.confidence.reader", "policy.calibrate.reader"
+_FITTED_TOKENS = 256
+"""Read of an answer with its prompt by an encoder whose heads are fitted to tonight's rows."""
 
 
 def check_reader(job: Job) -> None:
     """Raises:
-    InputError: the job's reader is missing or is a router of prompts, or its router is a reader of answers.
+    InputError: the job's reader is missing or is a router of prompts, its router is a reader of answers, or a reader
+        cannot be fitted here.
     """
     if job.router is not None:
         _check("router.model", job.router.model, "prompt")
     if job.models.small.reader is not None:
         _check(KEY, job.models.small.reader, "answer")
+    elif job.reader is not None:
+        try:
+            models.check(job.reader)
+        except InputError as error:
+            raise InputError(f"{FITTED_KEY}: {error}") from error
+        if importlib.util.find_spec("sklearn") is None:
+            raise InputError(f"{FITTED_KEY} needs scikit-learn: pip install 'batchroute[train]'")
+
+
+def load_encoder(job: Job, device: torch.device) -> Router:
+    """The encoder of a reader that is fitted to tonight's rows, without heads."""
+    from batchroute.router.training.encoders import frozen_encoder
+
+    assert job.reader is not None
+    started = time.perf_counter()
+    encoder = frozen_encoder(job.reader, _FITTED_TOKENS, device, reads="answer")
+    encoder.name, encoder.load_seconds = job.reader, time.perf_counter() - started
+    return encoder
+
+
+def load_reader(job: Job, work: Workdir, device: torch.device) -> Router:
+    """The trained reader, or the encoder with the heads that were fitted to tonight's rows."""
+    from batchroute.router.heads import ensemble
+    from batchroute.router.model import Router
+    from batchroute.router.neighbours import sharing
+
+    if job.models.small.reader is not None:
+        return Router.load(job.models.small.reader, device, reads="answer")
+    reader = load_encoder(job, device)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / models.HEADS_FILE).write_bytes(work.folder.read(layout.READER))
+        heads = ensemble.read(Path(folder))
+    assert heads is not None
+    reader.heads = heads.to(device)
+    reader.share(sharing(reader, reader.name, str(reader.model.dtype).removeprefix("torch.")))
+    return reader
+
+
+def has_heads(work: Workdir) -> bool:
+    """Whether heads were fitted to tonight's rows."""
+    return work.folder.exists(layout.READER)
+
+
+def put_heads(work: Workdir, heads: Ensemble) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        heads.save(Path(folder))
+        work.folder.put_new(layout.READER, (Path(folder) / models.HEADS_FILE).read_bytes())
 
 
 def _check(key: str, name: str, reads: Reads) -> None:

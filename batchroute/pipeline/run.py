@@ -31,6 +31,7 @@ from batchroute.pipeline.stages.score import score
 from batchroute.pipeline.tonight.draw import draw
 from batchroute.pipeline.tonight.figures import conclude, read_tonight
 from batchroute.pipeline.tonight.measure import measure_tonight
+from batchroute.pipeline.tonight.reader import fit_reader
 from batchroute.pipeline.tonight.way import read_way
 from batchroute.progress import Progress
 from batchroute.storage.workdir import work_root
@@ -164,4 +165,5 @@ def _calibrate_tonight(context: Context, wait: bool) -> None:
     read_answers(context, "calibration_small")
     measure_tonight(context)
     engine.barrier()
+    engine.on_rank_zero(lambda: fit_reader(context))
     engine.on_rank_zero(lambda: conclude(context))

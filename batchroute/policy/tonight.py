@@ -23,6 +23,10 @@ class CalibrateSpec(BaseModel):
         description="input column with references; large: the large model's answer is the reference, which measures "
         "likeness to it; default: 'reference' where the input has it",
     )
+    reader: str | None = Field(
+        default=None,
+        description="the encoder of a reader of answers that is fitted to these rows; a directory, hub id or embedded",
+    )
     seed: int = Field(default=0, ge=0, description="of the drawn rows")
 
     _metric_by_name = field_validator("metric", mode="before")(by_name)

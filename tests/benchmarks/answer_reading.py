@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def compare(path: str, table: QualityTable, options: argparse.Namespace, name: str = "") -> None:
-    table = _first(table, options.most)
+    table = first_responses(table, options.most)
     assert table.responses is not None
     scores = out_of_fold(table, _gap(table), options.base, options.max_length, "prompt", path)
     single = one_a_response(table)
@@ -85,7 +85,7 @@ def _gap(table: QualityTable) -> Floats:
     return Labels.fit("gap", table.small, table.large).apply(table.small, table.large).astype(np.float64)
 
 
-def _first(table: QualityTable, most: int) -> QualityTable:
+def first_responses(table: QualityTable, most: int) -> QualityTable:
     """The rows whose responses are known, with their first ones."""
     assert table.responses is not None
     known = table.take([row for row, texts in enumerate(table.responses) if texts])

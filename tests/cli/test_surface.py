@@ -182,6 +182,7 @@ JOB_KEYS: list[str] = [
     "policy.calibrate.metric.batch_size",
     "policy.calibrate.metric.dtype",
     "policy.calibrate.reference",
+    "policy.calibrate.reader",
     "policy.calibrate.seed",
     "policy.calibration",
     "policy.signals",

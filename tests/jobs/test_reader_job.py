@@ -34,6 +34,7 @@ from batchroute.storage.workdir import Workdir, run_ids
 from batchroute.tables import quality_table
 from tests.support.jobs import CutProgress, JobFolder, prompts, table
 from tests.support.tiny_heads import tiny_reader
+from tests.support.tiny_models import tiny_router
 
 ROWS = 90
 CPU = torch.device("cpu")
@@ -238,3 +239,130 @@ def test_a_wrong_reader_is_a_sentence(tmp_path: Path, reader: str, change: str, 
     job.settings["router"] = {"model": str(job.router)}
     with pytest.raises(InputError, match=words):
         validate(job.load(change.format(router=job.router, reader=reader)))
+
+
+# A reader that is fitted to tonight's rows
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_router(tmp_path_factory.mktemp("encoder") / "encoder", head=False, initializer_range=0.2))
+
+
+class Silent(EchoGenerator):
+    """Gives no log-probabilities, as an endpoint that ignores the request."""
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__(spec)
+        self._logprobs = False
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generators, "load", lambda spec, *_: Silent(spec))
+
+
+def fitted_job(folder: Path, encoder: str, **calibrate: Any) -> JobFolder:
+    """The small model's answers end after four words, so it loses where prompts have five."""
+    texts = [f"quick fox {row} apple" if row % 2 else f"river glass {row} stone number" for row in range(150)]
+    tonight = {"rows": 100, "metric": "exact_match", "reference": "large", "reader": encoder, **calibrate}
+    job = JobFolder(
+        folder,
+        table(150).with_columns(prompt=pl.Series(texts)),
+        policy={"decide": "after", "small_share": "10%", "calibrate": tonight},
+        report={"signals": True},
+    )
+    del job.settings["router"]
+    job.settings["models"]["small"]["generation"] = {"max_new_tokens": 4}
+    return job
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_reader_is_fitted_to_tonights_rows(tmp_path: Path, encoder: str) -> None:
+    job = fitted_job(tmp_path, encoder)
+    outcome = job.run()
+    concluded, answers = read_tonight(work_of(job)), job.answers()
+    assert concluded is not None
+    assert concluded.model is not None
+    assert {"reading"} < concluded.model.columns.keys() <= {"reading", "tokens", "cut"}
+    assert "a reader is fitted to 100 answers" in job.log
+    assert answers["logprob"].null_count() == 150
+    assert answers["reading"].null_count() == 0
+    # Of rows that it never saw, too, it tells which lose: not a matter of chance among 50.
+    long = pl.col("prompt").str.starts_with("river")
+    means = answers.group_by(long.alias("long")).agg(pl.col("reading").mean()).sort("long")["reading"]
+    assert means[0] > means[1] + 0.3
+    kept = answers.filter(route="small")
+    assert kept.height == 15
+    assert not kept["prompt"].str.starts_with("river").any()
+    assert outcome.report.reader is not None
+    assert (outcome.report.reader.model, outcome.report.reader.rows) == (encoder, 150)
+    assert (verify(str(job.output)).wrong, verify(str(job.output)).unchecked) == ([], [])
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_run_goes_on_after_readings_without_heads(
+    tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise StoppedError("cut")
+
+    job = fitted_job(tmp_path, encoder)
+    with monkeypatch.context() as patched:
+        patched.setattr("batchroute.pipeline.tonight.reader.put_heads", crash)
+        with pytest.raises(StoppedError):
+            job.run()
+    fitted = work_of(job).stage("calibration_read").receipts()
+    assert fitted
+    with pytest.raises(StoppedError):
+        pipeline.run(job.load(), CutProgress("deferred to the large model"))
+    job.run()
+    assert "a reader is fitted" not in job.log
+    assert work_of(job).stage("calibration_read").receipts() == fitted
+    columns = ["id", "route", "reading", "confidence"]
+    cut = job.answers().select(columns)
+    job.run(fresh=True)
+    assert cut.equals(job.answers().select(columns))
+
+
+@pytest.mark.usefixtures("silent")
+def test_rows_that_teach_nothing_are_a_sentence(tmp_path: Path, encoder: str) -> None:
+    job = fitted_job(tmp_path, encoder)
+    job.settings["models"]["small"]["generation"] = {"max_new_tokens": 8}
+    with pytest.raises(InputError, match=r"policy.calibrate.reader: both models' qualities differ by the same on all"):
+        job.run()
+
+
+def test_without_a_lesson_other_signals_decide(tmp_path: Path, encoder: str) -> None:
+    job = fitted_job(tmp_path, encoder)
+    job.settings["models"]["small"]["generation"] = {"max_new_tokens": 8}
+    job.run()
+    assert "no reader is fitted: both models' qualities differ by the same on all measured rows" in job.log
+    answers = job.answers()
+    assert answers["reading"].null_count() == 150
+    assert answers["confidence"].null_count() == 0
+
+
+def test_another_encoder_is_another_run(tmp_path: Path, encoder: str) -> None:
+    job, other = fitted_job(tmp_path, encoder), tmp_path / "other"
+    shutil.copytree(encoder, other)
+    copy = f"policy.calibrate.reader={other}"
+    assert identify(job.load()).run_id == identify(job.load(copy)).run_id
+    (other / "note.txt").write_text("trained again")
+    assert identify(job.load()).run_id != identify(job.load(copy)).run_id
+    assert f"reader   fitted to 100 of tonight's rows, on {encoder}" in validate(job.load())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["policy.decide=before"], r"policy.calibrate.reader reads answers, and the policy decides before there are"),
+        (["policy.calibrate.reader=/no/where"], r"policy.calibrate.reader: .*'/no/where' does not exist"),
+        (["models.small.confidence.reader=x"], r"policy.calibrate.reader fits a reader to tonight's rows, and models"),
+    ],
+)
+def test_a_wrong_encoder_is_a_sentence(tmp_path: Path, encoder: str, changes: list[str], words: str) -> None:
+    job = fitted_job(tmp_path, encoder)
+    job.settings["router"] = {"model": str(job.router)}
+    with pytest.raises(InputError, match=words):
+        validate(job.load(*changes))

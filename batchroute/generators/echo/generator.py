@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -63,8 +63,8 @@ class EchoGenerator:
         ends = pa.repeat(pa.scalar("stop"), len(prompts))
         columns = {"text": prompts, "finish_reason": ends, "input_tokens": words, "output_tokens": words}
         if self._logprobs:
-            checksums = [zlib.crc32(text) for chunk in chunks for text in _encoded(chunk)]
-            logprob = _LEAST * (1 - np.array(checksums, np.float64) / _CHECKSUMS)
+            checksums = np.concatenate([np.empty(0), *(_checksums(chunk) for chunk in chunks)])
+            logprob = _LEAST * (1 - checksums / _CHECKSUMS)
             for name, values in (("logprob", logprob), ("logprob_low", 2 * logprob)):
                 columns[name] = pa.array(values, mask=words == 0)
         return pa.table(columns)
@@ -126,10 +126,10 @@ def _buffers(texts: pa.LargeStringArray) -> tuple[NDArray[np.int64], NDArray[np.
     return places - places[0], np.frombuffer(data or b"", np.uint8)[places[0] : places[-1]]
 
 
-def _encoded(texts: pa.LargeStringArray) -> Iterator[bytes]:
+def _checksums(texts: pa.LargeStringArray) -> NDArray[np.float64]:
     places, data = _buffers(texts)
-    whole = data.tobytes()
-    return (whole[start:stop] for start, stop in itertools.pairwise(places.tolist()))
+    whole, ends = data.tobytes(), places.tolist()
+    return np.array([zlib.crc32(whole[start:stop]) for start, stop in itertools.pairwise(ends)], np.float64)
 
 
 def _words(texts: pa.LargeStringArray) -> NDArray[np.int32]:

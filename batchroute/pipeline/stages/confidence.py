@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,18 +19,21 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.recorded import recorded_signals
 from batchroute.pipeline.shards.answers import model_of, schema_of
 from batchroute.pipeline.shards.names import Shard
-from batchroute.pipeline.stages.read import with_readings
+from batchroute.pipeline.stages.read import is_read, readings_of, with_readings
 from batchroute.policy.settings import Scores
 from batchroute.storage.receipts import Facts
 
 SCHEMA = pa.schema([pa.field("position", pa.int64()), pa.field("confidence", pa.float32())])
 _SIGNALS = ("logprob", "logprob_low", "agreement")
-_COLUMNS = ("position", "copy_of", "error_type", "finish_reason", "output_tokens", "cost", *_SIGNALS)
+_COLUMNS = ("position", "copy_of", "error_type", "cost", *_SIGNALS)
+_FITTED_COLUMNS = (*_COLUMNS, "finish_reason", "output_tokens")
+"""A fitted model also reads how long an answer is, and how it ended."""
 _ANSWERED: tuple[Shard, ...] = ("small", "calibration_small")
 
 NOTHING_TOLD = (
     "policy.decide: the small model's answers tell nothing: they came without log-probabilities, and no samples were "
-    "taken; set samples or a reader in models.small.confidence, or decide before, and start again with --fresh"
+    "taken; set samples or a reader in models.small.confidence, or policy.calibrate.reader, or decide before, and start "
+    "again with --fresh"
 )
 
 Mask = NDArray[np.bool_]
@@ -66,19 +69,19 @@ def read_told(context: Context, model: ConfidenceModel | None, scores: Scores) -
     """
     rows = context.snapshot.rows
     confidence = np.full(rows, np.nan, np.float32)
-    alone = [name for name in UNFITTED if name != "reading" or context.job.models.small.reader is not None]
+    alone = [name for name in UNFITTED if name != "reading" or is_read(context, "small")]
     raw = None if model is not None else {name: confidence.copy() for name in alone}
     paid = None if context.snapshot.price("small") is None else np.zeros(rows, np.int64)
     answers, tells = 0, False
     recorded = recorded_signals(context)
     asked, gone_on = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
     copies, originals = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    columns = _columns(context)
+    columns = _columns(context, _COLUMNS if model is None else _FITTED_COLUMNS)
     for shard in _ANSWERED:
         stage = context.work.stage(shard)
-        units = list(stage.receipts())
+        units, readings = list(stage.receipts()), readings_of(context, shard)
         for unit, read in zip(units, stage.tables(units, columns), strict=True):
-            table = with_readings(context, shard, unit, read)
+            table = with_readings(readings, unit, read)
             positions = table["position"].to_numpy()
             asked[positions] = shard == "small"
             if paid is not None:
@@ -119,11 +122,9 @@ def signals_at(context: Context, positions: Positions, scores: Scores) -> tuple[
         positions: of all rows of the shard, ascending.
         scores: of these rows.
     """
-    stage = context.work.stage("calibration_small")
-    tables = [
-        with_readings(context, "calibration_small", unit, stage.read(unit, _columns(context)))
-        for unit in stage.receipts()
-    ]
+    stage, readings = context.work.stage("calibration_small"), readings_of(context, "calibration_small")
+    columns = _columns(context, _FITTED_COLUMNS)
+    tables = [with_readings(readings, unit, stage.read(unit, columns)) for unit in stage.receipts()]
     table = pa.concat_tables(tables).sort_by("position")
     assert np.array_equal(table["position"].to_numpy(), positions)
     recorded = {name: values[positions] for name, values in recorded_signals(context).items()}
@@ -138,15 +139,10 @@ def signals_of(answers: pa.Table, scores: Scores, recorded: Mapping[str, Scores]
     """
     there = answers.column_names
     told = {name: _floats(answers[name]) for name in (*_SIGNALS, "reading") if name in there}
-    cut = pc.fill_null(pc.equal(answers["finish_reason"], "length"), False).to_numpy().astype(np.float64)
-    return Signals.of(
-        answers.num_rows,
-        recorded,
-        **told,
-        tokens=_floats(answers["output_tokens"]),
-        cut=cut,
-        score=scores.astype(np.float64),
-    )
+    if "finish_reason" in there:
+        ends = pc.fill_null(pc.equal(answers["finish_reason"], "length"), False)
+        told |= {"cut": ends.to_numpy().astype(np.float64), "tokens": _floats(answers["output_tokens"])}
+    return Signals.of(answers.num_rows, recorded, **told, score=scores.astype(np.float64))
 
 
 def put_confidences(context: Context, confidence: Scores) -> None:
@@ -161,10 +157,10 @@ def put_confidences(context: Context, confidence: Scores) -> None:
             stage.commit(Facts.of(stage.run_id, chunk.unit, chunk.positions), SCHEMA, table.to_batches())
 
 
-def _columns(context: Context) -> list[str]:
+def _columns(context: Context, wanted: Sequence[str]) -> list[str]:
     """Units of a model that is asked for no signals lack their columns."""
     there = schema_of(model_of(context.job, "small")).names
-    return [name for name in _COLUMNS if name in there]
+    return [name for name in wanted if name in there]
 
 
 def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:

@@ -215,7 +215,7 @@ class GenerateWorker:
         Raises:
             InputError: the policy looks at the small model's answers, and they come without signals.
         """
-        policy, reader = pieces.context.job.policy, pieces.model.reader
+        policy, reader = pieces.context.job.policy, pieces.context.job.reader
         if pieces.side != "small" or not policy.looks_after or policy.signals is not None or reader is not None:
             return
         texts = [one for one in responses if one.answered and one.text]

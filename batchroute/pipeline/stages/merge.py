@@ -177,7 +177,8 @@ class _ShardAnswers:
         fields = [field for field in possible if field.name in (*_NEEDED, *added)]
         self._schema = pa.schema([*fields, _SHARD])
         self._context = context
-        self._is_read = READING in fields and shard in READ and bool(context.work.stage(READ[shard]).receipts())
+        read = READING in fields and shard in READ and bool(context.work.stage(READ[shard]).receipts())
+        self._readings = context.work.stage(READ[shard]) if read else None
         # What the large model tells of its answers is in no output.
         untold = {field.name for field in SIGNALS} if side_of(shard) == "large" else set()
         self._wanted = [field.name for field in fields if field.name not in untold]
@@ -241,9 +242,7 @@ class _ShardAnswers:
     def _read_piece(self, number: int) -> pa.Table:
         piece = self._pieces[number]
         table = self._stage.read(piece.unit, self._wanted, all_there=False)
-        if self._is_read:
-            table = with_readings(self._context, self._shard, piece.unit, table)
-        table = self._routed(table)
+        table = self._routed(with_readings(self._readings, piece.unit, table))
         return (
             table if self._escalated is None else _replaced(table, self._escalated.within(piece.first, piece.last + 1))
         )

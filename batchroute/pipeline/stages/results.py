@@ -42,7 +42,7 @@ def signals_of(job: Job) -> tuple[pa.Field, ...]:
     """The signals that the output shows."""
     if not job.report.signals:
         return ()
-    return SIGNALS if job.models.small.reader is None else (*SIGNALS, READING)
+    return SIGNALS if job.reader is None else (*SIGNALS, READING)
 
 
 def results_of(job: Job) -> pa.Schema:

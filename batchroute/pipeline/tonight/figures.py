@@ -26,10 +26,10 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.groups import groups_of
 from batchroute.pipeline.shards.answers import FROM_CACHE, full_costs, model_of
 from batchroute.pipeline.stages.confidence import signals_at
-from batchroute.pipeline.stages.read import reader_usage
+from batchroute.pipeline.stages.read import cost_of_reading
 from batchroute.pipeline.tonight.draw import FEWEST_ROWS
 from batchroute.pipeline.tonight.drawn import SHARDS, read_drawn
-from batchroute.pipeline.tonight.measure import measured
+from batchroute.pipeline.tonight.measure import measured, qualities_of
 from batchroute.pipeline.tonight.notes import Measured, notes
 from batchroute.pipeline.tonight.way import choose, put_way, ways_of
 from batchroute.policy.decision import members_of
@@ -141,15 +141,13 @@ def _priced(context: Context, rows: _Rows, confidence: Scores) -> PricedRows | N
     known = rows.known & ~np.isnan(rows.scores)
     scored = context.work.stage(layout.SCORE).receipts().values()
     router = router_usage("", context.snapshot.price("router"), scored).cost
-    reader = reader_usage(context)
-    read = 0.0 if reader is None or reader.cost is None else float(reader.cost) / max(1, reader.rows)
     return PricedRows(
         small=rows.small[known],
         large=rows.large[known],
         confidence=confidence[known],
         score=rows.scores[known],
         small_cost=(rows.costs["small"][known] - rows.signal_cost[known]) / PICO,
-        signal_cost=rows.signal_cost[known] / PICO + read,
+        signal_cost=(rows.signal_cost[known] + cost_of_reading(context)) / PICO,
         large_cost=rows.costs["large"][known] / PICO,
         group=np.unique(rows.prompts[known], return_inverse=True)[1].astype(np.intp),
         router_cost=0.0 if router is None else float(router) / max(1, context.snapshot.rows),
@@ -191,7 +189,7 @@ class _Rows:
     @classmethod
     def read(cls, context: Context, positions: Positions, qualities: pa.Table) -> _Rows:
         scores, tokens, prompts = _scored(context, positions)
-        small, large = (_quality(qualities[f"{side}_quality"]) for side in SIDES)
+        small, large = (qualities_of(qualities, side) for side in SIDES)
         signals, answered = signals_at(context, positions, scores)
         known = ~np.isnan(small) & ~np.isnan(large) & answered
         lengths = {side: found for side in SIDES if (found := _lengths(context, side, positions, tokens)) is not None}
@@ -256,10 +254,6 @@ def _scored(context: Context, positions: Positions) -> tuple[Scores, NDArray[np.
             tokens[first:last] = table["tokens"].fill_null(0).to_numpy()
             prompts[first:last] = [digest.hex() for digest in table["digest"].to_pylist()]
     return scores_of(context, positions, np.nan), tokens, np.array(prompts)
-
-
-def _quality(column: pa.ChunkedArray) -> Floats:
-    return np.array([qualities[0] if qualities else np.nan for qualities in column.to_pylist()], np.float64)
 
 
 def _lengths(context: Context, side: Side, positions: Positions, router_tokens: NDArray[np.int32]) -> Lengths | None:

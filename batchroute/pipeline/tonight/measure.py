@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from batchroute import quality
 from batchroute.config.job import Job
 from batchroute.engines.base import Pool
 from batchroute.errors import InputError
-from batchroute.fields import LARGE, SIDES
+from batchroute.fields import LARGE, SIDES, Side
 from batchroute.pipeline import layout
 from batchroute.pipeline.audit.rows import AuditAnswers
 from batchroute.pipeline.context import Context
@@ -58,6 +59,12 @@ def measured(work: Workdir, drawn: Drawn) -> pa.Table:
     """The qualities of the drawn rows, in order."""
     stage = work.stage(layout.CALIBRATED)
     return pa.concat_tables([SCHEMA.empty_table(), *(stage.read(span.unit) for span in drawn.spans())])
+
+
+def qualities_of(measured: pa.Table, side: Side) -> NDArray[np.float64]:
+    """The quality of a model's answer to each row of `measured`; NaN where it is not known."""
+    column = measured[f"{side}_quality"].to_pylist()
+    return np.array([qualities[0] if qualities else np.nan for qualities in column], np.float64)
 
 
 def _measurer(context: Context) -> Measurer:
