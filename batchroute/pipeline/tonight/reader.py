@@ -147,9 +147,12 @@ def _learn(
     readings[known] = learned.scores
     fit_seconds = encoder.load_seconds + time.perf_counter() - started - read_seconds
     stage, start = context.work.stage(READ[_SHARD]), 0
+    done = stage.receipts()
     for number, (piece, one) in enumerate(zip(pieces, unread, strict=True)):
         own = slice(start, start + len(one.texts))
         start = own.stop
+        if piece.unit in done:
+            continue
         counts = {
             "tokens": int(encoded.tokens[own].sum()),
             "truncated": int((encoded.tokens[own] > encoded.lengths[own]).sum()),
