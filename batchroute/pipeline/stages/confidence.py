@@ -32,8 +32,8 @@ _ANSWERED: tuple[Shard, ...] = ("small", "calibration_small")
 
 NOTHING_TOLD = (
     "policy.decide: the small model's answers tell nothing: they came without log-probabilities, and no samples were "
-    "taken; set samples or a reader in models.small.confidence, or policy.calibrate.reader, or decide before, and start "
-    "again with --fresh"
+    "taken; set samples or a reader in models.small.confidence, or policy.calibrate.reader, or decide before, and "
+    "start again with --fresh"
 )
 
 Mask = NDArray[np.bool_]
