@@ -14,11 +14,11 @@ import typer
 
 from batchroute import __version__
 from batchroute.cli.ending import Commands, Ended, report_end, report_thread
-from batchroute.cli.importing import without_pandas
 from batchroute.cli.measuring import measuring_app
 from batchroute.cli.options import JobFile, JsonLogs, Output, Overrides, StorageOptions, storage_options
 from batchroute.cli.router import router_app
 from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, Terminated
+from batchroute.importing import uncollected, without_pandas
 
 # With Python's default, garbage collection takes a tenth of the start-up time, and more for the rows of each piece.
 # Price: cyclic garbage takes some megabytes longer.
@@ -128,9 +128,10 @@ def run(
     ] = "local",
 ) -> None:
     """Run a job, or go on with one that was stopped. Run it again after success: nothing is done twice."""
-    without_pandas()
-    from batchroute.commands.run import Options
-    from batchroute.commands.run import run as run_command
+    with uncollected():
+        without_pandas()
+        from batchroute.commands.run import Options
+        from batchroute.commands.run import run as run_command
 
     options = Options(
         fresh, retry_failed, not no_wait, json_logs, processes, nodes, node_rank, master, max_restarts, engine
@@ -145,9 +146,10 @@ def validate(
     deep: Annotated[bool, typer.Option("--deep", help="Also try a load of no rows into output.table.")] = False,
 ) -> None:
     """Check a job's file, input, columns, models and output without running it."""
-    without_pandas()
-    from batchroute.commands.validate import validate as check
-    from batchroute.config import loading
+    with uncollected():
+        without_pandas()
+        from batchroute.commands.validate import validate as check
+        from batchroute.config import loading
 
     for line in check(loading.load(job_file, overrides or ()), deep):
         typer.echo(line)
@@ -163,11 +165,12 @@ def plan(
     ] = False,
 ) -> None:
     """Show what a run would do, cost and lose, without generating anything."""
-    without_pandas()
-    from batchroute.commands import simulate
-    from batchroute.commands.plan import make_plan, show
-    from batchroute.config import loading
-    from batchroute.progress import for_this_terminal
+    with uncollected():
+        without_pandas()
+        from batchroute.commands import simulate
+        from batchroute.commands.plan import make_plan, show
+        from batchroute.config import loading
+        from batchroute.progress import for_this_terminal
 
     job = loading.load(job_file, overrides or ())
     if simulated:
@@ -202,8 +205,9 @@ def status(output: Output, storage: StorageOptions = None) -> None:
 @app.command()
 def verify(output: Output, storage: StorageOptions = None) -> None:
     """Check a committed output: every hash and row count, and ids, prompts and their order against the input."""
-    without_pandas()
-    from batchroute.commands.verify import verify as check
+    with uncollected():
+        without_pandas()
+        from batchroute.commands.verify import verify as check
 
     findings = check(output, storage_options(storage))
     for line in findings.checked:

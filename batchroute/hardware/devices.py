@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from batchroute.importing import uncollected
+
 if TYPE_CHECKING:
     import torch
 
@@ -111,7 +113,8 @@ def free_memory(device: torch.device) -> None:
 
 def of_rank(local_rank: int) -> torch.device:
     """The accelerator of this machine's rank number `local_rank`, or the CPU if there is none."""
-    import torch
+    with uncollected():
+        import torch
 
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from batchroute import models
 from batchroute.errors import InputError
 from batchroute.generators.backend import Backend, check_weights
+from batchroute.importing import uncollected
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,8 @@ def _check(spec: ModelSpec) -> str:
 
 
 def _load(spec: ModelSpec, device: Callable[[], torch.device], gpus: Sequence[int] | None) -> Generator:
-    from batchroute.generators.transformers.generator import TransformersGenerator
+    with uncollected():
+        from batchroute.generators.transformers.generator import TransformersGenerator
 
     return TransformersGenerator(spec, device(), gpus)
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from batchroute.importing import uncollected
 from batchroute.pipeline import layout, sharing
 from batchroute.pipeline.context import Context
 from batchroute.prompt import Prompt, as_text, other_than_text
@@ -136,7 +137,8 @@ def unscored(prompts: Sequence[Prompt]) -> Scores:
 
 
 def load_router(context: Context) -> Router:
-    from batchroute.router.model import Router
+    with uncollected():
+        from batchroute.router.model import Router
 
     spec = context.job.router
     assert spec is not None

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from batchroute.importing import uncollected
+
+
+def test_nothing_is_collected_within_and_the_collector_is_as_it_was_behind() -> None:
+    assert gc.isenabled()
+    frozen = gc.get_freeze_count()
+    try:
+        with pytest.raises(ImportError), uncollected():
+            assert not gc.isenabled()
+            with uncollected():
+                pass
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > frozen
+    finally:
+        gc.unfreeze()
