@@ -15,6 +15,7 @@ the commands that only look.
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import functools
 import importlib
@@ -34,6 +35,7 @@ import psutil
 import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import batchroute
 from batchroute import models
 from batchroute.models import quiet_transformers
 from tests.benchmarks.job_without_models import child, write_job
@@ -50,6 +52,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="the rows with one of these words")
     parser.add_argument("--quick", action="store_true", help="each once")
     arguments = parser.parse_args()
+    # As pip does when it installs.
+    compileall.compile_dir(Path(batchroute.__file__).parent, quiet=1)
     with tempfile.TemporaryDirectory() as name, ServerProcess(Path(name) / "server", strict=False) as server:
         folder = Path(name)
         run = ["-m", "batchroute", "run", _write_job(folder), "--json-logs"]
@@ -87,7 +91,7 @@ def main() -> None:
             for rule, measure in rules.items():
                 found[rule].append(measure())
                 print(f"{rule}: {found[rule][-1]:.2f} s", file=sys.stderr, flush=True)
-        looking = processor_seconds(folder, run[3], 1 if arguments.quick else 5)
+        looking = processor_seconds(folder, run[3], embedded[3], 1 if arguments.quick else 5)
     print("| until the first unit begins | seconds | processor seconds |")
     print("|---|---|---|")
     for rule, seconds in found.items():
@@ -100,13 +104,19 @@ def main() -> None:
     print(json.dumps({"cores": os.cpu_count(), "seconds": found, "processor": processor, "commands": looking}))
 
 
-def processor_seconds(folder: Path, job: str, repeats: int) -> dict[str, float]:
-    """Of `--help`, and of the commands that look at a small job's output, or check the job; the median."""
+def processor_seconds(folder: Path, job: str, embedded: str, repeats: int) -> dict[str, float]:
+    """Of `--help`, and of the commands that look at a small job's output, or check a job; the median."""
     output = str(folder / "looked-at")
     child([sys.executable, "-m", "batchroute", "run", job, "--set", f"output.uri={output}"])
-    commands = {"--help": [], "status": [output], "verify": [output], "validate": [job]}
+    commands = {
+        "--help": ["--help"],
+        "status": ["status", output],
+        "verify": ["verify", output],
+        "validate": ["validate", job],
+        "validate, embedded models": ["validate", embedded],
+    }
     return {
-        name: statistics.median(child([sys.executable, "-m", "batchroute", name, *rest])[1] for _ in range(repeats))
+        name: statistics.median(child([sys.executable, "-m", "batchroute", *rest])[1] for _ in range(repeats))
         for name, rest in commands.items()
     }
 

@@ -105,11 +105,11 @@ class BertEncoder(nn.Module):
         """
         Args:
             input_ids: int64 [rows, tokens].
-            attention_mask: [rows, tokens], 0 for padding; None if no row is padded.
+            attention_mask: [rows, tokens], 0 for padding; None if no row is padded, which is faster.
             token_type_ids: int64 [rows, tokens], 0 unless given.
         """
         mask = None
-        if attention_mask is not None and not attention_mask.all():
+        if attention_mask is not None:
             mask = attention_mask.bool()[:, None, None, :].expand(-1, 1, input_ids.shape[1], -1)
         hidden = self.embeddings(input_ids, token_type_ids)
         *before, last = self.encoder.layer  # type: ignore[misc]
