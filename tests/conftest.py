@@ -9,6 +9,8 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+# Of the processes that tests start too. torch reads it when it is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import platform
@@ -96,6 +97,7 @@ def load_id(run_id: str, source: dict[str, Any]) -> str:
     return f"{run_id}-{source['attempt']}" if source else run_id
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """The versions of what the results depend on."""
     packages = ("batchroute", "torch", "transformers", "tokenizers", "accelerate", "pyarrow", "polars")

@@ -28,6 +28,8 @@ def fork_ranks(register: Path) -> None:
     """
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
+    # The tests set it for their own sake; a launcher is to divide the cores.
+    os.environ.pop("OMP_NUM_THREADS", None)
     register.mkdir(exist_ok=True)
 
     def popen(self: Any, args: Sequence[str], env: Mapping[str, str]) -> _Forked:

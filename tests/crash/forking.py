@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.support.pictures import undrawn
+from tests.support import pictures
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.crash.imports"])
@@ -132,11 +132,10 @@ def _attempt(
     from batchroute.errors import EXIT_TERMINATED, BatchrouteError, Terminated
     from batchroute.pipeline import run as job
     from batchroute.progress import PlainProgress
-    from batchroute.reports.page import plots
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    plots.svg = undrawn
+    pictures.draw_nothing()
     if prepare is not None:
         prepare()
     with open(log, "a", buffering=1) as lines:
@@ -172,10 +171,9 @@ def _command(
     import torch
 
     from batchroute import cli
-    from batchroute.reports.page import plots
 
     torch.set_num_threads(1)
-    plots.svg = undrawn
+    pictures.draw_nothing()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with open(log, "a", buffering=1) as lines:
         _watch(lines, None)

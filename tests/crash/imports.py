@@ -9,6 +9,7 @@ import accelerate  # noqa: F401
 import matplotlib.backends.backend_svg
 import matplotlib.figure
 import matplotlib.ticker  # noqa: F401
+import prometheus_client  # noqa: F401
 import rouge_score.rouge_scorer  # noqa: F401
 import s3fs  # noqa: F401
 import torch.distributed.launcher.api  # noqa: F401
@@ -22,6 +23,8 @@ import batchroute.commands.run
 import batchroute.generators.echo.generator
 import batchroute.generators.transformers.generator
 import batchroute.pipeline.run
+import batchroute.quality.text
+import batchroute.reports.export.focus
 import batchroute.router.model
 import batchroute.router.scoring
 import batchroute.storage.reading

@@ -210,7 +210,8 @@ def test_on_a_terminal_a_cluster_of_its_own_leaves_no_line_of_ray(tmp_path: Path
     command = [sys.executable, "-m", "batchroute", "run", folder.path, "--engine", "ray"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"PYTHONPATH": os.getcwd(), "HF_HUB_OFFLINE": "1", "HOME": "/proc/nobody"}
-    environment |= {"MPLCONFIGDIR": str(tmp_path), "TERM": "xterm"}
+    # Its workers, as those of the other clusters of these tests, are not to wait for other tests.
+    environment |= {"MPLCONFIGDIR": str(tmp_path), "TERM": "xterm", "RAY_worker_niceness": "0"}
     screen, terminal = pty.openpty()
     process = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment, cwd=tmp_path)
     os.close(terminal)
