@@ -9,6 +9,9 @@ import accelerate  # noqa: F401
 import matplotlib.backends.backend_svg
 import matplotlib.figure
 import matplotlib.ticker  # noqa: F401
+import openai.resources.batches
+import openai.resources.chat.completions
+import openai.resources.files  # noqa: F401
 import prometheus_client  # noqa: F401
 import rouge_score.rouge_scorer  # noqa: F401
 import s3fs  # noqa: F401
@@ -20,7 +23,12 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 import batchroute.cli
 import batchroute.commands.label.pipeline
 import batchroute.commands.run
+import batchroute.generators.batch.anthropic
+import batchroute.generators.batch.gemini
+import batchroute.generators.batch.mistral
 import batchroute.generators.echo.generator
+import batchroute.generators.openai.batch_api
+import batchroute.generators.openai.generator
 import batchroute.generators.transformers.generator
 import batchroute.pipeline.run
 import batchroute.quality.text
