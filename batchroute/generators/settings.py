@@ -96,6 +96,9 @@ class Confidence(BaseModel):
 class WeightsSettings(BaseModel):
     """Settings of a model whose weights a backend loads."""
 
+    # pydantic's checks of a model that is read only as a part of others would be made for nothing, at every start.
+    model_config = ConfigDict(defer_build=True)
+
     batch_size: int | Literal["auto"] = Field(
         default="auto", description="rows generated at a time: up to 64 on CPU, what fits the memory of a GPU"
     )
@@ -130,6 +133,8 @@ class WeightsSettings(BaseModel):
 
 class ApiSettings(BaseModel):
     """Settings of a model behind an endpoint."""
+
+    model_config = ConfigDict(defer_build=True)
 
     provider: Literal["openai", "anthropic", "gemini", "mistral"] | None = Field(
         default=None, description="whose Batch API the backend batch asks"
