@@ -78,7 +78,7 @@ def _job(tmp_path: Path) -> str:
     pl.DataFrame({"prompt": texts, "reference": texts}).write_parquet(tmp_path / "in.parquet")
     tiny_decoder(tmp_path / "decoder", chat=False)
     model = {
-        "backend": "transformers", "model": str(tmp_path / "decoder"), "generation": {"max_new_tokens": 8},
+        "backend": "transformers", "model": str(tmp_path / "decoder"), "generation": {"max_new_tokens": 4},
         "batch_size": 8,
     }  # fmt: skip
     settings = {
