@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchroute.errors import BatchrouteError
 from batchroute.router.plain import bert, tokenizer
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ def load(
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         reads = tokenizer.read(folder)
         model = bert.read(folder, config, headless, dtype) if reads is not None else None
-    # Of a damaged file, transformers' own error is the better one.
+    except BatchrouteError:
+        # The run ends, such as by a signal that came in the meantime.
+        raise
     except Exception:
+        # Of a damaged file, transformers' own error is the better one.
         return None
     return None if reads is None or model is None else (model, reads)

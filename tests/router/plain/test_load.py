@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertModel, BertTokenizer
 
+from batchroute.errors import StoppedError
 from batchroute.router import plain
 from batchroute.router.loading import load
 from batchroute.router.model import Router
@@ -140,6 +141,15 @@ def test_whatever_is_unusual_is_left_to_transformers(tmp_path: Path, folder: Pat
     assert plain.load(tmp_path, False, torch.float32) is not None
     UNUSUAL[what](tmp_path)
     assert plain.load(tmp_path, False, torch.float32) is None
+
+
+def test_the_end_of_the_run_is_no_damaged_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*_: object) -> None:
+        raise StoppedError("rank 1 of 2 died")
+
+    monkeypatch.setattr("batchroute.router.plain.bert.load_file", end)
+    with pytest.raises(StoppedError):
+        plain.load(folder, False, torch.float32)
 
 
 def test_an_encoder_is_no_classifier(folder: Path) -> None:
