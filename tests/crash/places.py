@@ -69,11 +69,10 @@ class Place:
         The crash itself need not be repeated: all that an attempt knows of the ones before it is what they stored.
         """
         self.new_output()
-        filesystem = self.filesystem()
-        for name, content in moment.items():
-            if not self.output.startswith("s3:"):
-                Path(f"{self.output}{name}").parent.mkdir(parents=True, exist_ok=True)
-            filesystem.pipe_file(f"{self.output}{name}", content)
+        for name in () if self.output.startswith("s3:") else moment:
+            Path(f"{self.output}{name}").parent.mkdir(parents=True, exist_ok=True)
+        if moment:
+            self.filesystem().pipe({f"{self.output}{name}": content for name, content in moment.items()})
         self.end_as(calm)
 
     def end_as(self, calm: pl.DataFrame) -> None:
@@ -100,22 +99,26 @@ class Place:
         endpoint = self.environment.get("AWS_ENDPOINT_URL")
         return {"aws_endpoint_url": endpoint} if endpoint else None
 
-    def files(self, folder: str = "") -> dict[str, bytes]:
-        """Every file of the output and its work folder that is under `folder`, and what it holds."""
+    def files(self, folder: str = "", wanted: Callable[[str], bool] = bool) -> dict[str, bytes]:
+        """Every file of the output and its work folder that is under `folder`, and what it holds.
+
+        Args:
+            wanted: by its name; the others are not read.
+        """
         filesystem = self.filesystem()
         contents: dict[str, bytes] = {}
         for root in (self.output, f"{self.output}.work"):
             entries = filesystem.find(f"{root}/{folder}".rstrip("/"), detail=True).items()
             # The server lists an emptied folder as an entry of its own.
-            names = [name for name, entry in entries if entry["type"] == "file" and entry["size"] > 0]
-            contents |= {name: filesystem.cat_file(name) for name in names}
+            names = [name for name, entry in entries if entry["type"] == "file" and entry["size"] > 0 and wanted(name)]
+            contents |= filesystem.cat(names) if names else {}
         return contents
 
     def receipts(self) -> dict[str, bytes]:
         """Of the units, by the name that the log has for them."""
         scheme = "" if is_local(self.base) else self.base.partition("bucket/")[0]
-        names = self.files().items()
-        return {scheme + name: data for name, data in names if name.rsplit("/", 1)[-1][:-5].isdigit()}
+        of_units = self.files(wanted=lambda name: name.rsplit("/", 1)[-1][:-5].isdigit())
+        return {scheme + name: data for name, data in of_units.items()}
 
     def committed(self) -> bool:
         return bool(self.filesystem().exists(f"{self.output}/manifest.json"))
