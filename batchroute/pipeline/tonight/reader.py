@@ -24,6 +24,7 @@ from batchroute.pipeline.stages.read import Unread, put_readings
 from batchroute.pipeline.tonight.drawn import read_drawn
 from batchroute.pipeline.tonight.measure import measured, qualities_of
 from batchroute.storage.receipts import Receipt
+from batchroute.storage.units import Stage
 from batchroute.words import plural
 
 if TYPE_CHECKING:
@@ -60,9 +61,10 @@ def fit_reader(context: Context) -> None:
     )
     reason = rows.nothing_to_learn()
     if reason is None:
-        heads = _learn(context, rows, spec.seed, pieces, unread)
+        fitted = _fit(context, rows, spec.seed)
+        _put_readings(context.work.stage(READ[_SHARD]), fitted, pieces, unread)
         # Last: whoever finds the heads finds all readings.
-        put_heads(context.work, heads)
+        put_heads(context.work, fitted.heads)
         return
     signals, _ = signals_at(context, positions, np.full(len(positions), np.nan, np.float32))
     if not signals.tells:
@@ -105,10 +107,27 @@ class _Answers:
         return "both models' qualities differ by the same on all measured rows" if np.ptp(gaps) == 0.0 else None
 
 
-def _learn(
-    context: Context, rows: _Answers, seed: int, pieces: Sequence[Receipt], unread: Sequence[Unread]
-) -> Ensemble:
-    """Fit heads, and put the readings of all units."""
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """Heads, and what they make of the answers; arrays of shape [answers].
+
+    Attributes:
+        tokens, read: of the texts, and how many of them the encoder read.
+        read_seconds: that the encoder took; `seconds` are all others, loading it among them.
+    """
+
+    heads: Ensemble
+    readings: NDArray[np.float32]
+    tokens: NDArray[np.int32]
+    read: NDArray[np.int32]
+    read_seconds: float
+    seconds: float
+
+
+def _fit(context: Context, rows: _Answers, seed: int) -> _Fitted:
+    """Raises:
+    InputError: the encoder gives no numbers.
+    """
     from batchroute.router.evaluation.curves import MeanQualities
     from batchroute.router.heads.features import TextParts
     from batchroute.router.labels import Labels
@@ -145,21 +164,22 @@ def _learn(
     heads = learned.ensemble
     readings, _ = heads.score(states, TextParts.of(rows.texts, heads.projection))
     readings[known] = learned.scores
-    fit_seconds = encoder.load_seconds + time.perf_counter() - started - read_seconds
-    stage, start = context.work.stage(READ[_SHARD]), 0
-    done = stage.receipts()
+    seconds = encoder.load_seconds + time.perf_counter() - started - read_seconds
+    return _Fitted(heads, readings, encoded.tokens, encoded.lengths, read_seconds, seconds)
+
+
+def _put_readings(stage: Stage, fitted: _Fitted, pieces: Sequence[Receipt], unread: Sequence[Unread]) -> None:
+    """Of the units that have none yet."""
+    done, start = stage.receipts(), 0
     for number, (piece, one) in enumerate(zip(pieces, unread, strict=True)):
         own = slice(start, start + len(one.texts))
         start = own.stop
         if piece.unit in done:
             continue
-        counts = {
-            "tokens": int(encoded.tokens[own].sum()),
-            "truncated": int((encoded.tokens[own] > encoded.lengths[own]).sum()),
-        }
+        tokens = fitted.tokens[own]
+        counts = {"tokens": int(tokens.sum()), "truncated": int((tokens > fitted.read[own]).sum())}
         seconds = {
-            "seconds": read_seconds * len(one.texts) / len(rows.texts),
-            "load_seconds": 0.0 if number else fit_seconds,
+            "seconds": fitted.read_seconds * len(one.texts) / len(fitted.tokens),
+            "load_seconds": 0.0 if number else fitted.seconds,
         }
-        put_readings(stage, piece, one, readings[own], counts, seconds)
-    return heads
+        put_readings(stage, piece, one, fitted.readings[own], counts, seconds)
