@@ -54,6 +54,7 @@ def test_all_ranks_of_a_large_job_do_units_of_it_and_write_the_same_bytes(tmp_pa
 def test_calibrated_escalated_deferred_and_audited_rows_are_the_same(tmp_path: Path) -> None:
     job = JobFolder(tmp_path, table(400), units={"score": 64, "generate": 20, "merge": 64})
     job.use_every_stage()
+    job.settings["policy"]["small_share"] = "20%"
     reports = [json.loads((output / "report" / REPORT).read_text()) for output in worlds(job).values()]
     assert reports[0]["audit"]["measured"] > 40
     assert all(report["audit"] == reports[0]["audit"] for report in reports)
