@@ -13,7 +13,7 @@ class Folder(ABC):
     """
 
     uri: str
-    reads_ahead = 1
+    reads_ahead = 2
     """Files of units to read while the one before is worked on."""
 
     @abstractmethod

@@ -97,7 +97,7 @@ class Stage:
         return _read_table(self._data, f"{self._prefix}{unit}.parquet", columns, all_there)
 
     def tables(self, units: Iterable[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """`read` for each of the units; threads read the next ones ahead: one from a disk, a few from a bucket, where a
+        """`read` for each of the units; threads read the next ones ahead: two from a disk, a few from a bucket, where a
         request takes longer than its rows. Memory holds one more than these.
         """
         from concurrent.futures import Future, ThreadPoolExecutor

@@ -53,6 +53,9 @@ class DecisionRecord(BaseModel):
     on_drift: str | None
     assumptions: list[str]
 
+    def put(self, work: Workdir) -> None:
+        work.put_json(layout.DECISION, self.model_dump(mode="json"))
+
 
 def read_decision(work: Workdir) -> DecisionRecord | None:
     """None until the decision is made, and for a run that an earlier version began."""
@@ -96,10 +99,12 @@ def decide_on(context: Context) -> Decision:
     scored.scores[taken] = np.nan
     scored = dataclasses.replace(scored, spent=scored.spent + spent_on_calibration(context))
     drift, on_drift = drift_of(context)
-    return decide_and_record(context, scored, basis, taken, drift, on_drift)
+    decision, record = decided(context, scored, basis, taken, drift, on_drift)
+    record.put(context.work)
+    return decision
 
 
-def decide_and_record(
+def decided(
     context: Context,
     scored: Sample,
     basis: Basis,
@@ -107,8 +112,8 @@ def decide_and_record(
     drift: Drift | None,
     on_drift: str | None,
     paid: npt.NDArray[np.int64] | None = None,
-) -> Decision:
-    """Decide on all rows, and put the record of the decision.
+) -> tuple[Decision, DecisionRecord]:
+    """Decide on all rows; the record is not put yet.
 
     Args:
         scored: all rows, with router's scores or, once the small model has answered, confidences.
@@ -138,8 +143,7 @@ def decide_and_record(
             *assumptions(context.job, view.calibration, tonight=policy.calibrate is not None),
         ],
     )
-    context.work.put_json(layout.DECISION, record.model_dump(mode="json"))
-    return decision
+    return decision, record
 
 
 def overspent(decided: list[Decided]) -> list[str]:

@@ -19,7 +19,7 @@ from batchroute.pipeline.shards.copies import NO_COPIES, find_copies
 from batchroute.pipeline.shards.names import shard_stage
 from batchroute.pipeline.shards.writer import ShardWriter
 from batchroute.pipeline.stages.confidence import NOTHING_TOLD, Told, put_confidences, read_told
-from batchroute.pipeline.stages.decide import decide_and_record, overspent, read_decision
+from batchroute.pipeline.stages.decide import decided, overspent, read_decision
 from batchroute.pipeline.stages.drift import drift_of
 from batchroute.pipeline.stages.partition import read_partition
 from batchroute.pipeline.stages.read import reader_usage
@@ -112,10 +112,13 @@ def _decide(context: Context) -> tuple[Told, Mask]:
     confidence[told.gone_on | taken] = np.nan
     if told.answered and not told.tells:
         raise InputError(NOTHING_TOLD)
-    put_confidences(context, told.confidence)
     scored = dataclasses.replace(scored, scores=confidence, spent=scored.spent + _spent(context))
     drift, on_drift = drift_of(context)
-    decision = decide_and_record(context, scored, basis, taken, drift, on_drift, told.paid)
+    with Background() as background:
+        background.do(lambda: put_confidences(context, told.confidence))
+        decision, record = decided(context, scored, basis, taken, drift, on_drift, told.paid)
+    # After the confidences: what a crash leaves is a beginning of all puts.
+    record.put(context.work)
     return told, decision.small
 
 
