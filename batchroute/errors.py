@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 EXIT_OK = 0
@@ -24,6 +26,15 @@ class BatchrouteError(Exception):
 
 class InputError(BatchrouteError):
     """The user's input or configuration is wrong: the message says what, where and what to do. Do not retry."""
+
+
+@contextmanager
+def at_key(key: str) -> Iterator[None]:
+    """A context in which the message of an `InputError` begins with the job's key that it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
 
 
 class StoppedError(BatchrouteError):

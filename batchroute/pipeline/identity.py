@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict
 
 from batchroute import models, quality
 from batchroute.config.job import Job, JobModel
-from batchroute.errors import InputError
+from batchroute.errors import InputError, at_key
 from batchroute.fields import SIDES
 from batchroute.generators.settings import BACKEND_SETTINGS
 from batchroute.pipeline import layout
+from batchroute.pipeline.readers import FITTED_KEY, KEY
 from batchroute.policy.settings import Rule
 from batchroute.router.calibration.points import Calibration, Point
 from batchroute.router.notes import CALIBRATION_FILE, CONFIDENCE_FILE, REFERENCE_FILE
@@ -157,8 +158,10 @@ def _policy_settings(job: Job) -> dict[str, Any]:
         settings["calibrate"] = {
             **tonight.model_dump(mode="json", exclude_none=True, include={"rows", "reference", "seed"}),
             "metric": quality.describe(tonight.metric),
-            **({} if tonight.reader is None else {"reader": _encoder(tonight.reader)}),
         }
+        if tonight.reader is not None:
+            with at_key(FITTED_KEY):
+                settings["calibrate"]["reader"] = models.identity(tonight.reader)
     stored = None
     if policy.looks_after:
         from batchroute.pipeline.stored_confidence import stored_confidence
@@ -198,7 +201,8 @@ def model_settings(model: JobModel, version: Literal[1, 2] = 2) -> dict[str, Any
     if model.confidence is not None and model.confidence.model is not None:
         settings["confidence"]["model"] = models.identity(model.confidence.model, version=version)
     if model.reader is not None:
-        settings["confidence"]["reader"] = _reader(model.reader)
+        with at_key(KEY):
+            settings["confidence"]["reader"] = reader_identity(model.reader)
     if model.extra_body:
         # As a digest: the body may hold a secret.
         settings["extra_body"] = f"sha256:{fingerprint_of(model.extra_body)[:16]}"
@@ -210,20 +214,6 @@ def model_settings(model: JobModel, version: Literal[1, 2] = 2) -> dict[str, Any
         if model.adapter is not None:
             settings["adapter"] = models.identity(model.adapter, version=version)
     return settings
-
-
-def _reader(name: str) -> str:
-    try:
-        return reader_identity(name)
-    except InputError as error:
-        raise InputError(f"models.small.confidence.reader: {error}") from error
-
-
-def _encoder(name: str) -> str:
-    try:
-        return models.identity(name)
-    except InputError as error:
-        raise InputError(f"policy.calibrate.reader: {error}") from error
 
 
 def _input_settings(job: Job) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 from batchroute import models, quality
 from batchroute.config.job import Job
-from batchroute.errors import InputError
+from batchroute.errors import at_key
 from batchroute.pipeline.audit.metric import metric_of
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.tonight.drawn import SHARDS
@@ -26,7 +25,7 @@ def check_metrics(context: Context) -> None:
     tried: set[MetricSpec] = set()
     for key, metric in _metrics(context.job, calibrating):
         if metric not in tried:
-            with _named(key):
+            with at_key(key):
                 quality.check(metric, lambda: context.engine.device)
             tried.add(metric)
 
@@ -39,7 +38,7 @@ def check_models(job: Job) -> None:
     """
     for key, metric in _metrics(job):
         if metric.model is not None and not metric.record.behind_api:
-            with _named(key):
+            with at_key(key):
                 models.resolve(metric.model)
 
 
@@ -48,11 +47,3 @@ def _metrics(job: Job, calibrating: bool = True) -> Iterator[tuple[str, MetricSp
         yield "policy.calibrate.metric", job.policy.calibrate.metric
     if job.report.audit is not None:
         yield "report.audit.metric", metric_of(job)
-
-
-@contextlib.contextmanager
-def _named(key: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{key}: {error}") from error

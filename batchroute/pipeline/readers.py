@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from batchroute import models
 from batchroute.config.job import Job
-from batchroute.errors import InputError
+from batchroute.errors import InputError, at_key
 from batchroute.pipeline import layout
 from batchroute.router.notes import Notes
-from batchroute.router.reading import Reads, check_reads
+from batchroute.router.reading import check_reads
 from batchroute.storage.workdir import Workdir
 
 # torch is imported where a reader is loaded: `batchroute validate` spares it.
@@ -34,14 +34,14 @@ def check_reader(job: Job) -> None:
         cannot be fitted here.
     """
     if job.router is not None:
-        _check("router.model", job.router.model, "prompt")
+        with at_key("router.model"):
+            check_reads(job.router.model, "prompt")
     if job.models.small.reader is not None:
-        _check(KEY, job.models.small.reader, "answer")
+        with at_key(KEY):
+            check_reads(job.models.small.reader, "answer")
     elif job.reader is not None:
-        try:
+        with at_key(FITTED_KEY):
             models.check(job.reader)
-        except InputError as error:
-            raise InputError(f"{FITTED_KEY}: {error}") from error
         if importlib.util.find_spec("sklearn") is None:
             raise InputError(f"{FITTED_KEY} needs scikit-learn: pip install 'batchroute[train]'")
 
@@ -84,13 +84,6 @@ def put_heads(work: Workdir, heads: Ensemble) -> None:
     with tempfile.TemporaryDirectory() as folder:
         heads.save(Path(folder))
         work.folder.put_new(layout.READER, (Path(folder) / models.HEADS_FILE).read_bytes())
-
-
-def _check(key: str, name: str, reads: Reads) -> None:
-    try:
-        check_reads(name, reads)
-    except InputError as error:
-        raise InputError(f"{key}: {error}") from error
 
 
 def other_small_model(job: Job) -> str | None:

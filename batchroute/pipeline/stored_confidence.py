@@ -14,7 +14,7 @@ from batchroute.confidence.pricing import by_ratio
 from batchroute.confidence.reader import READING
 from batchroute.confidence.signals import NAMES
 from batchroute.config.job import Job
-from batchroute.errors import InputError
+from batchroute.errors import InputError, at_key
 from batchroute.fields import SIDES
 from batchroute.pipeline.shards.answers import model_of
 from batchroute.router.calibration.gain import Gain
@@ -34,10 +34,8 @@ def stored_confidence(job: Job) -> ConfidenceCalibration | None:
         return None
     if policy.calibration is not None:
         where = f"policy.calibration '{policy.calibration}'"
-        try:
+        with at_key("policy.calibration"):
             found = ConfidenceCalibration.of(policy.calibration)
-        except InputError as error:
-            raise InputError(f"policy.calibration: {error}") from error
     elif job.router is not None:
         known = ConfidenceCalibration.known(Path(models.resolve(job.router.model)))
         if known is None:

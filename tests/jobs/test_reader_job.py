@@ -207,13 +207,17 @@ def test_a_confidence_needs_the_reader_that_it_was_calibrated_with(
 # Bad input
 
 
-def test_another_reader_is_another_run(tmp_path: Path, reader: str) -> None:
-    job, other = job_of(tmp_path, reader), tmp_path / "other"
-    shutil.copytree(reader, other)
-    copy = f"models.small.confidence.reader={other}"
-    assert identify(job.load()).run_id == identify(job.load(copy)).run_id
+def check_that_it_is_part_of_the_run(job: JobFolder, key: str, model: str) -> None:
+    """A copy of the model at the key is the same run, until it is trained again."""
+    other = job.folder / "other"
+    shutil.copytree(model, other)
+    assert identify(job.load()).run_id == identify(job.load(f"{key}={other}")).run_id
     (other / "note.txt").write_text("trained again")
-    assert identify(job.load()).run_id != identify(job.load(copy)).run_id
+    assert identify(job.load()).run_id != identify(job.load(f"{key}={other}")).run_id
+
+
+def test_another_reader_is_another_run(tmp_path: Path, reader: str) -> None:
+    check_that_it_is_part_of_the_run(job_of(tmp_path, reader), "models.small.confidence.reader", reader)
 
 
 def test_a_reader_of_another_models_answers_is_told(tmp_path: Path, reader: str) -> None:
@@ -344,12 +348,8 @@ def test_without_a_lesson_other_signals_decide(tmp_path: Path, encoder: str) -> 
 
 
 def test_another_encoder_is_another_run(tmp_path: Path, encoder: str) -> None:
-    job, other = fitted_job(tmp_path, encoder), tmp_path / "other"
-    shutil.copytree(encoder, other)
-    copy = f"policy.calibrate.reader={other}"
-    assert identify(job.load()).run_id == identify(job.load(copy)).run_id
-    (other / "note.txt").write_text("trained again")
-    assert identify(job.load()).run_id != identify(job.load(copy)).run_id
+    job = fitted_job(tmp_path, encoder)
+    check_that_it_is_part_of_the_run(job, "policy.calibrate.reader", encoder)
     assert f"reader   fitted to 100 of tonight's rows, on {encoder}" in validate(job.load())
 
 
