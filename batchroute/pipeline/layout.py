@@ -14,7 +14,8 @@
     <output>.work/<run id>/reader.safetensors           heads that were fitted to tonight's calibration
     <output>.work/<run id>/read/<unit>                  what a reader made of the small shard's answers, unit by unit
     <output>.work/<run id>/calibration_read/<unit>      the same of tonight's calibration
-    <output>.work/<run id>/confidence/<chunk>           confidences of the small model's answers, in input order
+    <output>.work/<run id>/confidences/<part>           confidences of the small model's answers, in input order
+    <output>.work/<run id>/confidence/<chunk>           the same, in runs of earlier versions
     <output>.work/<run id>/audit/<unit>                 what the audit measured
     <output>.work/<run id>/batches/<shard>/             provider batches: what was submitted, and what came back
     <output>.work/<run id>/precision/<side>.json        what `dtype: auto` took for a model
@@ -47,7 +48,8 @@ CALIBRATED = "calibrated"
 READER = "reader.safetensors"
 READ = "read"
 CALIBRATION_READ = "calibration_read"
-CONFIDENCE = "confidence"
+CONFIDENCE = "confidences"
+EARLIER_CONFIDENCE = "confidence"
 MEASURED = "audit"
 BATCHES = "batches"
 PRECISION = "precision/{side}.json"

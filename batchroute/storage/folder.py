@@ -13,8 +13,8 @@ class Folder(ABC):
     """
 
     uri: str
-    reads_ahead = 2
-    """Files of units to read while the one before is worked on."""
+    reads_ahead = 0
+    """Files of units to read while the one before is worked on: a thread takes longer to ask than a disk to answer."""
 
     @abstractmethod
     def folder(self, name: str) -> Folder: ...

@@ -30,18 +30,18 @@ _DELTA = "DELTA_BINARY_PACKED"
 
 
 def work_settings(rows: pa.Table) -> dict[str, Any]:
-    """Files of the work folder are read once or twice: zstd at level 1, of long texts alone.
+    """Files of the work folder are read once or twice: LZ4, of long texts alone. Its files are half as large again as
+    those of zstd at level 1, and it reads and writes them in half the time.
 
     A compressor takes longer to begin than to write the other columns of a unit, which their encodings make as small.
     """
-    settings: dict[str, Any] = {"write_statistics": False, "compression": "zstd", "use_dictionary": False}
+    settings: dict[str, Any] = {"write_statistics": False, "compression": "lz4", "use_dictionary": False}
     if _has_nested(rows.schema):
-        return {**settings, "compression_level": 1}
+        return settings
     long = [field.name for field in rows.schema if _is_text(rows[field.name], _SHORT_TEXT_BYTES)]
     return {
         **settings,
-        "compression": {name: "zstd" if name in long else "none" for name in rows.column_names},
-        "compression_level": dict.fromkeys(long, 1),
+        "compression": {name: "lz4" if name in long else "none" for name in rows.column_names},
         "use_dictionary": [field.name for field in rows.schema if field.name not in long and _has_words(field.type)],
         "column_encoding": {field.name: _DELTA for field in rows.schema if pa.types.is_integer(field.type)},
     }

@@ -97,11 +97,14 @@ class Stage:
         return _read_table(self._data, f"{self._prefix}{unit}.parquet", columns, all_there)
 
     def tables(self, units: Iterable[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """`read` for each of the units; threads read the next ones ahead: two from a disk, a few from a bucket, where a
-        request takes longer than its rows. Memory holds one more than these.
+        """`read` for each of the units. From a bucket, where a request takes longer than its rows, threads read the next
+        few ahead; memory holds one more than these.
         """
         from concurrent.futures import Future, ThreadPoolExecutor
 
+        if not self._data.reads_ahead:
+            yield from (self.read(unit, columns) for unit in units)
+            return
         coming: deque[Future[pa.Table]] = deque()
         with ThreadPoolExecutor(self._data.reads_ahead) as pool:
             for unit in units:

@@ -109,7 +109,8 @@ def test_tonights_calibration_reads_signals_of_a_log(tmp_path: Path) -> None:
     job.run()
     small = job.answers().filter(route="small")
     assert len(small) > ROWS / 8
-    assert small["short"].mean() > 0.9
+    # Of all rows 0.42; a draw that the limit allows more than it needs spends the rest on long ones.
+    assert small["short"].mean() > 0.75
 
 
 def test_auto_decides_by_points_whose_bounds_share_the_chance(tmp_path: Path, labelled: str) -> None:

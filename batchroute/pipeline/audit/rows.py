@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from batchroute.fields import Side
 from batchroute.pipeline import layout
+from batchroute.pipeline.confidences import Confidences
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.names import Shard, shard_stage
 from batchroute.pipeline.stages.scores import floats
@@ -57,20 +58,17 @@ def shard_positions(context: Context, shards: Sequence[Shard]) -> Positions:
 
 def strata_scores(context: Context, positions: Positions) -> Scores:
     """What the strata of an audit are made by: confidences where they have decided, else the router's scores."""
-    if context.work.stage(layout.CONFIDENCE).receipts():
-        return scores_of(context, positions, stage=layout.CONFIDENCE, column="confidence")
-    return scores_of(context, positions)
+    confidences = Confidences(context.work)
+    return confidences.at(positions) if confidences else scores_of(context, positions)
 
 
-def scores_of(
-    context: Context, positions: Positions, without: float = 0.0, stage: str = layout.SCORE, column: str = "score"
-) -> Scores:
+def scores_of(context: Context, positions: Positions, without: float = 0.0) -> Scores:
     """The scores of the rows; `without` for a row without one. Chunks that hold none of the rows are not read."""
     scores = np.zeros(len(positions), np.float32)
     for chunk in context.snapshot.chunks():
         first, last = np.searchsorted(positions, [chunk.start, chunk.stop])
         if first < last:
-            of_chunk = floats(context.work.stage(stage).read(chunk.unit, [column])[column])
+            of_chunk = floats(context.work.stage(layout.SCORE).read(chunk.unit, ["score"])["score"])
             scores[first:last] = np.nan_to_num(of_chunk[positions[first:last] - chunk.start], nan=without)
     return scores
 

@@ -38,6 +38,18 @@ class Copies:
         at = np.minimum(np.searchsorted(self.copies, positions), len(self.copies) - 1)
         return pa.array(self.originals[at], mask=self.copies[at] != positions)
 
+    def among(self, rows: Mask) -> Copies:
+        """The copies within some of the rows. Where the original is not among them, its first copy takes its place.
+
+        Args:
+            rows: shape [rows of the run].
+        """
+        copies, originals = (positions[rows[self.copies]] for positions in (self.copies, self.originals))
+        groups, first, group = np.unique(originals, return_index=True, return_inverse=True)
+        firsts = np.where(rows[groups], groups, copies[first])[group]
+        repeats = copies != firsts
+        return Copies(copies[repeats], firsts[repeats])
+
 
 NO_COPIES = Copies(np.empty(0, np.int64), np.empty(0, np.int64))
 

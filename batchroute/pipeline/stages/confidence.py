@@ -13,17 +13,15 @@ from numpy.typing import NDArray
 from batchroute.confidence.model import UNFITTED, ConfidenceModel, unfitted
 from batchroute.confidence.signals import Signals
 from batchroute.costs.columns import picos_of
-from batchroute.pipeline import layout
 from batchroute.pipeline.audit.rows import Positions, shard_positions
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.recorded import recorded_signals
 from batchroute.pipeline.shards.answers import model_of, schema_of
+from batchroute.pipeline.shards.copies import Copies
 from batchroute.pipeline.shards.names import Shard
 from batchroute.pipeline.stages.read import is_read, readings_of, with_readings
 from batchroute.policy.settings import Scores
-from batchroute.storage.receipts import Facts
 
-SCHEMA = pa.schema([pa.field("position", pa.int64()), pa.field("confidence", pa.float32())])
 _SIGNALS = ("logprob", "logprob_low", "agreement")
 _COLUMNS = ("position", "copy_of", "error_type", "cost", *_SIGNALS)
 _FITTED_COLUMNS = (*_COLUMNS, "finish_reason", "output_tokens")
@@ -48,6 +46,7 @@ class Told:
         confidence: NaN for a row without an answer, and for one whose answer has no signals.
         answered: number of rows that the small model answered itself.
         tells: whether any answer has a signal besides its length and its end.
+        copies: rows of the small shard that share the answer of another.
         gone_on: rows that `escalate` sent to the large model, and copies of such rows, which share its answer.
         paid: cost of the answers in pico-dollars; None if the model has no price.
     """
@@ -56,6 +55,7 @@ class Told:
     confidence: Scores
     answered: int
     tells: bool
+    copies: Copies
     gone_on: Mask
     paid: NDArray[np.int64] | None
 
@@ -101,6 +101,8 @@ def read_told(context: Context, model: ConfidenceModel | None, scores: Scores) -
                 for name, values in raw.items():
                     values[at] = getattr(signals, name)
     copy, original = np.concatenate(copies), np.concatenate(originals)
+    in_order = np.argsort(copy)
+    shared = Copies(copy[in_order], original[in_order])
     if raw is not None:
         for values in raw.values():
             values[copy] = values[original]
@@ -112,7 +114,7 @@ def read_told(context: Context, model: ConfidenceModel | None, scores: Scores) -
         confidence[copy] = confidence[original]
     gone_on[shard_positions(context, ["escalated"])] = True
     gone_on[copy] = gone_on[original]
-    return Told(asked, confidence, answers, tells, gone_on, paid)
+    return Told(asked, confidence, answers, tells, shared, gone_on, paid)
 
 
 def signals_at(context: Context, positions: Positions, scores: Scores) -> tuple[Signals, Mask]:
@@ -143,18 +145,6 @@ def signals_of(answers: pa.Table, scores: Scores, recorded: Mapping[str, Scores]
         ends = pc.fill_null(pc.equal(answers["finish_reason"], "length"), False)
         told |= {"cut": ends.to_numpy().astype(np.float64), "tokens": _floats(answers["output_tokens"])}
     return Signals.of(answers.num_rows, recorded, **told, score=scores.astype(np.float64))
-
-
-def put_confidences(context: Context, confidence: Scores) -> None:
-    """Write the chunks that have no receipt yet, for the output."""
-    stage = context.work.stage(layout.CONFIDENCE)
-    done = stage.receipts()
-    for chunk in context.snapshot.chunks():
-        if chunk.unit not in done:
-            context.engine.check()
-            values = confidence[chunk.start : chunk.stop]
-            table = pa.table([pa.array(np.arange(chunk.start, chunk.stop)), pa.array(values, from_pandas=True)], SCHEMA)
-            stage.commit(Facts.of(stage.run_id, chunk.unit, chunk.positions), SCHEMA, table.to_batches())
 
 
 def _columns(context: Context, wanted: Sequence[str]) -> list[str]:

@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from batchroute.costs.prices import pico
 from batchroute.errors import InputError
 from batchroute.pipeline import layout
+from batchroute.pipeline.confidences import put_confidences
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.background import Background
-from batchroute.pipeline.shards.copies import NO_COPIES, find_copies
+from batchroute.pipeline.shards.copies import NO_COPIES, Copies, find_copies
 from batchroute.pipeline.shards.names import shard_stage
 from batchroute.pipeline.shards.writer import ShardWriter
-from batchroute.pipeline.stages.confidence import NOTHING_TOLD, Told, put_confidences, read_told
+from batchroute.pipeline.stages.confidence import NOTHING_TOLD, Told, read_told
 from batchroute.pipeline.stages.decide import decided, overspent, read_decision
 from batchroute.pipeline.stages.drift import drift_of
 from batchroute.pipeline.stages.partition import read_partition
@@ -78,7 +79,7 @@ def defer(context: Context) -> Deferral | None:
         return earlier
     told, small = _decide(context)
     deferred = told.asked & ~small & ~told.gone_on
-    writer = _write_shard(context, deferred)
+    writer = _write_shard(context, deferred, _copies(context, told, deferred))
     paid = 0 if told.paid is None else int(told.paid[deferred].sum())
     record = read_decision(work)
     assert record is not None
@@ -133,13 +134,19 @@ def _spent(context: Context) -> int:
     return loading + read + spent_on_calibration(context)
 
 
-def _write_shard(context: Context, deferred: Mask) -> ShardWriter:
+def _copies(context: Context, told: Told, deferred: Mask) -> Copies:
+    """The copies among the deferred rows. A small model that samples has answered each of them by itself."""
+    models = context.job.models
+    if not models.large.generation.greedy:
+        return NO_COPIES
+    if models.small.generation.greedy:
+        return told.copies.among(deferred)
+    return find_copies(context.work.stage(layout.SCORE), context.snapshot.chunks(), ~deferred, ["large"])["large"]
+
+
+def _write_shard(context: Context, deferred: Mask, copies: Copies) -> ShardWriter:
     """The rows of the small shard that are deferred. Each of its pieces that holds some is read once."""
     work, frozen = context.work, context.snapshot
-    greedy = context.job.models.large.generation.greedy
-    copies = NO_COPIES
-    if greedy and deferred.any():
-        copies = find_copies(work.stage(layout.SCORE), frozen.chunks(), ~deferred, ["large"])["large"]
     shard = shard_stage(work, "small")
     units = [unit for unit, piece in shard.receipts().items() if deferred[piece.first : piece.last + 1].any()]
     with Background() as background:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from batchroute.costs.columns import COST
 from batchroute.costs.prices import usd
 from batchroute.pipeline import layout
+from batchroute.pipeline.confidences import Confidences
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards import answers
 from batchroute.pipeline.shards.names import READ, ROUTES, SHARDS, Shard, shard_stage, side_of
@@ -65,8 +66,7 @@ class Merger:
         self._reader = context.table.reader()
         self._sides = answered_shards(context)
         self._schema, self._added = output_schema(context.job, context.table), results_of(context.job)
-        self._scores, self._confidences = context.work.stage(layout.SCORE), context.work.stage(layout.CONFIDENCE)
-        self._confident = self._confidences.receipts()
+        self._scores, self._confidences = context.work.stage(layout.SCORE), Confidences(context.work)
         self._of_shards = {
             "route": pa.array([ROUTES.get(shard) for shard in SHARDS], pa.string()),
             "model": pa.array([context.job.models.of(side_of(shard)).model for shard in SHARDS], pa.string()),
@@ -136,8 +136,8 @@ class Merger:
         return pa.table(arrays, schema=self._added).combine_chunks().to_batches()[0], shards
 
     def _confidence(self, chunk: Span) -> pa.ChunkedArray:
-        if chunk.unit in self._confident:
-            return self._confidences.read(chunk.unit, [CONFIDENCE.name])[CONFIDENCE.name]
+        if self._confidences:
+            return self._confidences.within(chunk.start, chunk.stop)
         return pa.chunked_array([pa.nulls(chunk.rows, CONFIDENCE.type)])
 
 
