@@ -97,8 +97,8 @@ class Stage:
         return _read_table(self._data, f"{self._prefix}{unit}.parquet", columns, all_there)
 
     def tables(self, units: Iterable[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """`read` for each of the units. From a bucket, where a request takes longer than its rows, threads read the next
-        few ahead; memory holds one more than these.
+        """`read` for each of the units. From a bucket, where a request takes longer than its rows, threads read the
+        next few ahead; memory holds one more than these.
         """
         from concurrent.futures import Future, ThreadPoolExecutor
 
