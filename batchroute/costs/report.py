@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ ESCALATED = "small→large"
 JSON, TABLE = "cost.json", "cost.parquet"
 
 _SUMMED = ("input_tokens", "output_tokens", "cost")
+_FILES_AT_ONCE = 2
 
 
 class Savings(BaseModel):
@@ -205,17 +207,23 @@ def by_group(
     answered = counts & (pl.col(prefix + "attempts") > 0)
     keys = [*(pl.col(name) for name in group_by), column["route"].alias("route")]
     columns = [*group_by, *(prefix + name for name in ("route", "status", "error_type", *_SUMMED, "attempts"))]
-    of_files = [
-        frame.group_by(*keys).agg(
-            pl.len().cast(pl.Int64).alias("rows"),
-            (column["status"] == "failed").sum().cast(pl.Int64).alias("failed"),
-            column["input_tokens"].filter(answered).sum().cast(pl.Int64).alias("input_tokens"),
-            column["output_tokens"].filter(answered).sum().cast(pl.Int64).alias("output_tokens"),
-            # Without a price the cost is null; polars' own sum of nulls would be 0.
-            pl.when(column["cost"].is_not_null().all()).then(column["cost"].sum()).alias("cost"),
+
+    def grouped(file: Any) -> pl.DataFrame:
+        return (
+            _frame(file, columns)
+            .group_by(*keys)
+            .agg(
+                pl.len().cast(pl.Int64).alias("rows"),
+                (column["status"] == "failed").sum().cast(pl.Int64).alias("failed"),
+                column["input_tokens"].filter(answered).sum().cast(pl.Int64).alias("input_tokens"),
+                column["output_tokens"].filter(answered).sum().cast(pl.Int64).alias("output_tokens"),
+                # Without a price the cost is null; polars' own sum of nulls would be 0.
+                pl.when(column["cost"].is_not_null().all()).then(column["cost"].sum()).alias("cost"),
+            )
         )
-        for frame in _frames(files, columns)
-    ]
+
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        of_files = list(pool.map(grouped, files))
     names = [*group_by, "route"]
     cost = pl.col("cost")
     return (
@@ -233,18 +241,17 @@ def failures(files: Iterable[Any], prefix: str) -> dict[str, int]:
     """How many rows failed with each error type."""
     kind = prefix + "error_type"
     counted: Counter[str] = Counter()
-    for frame in _frames(files, [kind]):
-        counted.update(dict(frame.drop_nulls(kind).group_by(kind).len().iter_rows()))
+    for file in files:
+        counted.update(dict(_frame(file, [kind]).drop_nulls(kind).group_by(kind).len().iter_rows()))
     return dict(sorted(counted.items()))
 
 
-def _frames(files: Iterable[Any], columns: list[str]) -> Iterator[pl.DataFrame]:
-    """The columns file by file, so that memory does not grow with the output."""
+def _frame(file: Any, columns: list[str]) -> pl.DataFrame:
+    """The columns of one file: memory does not grow with the output."""
     import polars as pl
 
-    for file in files:
-        table = pq.read_table(file, columns=list(dict.fromkeys(columns)), partitioning=None)
-        yield pl.DataFrame(pa.table([_valid(column) for column in table.columns], table.column_names))
+    table = pq.read_table(file, columns=list(dict.fromkeys(columns)), partitioning=None)
+    return pl.DataFrame(pa.table([_valid(column) for column in table.columns], table.column_names))
 
 
 def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -16,7 +16,7 @@ from batchroute.storage.units import Span, Stage
 Positions = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-_DIGESTS_AT_A_TIME = 1 << 21
+_DIGESTS_AT_A_TIME = 1 << 22
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,13 @@ def read_cost(output: Folder) -> CostReport:
     return CostReport.model_validate_json(output.folder("report").read(cost_report.JSON))
 
 
-def _data_files(context: Context) -> list[Any]:
+def _data_files(context: Context, holding: str = "") -> list[Any]:
+    """Args:
+    holding: what their receipts must have counted, unless all are wanted.
+    """
     data = context.work.output.folder("data")
-    return [data.parquet(part.file, part.bytes) for part in context.work.stage(layout.MERGE).receipts().values()]
+    parts = context.work.stage(layout.MERGE).receipts().values()
+    return [data.parquet(part.file, part.bytes) for part in parts if not holding or part.counts.get(holding, 1)]
 
 
 def _cost(context: Context, assigned: Partition, groups: pl.DataFrame) -> CostReport:
@@ -106,7 +110,7 @@ def _cost(context: Context, assigned: Partition, groups: pl.DataFrame) -> CostRe
         audited=None if read_audit_plan(work) is None else _usage(context, "audited"),
         large_price=frozen.price("large"),
         groups=groups,
-        failures=cost_report.failures(_data_files(context), job.output.prefix),
+        failures=cost_report.failures(_data_files(context, "failed"), job.output.prefix),
     )
 
 
