@@ -216,7 +216,7 @@ def test_an_output_has_dictionaries_of_words_but_not_of_long_texts_or_numbers_th
 
 def test_a_work_file_compresses_long_texts_alone() -> None:
     assert columns_of("short", work_settings) == [(False, "UNCOMPRESSED"), (True, "UNCOMPRESSED")]
-    assert columns_of("long " * 20, work_settings) == [(False, "UNCOMPRESSED"), (False, "ZSTD")]
+    assert columns_of("long " * 20, work_settings) == [(False, "UNCOMPRESSED"), (False, "LZ4")]
 
 
 def test_json_state_is_create_only(tmp_path: Path) -> None:
