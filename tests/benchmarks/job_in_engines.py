@@ -1,12 +1,14 @@
 """The columns of an output by another engine, which proves nothing, resumes nothing and counts nothing.
 
-    PYTHON job_in_engines.py ray|daft IN.parquet OUT
+    PYTHON job_in_engines.py ray|ray-zstd|daft IN.parquet OUT
 
-PYTHON needs pyarrow and that engine alone. `job_without_models.py` starts it.
+PYTHON needs pyarrow and that engine alone. `job_without_models.py` starts it. `ray` compresses its files as it does by
+itself, `ray-zstd` as batchroute does.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -31,7 +33,10 @@ def answered(ids: list[int], prompts: list[str]) -> list[pa.Array]:
     return [pa.array(column, kind) for column, kind in zip(columns, KINDS.values(), strict=True)]
 
 
-def by_ray(source: str, target: str) -> None:
+def by_ray(source: str, target: str, **files: Any) -> None:
+    """Args:
+    files: settings of pyarrow's writer.
+    """
     import ray
 
     def with_answers(rows: pa.Table) -> pa.Table:
@@ -42,7 +47,7 @@ def by_ray(source: str, target: str) -> None:
 
     ray.init(address="local", log_to_driver=False)
     rows = ray.data.read_parquet(source)
-    rows.map_batches(with_answers, batch_format="pyarrow", batch_size=2048).write_parquet(target)
+    rows.map_batches(with_answers, batch_format="pyarrow", batch_size=2048).write_parquet(target, **files)
 
 
 def by_daft(source: str, target: str) -> None:
@@ -58,7 +63,8 @@ def by_daft(source: str, target: str) -> None:
     rows.select("id", "prompt", "team", answers(rows["id"], rows["prompt"])).write_parquet(target)
 
 
-ENGINES = {"ray": by_ray, "daft": by_daft}
+by_ray_zstd = functools.partial(by_ray, compression="zstd", compression_level=3)
+ENGINES = {"ray": by_ray, "ray-zstd": by_ray_zstd, "daft": by_daft}
 
 if __name__ == "__main__":
     ENGINES[sys.argv[1]](*sys.argv[2:])

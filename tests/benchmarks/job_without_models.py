@@ -3,7 +3,7 @@
     python tests/benchmarks/job_without_models.py --rows 1000000 5000000
     python tests/benchmarks/job_without_models.py --rows 1000000 --decide before after --small-share 80%
     python tests/benchmarks/job_without_models.py --rows 1000000 --processes 1 2
-    python tests/benchmarks/job_without_models.py --rows 1000000 --against ray daft --python ENV/bin/python
+    python tests/benchmarks/job_without_models.py --rows 1000000 --against ray ray-zstd daft --python ENV/bin/python
 
 Scores are drawn at random and committed as the scoring stage would, before the clock starts; both models are `echo`.
 Prints rows per second and peak memory of the run that does the rest, for each number of rows (the peak must not grow
@@ -34,7 +34,7 @@ import yaml
 
 CHARACTERS = 200
 _HALF = {"small_share": "50%"}
-ENGINES = ("ray", "daft")
+ENGINES = ("ray", "ray-zstd", "daft")
 COPY = "import polars, sys; polars.scan_parquet(sys.argv[1]).sink_parquet(sys.argv[2])"
 
 
@@ -50,8 +50,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20,000 rows")
     arguments = parser.parse_args()
     for engine in arguments.against:
-        if subprocess.run([arguments.python, "-c", f"import {engine}"], capture_output=True).returncode:
-            parser.error(f"--against: {arguments.python} has no package {engine}")
+        package = engine.partition("-")[0]
+        if subprocess.run([arguments.python, "-c", f"import {package}"], capture_output=True).returncode:
+            parser.error(f"--against: {arguments.python} has no package {package}")
     rivals = dict.fromkeys(arguments.against, arguments.python)
     sizes = [20_000] if arguments.quick else arguments.rows
     results: list[dict[str, Any]] = []
