@@ -21,7 +21,6 @@ from rich.table import Table
 from batchroute.config.job import Job
 from batchroute.costs.prices import Price, usd
 from batchroute.errors import InputError
-from batchroute.fields import SIDES
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Snapshot, output_folder
 from batchroute.pipeline.identity import identify
@@ -154,10 +153,7 @@ def _measure(job: Job) -> tuple[list[Measured], Snapshot]:
     stages = [_stage(layout.SCORE, _done(output, work, layout.SCORE), price=snapshot.price("router"))]
     written = {shard: list(shard_stage(work, shard).receipts().values()) for shard in SHARDS}
     shares = {shard: sum(receipt.rows for receipt in found) / snapshot.rows for shard, found in written.items()}
-    # Rank 0 writes these two in one pass: each tells the whole pass.
-    first = max(SIDES, key=lambda side: sum(receipt.seconds for receipt in written[side]))
-    passes = [shard for shard in SHARDS if shard not in SIDES or shard == first]
-    stages += [_stage(f"writing {one}", written[one], shares[one], alone=True) for one in passes if shares[one]]
+    stages += [_stage(f"writing {one}", written[one], shares[one], alone=True) for one in SHARDS if shares[one]]
     for shard in SHARDS:
         if shares[shard]:
             side, found = side_of(shard), _done(output, work, shard)

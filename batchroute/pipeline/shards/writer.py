@@ -36,12 +36,25 @@ def _schema(kind: PromptKind) -> pa.Schema:
     )
 
 
+class Laps:
+    """A watch that the writers of one pass over the rows share: their pieces take, in all, as long as the pass."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Since the last call, or since the watch began."""
+        begun, self._begun = self._begun, time.perf_counter()
+        return self._begun - begun
+
+
 @dataclass
 class ShardWriter:
     """Writes one shard: rows gather until they make a piece.
 
     Attributes:
         background: writes the pieces; without it, `add` and `close` do.
+        laps: times the pieces.
     """
 
     work: Workdir
@@ -49,6 +62,7 @@ class ShardWriter:
     name: Shard
     copies: Copies
     background: Background | None = None
+    laps: Laps = field(default_factory=Laps)
     rows: int = 0
     units: int = 0
     _gathered: list[pa.Table] = field(default_factory=list)
@@ -59,7 +73,6 @@ class ShardWriter:
         self._stage = shard_stage(self.work, self.name)
         self._done = self._stage.receipts()
         self._schema = _schema(self.snapshot.prompt_kind)
-        self._begun = time.perf_counter()
 
     def add(self, rows: pa.Table, prompts: pa.ChunkedArray, which: npt.NDArray[np.intp]) -> None:
         """Add the rows at the indices `which` of a chunk.
@@ -99,7 +112,7 @@ class ShardWriter:
     def _write(self) -> None:
         unit = f"{self.units:05d}"
         if unit not in self._done:
-            commit = functools.partial(self._commit, unit, self._gathered, self._begun)
+            commit = functools.partial(self._commit, unit, self._gathered, self.laps.seconds())
             if self.background is None:
                 commit()
             else:
@@ -107,9 +120,8 @@ class ShardWriter:
         self.rows += self._gathered_rows
         self.units += 1
         self._gathered, self._gathered_rows, self._to_generate = [], 0, 0
-        self._begun = time.perf_counter()
 
-    def _commit(self, unit: str, gathered: list[pa.Table], begun: float) -> None:
+    def _commit(self, unit: str, gathered: list[pa.Table], seconds: float) -> None:
         table = pa.concat_tables(gathered).combine_chunks()
         copies = table.num_rows - table["copy_of"].null_count
         own = table.filter(table["copy_of"].is_null()) if copies else table
@@ -121,7 +133,7 @@ class ShardWriter:
             rows=table.num_rows,
             first=table["position"][0].as_py(),
             last=table["position"][-1].as_py(),
-            seconds=time.perf_counter() - begun,
+            seconds=seconds,
             counts={"copies": copies, "tokens": tokens, "bytes": own["prompt"].nbytes, "longest": longest},
         )
         by_length = table.take(pc.sort_indices(table, [("tokens", "ascending"), ("position", "ascending")]))

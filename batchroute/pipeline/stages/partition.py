@@ -20,7 +20,7 @@ from batchroute.pipeline.context import Context
 from batchroute.pipeline.groups import groups_of
 from batchroute.pipeline.shards.background import Background
 from batchroute.pipeline.shards.copies import find_copies
-from batchroute.pipeline.shards.writer import ShardWriter
+from batchroute.pipeline.shards.writer import Laps, ShardWriter
 from batchroute.pipeline.stages.decide import decide_on, outlook_of
 from batchroute.pipeline.stages.drift import heed_drift
 from batchroute.pipeline.stages.scores import Sample, stored
@@ -67,8 +67,8 @@ def partition(context: Context) -> Partition:
     greedy = [side for side in SIDES if models.of(side).generation.greedy]
     taken = drawn_positions(work)
     copies = find_copies(stage, chunks, decision.small, greedy, taken if len(taken) else None)
-    background = Background()
-    shards = {side: ShardWriter(work, frozen, side, copies[side], background) for side in SIDES}
+    background, laps = Background(), Laps()
+    shards = {side: ShardWriter(work, frozen, side, copies[side], background, laps) for side in SIDES}
     unsupported = sum(receipt.counts.get("unsupported", 0) for receipt in scored.values())
     if unsupported:
         rows_hold = f"{plural(unsupported, 'row')} with images or the like"

@@ -14,7 +14,7 @@ from batchroute.pipeline.audit.sample import random_generator
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.groups import groups_of
 from batchroute.pipeline.shards.copies import NO_COPIES
-from batchroute.pipeline.shards.writer import ShardWriter
+from batchroute.pipeline.shards.writer import Laps, ShardWriter
 from batchroute.pipeline.stages.scores import stored
 from batchroute.pipeline.stages.unsupported import unsupported_rows
 from batchroute.pipeline.tonight.drawn import SHARDS, Drawn, read_drawn
@@ -132,7 +132,8 @@ def _check_references(context: Context, positions: Positions) -> None:
 def _write_shards(context: Context, positions: Positions) -> None:
     """Chunks that hold none of the rows are not read."""
     frozen, stage = context.snapshot, context.work.stage(layout.SCORE)
-    writers = [ShardWriter(context.work, frozen, shard, NO_COPIES) for shard in SHARDS.values()]
+    laps = Laps()
+    writers = [ShardWriter(context.work, frozen, shard, NO_COPIES, laps=laps) for shard in SHARDS.values()]
     reader = context.table.reader(context.prompts.columns)
     for chunk in frozen.chunks():
         first, last = np.searchsorted(positions, [chunk.start, chunk.stop])
