@@ -12,7 +12,7 @@ from tests.crash.places import Place
 
 STAGES = {
     "score", "calibration_small", "calibration_large", "calibration_read", "calibrated", "small", "read", "escalated",
-    "confidence", "deferred", "audited", "merge", "audit",
+    "confidences", "deferred", "audited", "merge", "audit",
 }  # fmt: skip
 
 
