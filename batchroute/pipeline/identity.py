@@ -13,7 +13,7 @@ from batchroute import models, quality
 from batchroute.config.job import Job, JobModel
 from batchroute.errors import InputError, at_key
 from batchroute.fields import SIDES
-from batchroute.generators.settings import BACKEND_SETTINGS
+from batchroute.generators.backend_settings import BACKEND_SETTINGS
 from batchroute.pipeline import layout
 from batchroute.pipeline.readers import FITTED_KEY, KEY
 from batchroute.policy.settings import Rule

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from batchroute import models
 from batchroute.config.job import JobModel
 from batchroute.generators.backend import backend_of, names, own_backends
-from batchroute.generators.settings import BACKEND_SETTINGS, ModelSpec
+from batchroute.generators.backend_settings import BACKEND_SETTINGS
+from batchroute.generators.settings import ModelSpec
 from batchroute.pipeline.identity import model_settings
 from tests.support.jobs import JobFolder, table
 

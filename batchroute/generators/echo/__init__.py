@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchroute.generators.backend import Backend
-from batchroute.generators.settings import BACKEND_SETTINGS
+from batchroute.generators.backend_settings import BACKEND_SETTINGS
 
 if TYPE_CHECKING:
     from batchroute.generators.base import Generator
