@@ -27,6 +27,7 @@ ESCALATED = "small→large"
 JSON, TABLE = "cost.json", "cost.parquet"
 
 _SUMMED = ("input_tokens", "output_tokens", "cost")
+# Reading and summing leave Python to one another; memory holds the columns of so many files.
 _FILES_AT_ONCE = 2
 
 
