@@ -137,7 +137,7 @@ def _spent(context: Context) -> int:
 def _copies(context: Context, told: Told, deferred: Mask) -> Copies:
     """The copies among the deferred rows. A small model that samples has answered each of them by itself."""
     models = context.job.models
-    if not models.large.generation.greedy:
+    if not models.large.generation.greedy or not deferred.any():
         return NO_COPIES
     if models.small.generation.greedy:
         return told.copies.among(deferred)
