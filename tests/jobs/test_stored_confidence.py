@@ -99,9 +99,12 @@ def test_a_stored_calibration_reads_signals_of_a_log(tmp_path: Path, labelled: s
 
 
 def test_tonights_calibration_reads_signals_of_a_log(tmp_path: Path) -> None:
-    """The small model cuts long prompts, and only the log knows which are long."""
-    tonight = {"rows": 100, "metric": "exact_match", "reference": "large"}
-    job = job_of(tmp_path, max_quality_drop="10%", calibrate=tonight, signals=["short"])
+    """The small model cuts long prompts, and only the log knows which are long.
+
+    With a limit of 10 % by 100 rows some draws let long prompts stay, as they may.
+    """
+    tonight = {"rows": 150, "metric": "exact_match", "reference": "large"}
+    job = job_of(tmp_path, max_quality_drop="5%", calibrate=tonight, signals=["short"])
     frame = table(ROWS).with_columns(short=pl.col("prompt").str.split(" ").list.len() <= 8)
     frame.write_parquet(job.input)
     del job.settings["router"]
@@ -109,8 +112,7 @@ def test_tonights_calibration_reads_signals_of_a_log(tmp_path: Path) -> None:
     job.run()
     small = job.answers().filter(route="small")
     assert len(small) > ROWS / 8
-    # Of all rows 0.42; a draw that the limit allows more than it needs spends the rest on long ones.
-    assert small["short"].mean() > 0.75
+    assert small["short"].mean() > 0.9
 
 
 def test_auto_decides_by_points_whose_bounds_share_the_chance(tmp_path: Path, labelled: str) -> None:
