@@ -5,15 +5,15 @@ from __future__ import annotations
 import bisect
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
+from batchroute.pipeline.stages.scores import values_at
+from batchroute.policy.settings import Positions, Scores
 from batchroute.storage.receipts import Facts
+from batchroute.storage.units import Span
 from batchroute.storage.workdir import Workdir
-
-Scores = npt.NDArray[np.float32]
 
 _SCHEMA = pa.schema([pa.field("position", pa.int64()), pa.field("confidence", pa.float32())])
 
@@ -43,8 +43,9 @@ class Confidences:
     def __init__(self, work: Workdir) -> None:
         stages = [work.stage(name) for name in (layout.CONFIDENCE, layout.EARLIER_CONFIDENCE)]
         self._stage = next((stage for stage in stages if stage.receipts()), stages[0])
-        self._units = [unit for unit in self._stage.receipts().values() if unit.rows]
-        self._firsts = [unit.first for unit in self._units]
+        units = self._stage.receipts().values()
+        self._units = [Span(unit.unit, unit.first, unit.last + 1) for unit in units if unit.rows]
+        self._firsts = [unit.start for unit in self._units]
         self._read: tuple[int, pa.ChunkedArray] | None = None
 
     def __bool__(self) -> bool:
@@ -58,15 +59,9 @@ class Confidences:
             pieces += self._unit(number)[max(start - first, 0) : stop - first].chunks
         return pa.chunked_array(pieces, pa.float32())
 
-    def at(self, positions: npt.NDArray[np.int64]) -> Scores:
-        """Of some rows, by ascending position; 0 where there is none. Units that hold none of them are not read."""
-        scores = np.zeros(len(positions), np.float32)
-        for unit in self._units:
-            first, last = np.searchsorted(positions, [unit.first, unit.last + 1])
-            if first < last:
-                values = self.within(unit.first, unit.last + 1).to_numpy()
-                scores[first:last] = np.nan_to_num(values[positions[first:last] - unit.first])
-        return scores
+    def at(self, positions: Positions) -> Scores:
+        """Of some rows, by ascending position; 0 where there is none."""
+        return values_at(self._units, positions, lambda unit: self.within(unit.start, unit.stop))
 
     def _unit(self, number: int) -> pa.ChunkedArray:
         if self._read is None or self._read[0] != number:

@@ -14,7 +14,7 @@ from batchroute.pipeline import layout
 from batchroute.pipeline.confidences import Confidences
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.shards.names import Shard, shard_stage
-from batchroute.pipeline.stages.scores import floats
+from batchroute.pipeline.stages.scores import values_at
 from batchroute.quality.measuring.responses import Responses
 from batchroute.storage.units import Span, Stage
 
@@ -64,13 +64,10 @@ def strata_scores(context: Context, positions: Positions) -> Scores:
 
 def scores_of(context: Context, positions: Positions, without: float = 0.0) -> Scores:
     """The scores of the rows; `without` for a row without one. Chunks that hold none of the rows are not read."""
-    scores = np.zeros(len(positions), np.float32)
-    for chunk in context.snapshot.chunks():
-        first, last = np.searchsorted(positions, [chunk.start, chunk.stop])
-        if first < last:
-            of_chunk = floats(context.work.stage(layout.SCORE).read(chunk.unit, ["score"])["score"])
-            scores[first:last] = np.nan_to_num(of_chunk[positions[first:last] - chunk.start], nan=without)
-    return scores
+    stage = context.work.stage(layout.SCORE)
+    return values_at(
+        context.snapshot.chunks(), positions, lambda chunk: stage.read(chunk.unit, ["score"])["score"], without
+    )
 
 
 class AuditAnswers:

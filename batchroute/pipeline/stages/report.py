@@ -83,13 +83,13 @@ def read_cost(output: Folder) -> CostReport:
     return CostReport.model_validate_json(output.folder("report").read(cost_report.JSON))
 
 
-def _data_files(context: Context, holding: str = "") -> list[Any]:
+def _data_files(context: Context, with_failures: bool = False) -> list[Any]:
     """Args:
-    holding: what their receipts must have counted, unless all are wanted.
+    with_failures: leave out files in which no row has failed.
     """
     data = context.work.output.folder("data")
     parts = context.work.stage(layout.MERGE).receipts().values()
-    return [data.parquet(part.file, part.bytes) for part in parts if not holding or part.counts.get(holding, 1)]
+    return [data.parquet(part.file, part.bytes) for part in parts if not with_failures or part.counts.get("failed", 1)]
 
 
 def _cost(context: Context, assigned: Partition, groups: pl.DataFrame) -> CostReport:
@@ -110,7 +110,7 @@ def _cost(context: Context, assigned: Partition, groups: pl.DataFrame) -> CostRe
         audited=None if read_audit_plan(work) is None else _usage(context, "audited"),
         large_price=frozen.price("large"),
         groups=groups,
-        failures=cost_report.failures(_data_files(context, "failed"), job.output.prefix),
+        failures=cost_report.failures(_data_files(context, with_failures=True), job.output.prefix),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,10 @@ from batchroute.costs.usage import router_usage
 from batchroute.pipeline import layout
 from batchroute.pipeline.context import Context
 from batchroute.pipeline.stages.score import load_router, unscored
-from batchroute.policy.settings import Scores
+from batchroute.policy.settings import Positions, Scores
 from batchroute.prompt import as_text, other_than_text
 from batchroute.storage.receipts import Facts, Receipt
+from batchroute.storage.units import Span
 from batchroute.tables.chats import BadPrompt
 
 _SECONDS = 20.0
@@ -143,3 +144,22 @@ def floats(column: pa.ChunkedArray) -> NDArray[np.float32]:
     """A column of scores, with NaN for null."""
     scores: NDArray[np.float32] = column.to_numpy().astype(np.float32, copy=False)
     return scores
+
+
+def values_at(
+    spans: Iterable[Span], positions: Positions, read: Callable[[Span], pa.ChunkedArray], without: float = 0.0
+) -> Scores:
+    """The values of some rows. Spans that hold none of them are not read.
+
+    Args:
+        positions: ascending.
+        read: the values of all rows of a span, null where there is none.
+        without: stands for null.
+    """
+    values = np.zeros(len(positions), np.float32)
+    for span in spans:
+        first, last = np.searchsorted(positions, [span.start, span.stop])
+        if first < last:
+            own = floats(read(span))[positions[first:last] - span.start]
+            values[first:last] = np.nan_to_num(own, nan=without)
+    return values
