@@ -18,7 +18,8 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-_PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_INPUTS = ("q_proj", "k_proj", "v_proj")
+_PROJECTIONS = {*_INPUTS, "o_proj"}
 _HEAD_NORMS = {"q_norm", "k_norm"}
 _MLP = {"gate_proj", "up_proj", "down_proj"}
 # Rows of the product that the layout is chosen for: those of a decoding step. It serves all others.
@@ -48,6 +49,12 @@ def pack(model: Any) -> int:
     return packed
 
 
+def is_packed(model: Any) -> bool:
+    """Whether all layers of the model are packed ones."""
+    layers = getattr(model.base_model, "layers", ())
+    return bool(layers) and all(type(layer) is PackedLayer for layer in layers)
+
+
 def _can_pack(model: Any) -> bool:
     if model.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
@@ -66,12 +73,13 @@ def _known(layer: nn.Module) -> bool:
         return False
     inner = layer.get_submodule("self_attn")
     attention, mlp = dict(inner.named_children()), dict(layer.get_submodule("mlp").named_children())
-    linear = [attention.get(name) for name in _PROJECTIONS] + [mlp.get(name) for name in _MLP]
+    linear = [attention.get(name) for name in (*_INPUTS, "o_proj")] + [mlp.get(name) for name in _MLP]
     norms = [layer.input_layernorm, layer.post_attention_layernorm, *(attention.get(name) for name in _HEAD_NORMS)]
     return (
         _PROJECTIONS <= attention.keys() <= _PROJECTIONS | _HEAD_NORMS
         and mlp.keys() - {"act_fn"} == _MLP
         and all(type(part) is nn.Linear for part in linear)
+        and len({getattr(part, "bias", None) is None for part in linear[:3]}) == 1
         and all(norm is None or (hasattr(norm, "weight") and hasattr(norm, "variance_epsilon")) for norm in norms)
         and all(hasattr(inner, name) for name in ("layer_idx", "head_dim", "scaling", "config"))
     )
@@ -98,10 +106,15 @@ def _alike(layer: nn.Module, new: nn.Module, model: Any, rotary: Any) -> bool:
 class Product(nn.Module):
     """A linear layer with packed weights."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, *linear: nn.Linear) -> None:
+        """
+        Args:
+            linear: several have the same input, all have a bias or none; their products stand one behind the other.
+        """
         super().__init__()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
-        self._bias = None if linear.bias is None else linear.bias.detach()
+        weight = torch.cat([one.weight.detach() for one in linear])
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+        self._bias = None if linear[0].bias is None else torch.cat([one.bias.detach() for one in linear])
 
     def forward(self, inputs: torch.Tensor, activation: str = "none") -> torch.Tensor:
         """The product of inputs [..., in], and then the activation."""
@@ -144,8 +157,10 @@ class PackedLayer(nn.Module):
         self.scaling: float = attention.scaling
         self._dim: int = attention.head_dim
         self.num_key_value_groups = attention.q_proj.out_features // attention.k_proj.out_features
-        self._query, self._key = Product(attention.q_proj), Product(attention.k_proj)
-        self._value, self._out = Product(attention.v_proj), Product(attention.o_proj)
+        keys, values = (part.out_features // self._dim for part in (attention.k_proj, attention.v_proj))
+        self._heads = [attention.q_proj.out_features // self._dim, keys, values]
+        self._read = Product(*(getattr(attention, name) for name in _INPUTS))
+        self._out = Product(attention.o_proj)
         self._query_norm, self._key_norm = (
             _Norm(getattr(attention, name)) if hasattr(attention, name) else None for name in ("q_norm", "k_norm")
         )
@@ -164,15 +179,19 @@ class PackedLayer(nn.Module):
     ) -> torch.Tensor:
         """The hidden states [rows, tokens, hidden] after this layer."""
         cos, sin = (part[..., None, : self._dim // 2] for part in position_embeddings)
-        shape = (*hidden_states.shape[:-1], -1, self._dim)
-        read = self._before_attention(hidden_states)
-        query, key, value = (product(read).view(shape) for product in (self._query, self._key, self._value))
+        heads = self._read(self._before_attention(hidden_states)).unflatten(-1, (-1, self._dim))
+        query, key, value = torch.split(heads, self._heads, dim=-2)
         if self._query_norm is not None and self._key_norm is not None:
-            query, key = self._query_norm(query), self._key_norm(key)
-        query, key = (_rotated(heads, cos, sin).transpose(1, 2) for heads in (query, key))
+            turned = torch.cat([self._query_norm(query), self._key_norm(key)], dim=-2)
+        else:
+            turned = heads[..., : -value.shape[-2], :]
+        query, key = torch.split(_rotated(turned, cos, sin).transpose(1, 2), self._heads[:2], dim=1)
         value = value.transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
+            if getattr(past_key_values, "ends_at", None) == self.layer_idx:
+                # The call is for keys and values alone.
+                return hidden_states
         attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
         if self.sliding_window is not None:
             kwargs["sliding_window"] = self.sliding_window

@@ -140,7 +140,8 @@ def _refilled(loaded: Loaded, writer: Writer, rows: Sequence[list[int]], prefix:
         prefix: tokens of the prefix that the first rows share; the last row has one of its own, of a quarter as many.
     """
     # transformers has no public interface for refilled batches, see `generator.py`.
-    from batchroute.generators.transformers.running import Row, Running
+    from batchroute.generators.transformers.row import Row
+    from batchroute.generators.transformers.running import Running
 
     steps: dict[int, _Steps] = {index: [] for index in range(len(rows))}
 

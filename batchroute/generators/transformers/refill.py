@@ -4,8 +4,8 @@ A prefix that many prompts share is prefilled once, prompts of similar length ar
 computes only rows that are still writing. Price: keys and values take memory for the longest allowed response from the
 start, on a GPU; on a CPU a slot takes memory as it is written.
 
-`RefilledBatches` moves rows from waiting to running, `running.Running` prefills them and decodes a token of each in
-`step`, and `slots.Slots` is their cache of keys and values.
+`RefilledBatches` moves rows from waiting to running, `prefill.Prefill` reads their prompts, `running.Running` decodes a
+token of each in `step`, and `slots.Slots` is their cache of keys and values.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from batchroute.generators.transformers.continuous import plain_attention
 from batchroute.generators.transformers.finite import no_numbers
 from batchroute.generators.transformers.loading import Loaded
 from batchroute.generators.transformers.memory import FixedRows, RowsByMemory, Sizes, footprint, free_bytes
+from batchroute.generators.transformers.prefill import reads_end_to_end
 from batchroute.generators.transformers.prefixes import shared_prefixes
+from batchroute.generators.transformers.row import Row
 from batchroute.generators.transformers.rows import Request, Writer
-from batchroute.generators.transformers.running import Row, Running
+from batchroute.generators.transformers.running import Running
 from batchroute.generators.transformers.static import CPU_ROWS
 from batchroute.hardware.devices import out_of_memory
 
@@ -38,8 +40,9 @@ _CPU_MOST_ROWS = 256
 _CPU_BYTES = 2 << 30
 # Address space for keys and values, as a multiple of the memory that they may take.
 _CPU_SPARSE = 4
-# Tokens of one prefill: with more, matrix products get no faster; with fewer, rows join sooner.
-_CPU_PREFILL = 512
+# Tokens of one prefill: with more, matrix products get no faster; with fewer, rows join sooner. With more end to end,
+# activations of large models reach 32 MB, which the C library returns at each free: that costs a tenth of the time.
+_CPU_PREFILL, _CPU_END_TO_END = 512, 1024
 _GPU_PREFILL = 4096
 # During a prefill each row holds a copy of its prefix: with prefixes, at most this many times as many tokens.
 _WITH_PREFIX = 8
@@ -92,7 +95,8 @@ class RefilledBatches:
         self._running: Running | None = None
         self._sizes = self._sizes_of(spec)
         on_gpu = loaded.device.type == "cuda"
-        self._prefill_tokens = _GPU_PREFILL if on_gpu else _CPU_PREFILL
+        self._padded = not reads_end_to_end(loaded)
+        self._prefill_tokens = _GPU_PREFILL if on_gpu else _CPU_PREFILL if self._padded else _CPU_END_TO_END
         self._most_branches = sys.maxsize if on_gpu else _CPU_MOST_BRANCHES
         self._failures = 0
 
@@ -138,7 +142,7 @@ class RefilledBatches:
             self._add_slots(running, waiting)
             # At most a quarter of the prompts: larger groups would leave more slots empty until all of a group fit.
             branches = min(running.slots, self._most_branches)
-            group = _next_group(waiting, max(1, branches // 4), running.slots, self._prefill_tokens)
+            group = _next_group(waiting, max(1, branches // 4), running.slots, self._prefill_tokens, self._padded)
             if len(group) > running.slots - len(running.rows):
                 return
             if len({tuple(row.request.tokens) for row in group}) > branches - len(running.branches):
@@ -247,25 +251,30 @@ def _columns(row: Row) -> int:
     return len(row.request.tokens) - (len(row.prefix) if row.shared else 0)
 
 
-def _next_group(waiting: Sequence[Row], most_texts: int, most: int, tokens: int) -> list[Row]:
+def _next_group(waiting: Sequence[Row], most_texts: int, most: int, tokens: int, padded: bool) -> list[Row]:
     """The rows to prefill next: the longest waiting one, and others with its prefix.
 
     Args:
         most_texts: the most different prompts.
         most: the most rows.
-        tokens: the most tokens to prefill, with padding; the first row is taken whatever its length.
+        tokens: the most tokens to prefill; the first row is taken whatever its length.
+        padded: whether all rows take as many tokens as the longest one, and a copy of the prefix.
     """
     first = waiting[0]
     width = max(1, len(first.unread))
-    fit = min(tokens // width, _WITH_PREFIX * tokens // (width + len(first.prefix)))
-    group, texts = [first], 1
+    if padded:
+        most_texts = min(most_texts, tokens // width, _WITH_PREFIX * tokens // (width + len(first.prefix)))
+    group, texts, read = [first], 1, width
     for row in waiting[1:]:
         if row.prefix != first.prefix:
             continue
         other = row.request.tokens != group[-1].request.tokens
         texts += other
+        read += len(row.unread) if other else 0
         # Copies of a prompt stay together, a branch at first.
-        if texts > min(fit, most_texts) or len(group) == most or (other and len(group) >= max(1, most // 4)):
+        if texts > most_texts or len(group) == most or (other and len(group) >= max(1, most // 4)):
+            break
+        if read > tokens and not padded:
             break
         group.append(row)
     return group

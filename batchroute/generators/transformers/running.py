@@ -7,63 +7,29 @@ one computation a step. Each row draws its own token; rows that draw different o
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from batchroute.generators.settings import Sampling
-from batchroute.generators.transformers.attention import BEHIND, SLOTS, attention
-from batchroute.generators.transformers.decoding import Stops, draw, log_probabilities, uniforms, warpers
+from batchroute.generators.transformers.attention import attention
+from batchroute.generators.transformers.decoding import (
+    Stops,
+    draw,
+    likeliest,
+    log_probabilities,
+    uniforms,
+    warpers,
+)
 from batchroute.generators.transformers.finite import finite_rows
 from batchroute.generators.transformers.loading import Loaded
-from batchroute.generators.transformers.rows import Request, Writer
-from batchroute.generators.transformers.slots import Slots, states
+from batchroute.generators.transformers.prefill import Prefill
+from batchroute.generators.transformers.row import Row
+from batchroute.generators.transformers.rows import Writer
+from batchroute.generators.transformers.slots import Slots
 
 _WINDOW = "sliding_attention"
-# A prefix of at most a share of 1 / this of the tokens behind it: a longer one costs more than a mask.
-_FEW = 8
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """A request, and the state of its response.
-
-    Attributes:
-        prefix: the first tokens of the prompt, if the model prefills them once for all rows that begin with them.
-        shared: whether the prefix is kept once for all rows, which one prefix can be, or copied into the row's slot.
-        written: the tokens of the response so far.
-        logprobs: of `written`; empty if the model is not asked for them.
-        uniforms: the random numbers of sampling, one for each token; None for greedy decoding.
-        lost: the model gave no numbers for the row, which ends it.
-    """
-
-    request: Request
-    prefix: tuple[int, ...] = ()
-    shared: bool = False
-    written: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    uniforms: NDArray[Any] | None = None
-    lost: bool = False
-
-    @property
-    def unread(self) -> list[int]:
-        """The tokens to prefill: without the prefix, and without the last one, which the first step takes."""
-        return self.request.tokens[len(self.prefix) : -1]
-
-    @property
-    def position(self) -> int:
-        """The position of the token that the next step takes."""
-        return len(self.request.tokens) + len(self.written) - 1
-
-    @property
-    def column(self) -> int:
-        """The column of the row's slot for that token."""
-        return self.position - (len(self.prefix) if self.shared else 0)
 
 
 class Running:
@@ -86,7 +52,7 @@ class Running:
         self._stops = Stops(writer.tokenizer, writer.stops)
         self._warpers = None if sampling.greedy else warpers(sampling)
         self._slots = Slots(slots, width)
-        self._prefixes: dict[tuple[int, ...], DynamicCache] = {}
+        self._prefill = Prefill(loaded, self._slots)
         config = loaded.config.get_text_config()
         self._kinds: Sequence[str] | None = getattr(config, "layer_types", None)
         self._window: int | None = getattr(config, "sliding_window", None)
@@ -112,7 +78,7 @@ class Running:
     def close(self) -> None:
         """Free the keys and values."""
         self._slots.free()
-        self._prefixes.clear()
+        self._prefill.close()
 
     @torch.inference_mode()
     def resize(self, slots: int, width: int) -> None:
@@ -122,19 +88,10 @@ class Running:
     @torch.inference_mode()
     def prefill(self, group: Sequence[Row]) -> None:
         """Read prompts with the same prefix, equal ones once, and add their rows to the running ones."""
-        numbers: dict[tuple[int, ...], int] = {}
         branches: dict[tuple[int, ...], list[Row]] = {}
         for row in group:
-            numbers.setdefault(tuple(row.unread), len(numbers))
             branches.setdefault(tuple(row.request.tokens), []).append(row)
-        prefix, width = group[0].prefix, max(map(len, numbers))
-        cache = self._prefixed(group[0], len(numbers))
-        if width:
-            # Padding stands behind the tokens, which attend to nothing behind them: no mask is needed.
-            pad = group[0].request.tokens[-1:]
-            self._forward([[*tokens, *(width - len(tokens)) * pad] for tokens in numbers], cache)
-        sources = [numbers[tuple(branch[0].unread)] for branch in branches.values()]
-        self._slots.join(cache, sources, len(self.branches), len(prefix) if group[0].shared else 0)
+        self._prefill.read([branch[0] for branch in branches.values()], len(self.branches))
         for row in group:
             if self._warpers is not None:
                 row.uniforms = uniforms(row.request.seed, self._sampling.max_new_tokens)
@@ -151,7 +108,7 @@ class Running:
         positions = torch.tensor([row.position for row in first], device=self._device)
         columns = self._slots.at([row.column for row in first], self._device)
         last = [[(row.written or row.request.tokens)[-1]] for row in first]
-        with attention(self._model, SLOTS):
+        with attention(self._model):
             logits = self._model(
                 input_ids=torch.tensor(last, device=self._device),
                 attention_mask=self._masks(positions, columns),
@@ -217,43 +174,6 @@ class Running:
         kept |= {slot: rows for slot, (_, rows) in zip(free, moved, strict=True)}
         self.branches = [kept[slot] for slot in range(len(parts))]
 
-    def _prefixed(self, first: Row, rows: int) -> DynamicCache:
-        """A cache of `rows` rows that contains the prefix of `first`, which the model reads once."""
-        # Made without a configuration, layers with a sliding window keep all tokens too.
-        cache, prefix = DynamicCache(), first.prefix
-        if not prefix:
-            return cache
-        if prefix not in self._prefixes:
-            read = DynamicCache()
-            self._forward([list(prefix)], read)
-            self._prefixes[prefix] = read
-            if first.shared:
-                self._slots.share(read)
-        for keys, values in states(self._prefixes[prefix]):
-            layer = DynamicLayer()  # type: ignore[no-untyped-call]
-            layer.lazy_initialization(keys, values)
-            layer.keys, layer.values = (kept.expand(rows, -1, -1, -1) for kept in (keys, values))
-            cache.layers.append(layer)
-        return cache
-
-    def _forward(self, tokens: list[list[int]], cache: DynamicCache) -> None:
-        ids = torch.tensor(tokens, device=self._device)
-        rows, width = ids.shape
-        before = cache.get_seq_length()
-        with attention(self._model, BEHIND) if self._reads_behind(before, width) else nullcontext():
-            self._model(
-                input_ids=ids,
-                attention_mask=ids.new_ones((rows, before + width)),
-                position_ids=torch.arange(before, before + width, device=self._device).expand(rows, -1),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-
-    def _reads_behind(self, before: int, width: int) -> bool:
-        """Whether so many tokens behind a prefix are read faster without a mask, which sliding windows need."""
-        return self._device.type == "cpu" and self._window is None and 0 < _FEW * before <= width
-
     def _masks(self, positions: torch.Tensor, columns: torch.Tensor) -> Any:
         """The masks of each row's new token: one, or one for each kind of layers, as transformers takes them."""
         at = torch.arange(max(seen for _, _, seen in self._slots.spans), device=self._device)
@@ -279,7 +199,7 @@ class Running:
         A branch with fewer rows has more draws than it needs. Greedy decoding has one token a branch.
         """
         if self._warpers is None:
-            return scores.argmax(dim=-1, keepdim=True)
+            return likeliest(scores)
         most = max(map(len, self.branches))
         numbers = np.zeros((len(self.branches), most))
         for at, branch in enumerate(self.branches):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
@@ -15,13 +15,22 @@ _CPU_ROWS = 16
 _CPU_PADDING = 256
 
 
+class Segment(NamedTuple):
+    """A row's tokens in a call that reads several rows end to end: those from `start` to `end`, for the slot `slot`."""
+
+    slot: int
+    start: int
+    end: int
+
+
 class Slots(Cache):
     """The keys and values of the running rows, each row in a slot of its own.
 
     `DynamicCache` copies itself at each token. Here each layer allocates one tensor of shape
     [slots, heads, width, dim], writes new tokens into it, and attends to a view of it. A row's tokens start at column
     0, and the mask hides the columns behind them. Layers with a sliding window keep all tokens, which costs memory, and
-    leave the window to the mask.
+    leave the window to the mask. A call of the model writes one token of each row (`at`), or the prompts of some
+    (`read`).
 
     The shared prefix is kept once, outside of the slots, and each layer attends to it once for all rows. The running
     rows are always in the first slots, so a step computes no empty one.
@@ -31,6 +40,10 @@ class Slots(Cache):
         width: the most columns of a row.
         shared: the tokens of the shared prefix.
         spans: for each group of rows that attend together: its first row, its end, and the columns that it attends to.
+        segments: the rows whose prompts the next call reads; none: it decodes one token of each row.
+        before: of the slots of `segments`, the first columns, which hold the prefix of all these rows.
+        behind_shared: whether the rows of `segments` attend to the shared prefix.
+        ends_at: the last layer, if the next call is for keys and values alone: nobody reads what it answers.
     """
 
     layers: list[Any]
@@ -39,6 +52,9 @@ class Slots(Cache):
         super().__init__(layer_class_to_replicate=lambda: _SlotLayer(self))  # type: ignore[arg-type]
         self.slots, self.width, self.shared = slots, width, 0
         self.spans: list[tuple[int, int, int]] = []
+        self.segments: Sequence[Segment] = ()
+        self.before, self.behind_shared = 0, False
+        self.ends_at: int | None = None
         self._rows = self._columns = torch.empty(0)
 
     @property
@@ -91,9 +107,14 @@ class Slots(Cache):
             layer.keys = self._moved(layer.keys, lengths)
             layer.values = self._moved(layer.values, lengths)
 
+    def read(self, segments: Sequence[Segment], before: int, behind_shared: bool, last: int) -> None:
+        """Write the tokens of `segments` in the next call, whose last layer is `last`; see the attributes."""
+        self.segments, self.before, self.behind_shared = segments, before, behind_shared
+        self.ends_at = last
+
     def at(self, columns: Sequence[int], device: torch.device) -> torch.Tensor:
         """Set the columns in which the rows write in the next step; returns them as a tensor of shape [rows]."""
-        rows = len(columns)
+        rows, self.segments, self.ends_at = len(columns), (), None
         self.spans = _spans(columns) if device.type == "cpu" else [(0, rows, max(columns) + 1)]
         self._rows, self._columns = torch.arange(rows, device=device), torch.tensor(columns, device=device)
         return self._columns
@@ -116,8 +137,11 @@ class Slots(Cache):
         self.layers.clear()
 
     def put(self, kept: torch.Tensor, new: torch.Tensor) -> None:
-        """Write the keys or values of one token of each row, of shape [rows, heads, 1, dim]."""
-        kept[self._rows, :, self._columns] = new[:, :, 0]
+        """Write keys or values, of a token of each row [rows, heads, 1, dim] or of prompts [1, heads, tokens, dim]."""
+        for slot, start, end in self.segments:
+            kept[slot, :, self.before : self.before + end - start] = new[0, :, start:end]
+        if not self.segments:
+            kept[self._rows, :, self._columns] = new[:, :, 0]
 
     def _layer(self, index: int) -> _SlotLayer:
         while len(self.layers) <= index:
@@ -184,7 +208,7 @@ class _SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one token of each row; returns the whole slots, which `attend` reads."""
+        """Write the tokens of this call; returns the whole slots, which `attend` reads."""
         self.make(key_states, value_states)
         self._slots.put(self.keys, key_states)
         self._slots.put(self.values, value_states)
@@ -194,6 +218,8 @@ class _SlotLayer(CacheLayerMixin):
         return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
+        if self._slots.segments:
+            return self._slots.shared if self._slots.behind_shared else self._slots.before
         return self._slots.shared + max((seen for _, _, seen in self._slots.spans), default=1) - 1
 
     def get_max_length(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from batchroute.generators.transformers.attention import SLOTS, attend, attend_behind, attention
+from batchroute.generators.transformers.attention import SLOTS, attend, attention
 from batchroute.generators.transformers.slots import Slots
 
 LAYER: Any = SimpleNamespace(layer_idx=0)
@@ -22,7 +22,7 @@ def test_a_model_attends_as_before_afterwards_also_after_an_error() -> None:
     model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config))
 
     def fail() -> None:
-        with attention(model, SLOTS):
+        with attention(model):
             assert config._attn_implementation == SLOTS
             raise ValueError("once")
 
@@ -36,20 +36,3 @@ def test_another_kind_of_attention_is_refused(kind: str) -> None:
     query = states(1, 1, 0)
     with pytest.raises(ValueError, match=f"refilled batches do not support {kind}"):
         attend(LAYER, query, query, query, query, Slots(1, 1), **{kind: 1.0})
-    with pytest.raises(ValueError, match=f"refilled batches do not support {kind}"):
-        attend_behind(LAYER, query, query, query, None, **{kind: 1.0})
-
-
-@pytest.mark.parametrize(("heads", "groups"), [(4, 2), (2, 2)])
-def test_behind_a_prefix_tokens_attend_to_all_before_them(heads: int, groups: int) -> None:
-    prefix, tokens = 3, 40
-    query = states(heads, tokens, 0)
-    keys, values = states(groups, prefix + tokens, 1), states(groups, prefix + tokens, 2)
-    seen = torch.ones(prefix + tokens, prefix + tokens, dtype=torch.bool).tril()[prefix:]
-    expected = torch.nn.functional.scaled_dot_product_attention(
-        query, keys, values, attn_mask=seen, scale=0.3, enable_gqa=True
-    )
-    found, _ = attend_behind(LAYER, query, keys, values, None, scaling=0.3)
-    torch.testing.assert_close(found, expected.transpose(1, 2))
-    # As from transformers' own attention, which some layers view in another shape.
-    assert found.is_contiguous()

@@ -11,7 +11,14 @@ from transformers import PreTrainedTokenizerFast
 from batchroute.generators.base import row_seed
 from batchroute.generators.settings import Sampling
 from batchroute.generators.transformers import decoding
-from batchroute.generators.transformers.decoding import SeededSampling, Stops, StopStrings, logits_processors, uniforms
+from batchroute.generators.transformers.decoding import (
+    SeededSampling,
+    Stops,
+    StopStrings,
+    likeliest,
+    logits_processors,
+    uniforms,
+)
 from tests.support.tiny_models import tiny_tokenizer
 
 ROWS = 6000
@@ -190,3 +197,13 @@ def test_rows_of_different_lengths_are_looked_through_together(tokenizer: PreTra
         True, False, True, False,
     ]  # fmt: skip
     assert Stops(tokenizer, []).found([[1], [2]]) == [False, False]
+
+
+@pytest.mark.parametrize("tokens", [64, 256, 100])
+def test_the_likeliest_token_is_the_first_of_the_greatest(tokens: int) -> None:
+    scores = torch.randn((50, tokens), generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    scores[0] = -torch.inf
+    scores[1, 70 % tokens :] = 9.0
+    expected = [row.index(max(row)) for row in scores.tolist()]
+    assert likeliest(scores)[:, 0].tolist() == expected
+    assert len(set(expected)) > 20

@@ -509,8 +509,8 @@ class TestLoading:
     @pytest.mark.parametrize(
         ("renamed", "modules", "kind"),
         [
-            ("transformers.cache_utils.CacheLayerMixin", ("refill", "running", "slots"), "refilled"),
-            ("transformers.cache_utils.DynamicLayer", ("refill", "running", "slots"), "refilled"),
+            ("transformers.cache_utils.CacheLayerMixin", ("refill", "running", "prefill", "slots"), "refilled"),
+            ("transformers.cache_utils.DynamicLayer", ("refill", "running", "prefill", "slots"), "refilled"),
             ("transformers.utils.import_utils.is_flash_attn_3_available", (), "continuous"),
         ],
     )

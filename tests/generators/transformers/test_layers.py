@@ -20,7 +20,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from batchroute.generators.transformers.layers import PackedLayer, Product, pack
+from batchroute.generators.transformers.layers import PackedLayer, Product, is_packed, pack
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 90,
@@ -68,7 +68,7 @@ def logits(model: Any) -> torch.Tensor:
 def test_packed_layers_answer_as_the_models_own(model: Any) -> None:
     expected = logits(model)
     assert pack(model) == 3
-    assert all(type(layer) is PackedLayer for layer in model.model.layers)
+    assert is_packed(model)
     assert type(model.lm_head) is Product
     assert expected.std() > 0.1
     torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
@@ -96,6 +96,15 @@ def test_a_layer_of_another_formula_stays() -> None:
     assert pack(model) == 1
     assert [type(layer) is PackedLayer for layer in model.model.layers] == [True, False, False]
     torch.testing.assert_close(logits(model), changed, rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_that_has_only_some_of_the_biases_stays() -> None:
+    model = decoder(attention_bias=True)
+    model.model.layers[1].self_attn.k_proj.bias = None
+    expected = logits(model)
+    assert pack(model) == 2
+    assert not is_packed(model)
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_of_other_parts_stays() -> None:

@@ -5,7 +5,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -26,12 +25,12 @@ from transformers import (
 
 from batchroute.generators.base import Response
 from batchroute.generators.settings import Confidence, ModelSpec
-from batchroute.generators.transformers import attention, running
 from batchroute.generators.transformers.generator import TransformersGenerator
 from batchroute.generators.transformers.loading import load
 from batchroute.generators.transformers.refill import RefilledBatches, _RowsBySlots, can_refill
+from batchroute.generators.transformers.row import Row
 from batchroute.generators.transformers.rows import Request, Writer
-from batchroute.generators.transformers.running import Row, Running
+from batchroute.generators.transformers.running import Running
 from tests.generators.transformers.tiny_generators import CONTEXT, tiny_decoder, tiny_encoder_decoder
 from tests.support.tiny_models import tiny_tokenizer
 
@@ -177,14 +176,20 @@ class TestAnswers:
             assert generator.generate(prompts, seeds) == expected
             assert sum(read) < 0.7 * sum(response.input_tokens for response in expected)
 
-    def test_a_short_prefix_needs_no_mask(self, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        prompts = [EXAMPLES + prompt for prompt in PROMPTS]
-        expected = static(llama, prompts)
-        monkeypatch.setattr(running, "_FEW", 0.01)
-        padded = MagicMock(side_effect=torch.nn.functional.pad)
-        monkeypatch.setattr(attention.functional, "pad", padded)
-        assert only_refilled(make(llama)).generate(prompts, SEEDS) == expected
-        padded.assert_called()
+    def test_prompts_of_unlike_lengths_are_read_end_to_end_without_padding(self, llama: Path) -> None:
+        prompts = [*(EXAMPLES + prompt for prompt in PROMPTS), "~" * 60]
+        expected = TransformersGenerator(spec(llama, "static"), CPU).generate(prompts, range(len(prompts)))
+        generator = only_refilled(make(llama))
+        read = tokens_read(generator)
+        assert generator.generate(prompts, range(len(prompts))) == expected
+        rows = [generator._loaded.tokenizer(prompt)["input_ids"] for prompt in dict.fromkeys(prompts)]
+        *alike, other = rows
+        prefix = next(number for number, tokens in enumerate(zip(*alike, strict=False)) if len(set(tokens)) > 1)
+        assert len({len(row) for row in alike}) >= 5
+        # The prompt without the prefix, the prefix, and of each other prompt what is between it and the last token.
+        assert read[:2] == [len(other) - 1, prefix]
+        assert sum(read[2:]) == sum(len(row) - prefix - 1 for row in alike)
+        assert len(read) - 2 < len(alike) / 1.5
 
     def test_samples_of_one_prompt_are_drawn_from_one_reading(self, llama: Path) -> None:
         prompts, seeds = ["hello", PROMPTS[1]] * 6, list(range(12))
@@ -306,12 +311,16 @@ class TestFailures:
         generator = make(llama, 8, **SAMPLED)
         expected = static(llama, **SAMPLED)
         tried: list[int] = []
+        limit = [0]
 
         def too_many(ids: torch.Tensor) -> Exception | None:
             if (ids.shape[1] > 1) is not reading:
                 return None
-            tried.append(ids.shape[0])
-            return MemoryError() if ids.shape[0] > (1 if reading else 2) else None
+            # Prompts are read end to end: as many tokens as the longest one has are never too many.
+            size, most = (ids.numel(), max(row.input_tokens for row in expected)) if reading else (ids.shape[0], 2)
+            tried.append(size)
+            limit[0] = most
+            return MemoryError() if size > most else None
 
         only_refilled(generator)
         fail_when(generator, too_many)
@@ -319,7 +328,7 @@ class TestFailures:
         assert tried[0] > max(tried[-5:])
         before = len(tried)
         assert generator.generate(PROMPTS, SEEDS) == expected
-        assert max(tried[before:]) <= 2
+        assert max(tried[before:]) <= limit[0]
 
     def test_a_row_that_never_fits_in_memory_is_told(self, llama: Path) -> None:
         generator = make(llama, 4)

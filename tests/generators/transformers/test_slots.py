@@ -8,7 +8,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from batchroute.generators.transformers.attention import attend
-from batchroute.generators.transformers.slots import Slots
+from batchroute.generators.transformers.slots import Segment, Slots
 
 HEADS, GROUPS, DIM = 4, 2, 8
 CPU = torch.device("cpu")
@@ -129,3 +129,45 @@ def test_attention_is_that_of_each_row_alone(shared: int, rows: int) -> None:
             query[row : row + 1], own_keys, own_values, scale=0.3, enable_gqa=True
         )
         torch.testing.assert_close(found[row : row + 1].transpose(1, 2), alone)
+
+
+@pytest.mark.parametrize("prefix", ["none", "of all", "of these rows"])
+def test_prompts_that_are_read_end_to_end_attend_each_to_itself_and_to_its_prefix(prefix: str) -> None:
+    slots, begins = Slots(4, 40), 0 if prefix == "none" else 5
+    before = read(1, 5, 9)
+    if prefix == "of all":
+        slots.share(before)
+    if prefix == "of these rows":
+        slots.join(before, [0, 0, 0], 1, 0)
+    lengths = [7, 1, 30]
+    ends = [sum(lengths[: number + 1]) for number in range(3)]
+    own = begins if prefix == "of these rows" else 0
+    slots.read(
+        [
+            Segment(1 + number, end - length, end)
+            for number, (length, end) in enumerate(zip(lengths, ends, strict=True))
+        ],
+        own,
+        behind_shared=prefix == "of all",
+        last=0,
+    )
+    query, keys, values = states(1, 38, 3, HEADS), states(1, 38, 4), states(1, 38, 5)
+    kept_keys, kept_values = slots.update(keys, values, 0)
+    found, _ = attend(LAYER, query, kept_keys, kept_values, torch.empty(0), slots, scaling=0.3)
+    assert found.shape == (1, 38, HEADS, DIM)
+    for slot, length, end in zip((1, 2, 3), lengths, ends, strict=True):
+        read_tokens = slice(end - length, end)
+        assert equal(
+            tuple(part[:, own:] for part in kept(slots, slot, own + length)),
+            (keys[0, :, read_tokens], values[0, :, read_tokens]),  # type: ignore[arg-type]
+        )
+        parts = [of(before, 0, slice(begins)), (keys[0, :, read_tokens], values[0, :, read_tokens])]
+        seen = torch.ones(length, begins + length, dtype=torch.bool).tril(begins)
+        alone = torch.nn.functional.scaled_dot_product_attention(
+            query[:, :, read_tokens],
+            *(torch.cat([part[i] for part in parts], dim=1)[None] for i in (0, 1)),
+            attn_mask=seen,
+            scale=0.3,
+            enable_gqa=True,
+        )
+        torch.testing.assert_close(found[:, read_tokens].transpose(1, 2), alone)
