@@ -25,7 +25,7 @@ from batchroute.generators.transformers.continuous import plain_attention
 from batchroute.generators.transformers.finite import no_numbers
 from batchroute.generators.transformers.loading import Loaded
 from batchroute.generators.transformers.memory import FixedRows, RowsByMemory, Sizes, footprint, free_bytes
-from batchroute.generators.transformers.prefill import reads_end_to_end
+from batchroute.generators.transformers.prefill import reads_end_to_end, tokens_at_once
 from batchroute.generators.transformers.prefixes import shared_prefixes
 from batchroute.generators.transformers.row import Row
 from batchroute.generators.transformers.rows import Request, Writer
@@ -40,10 +40,6 @@ _CPU_MOST_ROWS = 256
 _CPU_BYTES = 2 << 30
 # Address space for keys and values, as a multiple of the memory that they may take.
 _CPU_SPARSE = 4
-# Tokens of one prefill: with more, matrix products get no faster; with fewer, rows join sooner. With more end to end,
-# activations of large models reach 32 MB, which the C library returns at each free: that costs a tenth of the time.
-_CPU_PREFILL, _CPU_END_TO_END = 512, 1024
-_GPU_PREFILL = 4096
 # During a prefill each row holds a copy of its prefix: with prefixes, at most this many times as many tokens.
 _WITH_PREFIX = 8
 # This many errors in a row without an answer between them: the model does not work in refilled batches.
@@ -95,8 +91,7 @@ class RefilledBatches:
         self._running: Running | None = None
         self._sizes = self._sizes_of(spec)
         on_gpu = loaded.device.type == "cuda"
-        self._padded = not reads_end_to_end(loaded)
-        self._prefill_tokens = _GPU_PREFILL if on_gpu else _CPU_PREFILL if self._padded else _CPU_END_TO_END
+        self._padded, self._prefill_tokens = not reads_end_to_end(loaded), tokens_at_once(loaded)
         self._most_branches = sys.maxsize if on_gpu else _CPU_MOST_BRANCHES
         self._failures = 0
 
