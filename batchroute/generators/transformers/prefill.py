@@ -30,8 +30,8 @@ def tokens_at_once(loaded: Loaded) -> int:
         return _GPU_TOKENS
     if not reads_end_to_end(loaded):
         return _PADDED_TOKENS
-    widest: int = loaded.config.get_text_config().intermediate_size
-    return min(_TOKENS, _BYTES // (widest * loaded.model.dtype.itemsize))
+    token_bytes: int = loaded.config.get_text_config().intermediate_size * loaded.model.dtype.itemsize
+    return min(_TOKENS, _BYTES // token_bytes)
 
 
 class Prefill:
