@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc as collector
 import os
 import signal
@@ -75,7 +76,7 @@ def command() -> int:
     signal.signal(signal.SIGTERM, _terminate)
     threading.excepthook = report_thread
     try:
-        app()
+        _with_one_command(sys.argv[1:2])()
     except SystemExit as end:
         return int(end.code or EXIT_OK)
     except Ended as ended:
@@ -83,6 +84,16 @@ def command() -> int:
     except BaseException as error:  # a panic of a library in Rust too, which is no Exception
         return report_end(error)
     return EXIT_OK
+
+
+def _with_one_command(words: list[str]) -> typer.Typer:
+    """The app with no other commands than the one that the word names: typer makes parsers of all that an app has."""
+    named = [one for one in app.registered_commands if one.callback and [one.name or one.callback.__name__] == words]
+    if not named:
+        return app
+    alone = copy.copy(app)
+    alone.registered_commands, alone.registered_groups = named, []
+    return alone
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -19,7 +19,6 @@ from batchroute.tables.parquet import PromptTable
 from batchroute.tables.prompts import prompt_columns
 from batchroute.tables.repeated import check_ids
 from batchroute.tables.sources import source_of
-from batchroute.tables.sources.text import columns_in_words
 from batchroute.tables.targets import target_of
 from batchroute.tables.types import portable_schema
 
@@ -108,5 +107,7 @@ def _validate_source(job: Job) -> tuple[list[str], str, PromptTable]:
     kind = snapshot.check_columns(job, table)
     lines = [f"input    {source.public}, prompts are {'text, or chats in JSON' if kind == 'text' else kind}"]
     if "columns" in pinned:
+        from batchroute.tables.sources.text import columns_in_words
+
         lines.append(f"columns  {columns_in_words(pinned)}")
     return lines, "known when the rows are fetched", table

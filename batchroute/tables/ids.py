@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchroute.tables.types import is_text, plain, plain_type
 
@@ -86,6 +85,7 @@ def _is_numeric(kind: pa.DataType) -> bool:
 def _hexadecimal(ids: pa.Array) -> pa.Array:
     """UUIDs, or texts of them, as 32 digits."""
     import polars as pl
+    import pyarrow.compute as pc
 
     if is_text(ids.type):
         lower = pc.utf8_lower(ids.cast(pa.large_string()))
@@ -96,6 +96,8 @@ def _hexadecimal(ids: pa.Array) -> pa.Array:
 
 def _number(ids: pa.Array) -> pa.Array:
     """Numbers as text, without zeros at the end."""
+    import pyarrow.compute as pc
+
     text = (ids.storage if isinstance(ids.type, pa.OpaqueType) else ids).cast(pa.large_string())
     short = pc.replace_substring_regex(text, pattern=r"(\.\d*?)0+$", replacement=r"\1")
     return pc.replace_substring_regex(short, pattern=r"\.$", replacement="")

@@ -36,13 +36,10 @@ class Field:
 
     def array(self, batch: pa.RecordBatch | pa.Table) -> pa.Array:
         """The field as an Arrow array; the JSON text, where the field lies in it."""
-        # Its import takes longer than all else that checks of a job need of Arrow.
-        import pyarrow.compute as pc
-
         array = batch.column(self.column)
         array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
         for name in ("", *self.path):
-            array = pc.struct_field(array, name) if name else array
+            array = _child(array, name) if name else array
             array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
             array = array.storage if isinstance(array.type, pa.BaseExtensionType) else array
         return array
@@ -62,6 +59,13 @@ class Field:
         for name in self.json_path:
             value = value.get(name) if isinstance(value, dict) else None
         return value
+
+
+def _child(array: pa.Array, name: str) -> pa.Array:
+    # Its import takes longer than all else that checks of most jobs need of Arrow.
+    import pyarrow.compute as pc
+
+    return pc.struct_field(array, name)
 
 
 def field_of(name: str, schema: pa.Schema, key: str) -> Field:

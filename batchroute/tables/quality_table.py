@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -238,6 +237,8 @@ def _texts(path: str, table: pa.Table, column: str) -> list[str | None]:
 
 
 def _qualities(path: str, table: pa.Table, column: str, numbers: NDArray[np.intp]) -> list[NDArray[np.float64]]:
+    import pyarrow.compute as pc
+
     try:
         lists = table[column].cast(pa.large_list(pa.float64())).combine_chunks()
     except pa.ArrowException as error:
@@ -265,6 +266,8 @@ def _qualities(path: str, table: pa.Table, column: str, numbers: NDArray[np.intp
 
 def _tokens(path: str, table: pa.Table) -> dict[str, Tokens]:
     """By side, where the file has both columns: numbers of tokens read, and lists of those written in each response."""
+    import pyarrow.compute as pc
+
     tokens: dict[str, Tokens] = {}
     for side in SIDES:
         read, written = _READ.format(side=side), _WRITTEN.format(side=side)

@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchroute.errors import InputError
 from batchroute.tables.ids import IdSet, hash_ids
 from batchroute.tables.parquet import PromptTable
+from batchroute.tables.types import is_text
 
 _NAMED = 3
 # Rows whose values are compared themselves, and not their hashes.
 _FEW = 1 << 17
+# Rows whose whole numbers or texts Python compares sooner than `pyarrow.compute` is imported.
+_FEW_FOR_PYTHON = 1 << 14
 _LONGEST = 80
 
 
@@ -81,6 +83,11 @@ def _all_differ(table: PromptTable, column: str, check: Callable[[pa.Array, int]
         arrays.append(batch.column(0))
         at += batch.num_rows
     values = pa.chunked_array(arrays, table.schema.field(column).type)
+    if len(values) <= _FEW_FOR_PYTHON and (is_text(values.type) or pa.types.is_integer(values.type)):
+        there = [value for value in values.to_pylist() if value is not None]
+        return len(set(there)) == len(there)
+    import pyarrow.compute as pc
+
     try:
         return bool(pc.count_distinct(values).as_py() == len(values) - values.null_count)
     except pa.ArrowNotImplementedError:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batchroute.errors import InputError
@@ -91,6 +90,8 @@ def by_answer(path: str, table: pa.Table, column: str, counts: Sequence[int]) ->
     Raises:
         InputError: the column holds neither numbers nor true and false, nor lists of them.
     """
+    import pyarrow.compute as pc
+
     kind = table.schema.field(column).type
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     try:

@@ -17,13 +17,15 @@ MODELS = {"torch", "transformers", "tokenizers", "accelerate", "safetensors.torc
 # Of tables, buckets, schemas and reports that the job does not have.
 OTHERS = {"polars", "pandas", "pyarrow.dataset", "fsspec", "aiohttp", "jsonschema", "jinja2", "matplotlib", "ray"}
 TABLES = {"numpy", "pyarrow"}
+# Takes longer than the rest of pyarrow.
+COMPUTE = {"pyarrow.compute", "pyarrow.csv"}
 SETTINGS = {"batchroute.config.job", "yaml"}
 UNWANTED = {
     "--help": MODELS | OTHERS | TABLES | SETTINGS | {"pydantic"},
     "status": MODELS | OTHERS | TABLES | SETTINGS,
-    "verify": MODELS | OTHERS | SETTINGS,
-    "validate": MODELS | OTHERS | {"rich.progress", "tenacity", "urllib.request"},
-    "validate weights": (MODELS | OTHERS) - {"jinja2"},
+    "verify": MODELS | OTHERS | SETTINGS | COMPUTE,
+    "validate": MODELS | OTHERS | COMPUTE | {"rich.progress", "tenacity", "urllib.request"},
+    "validate weights": (MODELS | OTHERS | COMPUTE) - {"jinja2"},
     # Up to the first request, of a job without a router, and of one with a router.
     "run": (MODELS | OTHERS) - {"openai", "aiohttp", "jinja2"},
     "route": {"transformers", "accelerate", "huggingface_hub", "torch._dynamo", "sympy", "scipy", "sklearn", "polars"},
