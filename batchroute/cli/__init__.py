@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import gc as collector
+import gc
 import os
 import signal
 import sys
@@ -16,9 +16,10 @@ import typer
 from batchroute import __version__
 from batchroute.cli.ending import Commands, Ended, report_end, report_thread
 from batchroute.cli.measuring import measuring_app
-from batchroute.cli.options import JobFile, JsonLogs, Output, Overrides, StorageOptions, storage_options
+from batchroute.cli.options import JobFile, JsonLogs, Overrides, StorageOptions, storage_options
+from batchroute.cli.outputs import outputs_app
 from batchroute.cli.router import router_app
-from batchroute.errors import EXIT_FAILED_ROWS, EXIT_OK, Terminated
+from batchroute.errors import EXIT_OK, Terminated
 from batchroute.importing import uncollected, without_pandas
 
 # With Python's default, garbage collection takes a tenth of the start-up time, and more for the rows of each piece.
@@ -39,14 +40,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+# On the same level as this file's commands.
+_PARTS = outputs_app, router_app, measuring_app
+for part in _PARTS:
+    app.add_typer(part)
+
 models_app = typer.Typer(help="The embedded models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 tables_app = typer.Typer(help="Tables of prompts.", no_args_is_help=True)
 app.add_typer(tables_app, name="tables")
-
-# The commands that make a router, on the same level as the others.
-app.add_typer(router_app)
-app.add_typer(measuring_app)
 
 
 def main() -> None:
@@ -63,7 +65,7 @@ def main() -> None:
 
 def command() -> int:
     """Run the command and return its exit code; an error that ends it is printed as one sentence."""
-    collector.set_threshold(*_GARBAGE_THRESHOLDS)
+    gc.set_threshold(*_GARBAGE_THRESHOLDS)
     # Messages of libraries would bury the progress lines.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -88,7 +90,8 @@ def command() -> int:
 
 def _with_one_command(words: list[str]) -> typer.Typer:
     """The app with no other commands than the one that the word names: typer makes parsers of all that an app has."""
-    named = [one for one in app.registered_commands if one.callback and [one.name or one.callback.__name__] == words]
+    commands = [one for each in (app, *_PARTS) for one in each.registered_commands]
+    named = [one for one in commands if one.callback and [one.name or one.callback.__name__] == words]
     if not named:
         return app
     alone = copy.copy(app)
@@ -188,103 +191,6 @@ def plan(
         simulate.show(*simulate.simulate(job))
         return
     show(make_plan(job, for_this_terminal(False), sample), job)
-
-
-@app.command(name="what-if")
-def what_if(
-    output: Output,
-    policy: Annotated[
-        list[str], typer.Option("--policy", metavar="KEY=VALUE", help="small_share=70%; may be repeated.")
-    ],
-    storage: StorageOptions = None,
-) -> None:
-    """Show what a committed run would have cost and lost with other policies."""
-    from batchroute.commands.what_if import show
-    from batchroute.commands.what_if import what_if as decide
-
-    show(decide(output, policy, storage_options(storage)))
-
-
-@app.command()
-def status(output: Output, storage: StorageOptions = None) -> None:
-    """Show how far a run is: stages, units, failures, rate and time left."""
-    from batchroute.commands.status import show
-
-    show(output, storage_options(storage))
-
-
-@app.command()
-def verify(output: Output, storage: StorageOptions = None) -> None:
-    """Check a committed output: every hash and row count, and ids, prompts and their order against the input."""
-    with uncollected():
-        without_pandas()
-        from batchroute.commands.verify import verify as check
-
-    findings = check(output, storage_options(storage))
-    for line in findings.checked:
-        typer.echo(f"ok: {line}")
-    for line in findings.unchecked:
-        typer.echo(f"not checked: {line}")
-    for line in findings.wrong:
-        typer.echo(f"wrong: {line}", err=True)
-    raise typer.Exit(EXIT_FAILED_ROWS if findings.wrong else EXIT_OK)
-
-
-@app.command()
-def export(
-    output: Output,
-    form: Annotated[Literal["jsonl"], typer.Option("--format", help="Lines of OpenAI's batch output.")] = "jsonl",
-    target: Annotated[
-        str | None, typer.Option("--output", metavar="FILE", help="File to write; else the standard output.")
-    ] = None,
-    storage: StorageOptions = None,
-) -> None:
-    """Write the answers of a committed output as lines of OpenAI's batch output."""
-    from batchroute.commands.export import export as write
-
-    lines = write(output, target, storage_options(storage))
-    if target is not None:
-        typer.echo(f"export   {lines:,} lines in {target}")
-
-
-@app.command()
-def gc(
-    output: Output,
-    storage: StorageOptions = None,
-    older_than: Annotated[float, typer.Option("--older-than", min=0, help="Hours; younger files are left.")] = 24,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
-) -> None:
-    """Remove what runs left behind: work folders of committed runs, files of no run, uploads that never ended.
-
-    Given the uri of a cache, remove the answers that are older than the days that its jobs keep them.
-    """
-    from batchroute.commands.gc import collect
-
-    lines = collect(output, older_than * 3600, dry_run, storage_options(storage))
-    for line in lines:
-        typer.echo(f"{'would remove' if dry_run else 'removed'} {line}")
-    if not lines:
-        typer.echo("nothing to remove")
-
-
-@app.command()
-def report(
-    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT", help="The output.uri of a job, night by night.")],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            metavar="DIR",
-            help="Folder to write to; else OUTPUT/report, for a trend this folder.",
-        ),
-    ] = None,
-    storage: StorageOptions = None,
-) -> None:
-    """Rebuild the report of a committed output, or draw the trend over several."""
-    from batchroute.commands.report import write
-
-    for path in write(outputs, target, storage_options(storage)):
-        typer.echo(f"report   {path}")
 
 
 @app.command()

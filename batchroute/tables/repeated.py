@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
@@ -73,7 +74,7 @@ def find_repeated(
 
 
 def _all_differ(table: PromptTable, column: str, check: Callable[[pa.Array, int], None]) -> bool:
-    """Whether few values differ, by pyarrow alone: hashing them would take longer to import than to do.
+    """Whether few values differ, by Python or pyarrow: what hashes them takes longer to import than they to compare.
 
     False, too, for types whose values pyarrow does not count.
     """
@@ -84,8 +85,9 @@ def _all_differ(table: PromptTable, column: str, check: Callable[[pa.Array, int]
         at += batch.num_rows
     values = pa.chunked_array(arrays, table.schema.field(column).type)
     if len(values) <= _FEW_FOR_PYTHON and (is_text(values.type) or pa.types.is_integer(values.type)):
-        there = [value for value in values.to_pylist() if value is not None]
-        return len(set(there)) == len(there)
+        with contextlib.suppress(UnicodeDecodeError):
+            there = [value for value in values.to_pylist() if value is not None]
+            return len(set(there)) == len(there)
     import pyarrow.compute as pc
 
     try:

@@ -32,12 +32,16 @@ def test_a_repeated_value_is_found_and_nulls_are_never_the_same(
     for name, limit in limits.items():
         monkeypatch.setattr(repeated, name, limit)
 
-    def found(rows: pa.Array) -> str | None:
-        pq.write_table(pa.table({"id": rows}), tmp_path / "a.parquet")
-        table = PromptTable.open(Files(str(tmp_path / "a.parquet")).find())
-        return repeated.find_repeated(table, ["id"])
-
-    words = found(values)
+    words = found(tmp_path / "a.parquet", values)
     # NaN is not equal to itself, so that what repeats cannot be named.
     assert words is None if values.type == pa.float64() else words is not None and words.startswith("1 ids: ")
-    assert found(values.take(pa.array([0, 1, 2, 4]))) is None
+    assert found(tmp_path / "a.parquet", values.take(pa.array([0, 1, 2, 4]))) is None
+
+
+def test_text_that_is_not_utf_8_is_compared_by_its_bytes(tmp_path: Path) -> None:
+    assert found(tmp_path / "a.parquet", pa.array([b"\xff", b"\xfe", None]).view(pa.string())) is None
+
+
+def found(path: Path, rows: pa.Array) -> str | None:
+    pq.write_table(pa.table({"id": rows}), path)
+    return repeated.find_repeated(PromptTable.open(Files(str(path)).find()), ["id"])
