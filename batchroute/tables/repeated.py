@@ -85,6 +85,7 @@ def _all_differ(table: PromptTable, column: str, check: Callable[[pa.Array, int]
         at += batch.num_rows
     values = pa.chunked_array(arrays, table.schema.field(column).type)
     if len(values) <= _FEW_FOR_PYTHON and (is_text(values.type) or pa.types.is_integer(values.type)):
+        # Bytes that are no text: pyarrow compares them.
         with contextlib.suppress(UnicodeDecodeError):
             there = [value for value in values.to_pylist() if value is not None]
             return len(set(there)) == len(there)

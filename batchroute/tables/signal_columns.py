@@ -90,6 +90,7 @@ def by_answer(path: str, table: pa.Table, column: str, counts: Sequence[int]) ->
     Raises:
         InputError: the column holds neither numbers nor true and false, nor lists of them.
     """
+    # `validate` and `verify` spare its import.
     import pyarrow.compute as pc
 
     kind = table.schema.field(column).type
